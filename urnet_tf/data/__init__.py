@@ -1,0 +1,1 @@
+"""Crawl readers, instance table, image store, decoding, augmentation, sampling and batches."""

@@ -1,0 +1,1 @@
+"""Networks: backbones, pretrained weight readers, the classifier and the two-branch URNet."""

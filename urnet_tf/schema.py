@@ -1,0 +1,86 @@
+"""Column names, dtypes and status codes of the tables that the stages exchange.
+
+Glossary: an *instance* is one image with one given *label*; N instances, C classes, D feature
+size, K entries of a sparse target. Instance ids number the usable images of all splits: training
+images first, sorted by (label, source, rank), so that class j is one slice; then validation, then
+test images. `instance_id` equals the row number of `instances.parquet` and the record number in
+the image store.
+"""
+
+TRAIN, VAL, TEST = "train", "val", "test"
+SPLITS = (TRAIN, VAL, TEST)
+UNLABELLED = -1
+
+# instances.parquet (and, without instance_id, candidates.parquet). Strings are never null: "" is
+# "not given". `rank` is 1-based inside (label, source, query); `label` -1 only outside of training.
+INSTANCE_COLUMNS = {
+    "instance_id": "int64",
+    "split": "string",
+    "label": "int32",
+    "source": "string",
+    "rank": "int32",
+    "query": "string",
+    "title": "string",
+    "description": "string",
+    "tags": "string",
+    "path": "string",  # as listed, relative to the image root, "/" separated
+    "content_hash": "string",  # blake2b-128 of the file, hexadecimal
+    "width_px": "int32",  # as the file's header says, before EXIF rotation
+    "height_px": "int32",
+}
+
+# quarantine.parquet: a row that is not used, and why. `label` -1 where it is not known.
+QUARANTINE_COLUMNS = {
+    "path": "string",
+    "split": "string",
+    "label": "int32",
+    "source": "string",
+    "rank": "int32",
+    "status": "string",  # one of STATUS
+    "reason": "string",  # a sentence for a person
+}
+
+# duplicates.parquet: every file whose bytes occur more than once. `kind` is the gravest fact that
+# holds for its group of equal files: DUPLICATE_KINDS, gravest first.
+DUPLICATE_COLUMNS = {
+    "content_hash": "string",
+    "kind": "string",
+    "split": "string",
+    "label": "int32",
+    "path": "string",
+}
+DUPLICATE_KINDS = ("train_and_evaluation", "several_labels", "same_label")
+
+STATUS = {
+    "bad_row": "the row of the list cannot be read",
+    "bad_name": "the file name is not valid UTF-8",
+    "missing": "there is no such file",
+    "not_a_file": "a directory or device, not a file",
+    "symlink_loop": "the symbolic link leads to itself",
+    "unreadable": "the file cannot be read",
+    "empty": "the file has no bytes",
+    "too_many_bytes": "the file is larger than ingest.max_bytes",
+    "not_an_image": "the bytes are not of a known image format",
+    "unsupported": "an image format or variant that is not read (animated WebP, ...)",
+    "too_many_pixels": "the header promises more pixels than ingest.max_pixels",
+    "too_small": "a side is shorter than ingest.min_side_px",
+    "decode_error": "the image data is damaged",
+    "duplicate_of_evaluation": "the same picture is a validation or test image",
+    "rank_cut": "ranked below ingest.max_rank of its source",
+}
+
+# weights.parquet: one row per training instance, in instance_id order. A factor that is switched
+# off is a column of ones.
+WEIGHT_COLUMNS = {
+    "instance_id": "int64",
+    "label": "int32",
+    "path": "string",
+    "class_weight": "float32",
+    "cluster": "int32",  # k-means group inside the class, -1 when switched off
+    "cluster_weight": "float32",
+    "confidence": "float32",  # image-text
+    "self_confidence": "float32",  # probability of the given label by models that did not see the image
+    "saliency": "float32",  # attention inside a bag times the bag size; 1 = neutral; filled by training
+    "supposed_label": "int32",  # what the baseline predicts
+    "sample_weight": "float32",  # what Keras receives: mean 1
+}

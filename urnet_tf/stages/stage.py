@@ -1,0 +1,78 @@
+"""What a stage is: a name, what it needs, which settings it depends on, how to run and estimate it.
+
+Stage modules are thin: they read what earlier stages left on disk, call the core, write their
+own directory. They import TensorFlow only inside of `run`, so that plans are drawn at once.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Iterable
+
+from urnet_tf.config import Config
+from urnet_tf.store import UnitLog, Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What a stage will cost; None where that cannot be known yet."""
+
+    rows: int | None = None
+    seconds: float | None = None
+    disk_bytes: int | None = None
+    memory_bytes: int | None = None
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What is known of the data when a plan is drawn: from earlier stages or a quick count."""
+
+    images: int | None = None  # all splits
+    train_images: int | None = None
+    num_classes: int | None = None
+    bytes_per_image: float = 25_000.0
+    cores: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class StageContext:
+    """What `run` receives."""
+
+    config: Config
+    workdir: Workdir
+    out: pathlib.Path  # the directory to fill; holds finished units after a kill
+
+    def path(self, stage: str, *parts: str) -> pathlib.Path:
+        """A file of an earlier, complete stage."""
+        return self.workdir.path(stage).joinpath(*parts)
+
+    def units(self, name: str, total: int) -> UnitLog:
+        """The log of a resumable loop of this stage."""
+        return UnitLog(self.out / f"units_{name}", total)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One arrow of the flow."""
+
+    name: str
+    needs: tuple[str, ...]  # stages whose files `run` reads
+    depends_on: tuple[str, ...]  # dotted configuration keys that change the result
+    run: Callable[[StageContext], dict]  # returns facts for the marker (plain JSON)
+    estimate: Callable[[Config, Facts], Estimate]
+    version: int = 1  # raise it when the same settings give another result
+    inputs: Callable[[Config], str] = lambda config: ""  # fingerprint of what is read from outside
+
+
+def progress(iterable: Iterable, description: str, total: int | None = None, unit: str = "it"):
+    """A progress bar for long loops: a line a second on a terminal, a line every 30 s in a log."""
+    import sys
+
+    from tqdm import tqdm
+
+    interval = 1.0 if sys.stderr.isatty() else 30.0
+    return tqdm(
+        iterable, desc=description, total=total, unit=unit, mininterval=interval, maxinterval=interval,
+        dynamic_ncols=True, leave=True,
+    )  # fmt: skip
