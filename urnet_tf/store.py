@@ -172,6 +172,10 @@ class Workdir:
         write_text(partial / _KEY_FILE, key)
         return partial
 
+    def holds_partial(self, stage: str, key: str) -> bool:
+        """Whether a killed run of this stage under the same key can be continued."""
+        return _read_key(self.root / f"{stage}.partial") == key
+
     def finish(self, stage: str, marker: dict) -> None:
         """Writes the marker into the partial directory and gives the directory its final name."""
         partial, final = self.root / f"{stage}.partial", self.root / stage

@@ -1,0 +1,93 @@
+"""The configuration tree: files, overrides, and one clear sentence for each mistake."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from urnet_tf.config import Config, from_dict, load_config, select, to_dict
+from urnet_tf.errors import UsageError
+
+
+def test_defaults_survive_the_round_trip_through_plain_values():
+    assert from_dict(to_dict(Config())) == Config()
+
+
+def test_overrides_are_read_as_yaml():
+    config = load_config(
+        None,
+        ["train.fit.learning_rate=1e-3", "ingest.max_rank={flickr: 15}", "evaluate.scales=[1, 1.25]", "seed=7"],
+    )
+    assert config.train.fit.learning_rate == 0.001
+    assert config.ingest.max_rank == {"flickr": 15}
+    assert config.evaluate.scales == (1.0, 1.25)
+    assert config.seed == 7
+    assert select(config, "train.fit.learning_rate") == 0.001
+
+
+def test_a_file_overrides_its_base_key_by_key(tmp_path):
+    (tmp_path / "base.yaml").write_text("model: {image_size_px: 96, dropout: 0.2}\nseed: 1\n")
+    (tmp_path / "mine.yaml").write_text("base: base.yaml\nmodel: {dropout: 0.1}\n")
+    config = load_config(str(tmp_path / "mine.yaml"), ["seed=2"])
+    assert (config.model.image_size_px, config.model.dropout, config.seed) == (96, 0.1, 2)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.fit.learnin_rate=3", "did you mean train.fit.learning_rate"),
+        ("reweight.soft_label.bta=1", "did you mean reweight.soft_label.beta"),
+        ("seed=-1", "Expected at least 0 for seed; received -1"),
+        ("seed=true", "Expected a whole number for seed; received True"),
+        ("reweight.soft_label.beta=1.5", "a number between 0.0 and 1.0 for reweight.soft_label.beta"),
+        ("train.fit.epochs=many", "Expected a number for train.fit.epochs; received 'many'"),
+        ("model.mode=linear", "one of frozen, finetune for model.mode; received 'linear'"),
+        ("reweight.class_weight.enabled=1", "Expected true or false"),
+        ("ingest.max_rank=15", "Expected a mapping for ingest.max_rank"),
+        ("evaluate.scales=1.0", "Expected a list for evaluate.scales"),
+        ("train=3", "Expected a section at 'train'"),
+        ("seed.x=3", "Expected a whole number for seed"),
+        ("seed", "Expected --set section.key=value"),
+        ("seed=[1", "is not YAML"),
+        ("train.fit.epochs=.nan", "Expected at least 0.0 for train.fit.epochs; received nan"),
+    ],
+)
+def test_mistakes_are_one_clear_sentence(override, message):
+    with pytest.raises(UsageError, match=None) as caught:
+        load_config(None, [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("- 1\n", "Expected a mapping"), ("a: [1\n", "is not valid YAML"), ("base: base.yaml\n", "one level")],
+)
+def test_bad_files(tmp_path, text, message):
+    (tmp_path / "base.yaml").write_text("base: other.yaml\n")
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        load_config(str(tmp_path / "x.yaml"))
+
+
+def test_missing_file():
+    with pytest.raises(UsageError, match="Cannot read the configuration nowhere.yaml"):
+        load_config("nowhere.yaml")
+
+
+def test_every_default_satisfies_its_own_rule():
+    def check(section):
+        for field in dataclasses.fields(section):
+            value = getattr(section, field.name)
+            if dataclasses.is_dataclass(value):
+                check(value)
+            elif value is not None and "minimum" in field.metadata:
+                assert value >= field.metadata["minimum"]
+
+    check(Config())
+
+
+def test_importing_the_configuration_does_not_import_tensorflow():
+    code = "import sys, urnet_tf.config, urnet_tf.store, urnet_tf.schema; print('tensorflow' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"

@@ -1,0 +1,130 @@
+"""The dependency rules of the package, read from its imports.
+
+Lower layers never import higher ones, stages never import each other, heavy libraries enter
+through one module each, and modules that need only numpy do not import TensorFlow.
+"""
+
+import ast
+import pathlib
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "urnet_tf"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# A module may import modules of its own layer and of those before it.
+LAYERS = [
+    ("errors",),
+    ("config", "schema"),
+    ("store",),
+    ("data", "reweighting", "metrics", "losses"),
+    ("models",),
+    ("training", "inference", "serving", "multi_view", "ensemble", "report", "why"),
+    ("stages",),
+    ("runner",),
+    ("__main__",),
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+SINGLE_ENTRY = {
+    "keras_cv": "data/augment.py",
+    "official": "data/augment.py",
+    "tensorflow_text": "data/text.py",
+    "sklearn": "reweighting/cluster_weight.py",
+    "array_record": "data/image_store.py",
+}
+NUMPY_ONLY = [
+    "config.py", "schema.py", "errors.py", "store.py", "metrics.py", "ensemble.py", "why.py", "runner.py",
+    "data/sampling.py", "data/readers.py", "data/webvision.py", "data/probe.py", "data/instance_table.py",
+    "data/drawn_scenes.py", "data/drawn_crawl.py", "data/hostile_files.py", "data/image_store.py",
+    "reweighting/class_weight.py", "reweighting/cluster_weight.py", "reweighting/self_confidence.py",
+    "reweighting/soft_label.py", "reweighting/bag_saliency.py", "reweighting/combine.py",
+    "reweighting/class_prior.py",
+]  # fmt: skip
+JUNK_DRAWERS = {"utils", "helpers", "common", "misc", "manager", "util"}
+
+
+def imports_of(path, top_level_only=False):
+    """Full names of the modules that a file imports (`from a import b` gives a and a.b)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def own_parts(names):
+    """First part below urnet_tf of each own import."""
+    return {n.split(".")[1] for n in names if n.startswith("urnet_tf.")} & set(RANK)
+
+
+def layer_of(path):
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return first
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_module_imports_a_higher_layer(path):
+    layer = layer_of(path)
+    if layer == "__init__":
+        return
+    assert layer in RANK, f"{path.name} belongs to no layer: add it to LAYERS"
+    higher = {name for name in own_parts(imports_of(path)) if RANK[name] > RANK[layer]}
+    assert not higher
+
+
+def test_stages_never_import_each_other():
+    for path in (PACKAGE / "stages").glob("*.py"):
+        if path.stem in ("__init__", "stage"):
+            continue
+        inside = {n for n in imports_of(path) if n.startswith("urnet_tf.stages.")}
+        assert all(n.startswith("urnet_tf.stages.stage") for n in inside), path
+
+
+def test_only_the_command_line_reads_flags():
+    for path in MODULES:
+        if path.name != "__main__.py":
+            assert not {"absl.flags", "argparse"} & imports_of(path), path
+
+
+def test_only_stages_and_the_shell_read_the_configuration():
+    for path in MODULES:
+        if layer_of(path) not in ("stages", "runner", "__main__", "config"):
+            assert "urnet_tf.config" not in {n for n in imports_of(path) if n.count(".") == 1}, path
+
+
+@pytest.mark.parametrize(("library", "entry"), SINGLE_ENTRY.items())
+def test_a_library_enters_through_one_module(library, entry):
+    users = {
+        str(path.relative_to(PACKAGE)) for path in MODULES
+        if any(n.split(".")[0] == library for n in imports_of(path))
+    }  # fmt: skip
+    assert users == {entry}
+
+
+@pytest.mark.parametrize("name", NUMPY_ONLY)
+def test_numpy_modules_do_not_import_tensorflow(name):
+    path = PACKAGE / name
+    if path.exists():
+        assert not {n.split(".")[0] for n in imports_of(path)} & {"tensorflow", "keras"}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "stages").glob("*.py")), ids=lambda p: p.name)
+def test_stages_import_heavy_libraries_late(path):
+    heavy = {"tensorflow", "keras", "sklearn", "pyarrow", "matplotlib"}
+    assert not {n.split(".")[0] for n in imports_of(path, top_level_only=True)} & heavy
+
+
+def test_model_code_imports_keras_and_no_tensorflow():
+    for path in (PACKAGE / "models").glob("*.py"):
+        assert "tensorflow" not in {n.split(".")[0] for n in imports_of(path)}, path
+
+
+def test_no_junk_drawers():
+    assert not {p.stem for p in MODULES} & JUNK_DRAWERS

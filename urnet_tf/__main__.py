@@ -1,0 +1,176 @@
+"""The command line: `urnet COMMAND [FLAGS]`, also `python -m urnet_tf`.
+
+Flags say where and which; the configuration says what. Exit status: 0 done or nothing to do,
+1 failed, 2 bad usage. The heavy libraries are imported by the stages, not here.
+"""
+
+import os
+import sys
+
+from absl import app, flags, logging
+
+from urnet_tf import __version__
+from urnet_tf.errors import RunError, UsageError
+
+USAGE = """\
+urnet {version}: train image classifiers from noisy web images, and see why each image counted
+
+  urnet run    --data CRAWL --workdir DIR [--config FILE] [--set section.key=value ...]
+  urnet run    ... --dry_run            what would run, how long, how much disk and memory
+  urnet run    ... --from STAGE         run again from this stage on
+  urnet STAGE  --workdir DIR ...        one stage: {stages}
+  urnet why    IMAGE --workdir DIR      why an image counted as much as it did
+  urnet draw   --out DIR                draw a small noisy crawl to try things on
+
+CRAWL is a folder with one sub-folder a class, a CSV or Parquet list (path,label,...), or a
+WebVision tree. A second run skips what is complete; a killed run goes on where it was.
+
+Flags:
+{flags}
+Exit status: 0 done or nothing to do, 1 failed, 2 bad usage."""
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs/urnet", "directory that holds all results of a run")
+_CONFIG = flags.DEFINE_string("config", None, "YAML configuration file; see experiments/configs/")
+_DATA = flags.DEFINE_string("data", None, "the crawl; short for --set ingest.path=...")
+_SET = flags.DEFINE_multi_string("set", [], "section.key=value, may be repeated")
+_FROM = flags.DEFINE_string("from", None, "run this stage and what needs it again")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the plan and stop")
+_OUT = flags.DEFINE_string("out", None, "draw: the directory to make")
+_IMAGES = flags.DEFINE_integer("images", 1600, "draw: training images", lower_bound=1)
+_CLASSES = flags.DEFINE_integer("classes", 16, "draw: classes", lower_bound=2)
+_SIZE = flags.DEFINE_integer("size_px", 128, "draw: typical side of an image", lower_bound=32)
+_LAYOUT = flags.DEFINE_enum("layout", "webvision", ["webvision", "folder", "list"], "draw: layout on disk")
+_SEED = flags.DEFINE_integer("seed", 0, "draw: seed", lower_bound=0)
+_ALL_FLAGS = (
+    _WORKDIR, _CONFIG, _DATA, _SET, _FROM, _DRY_RUN, _OUT, _IMAGES, _CLASSES, _SIZE, _LAYOUT, _SEED,
+)  # fmt: skip
+
+
+def main(argv: list[str]) -> int:
+    """Runs one command and returns the exit status."""
+    logging.set_verbosity(logging.INFO)
+    logging.use_absl_handler()
+    logging.get_absl_handler().setFormatter(logging.PythonFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    command, *arguments = argv[1:] or [None]
+    try:
+        return _dispatch(command, arguments)
+    except UsageError as error:
+        print(f"urnet: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"urnet: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("urnet: stopped; the same command goes on from here.", file=sys.stderr)
+        return 1
+
+
+def _dispatch(command, arguments):
+    from urnet_tf import stages
+
+    if command == "draw":
+        _reject_extra(command, arguments)
+        return _draw()
+    if command == "why":
+        return _why(arguments)
+    if command == "run" or command in stages.NAMES:
+        _reject_extra(command, arguments)
+        return _run(command)
+    received = "none" if command is None else repr(command)
+    known = ", ".join(("run", "why", "draw", *stages.NAMES))
+    raise UsageError(f"Expected a command ({known}); received {received}. See `urnet --help`.")
+
+
+def _run(command):
+    from urnet_tf import config as config_lib, runner
+    from urnet_tf.store import Workdir
+
+    overrides = list(_SET.value)
+    if _DATA.value is not None:
+        overrides.append(f"ingest.path={_DATA.value!r}")
+    config = config_lib.load_config(_CONFIG.value, overrides)
+    workdir = Workdir(_WORKDIR.value)
+    if command != "run":
+        runner.run_single(command, config, workdir)
+        print(f"Done: {workdir.path(command)}")
+        return 0
+    steps = runner.make_plan(config, workdir, _FROM.value)
+    if _DRY_RUN.value:
+        print(runner.format_plan(config, steps, workdir))
+        return 0
+    runner.run(config, workdir, steps)
+    print(_closing_line(workdir))
+    return 0
+
+
+def _closing_line(workdir):
+    export = workdir.marker("export")["facts"]
+    places = [workdir.path("report") / "index.html", *(workdir.path("export") / p for p in export["paths"])]
+    return "Results: " + "  ".join(map(str, places))
+
+
+def _why(arguments):
+    from urnet_tf.why import explain
+
+    if len(arguments) != 1:
+        raise UsageError(f"Expected one image (a path, file name or id) after `why`; received {len(arguments)}.")
+    print(explain(_WORKDIR.value, arguments[0]))
+    return 0
+
+
+def _draw():
+    from urnet_tf.data.drawn_crawl import draw_crawl
+
+    if _OUT.value is None:
+        raise UsageError("Expected --out DIR, the directory to make.")
+    summary = draw_crawl(
+        _OUT.value,
+        images=_IMAGES.value,
+        num_classes=_CLASSES.value,
+        image_size_px=_SIZE.value,
+        seed=_SEED.value,
+        layout=_LAYOUT.value,
+    )
+    print(summary)
+    return 0
+
+
+def _reject_extra(command, arguments):
+    if arguments:
+        raise UsageError(f"Did not expect {arguments[0]!r} after `{command}`; flags begin with --.")
+
+
+def _usage():
+    from urnet_tf.stages import NAMES
+
+    lines = []
+    for holder in _ALL_FLAGS:
+        flag = flags.FLAGS[holder.name]
+        default = "" if flag.default in (None, [], False) else f" (default {flag.default})"
+        lines.append(f"  --{flag.name:<10} {flag.help}{default}")
+    return USAGE.format(version=__version__, stages=" ".join(NAMES), flags="\n".join(lines))
+
+
+def _parse(argv):
+    if any(a in ("--help", "-h", "-help", "help") for a in argv[1:]):
+        print(_usage())
+        sys.exit(0)
+    if "--version" in argv[1:]:
+        print(f"urnet {__version__}")
+        sys.exit(0)
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        print(f"urnet: {error}. See `urnet --help`.", file=sys.stderr)
+        sys.exit(2)
+
+
+def console() -> None:
+    """Entry point of the `urnet` console script."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    app.run(main, flags_parser=_parse)
+
+
+if __name__ == "__main__":
+    console()

@@ -1,0 +1,198 @@
+"""Figures of a classifier: top-k accuracy, class by class, calibration, confusion, ranking quality.
+
+In: labels int [N] and the best predictions of each instance, ids int [N, K] and probabilities
+float [N, K], best first; never N x C at once. Out: numbers and small tables. A label of -1 is
+"unknown" and is left out by `labelled`; the other functions expect labels 0..C-1.
+
+    top-k          mean over instances of [label among the k best]
+    balanced top-k mean over classes with images of (mean over the class's instances): the official
+                   figure of WebVision, whose classes differ in size
+    ECE            sum over confidence bins of (share of instances) * |accuracy - mean confidence|
+    AUROC          P(score of a positive > score of a negative) + P(equal) / 2
+"""
+
+import numpy as np
+
+from urnet_tf.errors import UsageError
+
+
+def top_k(probs: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best classes of each row, best first; equal probabilities go to the smaller class id.
+
+    Args:
+      probs: float [N, C], a block of rows.
+      k: at least 1; C columns come back where k is larger.
+
+    Returns:
+      ids: int32 [N, min(k, C)] and their probabilities: float32 of the same shape.
+
+    Raises:
+      UsageError: `probs` has no two axes, or k < 1.
+    """
+    probs = np.asarray(probs)
+    if probs.ndim != 2 or k < 1:
+        raise UsageError(f"Expected probs [N, C] and k >= 1; received shape {probs.shape} and k = {k}.")
+    ids = np.argsort(-probs, axis=1, kind="stable")[:, :k]
+    return ids.astype(np.int32), np.take_along_axis(probs, ids, axis=1).astype(np.float32)
+
+
+def labelled(labels: np.ndarray) -> np.ndarray:
+    """bool [N]: the instances whose label is known (not negative)."""
+    return np.asarray(labels) >= 0
+
+
+def top_k_hits(labels: np.ndarray, top_ids: np.ndarray, k: int) -> np.ndarray:
+    """Whether the label is among the k best predictions.
+
+    Args:
+      labels: int [N].
+      top_ids: int [N, K], best first. Where k > K all K columns count: K must then be C.
+      k: at least 1.
+
+    Returns:
+      bool [N].
+
+    Raises:
+      UsageError: the shapes do not fit, or k < 1.
+    """
+    labels, top_ids = np.asarray(labels), np.asarray(top_ids)
+    if top_ids.ndim != 2 or labels.shape != top_ids.shape[:1] or k < 1:
+        raise UsageError(
+            f"Expected labels [N], top_ids [N, K] and k >= 1; received {labels.shape}, {top_ids.shape}, k = {k}."
+        )
+    return (top_ids[:, :k] == labels[:, None]).any(axis=1)
+
+
+def mean_per_class(values: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Mean of `values` [N] in each class: float64 [C], NaN for a class without instances."""
+    values, labels = np.asarray(values), _checked_labels(labels, num_classes)
+    count = np.bincount(labels, minlength=num_classes)
+    total = np.bincount(labels, weights=values.astype(np.float64), minlength=num_classes)
+    return np.divide(total, count, out=np.full(num_classes, np.nan), where=count > 0)
+
+
+def balanced_mean(values: np.ndarray, labels: np.ndarray, num_classes: int) -> float:
+    """Mean over the classes with instances of the class means: NaN when there is no instance.
+
+    With `values` the hits of `top_k_hits` this is WebVision's official accuracy.
+    """
+    means = mean_per_class(values, labels, num_classes)
+    means = means[~np.isnan(means)]
+    return float(means.mean()) if means.size else float("nan")
+
+
+def per_class_table(labels: np.ndarray, top_ids: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
+    """One row a class.
+
+    Returns:
+      `label` int32 [C], `n` int64 [C], `top1` and `top5` float64 [C] (NaN where n = 0), and
+      `confused_with` int32 [C]: the wrong class most often put first, the smaller id on a tie, -1
+      where nothing was wrong.
+    """
+    labels = _checked_labels(labels, num_classes)
+    confused_with = np.full(num_classes, -1, np.int32)
+    true, predicted, _ = confusion_counts(labels, np.asarray(top_ids)[:, 0], num_classes)
+    for i in np.flatnonzero(true != predicted)[::-1]:  # best last, so it stays
+        confused_with[true[i]] = predicted[i]
+    return {
+        "label": np.arange(num_classes, dtype=np.int32),
+        "n": np.bincount(labels, minlength=num_classes),
+        "top1": mean_per_class(top_k_hits(labels, top_ids, 1), labels, num_classes),
+        "top5": mean_per_class(top_k_hits(labels, top_ids, 5), labels, num_classes),
+        "confused_with": confused_with,
+    }
+
+
+def confusion_counts(
+    labels: np.ndarray, predicted: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The non-zero cells of the confusion matrix, most frequent first, then by (label, prediction).
+
+    At most N cells, so 5000 classes cost nothing special.
+
+    Returns:
+      true label int64 [M], predicted label int64 [M], count int64 [M].
+    """
+    labels = _checked_labels(labels, num_classes)
+    predicted = _checked_labels(predicted, num_classes)
+    cells, counts = np.unique(labels.astype(np.int64) * num_classes + predicted, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return cells[order] // num_classes, cells[order] % num_classes, counts[order]
+
+
+def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
+    """How far the confidence of the best prediction is from its accuracy, 0 = calibrated.
+
+    Bins are ((b-1)/bins, b/bins], of equal width; a confidence of 0 falls into the first. NaN when
+    there is no instance.
+
+    Args:
+      confidence: float [N], probability of the best prediction, 0..1.
+      correct: bool [N], whether that prediction is the label.
+      bins: at least 1.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, Eq. 3.
+    """
+    confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
+    if confidence.shape != correct.shape or confidence.ndim != 1 or bins < 1:
+        raise UsageError(
+            f"Expected confidence [N], correct [N], bins >= 1; received {confidence.shape}, {correct.shape}, {bins}."
+        )
+    if not confidence.size:
+        return float("nan")
+    index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    gap = np.bincount(index, weights=correct - confidence, minlength=bins)
+    return float(np.abs(gap).sum() / confidence.size)
+
+
+def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Area under the ROC curve by ranks (Mann-Whitney), ties counted half.
+
+    Args:
+      scores: float [N], finite; higher means "more likely positive".
+      positive: bool [N].
+
+    Returns:
+      0..1; NaN when all instances are of one kind.
+    """
+    scores, positive = np.asarray(scores), np.asarray(positive, bool)
+    if scores.shape != positive.shape or scores.ndim != 1 or not np.isfinite(scores).all():
+        raise UsageError(
+            f"Expected finite scores [N] and positive [N]; received {scores.shape} and {positive.shape}."
+        )
+    num_positive = int(positive.sum())
+    num_negative = positive.size - num_positive
+    if not num_positive or not num_negative:
+        return float("nan")
+    _, index, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(counts) - (counts - 1) / 2  # 1-based, the mean over equal scores
+    rank_sum = mean_rank[index][positive].sum()
+    return float((rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
+
+
+def summarize(
+    labels: np.ndarray, top_ids: np.ndarray, top_probs: np.ndarray, num_classes: int, ece_bins: int = 15
+) -> dict[str, float | int]:
+    """The figures of one model on the labelled instances: shares from 0 to 1.
+
+    Returns:
+      `top1`, `top5`, `balanced_top1`, `balanced_top5`, `ece`, `n`.
+    """
+    keep = labelled(labels)
+    labels, top_ids, top_probs = np.asarray(labels)[keep], np.asarray(top_ids)[keep], np.asarray(top_probs)[keep]
+    top1, top5 = top_k_hits(labels, top_ids, 1), top_k_hits(labels, top_ids, 5)
+    return {
+        "top1": float(top1.mean()) if labels.size else float("nan"),
+        "top5": float(top5.mean()) if labels.size else float("nan"),
+        "balanced_top1": balanced_mean(top1, labels, num_classes),
+        "balanced_top5": balanced_mean(top5, labels, num_classes),
+        "ece": expected_calibration_error(top_probs[:, 0], top1, ece_bins),
+        "n": int(labels.size),
+    }
+
+
+def _checked_labels(labels, num_classes):
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or (labels.size and not (labels.min() >= 0 and labels.max() < num_classes)):
+        raise UsageError(f"Expected labels [N] from 0 to {num_classes - 1}; received {labels.shape} with others.")
+    return labels

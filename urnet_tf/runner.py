@@ -1,0 +1,221 @@
+"""Plans and runs the stages: what is complete is skipped, what was killed goes on.
+
+The key of a stage is a hash of the settings that it depends on, of what it reads from outside and
+of the keys of the stages that it needs. A stage whose directory carries the same key is complete.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import resource
+import sys
+import time
+from importlib import metadata
+
+import yaml
+from absl import logging
+
+from urnet_tf import __version__, config as config_lib
+from urnet_tf.config import Config
+from urnet_tf.errors import UsageError
+from urnet_tf.stages import STAGES
+from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
+from urnet_tf.store import Workdir, fingerprint, write_text
+
+SKIP, RUN, RESUME = "skip", "run", "resume"
+_PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn")
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One line of a plan."""
+
+    stage: Stage
+    action: str  # SKIP, RUN or RESUME
+    key: str
+    estimate: Estimate
+
+
+def make_plan(config: Config, workdir: Workdir, first: str | None = None) -> list[Step]:
+    """Says for each stage whether it will be skipped, run, or resumed, and what it will cost.
+
+    Args:
+      first: this stage and what needs it run again even when they are complete.
+
+    Raises:
+      UsageError: `first` is no stage, or the input cannot be found.
+    """
+    if first is not None:
+        find_stage(first)
+    keys, again, steps = {}, set(), []
+    facts = gather_facts(config, workdir)
+    for stage in STAGES:
+        keys[stage.name] = stage_key(stage, config, keys)
+        marker = workdir.marker(stage.name)
+        complete = marker is not None and marker["key"] == keys[stage.name]
+        if stage.name == first or again & set(stage.needs):
+            again.add(stage.name)
+            complete = False
+        if complete:
+            action, estimate = SKIP, Estimate()
+        else:
+            action = RESUME if workdir.holds_partial(stage.name, keys[stage.name]) else RUN
+            estimate = stage.estimate(config, facts)
+        steps.append(Step(stage, action, keys[stage.name], estimate))
+    return steps
+
+
+def run(config: Config, workdir: Workdir, steps: list[Step]) -> None:
+    """Runs the steps of a plan in order.
+
+    Raises:
+      UsageError: another process works in this directory.
+      Exception: whatever a stage raises; what it had finished stays for the next call.
+    """
+    with lock(workdir):
+        write_text(workdir.root / "config.yaml", yaml.safe_dump(config_lib.to_dict(config), sort_keys=False))
+        for number, step in enumerate(steps, 1):
+            title = f"[{number}/{len(steps)}] {step.stage.name}"
+            if step.action == SKIP:
+                logging.info("%s: complete, skipped", title)
+                continue
+            expected = f", about {format_seconds(step.estimate.seconds)}" if step.estimate.seconds else ""
+            logging.info("%s: %s%s", title, "resumes" if step.action == RESUME else "runs", expected)
+            seconds = run_stage(step.stage, config, workdir, step.key)
+            logging.info("%s: done in %s", title, format_seconds(seconds))
+
+
+def run_stage(stage: Stage, config: Config, workdir: Workdir, key: str) -> float:
+    """Runs one stage and gives its directory the final name; returns the seconds it took."""
+    start = time.monotonic()
+    out = workdir.open_partial(stage.name, key)
+    facts = stage.run(StageContext(config, workdir, out))
+    seconds = time.monotonic() - start
+    marker = {
+        "key": key,
+        "seconds": round(seconds, 3),
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "versions": versions(),
+        "settings": {name: plain_setting(config, name) for name in stage.depends_on},
+        "facts": facts,
+    }
+    workdir.finish(stage.name, marker)
+    return seconds
+
+
+def run_single(name: str, config: Config, workdir: Workdir) -> None:
+    """Runs one stage again whose inputs are complete.
+
+    Raises:
+      UsageError: a stage that it needs is not complete for these settings.
+    """
+    stage, keys = find_stage(name), {}
+    for candidate in STAGES:
+        keys[candidate.name] = stage_key(candidate, config, keys)
+    for needed in stage.needs:
+        marker = workdir.marker(needed)
+        if marker is None or marker["key"] != keys[needed]:
+            state = "is missing" if marker is None else "was made with other settings"
+            raise UsageError(f"Stage {name} needs stage {needed}, which {state}; run `urnet run` first.")
+    with lock(workdir):
+        run_stage(stage, config, workdir, keys[name])
+
+
+def stage_key(stage: Stage, config: Config, keys: dict[str, str]) -> str:
+    """The hash of everything that decides what a stage writes."""
+    settings = {name: plain_setting(config, name) for name in stage.depends_on}
+    needed = {name: keys[name] for name in stage.needs}
+    return fingerprint(stage.name, stage.version, settings, stage.inputs(config), needed)
+
+
+def plain_setting(config: Config, name: str):
+    """The value of a dotted configuration key as plain JSON."""
+    value = config_lib.select(config, name)
+    return config_lib.to_dict(value) if dataclasses.is_dataclass(value) else config_lib.plain_value(value)
+
+
+def find_stage(name: str) -> Stage:
+    """The stage of that name; UsageError when there is none."""
+    for stage in STAGES:
+        if stage.name == name:
+            return stage
+    raise UsageError(f"Expected a stage ({', '.join(s.name for s in STAGES)}); received {name!r}.")
+
+
+def gather_facts(config: Config, workdir: Workdir) -> Facts:
+    """What is known of the data: from complete stages, else from a quick count of the input."""
+    for name in ("pack", "ingest"):
+        marker = workdir.marker(name)
+        if marker:
+            facts = marker["facts"]
+            return Facts(
+                images=facts["images"],
+                train_images=facts["train_images"],
+                num_classes=facts["num_classes"],
+                bytes_per_image=facts["bytes"] / max(1, facts["images"]),
+            )
+    from urnet_tf.stages.ingest import quick_facts
+
+    return quick_facts(config)
+
+
+def format_plan(config: Config, steps: list[Step], workdir: Workdir) -> str:
+    """The plan as a table for a person."""
+    header = f"{'stage':<10}{'action':<8}{'rows':>12}{'time':>10}{'disk':>10}{'memory':>10}  note"
+    lines = [f"Plan for {workdir.root} (input {config.ingest.path})", header]
+    for step in steps:
+        e = step.estimate
+        rows = "" if e.rows is None else f"{e.rows:,}"
+        cells = (format_seconds(e.seconds), format_bytes(e.disk_bytes), format_bytes(e.memory_bytes))
+        line = f"{step.stage.name:<10}{step.action:<8}{rows:>12}" + "".join(f"{c:>10}" for c in cells)
+        lines.append(f"{line}  {e.note}".rstrip())
+    todo = [s.estimate for s in steps if s.action != SKIP]
+    seconds = sum(e.seconds or 0 for e in todo)
+    disk = sum(e.disk_bytes or 0 for e in todo)
+    memory = max((e.memory_bytes or 0 for e in todo), default=0)
+    lines.append(
+        f"Together about {format_seconds(seconds)}, {format_bytes(disk)} of disk, {format_bytes(memory)} of memory."
+        if todo
+        else "Everything is complete; nothing to do."
+    )
+    return "\n".join(lines)
+
+
+def format_seconds(seconds: float | None) -> str:
+    """Seconds as `45 s`, `12 min`, `3.5 h`."""
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def format_bytes(count: float | None) -> str:
+    """Bytes as `12 MB`, `3.4 GB`."""
+    if count is None:
+        return ""
+    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what results depend on."""
+    found = {name: metadata.version(name) for name in _PACKAGES}
+    return {"python": sys.version.split()[0], "urnet_tf": __version__, **found}
+
+
+@contextlib.contextmanager
+def lock(workdir: Workdir):
+    """Holds the work directory for this process; the lock vanishes with the process."""
+    try:
+        workdir.root.mkdir(parents=True, exist_ok=True)
+        file = open(workdir.root / ".lock", "w")
+    except OSError as error:
+        raise UsageError(f"Cannot write to the work directory {workdir.root}: {error.strerror}.") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(
+                f"Another process is working in {workdir.root}; wait for it or choose another --workdir."
+            ) from None
+        yield
