@@ -1,0 +1,39 @@
+# Makes .venv with everything in requirements.txt and this package; sourced by the scripts that a
+# newcomer starts. Does nothing when it was done before for the same requirements.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+find_python() {
+  local candidate
+  for candidate in "${PYTHON:-}" python3.11 python3 python; do
+    if [ -n "$candidate" ] && "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "Expected Python 3.11 on the PATH (or in \$PYTHON); found none. Install it and start again." >&2
+  return 1
+}
+
+setup_environment() {
+  local python stamp
+  stamp=$(cat requirements.txt pyproject.toml | cksum)
+  if [ "$(cat .venv/stamp 2>/dev/null)" != "$stamp" ]; then
+    python=$(find_python)
+    echo "Installing into .venv (once, some minutes on a slow line) ..."
+    "$python" -m venv --clear .venv || {
+      echo "Python's venv module is incomplete here; on Debian: apt-get install python3.11-venv" >&2
+      return 1
+    }
+    # uv resolves the pinned list in seconds; pip does the same, slower, where uv cannot be had.
+    if .venv/bin/pip install --quiet uv==0.13.9 2>/dev/null; then
+      .venv/bin/uv pip install --quiet --python .venv/bin/python -r requirements.txt ||
+        .venv/bin/pip install --quiet -r requirements.txt
+    else
+      .venv/bin/pip install --quiet -r requirements.txt
+    fi
+    .venv/bin/pip install --quiet --no-deps --editable .
+    echo "$stamp" > .venv/stamp
+  fi
+  export PATH="$PWD/.venv/bin:$PATH"
+}
