@@ -19,7 +19,7 @@ LAYERS = [
     ("store",),
     ("data", "reweighting", "metrics", "losses"),
     ("models",),
-    ("training", "inference", "serving", "multi_view", "ensemble", "report", "why"),
+    ("training", "inference", "serving", "multi_view", "ensemble", "submission", "report", "why"),
     ("stages",),
     ("runner",),
     ("__main__",),

@@ -4,6 +4,7 @@ Flags say where and which; the configuration says what. Exit status: 0 done or n
 1 failed, 2 bad usage. The heavy libraries are imported by the stages, not here.
 """
 
+import logging as python_logging
 import os
 import sys
 
@@ -48,9 +49,7 @@ _ALL_FLAGS = (
 
 def main(argv: list[str]) -> int:
     """Runs one command and returns the exit status."""
-    logging.set_verbosity(logging.INFO)
-    logging.use_absl_handler()
-    logging.get_absl_handler().setFormatter(logging.PythonFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    _set_up_logging()
     command, *arguments = argv[1:] or [None]
     try:
         return _dispatch(command, arguments)
@@ -63,6 +62,16 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("urnet: stopped; the same command goes on from here.", file=sys.stderr)
         return 1
+
+
+def _set_up_logging():
+    """Our own messages, and warnings of the libraries, each with the time of day."""
+    logging.set_verbosity(logging.INFO)
+    logging.use_absl_handler()
+    handler = logging.get_absl_handler()
+    handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    package = os.path.dirname(os.path.abspath(__file__))
+    handler.addFilter(lambda r: r.levelno >= python_logging.WARNING or r.pathname.startswith(package))
 
 
 def _dispatch(command, arguments):
@@ -99,14 +108,27 @@ def _run(command):
         print(runner.format_plan(config, steps, workdir))
         return 0
     runner.run(config, workdir, steps)
-    print(_closing_line(workdir))
+    print(_closing_lines(workdir))
     return 0
 
 
-def _closing_line(workdir):
+def _closing_lines(workdir):
+    """Baseline beside URNet, and, as the last line, where the results are."""
+    from urnet_tf.store import read_json
+
+    lines = []
+    metrics = read_json(workdir.path("evaluate") / "metrics.json")
+    models = metrics.get("models", {})
+    for name in ("baseline", "urnet"):
+        if name in models:
+            m = models[name]
+            top1, top5 = 100 * m["balanced_top1"], 100 * m["balanced_top5"]
+            lines.append(f"{name:<9} class-balanced top-1 {top1:5.1f} %   top-5 {top5:5.1f} %   ({metrics['split']})")
     export = workdir.marker("export")["facts"]
-    places = [workdir.path("report") / "index.html", *(workdir.path("export") / p for p in export["paths"])]
-    return "Results: " + "  ".join(map(str, places))
+    places = [workdir.path("report") / "index.html"]
+    places += [workdir.path("export") / export[kind]["path"] for kind in ("saved_model", "tflite") if kind in export]
+    lines.append("Results: " + "  ".join(map(str, places)))
+    return "\n".join(lines)
 
 
 def _why(arguments):

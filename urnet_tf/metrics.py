@@ -58,7 +58,8 @@ def top_k_hits(labels: np.ndarray, top_ids: np.ndarray, k: int) -> np.ndarray:
     labels, top_ids = np.asarray(labels), np.asarray(top_ids)
     if top_ids.ndim != 2 or labels.shape != top_ids.shape[:1] or k < 1:
         raise UsageError(
-            f"Expected labels [N], top_ids [N, K] and k >= 1; received {labels.shape}, {top_ids.shape}, k = {k}."
+            f"Expected labels [N], top_ids [N, K] and k >= 1; received {labels.shape}, {top_ids.shape} "
+            f"and k = {k}."
         )
     return (top_ids[:, :k] == labels[:, None]).any(axis=1)
 
@@ -136,7 +137,8 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins
     confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
     if confidence.shape != correct.shape or confidence.ndim != 1 or bins < 1:
         raise UsageError(
-            f"Expected confidence [N], correct [N], bins >= 1; received {confidence.shape}, {correct.shape}, {bins}."
+            f"Expected confidence [N], correct [N] and bins >= 1; received {confidence.shape}, "
+            f"{correct.shape} and {bins}."
         )
     if not confidence.size:
         return float("nan")
@@ -179,7 +181,7 @@ def summarize(
       `top1`, `top5`, `balanced_top1`, `balanced_top5`, `ece`, `n`.
     """
     keep = labelled(labels)
-    labels, top_ids, top_probs = np.asarray(labels)[keep], np.asarray(top_ids)[keep], np.asarray(top_probs)[keep]
+    labels, top_ids, top_probs = (np.asarray(a)[keep] for a in (labels, top_ids, top_probs))
     top1, top5 = top_k_hits(labels, top_ids, 1), top_k_hits(labels, top_ids, 5)
     return {
         "top1": float(top1.mean()) if labels.size else float("nan"),
@@ -194,5 +196,8 @@ def summarize(
 def _checked_labels(labels, num_classes):
     labels = np.asarray(labels)
     if labels.ndim != 1 or (labels.size and not (labels.min() >= 0 and labels.max() < num_classes)):
-        raise UsageError(f"Expected labels [N] from 0 to {num_classes - 1}; received {labels.shape} with others.")
+        raise UsageError(
+            f"Expected labels [N] from 0 to {num_classes - 1}; received shape {labels.shape}, "
+            f"values {labels.min(initial=0)} to {labels.max(initial=0)}."
+        )
     return labels

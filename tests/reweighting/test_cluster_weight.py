@@ -1,0 +1,136 @@
+"""Confusion, k-means groups and their weights; the same with and without worker processes."""
+
+import multiprocessing
+
+import numpy as np
+import pytest
+
+from urnet_tf.errors import RunError
+from urnet_tf.reweighting import cluster_weight as cw
+
+SETTINGS = {"clusters": 3, "pca_dim": 4, "n_init": 2}
+
+
+def blobs(sizes, dim=16, seed=0):
+    """One far-away blob for each size."""
+    generator = np.random.default_rng(seed)
+    rows = np.repeat(np.eye(dim)[: len(sizes)] * 10, sizes, axis=0)
+    return (rows + 0.1 * generator.standard_normal(rows.shape)).astype(np.float16)
+
+
+def test_confusion_and_neighbours_by_hand():
+    labels = np.array([0, 0, 0, 1, 1, 2, 3])
+    predicted = np.array([0, 1, 2, 0, 1, 0, 3])
+    confusion = cw.confusion_from_predictions(labels, predicted, num_classes=4)
+    np.testing.assert_array_equal(confusion, [[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+    # 0-1 and 0-2 are both confused twice; equal counts go to the smaller id.
+    np.testing.assert_array_equal(cw.most_confused(confusion, neighbours=2), [[1, 2], [0, 2], [0, 1], [0, 1]])
+
+
+def test_both_directions_of_confusion_count():
+    confusion = np.zeros((3, 3), int)
+    confusion[2, 0] = 5  # images of 2 taken for 0
+    np.testing.assert_array_equal(cw.most_confused(confusion, neighbours=1), [[2], [0], [0]])
+
+
+def test_there_are_never_more_neighbours_than_other_classes():
+    assert cw.most_confused(np.eye(3, dtype=int), neighbours=4).shape == (3, 2)
+    assert cw.most_confused(np.eye(3, dtype=int), neighbours=0).shape == (3, 0)
+
+
+def test_groups_find_the_blobs_whatever_the_length_of_the_features():
+    features = blobs([20, 10, 15])
+    features[::2] *= 3  # only the direction counts
+    groups = cw.compute_groups(features, 30, seed=1, **SETTINGS)
+    assert len(groups.group) == 30 and groups.group.dtype == np.int32
+    first, second = groups.group[0], groups.group[20]
+    assert (groups.group[:20] == first).all() and (groups.group[20:] == second).all() and first != second
+    assert groups.size.tolist()[first] == 20 and sorted(groups.size) == [10, 15, 20]
+    assert sorted(groups.own) == [0, 10, 20]
+    assert (groups.spread < 0.05).all()
+
+
+@pytest.mark.parametrize("pca_dim", [None, 4, 100])
+def test_groups_repeat_bitwise(pca_dim):
+    features = np.random.default_rng(0).standard_normal((60, 16)).astype(np.float16)
+    settings = {**SETTINGS, "pca_dim": pca_dim}
+    once, again = (cw.compute_groups(features, 40, seed=5, **settings) for _ in range(2))
+    np.testing.assert_array_equal(once.group, again.group)
+    np.testing.assert_array_equal(once.spread, again.spread)
+
+
+@pytest.mark.parametrize(("rows", "distinct"), [(0, 0), (1, 1), (4, 1), (6, 2)])
+def test_few_distinct_points_make_fewer_groups(rows, distinct, recwarn):
+    features = np.zeros((rows, 16), np.float16)
+    features[:, 0] = 1.0
+    if distinct == 2:
+        features[::2, 1] = 1.0
+    groups = cw.compute_groups(features, rows, seed=0, **SETTINGS)
+    assert len(groups.size) == distinct and groups.size.sum() == rows
+    scores = cw.compute_group_score(groups, kind="density")
+    assert np.isfinite(scores).all()
+    assert not [w for w in recwarn if "cluster" in str(w.message).lower()]
+
+
+def test_scores_by_hand():
+    groups = cw.Groups(
+        group=np.int32([0, 0, 1]), size=np.array([4, 6]), own=np.array([2, 1]), spread=np.array([0.5, 2.0])
+    )
+    quality = np.array([0.2, 0.4, 0.9])
+    for kind, expected in {
+        "size": [0.4, 0.6],
+        "purity": [2 / 4, 1 / 6],
+        "quality": [0.3, 0.9],
+        "density": [4 / 10 / 0.5, 6 / 10 / 2.0],
+    }.items():
+        np.testing.assert_allclose(cw.compute_group_score(groups, kind=kind, quality=quality), expected)
+    for kind in ("quality", "beauty"):
+        with pytest.raises(ValueError, match="Expected size, purity, density"):
+            cw.compute_group_score(groups, kind=kind)
+
+
+def test_paper_weight_is_the_score_and_sound_weight_has_mean_one():
+    scores, labels = np.array([0.4, 0.4, 0.6, 0.5]), np.array([0, 0, 0, 1])
+    paper = cw.compute_cluster_weight(scores, labels, num_classes=2, fidelity="paper")
+    np.testing.assert_array_equal(paper, scores.astype(np.float32))
+    sound = cw.compute_cluster_weight(scores, labels, num_classes=2)
+    np.testing.assert_allclose(sound, [1.2 / 1.4, 1.2 / 1.4, 1.8 / 1.4, 1.0], rtol=1e-6)
+
+
+@pytest.fixture
+def clustering(tmp_path):
+    """Arguments for 60 classes of 10 rows, each with the next one as its neighbour."""
+    features = np.random.default_rng(0).standard_normal((600, 16)).astype(np.float16)
+    path = tmp_path / "features.npy"
+    np.save(path, features)
+    slices = [[(10 * c, 10 * c + 10), (10 * (c + 1) % 600, 10 * (c + 1) % 600 + 10)] for c in range(60)]
+    return {
+        "labels": list(range(60)), "slices": slices, "features_path": str(path), "seed": 7,
+        "settings": SETTINGS,
+    }  # fmt: skip
+
+
+def test_workers_do_not_change_the_result(clustering):
+    alone = dict(cw.cluster_classes(**clustering))
+    together = dict(cw.cluster_classes(**clustering, workers=2))
+    assert list(together) == list(alone)
+    for label, groups in alone.items():
+        np.testing.assert_array_equal(groups.group, together[label].group)
+        np.testing.assert_array_equal(groups.spread, together[label].spread)
+
+
+def test_a_class_does_not_depend_on_which_others_are_pending(clustering):
+    everything = dict(cw.cluster_classes(**clustering))
+    rest = {**clustering, "labels": [41], "slices": [clustering["slices"][41]]}
+    np.testing.assert_array_equal(dict(cw.cluster_classes(**rest))[41].group, everything[41].group)
+
+
+def test_a_killed_worker_is_one_clear_error(clustering):
+    many = {**clustering, "labels": clustering["labels"] * 50, "slices": clustering["slices"] * 50}
+    running = cw.cluster_classes(**many, workers=2)
+    next(running)
+    for process in multiprocessing.active_children():
+        process.kill()
+    with pytest.raises(RunError, match="was killed"):
+        for _ in running:
+            pass

@@ -1,0 +1,217 @@
+"""The three training stages on a drawn image store, with a tiny network in place of the backbone."""
+
+import types
+
+import keras
+import numpy as np
+import pytest
+
+from urnet_tf import config as config_lib, schema, store
+from urnet_tf.data import image_store
+from urnet_tf.stages import baseline, extract, train
+from urnet_tf.stages.stage import Facts, StageContext
+
+CLASSES, PER_CLASS, VAL = 3, 20, 6
+TRAIN = CLASSES * PER_CLASS
+
+
+def tiny_backbone(name, image_size_px, weights=None, *, seed=0, synchronized=False, **_):
+    image = keras.Input((image_size_px, image_size_px, 3), name="image")
+    x = keras.layers.Rescaling(1 / 128, -1.0, name="rescale")(image)
+    x = keras.layers.Conv2D(
+        16, 8, strides=4, kernel_initializer=keras.initializers.HeNormal(seed=seed), name="conv"
+    )(x)
+    x = keras.layers.BatchNormalization(synchronized=synchronized, name="bn")(x)
+    x = keras.layers.ReLU(name="relu")(x)
+    return keras.Model(
+        image, keras.layers.GlobalAveragePooling2D(dtype="float32", name="features")(x), name="tiny"
+    )
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr("urnet_tf.models.backbone.build_backbone", tiny_backbone)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """pack/ and reweight/ of coloured squares: class 0 red, 1 green, 2 blue, with noise."""
+    import tensorflow as tf
+
+    root = tmp_path_factory.mktemp("work")
+    rng = np.random.default_rng(0)
+    labels = np.concatenate([np.repeat(np.arange(CLASSES), PER_CLASS), np.arange(VAL) % CLASSES])
+    images = rng.integers(0, 120, (len(labels), 24, 24, 3))
+    images[np.arange(len(labels)), :, :, labels] += 100
+    (root / "pack").mkdir()
+    records = [tf.io.encode_jpeg(image.astype("uint8")).numpy() for image in images]
+    image_store.write_shard(root / "pack", 0, records)
+    image_store.write_index(root / "pack", [len(records)])
+    hashes = [f"h{i}" for i in range(len(labels))]
+    hashes[5] = hashes[4]
+    hashes[25] = hashes[4]  # one file under two labels
+    columns = {
+        "instance_id": np.arange(len(labels)), "label": labels, "content_hash": hashes,
+        "split": [schema.TRAIN] * TRAIN + [schema.VAL] * VAL,
+        **{name: [""] * len(labels) for name in ("source", "query", "title", "description", "tags", "path")},
+        **{name: [1] * len(labels) for name in ("rank", "width_px", "height_px")},
+    }  # fmt: skip
+    store.write_table(root / "pack" / "instances.parquet", columns, schema.INSTANCE_COLUMNS)
+    store.write_json(root / "pack" / "classes.json", [{"label": i, "name": str(i)} for i in range(CLASSES)])
+    (root / "reweight").mkdir()
+    labels, ones = labels[:TRAIN], np.ones(TRAIN, np.float32)
+    weights = {"instance_id": np.arange(TRAIN), "label": labels, "path": [""] * TRAIN}
+    weights |= {name: ones for name, dtype in schema.WEIGHT_COLUMNS.items() if dtype == "float32"}
+    weights |= {"cluster": -ones.astype("int32"), "supposed_label": labels.astype("int32")}
+    weights["sample_weight"] = rng.uniform(0.5, 1.5, TRAIN).astype("float32")
+    store.write_table(root / "reweight" / "weights.parquet", weights, schema.WEIGHT_COLUMNS)
+    store.write_array(
+        root / "reweight" / "target_ids.npy", np.stack([labels, (labels + 1) % 3], 1).astype("int32")
+    )
+    store.write_array(root / "reweight" / "target_probs.npy", np.tile(np.float32([0.9, 0.1]), (TRAIN, 1)))
+    return root
+
+
+def settings(mode, folds, **train_section):
+    fit = {"epochs": 20, "batch_images": 12, "learning_rate": 0.02, "checkpoint_s": 0}
+    return config_lib.from_dict(
+        {
+            "model": {"mode": mode, "image_size_px": 16, "weights": None, "dropout": 0.1},
+            "augment": {"min_area": 0.5},
+            "baseline": {"folds": folds, "fit": fit},
+            "extract": {"top_k": 2, "batch_images": 16},
+            "train": {"fit": fit, **train_section},
+        }
+    )
+
+
+def run(module, config, root):
+    workdir = store.Workdir(root)
+    out = workdir.open_partial(module.STAGE.name, "key")
+    facts = module.run(StageContext(config, workdir, out))
+    workdir.finish(module.STAGE.name, {"facts": facts})
+    return facts
+
+
+@pytest.fixture
+def workdir(packed, tmp_path):
+    for stage in ("pack", "reweight"):
+        (tmp_path / stage).symlink_to(packed / stage)
+    return tmp_path
+
+
+def test_folds_are_stratified_seeded_and_keep_copies_together():
+    labels = np.repeat([0, 1, 2], [40, 8, 1])
+    hashes = np.array([f"h{i}" for i in range(49)], object)
+    hashes[[3, 9, 41]] = "same"
+    hashes[[10, 11]] = ""
+    folds = baseline.assign_folds(labels, hashes, 4, seed=1)
+    assert folds.dtype == np.int8 and folds[3] == folds[9] == folds[41]
+    counts = np.bincount(folds[:40], minlength=4)
+    assert counts.min() >= 8 and counts.max() <= 12
+    assert set(folds[40:48]) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(folds, baseline.assign_folds(labels, hashes, 4, seed=1))
+    assert not np.array_equal(folds, baseline.assign_folds(labels, hashes, 4, seed=2))
+    assert not baseline.assign_folds(labels, hashes, 1, seed=1).any()
+
+
+def test_frozen_stages(tiny, workdir, monkeypatch):
+    config = settings("frozen", 2)
+    facts = run(baseline, config, workdir)
+    features = store.read_array(workdir / "baseline" / "features.npy")
+    assert features.shape == (TRAIN + VAL, 16) and features.dtype == np.float16 and facts["feature_dim"] == 16
+    folds = store.read_array(workdir / "baseline" / "fold.npy")
+    assert folds.shape == (TRAIN,) and folds[4] == folds[5] == folds[25]
+    assert sorted(p.name for p in (workdir / "baseline").glob("model_*")) == [
+        "model_fold0.keras", "model_fold1.keras", "model_full.keras",
+    ]  # fmt: skip
+    assert len(store.read_json(workdir / "baseline" / "history_full.json")) == 20
+
+    facts = run(extract, config, workdir)
+    assert facts["features"] == "baseline/features.npy" and facts["accuracy_out_of_fold"] > 0.8
+    ids, probs, given = (
+        np.asarray(store.read_array(workdir / "extract" / f"{name}.npy"))
+        for name in ("topk_ids", "topk_probs", "given_prob")
+    )
+    assert ids.shape == probs.shape == (TRAIN, 2) and (probs[:, 0] >= probs[:, 1]).all()
+    labels = np.repeat(np.arange(3), PER_CLASS)
+    head = keras.models.load_model(workdir / "baseline" / "model_fold1.keras")
+    rows = np.flatnonzero(folds == 1)
+    logits = head(np.asarray(features[rows], np.float32)).numpy().astype(np.float64)
+    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(given[rows], expected[np.arange(len(rows)), labels[rows]], atol=1e-5)
+
+    facts = run(train, config, workdir)
+    assert facts["instance_accuracy"] > 0.8 and facts["steps"] == 100
+    saliency = store.read_array(workdir / "train" / "saliency.npy")
+    assert saliency.shape == (TRAIN,) and saliency.mean() == pytest.approx(1, abs=0.05) and saliency.std() > 0
+    table = store.read_table(workdir / "train" / "weights.parquet")
+    np.testing.assert_array_equal(store.column(table, "saliency"), saliency)
+    np.testing.assert_array_equal(
+        store.column(table, "sample_weight"),
+        store.column(store.read_table(workdir / "reweight" / "weights.parquet"), "sample_weight"),
+    )
+    branch = keras.models.load_model(workdir / "train" / "instance.keras")
+    assert branch.input_shape == (None, 16)
+    # a second run gives the same bytes
+    before = (workdir / "train" / "urnet.keras").read_bytes()
+    run(train, config, workdir)
+    assert (workdir / "train" / "urnet.keras").read_bytes() == before
+
+
+def test_one_fold_is_in_sample(tiny, workdir):
+    config = settings("frozen", 1)
+    run(baseline, config, workdir)
+    assert [p.name for p in (workdir / "baseline").glob("model_*")] == ["model_full.keras"]
+    facts = run(extract, config, workdir)
+    assert facts["accuracy_out_of_fold"] is None
+    top = store.read_array(workdir / "extract" / "topk_ids.npy")[:, 0]
+    assert np.mean(top == np.repeat(np.arange(3), PER_CLASS)) == pytest.approx(facts["accuracy_in_sample"])
+
+
+def test_finetune_stages_resume_after_a_kill(tiny, workdir, monkeypatch):
+    config = settings("finetune", 2, init="baseline", bag={"size": 2, "loss_weight": 0.0})
+    from urnet_tf import training
+
+    saved = training.save_model
+    calls = []
+
+    def killed(model, path):
+        calls.append(path.name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        saved(model, path)
+
+    monkeypatch.setattr(training, "save_model", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(baseline, config, workdir)
+    run(baseline, config, workdir)
+    assert calls == ["model_full.keras", "model_fold0.keras", "model_fold0.keras", "model_fold1.keras"]
+    facts = run(extract, config, workdir)
+    assert facts["features"] == "extract/features.npy"
+    features = store.read_array(workdir / "extract" / "features.npy")
+    assert features.shape == (TRAIN, 16) and (np.abs(features).sum(1) > 0).all()
+    assert (store.read_array(workdir / "extract" / "given_prob.npy") > 0).all()
+    run(train, config, workdir)
+    branch = keras.models.load_model(workdir / "train" / "instance.keras")
+    assert branch.input_shape == (None, 16, 16, 3) and branch.output_shape == (None, 3)
+
+
+def test_estimates_grow_with_the_data():
+    small, large = Facts(1000, 800, 10, cores=2), Facts(100_000, 80_000, 10, cores=2)
+    for mode in ("frozen", "finetune"):
+        config = settings(mode, 4)
+        for module in (baseline, extract, train):
+            first, second = (module.estimate(config, facts) for facts in (small, large))
+            assert 0 < first.seconds < second.seconds and first.disk_bytes <= second.disk_bytes
+            assert module.estimate(config, Facts()).seconds is None
+
+
+def test_stage_declarations():
+    stages = types.SimpleNamespace(**{m.STAGE.name: m.STAGE for m in (baseline, extract, train)})
+    assert stages.baseline.needs == ("pack",)
+    assert stages.train.needs == ("pack", "baseline", "extract", "reweight")
+    known = config_lib.Config()
+    for stage in (stages.baseline, stages.extract, stages.train):
+        for key in stage.depends_on:
+            config_lib.select(known, key)

@@ -1,0 +1,210 @@
+"""The ingest stage: from a folder, list or tree to its files; hostile input; killed and resumed."""
+
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from urnet_tf.config import from_dict
+from urnet_tf.errors import UsageError
+from urnet_tf.schema import DUPLICATE_COLUMNS, INSTANCE_COLUMNS, QUARANTINE_COLUMNS
+from urnet_tf.stages import ingest
+from urnet_tf.stages.stage import Facts, StageContext
+from urnet_tf.store import Workdir, read_json, read_table
+
+
+def draw_images(root, names, seed=0):
+    generator = np.random.default_rng(seed)
+    for name in names:
+        path = pathlib.Path(root, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 255, (20, 24, 3), np.uint8)).save(path)
+
+
+def run(workdir, **settings):
+    config = from_dict({"ingest": {k: v if k != "path" else str(v) for k, v in settings.items()}})
+    out = Workdir(workdir).open_partial("ingest", ingest.inputs(config))
+    return ingest.run(StageContext(config, Workdir(workdir), out)), out
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "crawl"
+    draw_images(
+        root,
+        [f"{name}/{source}/{n}.png" for name in ("cat", "dog") for source in ("g", "f") for n in range(10)],
+    )
+    (root / "cat/g/bad.jpg").write_text("<html>")
+    (root / "dog/g/copy.png").write_bytes((root / "dog/g/0.png").read_bytes())
+    (root / "dog/g/x.jpg").mkdir()
+    return root
+
+
+def test_folder(folder, tmp_path):
+    facts, out = run(tmp_path / "work", path=folder)
+    size = sum(path.stat().st_size for path in folder.rglob("*.png"))
+    assert facts == {
+        "images": 41, "train_images": 37, "val_images": 4, "test_images": 0, "num_classes": 2,
+        "quarantined": {"not_a_file": 1, "not_an_image": 1}, "root": str(folder),
+        "duplicates": {"train_and_evaluation": 0, "several_labels": 0, "same_label": 2}, "bytes": size,
+    }  # fmt: skip
+    assert sorted(os.listdir(out)) == [
+        "candidates.parquet", "classes.json", "duplicates.parquet", "key.txt", "quarantine.parquet"
+    ]  # fmt: skip
+    table = read_table(out / "candidates.parquet")
+    assert {"instance_id": "int64"} | {f.name: str(f.type) for f in table.schema} == INSTANCE_COLUMNS
+    keys = [
+        tuple(r[k] for k in ("label", "source", "rank", "path"))
+        for r in table.to_pylist()
+        if r["split"] == "train"
+    ]
+    assert keys == sorted(keys) and len(keys) == 37
+    assert {f.name: str(f.type) for f in read_table(out / "quarantine.parquet").schema} == QUARANTINE_COLUMNS
+    assert {f.name: str(f.type) for f in read_table(out / "duplicates.parquet").schema} == DUPLICATE_COLUMNS
+    assert [c["name"] for c in read_json(out / "classes.json")] == ["cat", "dog"]
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_a_killed_run_gives_the_same_files(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(ingest, "FILES_PER_UNIT", 7)
+    _, whole = run(tmp_path / "whole", path=folder)
+    import urnet_tf.data.probe as probe
+
+    calls, probe_files = [], probe.probe_files
+
+    def dies_in_the_third_unit(paths, **limits):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return probe_files(paths, **limits)
+
+    monkeypatch.setattr(probe, "probe_files", dies_in_the_third_unit)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", path=folder)
+    _, resumed = run(tmp_path / "cut", path=folder)
+    assert len(calls) == 3 + 4  # 42 files are 6 units, 2 were kept
+    for name in ("candidates.parquet", "quarantine.parquet", "duplicates.parquet", "classes.json"):
+        assert (whole / name).read_bytes() == (resumed / name).read_bytes(), name
+
+
+def test_units_do_not_change_the_result(folder, tmp_path, monkeypatch):
+    _, one = run(tmp_path / "one", path=folder)
+    monkeypatch.setattr(ingest, "FILES_PER_UNIT", 3)
+    _, many = run(tmp_path / "many", path=folder)
+    assert (one / "candidates.parquet").read_bytes() == (many / "candidates.parquet").read_bytes()
+
+
+def test_list_with_evaluation_images_from_elsewhere(folder, tmp_path):
+    lines = [f"{name}/g/{n}.png,{name},{n}" for name in ("cat", "dog") for n in range(10)] + [
+        "gone.png,cat,1"
+    ]
+    (tmp_path / "list.csv").write_text("path,label,rank\n" + "\n".join(lines))
+    draw_images(tmp_path / "val", ["cat/v.png", "dog/v.png"], seed=9)
+    (tmp_path / "val/dog/copy.png").write_bytes((folder / "cat/g/3.png").read_bytes())
+    facts, out = run(
+        tmp_path / "work", path=tmp_path / "list.csv", image_root=str(folder), val_path=str(tmp_path / "val")
+    )
+    assert (facts["train_images"], facts["val_images"]) == (19, 3)
+    assert facts["quarantined"] == {"duplicate_of_evaluation": 1, "missing": 1}
+    assert facts["duplicates"]["train_and_evaluation"] == 2
+    paths = read_table(out / "candidates.parquet")["path"].to_pylist()
+    assert all(os.path.exists(os.path.join(facts["root"], path)) for path in paths)
+
+
+def test_sources_ranks_and_first_classes(folder, tmp_path):
+    draw_images(folder, [f"owl/g/{n}.png" for n in range(3)], seed=5)
+    facts, _ = run(
+        tmp_path / "work", path=folder, sources=["g"], max_rank={"g": 4}, first_classes=2, val_fraction=0
+    )
+    assert (facts["images"], facts["num_classes"]) == (8, 2)
+    assert facts["quarantined"]["rank_cut"] == 14  # 10 + bad.jpg - 4, and 10 + copy.png - 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "ingest.path"),
+        ({"path": "absent"}, "no such file or folder"),
+        ({"path": "crawl", "kind": "webvision"}, "info/synsets.txt"),
+        ({"path": "crawl", "kind": "list"}, "Expected a list"),
+        ({"path": "crawl", "sources": ["bing"]}, "bing"),
+        ({"path": "crawl", "max_rank": {"bing": 3}}, "bing"),
+        ({"path": "crawl", "max_rank": {"g": 1, "f": 0}}, "'cat' .one image.* rejected as: .* rank_cut"),
+        ({"path": "crawl", "val_path": "crawl"}, "Expected val images|has no training"),
+        ({"path": "crawl", "val_path": "absent"}, "absent"),
+    ],
+)
+def test_wrong_settings_are_told_in_one_sentence(folder, tmp_path, monkeypatch, settings, words):
+    monkeypatch.chdir(tmp_path)
+    if settings.get("val_path") == "crawl":
+        draw_images("crawl2", ["zebra/1.png"])
+        settings = settings | {"val_path": "crawl2"}
+    with pytest.raises(UsageError, match=words) as caught:
+        run(tmp_path / "work", **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_quarantine_is_there_when_a_class_is_too_small(folder, tmp_path):
+    draw_images(folder, ["owl/1.png"])
+    (folder / "owl/2.png").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"'owl' \(one image\); their files were rejected as: 1 empty"):
+        run(tmp_path / "work", path=folder)
+    assert "empty" in read_table(tmp_path / "work/ingest.partial/quarantine.parquet")["status"].to_pylist()
+
+
+def test_inputs_follow_what_is_read(folder, tmp_path):
+    def key():
+        return ingest.inputs(from_dict({"ingest": {"path": str(folder)}}))
+
+    before = key()
+    assert key() == before
+    draw_images(folder, ["cat/g/new.png"])
+    assert key() != before
+    (tmp_path / "l.csv").write_text("path,label\na,b\n")
+    config = from_dict({"ingest": {"path": str(tmp_path / "l.csv")}})
+    before = ingest.inputs(config)
+    (tmp_path / "classes.txt").write_text("b\n")
+    assert ingest.inputs(config) != before
+
+
+def test_estimate_counts_rows(folder):
+    estimate = ingest.estimate(from_dict({"ingest": {"path": str(folder)}}), Facts())
+    assert estimate.rows == 43  # 42 files and a directory named x.jpg
+    assert estimate.seconds > 0
+
+
+def test_webtiny(webtiny, tmp_path):
+    facts, out = run(tmp_path, path=webtiny)
+    assert facts | {"root": ""} == {
+        "images": 16876, "train_images": 7436, "val_images": 2950, "test_images": 6490, "num_classes": 59,
+        "quarantined": {}, "root": "", "bytes": 37482606,
+        "duplicates": {"train_and_evaluation": 0, "several_labels": 393, "same_label": 84},
+    }  # fmt: skip
+    table = read_table(out / "candidates.parquet")
+    labels = table["label"].to_numpy()[:7436]
+    assert (np.diff(labels) >= 0).all()
+    assert np.bincount(labels).max() == 330 and np.bincount(labels).min() == 30
+
+
+def test_hostile_files_of_the_drawn_crawl(drawn_crawl, tmp_path):
+    facts, out = run(tmp_path, path=drawn_crawl)
+    statuses = {
+        os.path.basename(row["path"]): row["status"]
+        for row in read_table(out / "quarantine.parquet").to_pylist()
+        if "hostile" in row["path"]
+    }
+    assert statuses == {
+        "hostile_empty.jpg": "empty",
+        "hostile_html.jpg": "not_an_image",
+        "hostile_bomb.jpg": "too_many_pixels",
+        "hostile_animated.jpg": "unsupported",
+        "hostile_loop.jpg": "symlink_loop",
+        "hostile_caf\\xe9.jpg": "bad_name",
+        "hostile_directory.jpg": "not_a_file",
+    }
+    used = [p for p in read_table(out / "candidates.parquet")["path"].to_pylist() if "hostile" in p]
+    assert len(used) == 5  # four odd but good pictures, and the truncated one, which packing finds
+    assert facts["num_classes"] == 12

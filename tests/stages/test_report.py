@@ -1,0 +1,150 @@
+"""The report stage on a small work directory written by hand."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from urnet_tf import config as config_lib, schema, store
+from urnet_tf.data import image_store
+from urnet_tf.stages import report
+from urnet_tf.stages.stage import Facts, StageContext
+
+TRAIN_LABELS = np.repeat(np.arange(3), 6)
+N = len(TRAIN_LABELS)
+TEST_LABELS = np.array([0, 1, 2, 2])
+
+
+def draw_jpeg(number):
+    out = io.BytesIO()
+    Image.new("RGB", (24, 24), (number * 10 % 256, 90, 60)).save(out, "JPEG")
+    return out.getvalue()
+
+
+@pytest.fixture
+def context(tmp_path):
+    workdir = store.Workdir(tmp_path)
+    for stage in report.STAGE.needs:
+        workdir.path(stage).mkdir()
+    write_pack(tmp_path)
+    write_weights(tmp_path)
+    write_evaluation(tmp_path / "evaluate")
+    facts = {
+        "pack": {"images": N + 4, "train_images": N, "val_images": 0, "test_images": 4, "bytes": 12_345},
+        "reweight": {"clean_rate_estimate": 0.71},
+        "export": {"version": 1, "tflite": {"path": "urnet.tflite", "bytes": 1, "parity": {}}},
+    }
+    for stage in report.STAGE.needs:
+        marker = {"key": stage, "seconds": 1, "versions": {"keras": "3.15.1"}, "facts": facts.get(stage, {})}
+        store.write_json(workdir.path(stage) / store.MARKER, marker)
+    out = workdir.open_partial("report", "key")
+    config = config_lib.load_config(None, ["report.classes=2", "report.images_per_class=4"])
+    return StageContext(config, workdir, out)
+
+
+def write_pack(root):
+    total = N + len(TEST_LABELS)
+    paths = [f"{s}/{i}.jpg" for i, s in enumerate(["flickr", "google"] * (N // 2) + ["test"] * 4)]
+    columns = {
+        "instance_id": np.arange(total), "split": ["train"] * N + ["test"] * 4,
+        "label": np.concatenate([TRAIN_LABELS, TEST_LABELS]), "source": ["google", "flickr"] * (total // 2),
+        "rank": np.arange(total) % 6 + 1, "query": [""] * total,
+        "title": [f"Title <{i}>" for i in range(total)], "description": [""] * total,
+        "tags": [""] * total, "path": paths,
+        "content_hash": [f"{i:032x}" for i in range(total)],
+        "width_px": [24] * total, "height_px": [24] * total,
+    }  # fmt: skip
+    store.write_table(root / "pack" / "instances.parquet", columns, schema.INSTANCE_COLUMNS)
+    bad = {
+        "path": ["flickr/bad.jpg"], "split": ["train"], "label": [0], "source": ["flickr"], "rank": [9],
+        "status": ["empty"], "reason": ["it has 0 bytes"],
+    }  # fmt: skip
+    store.write_table(root / "pack" / "quarantine.parquet", bad, schema.QUARANTINE_COLUMNS)
+    none = {name: [] for name in schema.DUPLICATE_COLUMNS}
+    store.write_table(root / "ingest" / "duplicates.parquet", none, schema.DUPLICATE_COLUMNS)
+    store.write_json(root / "pack" / "classes.json", [{"label": j, "name": n} for j, n in enumerate("ABC")])
+    image_store.write_shard(root / "pack", 0, [draw_jpeg(i) for i in range(total)])
+    image_store.write_index(root / "pack", [total])
+
+
+def write_weights(root):
+    rng = np.random.default_rng(0)
+    given = rng.uniform(0.2, 0.9, N).astype(np.float32)
+    given[::3] = 0.001
+    top = np.where(given < 0.01, (TRAIN_LABELS + 1) % 3, TRAIN_LABELS)
+    store.write_array(root / "extract" / "given_prob.npy", given)
+    store.write_array(root / "extract" / "topk_ids.npy", np.stack([top, (top + 1) % 3], 1).astype(np.int32))
+    store.write_array(root / "extract" / "topk_probs.npy", np.tile(np.float32([0.7, 0.2]), (N, 1)))
+    ones = np.ones(N, np.float32)
+    columns = {
+        "instance_id": np.arange(N), "label": TRAIN_LABELS, "path": [""] * N, "class_weight": ones,
+        "cluster": np.zeros(N, np.int32), "cluster_weight": ones, "confidence": ones,
+        "self_confidence": given / given.mean(), "saliency": ones, "supposed_label": top,
+        "sample_weight": given / given.mean(),
+    }  # fmt: skip
+    store.write_table(root / "reweight" / "weights.parquet", columns, schema.WEIGHT_COLUMNS)
+
+
+def write_evaluation(directory):
+    figures = {"top1": 0.5, "top5": 1.0, "balanced_top1": 0.5, "balanced_top5": 1.0, "ece": 0.1, "n": 4}
+    models = {
+        "baseline": figures,
+        "urnet": {**figures, "balanced_top1": 0.75},
+        "folds_rank": {**figures, "ece": None},
+    }
+    store.write_json(directory / "metrics.json", {"split": "test", "models": models, "views": 1})
+    dtypes = {"label": "int32", "n": "int64", "baseline_top1": "float64", "urnet_top1": "float64"}
+    columns = {
+        "label": [0, 1, 2],
+        "n": [1, 1, 2],
+        "baseline_top1": [0.0, 1.0, 0.5],
+        "urnet_top1": [1.0, 1.0, 0.0],
+    }
+    store.write_table(directory / "per_class.parquet", columns, dtypes)
+    for model in ("baseline", "urnet"):
+        np.savez(
+            directory / f"predictions_{model}.npz", instance_id=np.arange(N, N + 4), label=TEST_LABELS,
+            top_ids=np.array([[0], [1], [1], [2]]), top_probs=np.float32([[0.9], [0.8], [0.3], [0.9]]),
+        )  # fmt: skip
+
+
+def test_writes_one_page(context):
+    facts = report.run(context)
+    page = (context.out / "index.html").read_text(encoding="utf-8")
+    assert facts == {"bytes": len(page.encode()), "path": "index.html"}
+    for words in (
+        "18 training images", "75.0\N{NO-BREAK SPACE}%", "+25.0 points", "flickr/bad.jpg", "Title &lt;0&gt;",
+        "export/urnet.tflite", "took 71\N{NO-BREAK SPACE}% of the labels", "keras 3.15.1", "12 kB packed",
+    ):  # fmt: skip
+        assert words in page, words
+    assert page.count("data:image/jpeg") >= 8
+    report.run(context)
+    assert page == (context.out / "index.html").read_text(encoding="utf-8")
+
+
+def test_reliability_counts_the_measured_split(context):
+    inputs = report.read_inputs(context)
+    assert inputs.source_names == ["flickr", "google"]
+    assert inputs.reliability["urnet"]["count"].tolist() == [1, 1, 2]
+    assert inputs.reliability["urnet"]["accuracy"].tolist() == [0.0, 1.0, 1.0]
+    assert inputs.read_rows([3, 1])[0]["title"] == "Title <3>"
+
+
+def test_a_run_that_measured_nothing_has_a_page(context):
+    store.write_json(context.path("evaluate", "metrics.json"), {"split": None, "models": {}, "views": 0})
+    report.run(context)
+    assert "Did it help?" not in (context.out / "index.html").read_text(encoding="utf-8")
+
+
+def test_weights_of_training_come_first(context):
+    columns = store.read_table(context.path("reweight", "weights.parquet")).to_pydict()
+    columns["saliency"] = np.full(N, 2.0)
+    store.write_table(context.path("train", "weights.parquet"), columns, schema.WEIGHT_COLUMNS)
+    assert report.read_inputs(context).weights["saliency"][0] == 2
+
+
+def test_estimate():
+    config = config_lib.Config()
+    assert report.STAGE.estimate(config, Facts()).seconds is None
+    assert report.STAGE.estimate(config, Facts(train_images=10**6)).disk_bytes == 5 * 10**6

@@ -1,0 +1,157 @@
+"""The stage on a small work directory made by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from urnet_tf import schema, store
+from urnet_tf.config import load_config
+from urnet_tf.errors import UsageError
+from urnet_tf.stages import reweight
+from urnet_tf.stages.stage import Facts, StageContext
+
+SIZES, DIM = (24, 40, 12), 16
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """Three classes, 30 % wrong labels, features that tell the truth; one validation image."""
+    root = tmp_path_factory.mktemp("run")
+    for stage in ("pack", "baseline", "extract"):
+        (root / stage).mkdir()
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], SIZES)
+    count = len(labels)
+    truth = np.where(generator.random(count) < 0.3, (labels + 1) % 3, labels)
+    features = np.eye(3, DIM)[truth] * 3 + generator.standard_normal((count, DIM)) * 0.5
+    probs = np.full((count, 3), 0.1)
+    probs[np.arange(count), truth] = 0.8
+    order = np.argsort(-probs, axis=1, kind="stable")
+
+    everything = count + 1
+    columns = {name: [""] * everything for name in schema.INSTANCE_COLUMNS}
+    columns |= {
+        "instance_id": np.arange(everything), "label": [*labels, 0], "rank": np.arange(everything) % 12 + 1,
+        "split": ["train"] * count + ["val"], "path": [f"a/{i}.jpg" for i in range(everything)],
+        "source": [["google", "flickr"][i % 2] for i in range(everything)],
+        "query": [f"q{i % 3}" for i in range(everything)],
+        "width_px": [64] * everything, "height_px": [64] * everything,
+    }  # fmt: skip
+    store.write_table(root / "pack/instances.parquet", columns, schema.INSTANCE_COLUMNS)
+    names = ["lion", "school bus", "pizza"]
+    store.write_json(
+        root / "pack/classes.json",
+        [{"label": i, "id": f"n{i}", "name": n, "words": [n], "queries": []} for i, n in enumerate(names)],
+    )
+    store.write_array(root / "baseline/fold.npy", (np.arange(count) % 4).astype(np.int8))
+    store.write_array(root / "baseline/features.npy", np.r_[features, features[:1]].astype(np.float16))
+    store.write_array(root / "extract/topk_ids.npy", order[:, :2].astype(np.int32))
+    store.write_array(
+        root / "extract/topk_probs.npy", np.take_along_axis(probs, order, 1)[:, :2].astype(np.float32)
+    )
+    store.write_array(root / "extract/given_prob.npy", probs[np.arange(count), labels].astype(np.float32))
+    store.write_json(root / "extract/done.json", {"facts": {"features": "baseline/features.npy"}})
+    np.save(root / "truth.npy", truth)
+    return store.Workdir(root)
+
+
+def run(workdir, key, *overrides):
+    out = workdir.open_partial("reweight", key)
+    context = StageContext(load_config(None, ["reweight.confidence.epochs=10", *overrides]), workdir, out)
+    facts = reweight.run(context)
+    json.dumps(facts)
+    table = store.read_table(out / "weights.parquet")
+    assert table.column_names == list(schema.WEIGHT_COLUMNS)
+    return facts, {name: store.column(table, name) for name in table.column_names}, out
+
+
+def test_sound_weights_prefer_right_labels(workdir):
+    facts, columns, out = run(workdir, "sound")
+    right = np.load(workdir.root / "truth.npy") == columns["label"]
+    assert columns["sample_weight"].mean(dtype=float) == pytest.approx(1.0, abs=1e-5)
+    for name in ("cluster_weight", "confidence", "self_confidence", "sample_weight"):
+        assert columns[name][right].mean() > 1.3 * columns[name][~right].mean(), name
+    for label in range(3):
+        own = columns["label"] == label
+        for name in ("cluster_weight", "confidence", "self_confidence"):
+            assert columns[name][own].mean() == pytest.approx(1.0, abs=1e-5)
+    assert set(columns["cluster"]) <= set(range(5)) and columns["path"][3] == "a/3.jpg"
+    assert (columns["saliency"] == 1).all()
+
+    probs = np.load(out / "target_probs.npy")
+    np.testing.assert_allclose(probs.sum(axis=1), 1.0, rtol=1e-6)
+    np.testing.assert_array_equal(np.load(out / "target_ids.npy")[:, 0], columns["label"])
+    assert facts["clean_rate_estimate"] == pytest.approx(right.mean(), abs=0.02)
+    assert facts["bag_guarantee"] == pytest.approx(1 - (1 - facts["clean_rate_estimate"]) ** 3)
+    assert 10 < facts["effective_sample_size"] < sum(SIZES)
+
+
+def test_paper_form_is_the_literal_product(workdir):
+    facts, columns, out = run(workdir, "paper", "reweight.fidelity=paper")
+    assert (columns["self_confidence"] == 1).all()
+    product = columns["class_weight"] * columns["cluster_weight"] * columns["confidence"]
+    np.testing.assert_allclose(columns["sample_weight"], product, rtol=1e-5)
+    assert (columns["confidence"] < 0).mean() == pytest.approx(facts["negative_confidence_share"])
+    disagree = columns["supposed_label"] != columns["label"]
+    sums = np.load(out / "target_probs.npy").sum(axis=1)
+    np.testing.assert_allclose(sums, np.where(disagree, 0.8, 1.0), rtol=1e-6)
+    assert facts["factors"]["class_weight"]["max"] < 1.0
+
+
+def test_everything_off_is_ones(workdir):
+    names = ("class_weight", "cluster_weight", "confidence", "self_confidence", "soft_label")
+    facts, columns, out = run(workdir, "off", *(f"reweight.{name}.enabled=false" for name in names))
+    for name in ("class_weight", "cluster_weight", "confidence", "self_confidence", "sample_weight"):
+        assert (columns[name] == 1).all()
+    assert (columns["cluster"] == -1).all()
+    np.testing.assert_array_equal(np.load(out / "target_probs.npy"), [[1.0, 0.0]] * sum(SIZES))
+    assert facts["effective_sample_size"] == pytest.approx(sum(SIZES))
+
+
+def test_a_killed_run_goes_on_to_the_same_files(workdir, monkeypatch):
+    names = ("weights.parquet", "target_ids.npy", "target_probs.npy", "confidence.npy")
+    _, _, out = run(workdir, "whole")
+    expected = [(out / name).read_bytes() for name in names]
+
+    complete = store.UnitLog.complete
+
+    def complete_one(log, unit, facts=None):
+        complete(log, unit, facts)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store.UnitLog, "complete", complete_one)
+    with pytest.raises(KeyboardInterrupt):
+        run(workdir, "killed")
+    monkeypatch.setattr(store.UnitLog, "complete", complete)
+    _, _, out = run(workdir, "killed")
+    assert [(out / name).read_bytes() for name in names] == expected
+
+
+@pytest.mark.parametrize("kind", ["size", "quality", "density"])
+def test_other_kinds_of_cluster_weight(workdir, kind):
+    others = ("confidence", "self_confidence", "class_weight")
+    _, columns, _ = run(
+        workdir, kind, f"reweight.cluster_weight.kind={kind}",
+        *(f"reweight.{name}.enabled=false" for name in others),
+    )  # fmt: skip
+    assert columns["cluster_weight"].std() > 0
+
+
+def test_estimate_grows_with_the_data():
+    config = load_config()
+    small, large = (reweight.estimate(config, Facts(train_images=n)) for n in (1000, 1_000_000))
+    assert small.seconds < large.seconds and small.disk_bytes < large.disk_bytes
+    assert reweight.estimate(config, Facts()).seconds is None
+
+
+def test_another_file_of_text_vectors_is_another_input(tmp_path):
+    path = tmp_path / "a.vec"
+    config = load_config(None, [f"reweight.confidence.text_vectors={path}"])
+    with pytest.raises(UsageError, match="No such file"):
+        reweight.inputs(config)
+    path.write_text("1 2\nlion 1 2\n")
+    once = reweight.inputs(config)
+    path.write_text("1 2\nlion 1 2.5\n")
+    assert reweight.inputs(config) != once
+    assert reweight.inputs(load_config()) == ""

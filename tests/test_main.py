@@ -1,0 +1,46 @@
+"""The command line as a person meets it: help, exit status, one-sentence errors."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def urnet(*arguments, **kwargs):
+    return subprocess.run(
+        [sys.executable, "-m", "urnet_tf", *map(str, arguments)], capture_output=True, text=True, **kwargs
+    )
+
+
+def test_help_is_complete_and_comes_without_tensorflow():
+    done = urnet("--help", env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1"})
+    assert done.returncode == 0
+    for word in ("urnet run", "urnet why", "urnet draw", "--workdir", "--dry_run", "--from", "Exit status"):
+        assert word in done.stdout
+    assert "tensorflow" not in done.stderr and "keras" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Expected a command"),
+        (["rnu"], "received 'rnu'"),
+        (["run", "--nope"], "nope"),
+        (["run", "surplus"], "Did not expect 'surplus'"),
+        (["run"], "ingest.path"),
+        (["run", "--data", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["run", "--data", ".", "--set", "train.fit.learnin_rate=1"], "did you mean train.fit.learning_rate"),
+        (["run", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["run", "--data", ".", "--from", "trian"], "Expected a stage"),
+        (["draw"], "--out"),
+        (["why"], "Expected one image"),
+        (["train", "--data", "."], "run `urnet run` first"),
+    ],
+)
+def test_bad_usage_is_one_sentence_and_exit_2(tmp_path, arguments, message):
+    done = urnet(*arguments, cwd=tmp_path, env=os.environ | {"PYTHONPATH": os.getcwd()})
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

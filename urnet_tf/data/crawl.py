@@ -1,0 +1,214 @@
+"""What every reader returns: the listed rows of a crawl as Arrow columns, its classes, bad rows.
+
+Input: rows that a reader appends. Output: a `Crawl`, ready for 16 M rows: strings live in Arrow
+buffers (64-bit offsets), never as one Python object a row.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from urnet_tf.errors import UsageError
+from urnet_tf.schema import QUARANTINE_COLUMNS, STATUS, TRAIN
+
+TEXT_LIMIT = 4000  # characters kept of a title, description or tag list
+_CHUNK_ROWS = 100_000
+_TEXT = pa.large_string()
+
+ROW_SCHEMA = pa.schema(
+    [
+        ("split", _TEXT), ("label", pa.int32()), ("source", _TEXT), ("rank", pa.int32()), ("query", _TEXT),
+        ("title", _TEXT), ("description", _TEXT), ("tags", _TEXT), ("path", _TEXT),
+    ]
+)  # fmt: skip
+REJECTED_SCHEMA = pa.schema(
+    [(name, _TEXT if dtype == "string" else pa.int32()) for name, dtype in QUARANTINE_COLUMNS.items()]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Crawl:
+    """The listing of a crawl; no file of it was opened yet.
+
+    Attributes:
+      root: the directory that relative paths start from.
+      classes: dictionaries with label, id, name, words, queries; position = label.
+      rows: table of ROW_SCHEMA, in listing order.
+      rejected: table of REJECTED_SCHEMA: rows that cannot be used, and why.
+      notes: sentences for the log: what was odd, what was assumed.
+    """
+
+    root: str
+    classes: list[dict]
+    rows: pa.Table
+    rejected: pa.Table
+    notes: tuple[str, ...] = ()
+
+
+class RowBuilder:
+    """Collects tuples into Arrow chunks, so that few Python objects live at a time."""
+
+    def __init__(self, schema: pa.Schema):
+        self._schema, self._rows, self._batches = schema, [], []
+
+    def append(self, row: tuple) -> None:
+        """Adds a row, its values in the order of the schema."""
+        self._rows.append(row)
+        if len(self._rows) >= _CHUNK_ROWS:
+            self._flush()
+
+    def table(self) -> pa.Table:
+        """All rows appended so far."""
+        self._flush()
+        return pa.Table.from_batches(self._batches, self._schema)
+
+    def _flush(self):
+        if self._rows:
+            columns = zip(*self._rows, strict=True)
+            arrays = [pa.array(c, f.type) for c, f in zip(columns, self._schema, strict=True)]
+            self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+            self._rows = []
+
+
+def rejected_row(path, status, *, split=TRAIN, label=-1, source="", rank=0, reason=None) -> tuple:
+    """A row of REJECTED_SCHEMA; without `reason` it takes the sentence of the status."""
+    return (printable(path), split, label, source, rank, status, reason or STATUS[status])
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a file name, read with surrogate escapes, is valid UTF-8."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(path: str) -> str:
+    """A path with bytes that are not UTF-8 shown as backslash escapes."""
+    if is_utf8(path):
+        return path
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def clean_text(value) -> str:
+    """Text as valid UTF-8 of at most TEXT_LIMIT characters: "" for None, lists joined by ", "."""
+    if value is None:
+        return ""
+    if isinstance(value, (list, tuple)):
+        value = ", ".join(str(v) for v in value if v is not None)
+    text = str(value)[:TEXT_LIMIT]
+    return text if is_utf8(text) else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def running_number(*keys: np.ndarray) -> np.ndarray:
+    """Numbers the rows of each group 1, 2, … in the order given.
+
+    Args:
+      keys: int [N] each; rows with equal values in all of them form a group.
+
+    Returns:
+      int32 [N].
+    """
+    group = np.zeros(len(keys[0]), np.int64)
+    for key in keys:
+        _, codes = np.unique(key, return_inverse=True)
+        _, group = np.unique(group * (codes.max(initial=0) + 1) + codes, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    sizes = np.bincount(group)
+    starts = np.cumsum(sizes) - sizes
+    numbers = np.empty(len(group), np.int32)
+    numbers[order] = np.arange(len(group)) - np.repeat(starts, sizes) + 1
+    return numbers
+
+
+def codes_of(column: pa.ChunkedArray) -> tuple[np.ndarray, list]:
+    """Integer codes int32 [N] of a text column, and its distinct values by code."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32), encoded.dictionary.to_pylist()
+
+
+def keep_sources(crawl: Crawl, sources: Sequence[str]) -> Crawl:
+    """Only the training rows of these sources; evaluation rows stay.
+
+    Raises:
+      UsageError: no training row has one of the sources.
+    """
+    is_train = pc.equal(crawl.rows["split"], TRAIN)
+    found = sorted(pc.unique(crawl.rows["source"].filter(is_train)).to_pylist())
+    unknown = sorted(set(sources) - set(found))
+    if unknown:
+        raise UsageError(f"Expected ingest.sources among {found}; received {unknown[0]!r}.")
+    wanted = pc.is_in(crawl.rows["source"], value_set=pa.array(sources, _TEXT))
+    return dataclasses.replace(crawl, rows=crawl.rows.filter(pc.or_(pc.invert(is_train), wanted)))
+
+
+def keep_first_classes(crawl: Crawl, count: int) -> Crawl:
+    """Only the first classes; rows of others disappear, rows without a label stay."""
+    return dataclasses.replace(
+        crawl,
+        classes=crawl.classes[:count],
+        rows=crawl.rows.filter(pc.less(crawl.rows["label"], count)),
+        rejected=crawl.rejected.filter(pc.less(crawl.rejected["label"], count)),
+    )
+
+
+def cut_ranks(crawl: Crawl, max_rank: Mapping[str, int]) -> Crawl:
+    """Rejects training rows ranked below the limit of their source (ranks count inside a query).
+
+    Raises:
+      UsageError: no training row has such a source.
+    """
+    codes, sources = codes_of(crawl.rows["source"])
+    unknown = sorted(set(max_rank) - set(sources))
+    if unknown:
+        raise UsageError(
+            f"Expected sources among {sorted(sources)} in ingest.max_rank; received {unknown[0]!r}."
+        )
+    limits = np.array([max_rank.get(s, np.iinfo(np.int32).max) for s in sources], np.int64)
+    is_train = pc.equal(crawl.rows["split"], TRAIN).to_numpy()
+    cut = is_train & (crawl.rows["rank"].to_numpy() > limits[codes])
+    gone = crawl.rows.filter(pa.array(cut))
+    names = {s: f"{STATUS['rank_cut']} ({s}: {n})" for s, n in max_rank.items()}
+    reasons = [names[s] for s in gone["source"].to_pylist()]
+    rejected = rejections(gone, ["rank_cut"] * len(reasons), reasons)
+    return dataclasses.replace(
+        crawl,
+        rows=crawl.rows.filter(pa.array(~cut)),
+        rejected=pa.concat_tables([crawl.rejected, rejected]),
+    )
+
+
+def rejections(rows: pa.Table, statuses, reasons) -> pa.Table:
+    """Listed rows as rows of REJECTED_SCHEMA with a status and a reason each."""
+    columns = {name: rows[name] for name in ("path", "split", "label", "source", "rank")}
+    columns |= {"status": pa.array(statuses, _TEXT), "reason": pa.array(reasons, _TEXT)}
+    return pa.table(columns, schema=REJECTED_SCHEMA)
+
+
+def replace_split(crawl: Crawl, split: str, rows: pa.Table, rejected: pa.Table) -> Crawl:
+    """Puts other rows in the place of a whole split."""
+    kept = crawl.rows.filter(pc.not_equal(crawl.rows["split"], split))
+    kept_rejected = crawl.rejected.filter(pc.not_equal(crawl.rejected["split"], split))
+    return dataclasses.replace(
+        crawl,
+        rows=pa.concat_tables([kept, rows]),
+        rejected=pa.concat_tables([kept_rejected, rejected]),
+    )
+
+
+def class_entry(label: int, name: str, identity: str | None = None, words=None, queries=None) -> dict:
+    """One entry of classes.json."""
+    spoken = name.replace("_", " ").replace("-", " ").strip()
+    return {
+        "label": label,
+        "id": identity or name,
+        "name": name,
+        "words": list(words) if words is not None else [spoken],
+        "queries": list(queries) if queries is not None else [spoken],
+    }

@@ -1,0 +1,179 @@
+"""Encoded images to what a network sees, as TensorFlow graph functions: one code for training,
+evaluation and the served graph.
+
+Only core TensorFlow operations, so that TF Serving can run them. What cannot be read raises
+`tf.errors.InvalidArgumentError`; the first line of its message is for a person. `decode_batch` turns
+it into a flag.
+
+Images: uint8 or float32 [H, W, 3], RGB, 0-255.
+"""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from urnet_tf.data.image_formats import MAX_PIXELS, decode_rgb, exif_orientation  # noqa: F401  (part of this module)
+from urnet_tf.errors import UsageError
+
+CROPS = ("1", "5", "10", "grid")
+_AREA_FACTOR = 4.0  # from here on a cheap box filter reduces most of the way
+
+
+def resize_short_side(image, short_side_px: int):
+    """Reduces an image to a short side of `short_side_px`, keeping its shape; never enlarges.
+
+    Args:
+      image: uint8 [h, w, 3].
+
+    Returns:
+      uint8 [h', w', 3].
+    """
+    size = tf.shape(image)[:2]
+    short = tf.reduce_min(size)
+
+    def reduced():
+        factor = tf.cast(short_side_px, tf.float32) / tf.cast(short, tf.float32)
+        new = tf.maximum(short_side_px, tf.cast(tf.round(tf.cast(size, tf.float32) * factor), tf.int32))
+        return tf.saturate_cast(tf.round(resize(image, new[0], new[1])), tf.uint8)
+
+    return tf.cond(short > short_side_px, reduced, lambda: image)
+
+
+def central_square(image, fraction: float):
+    """The central square whose side is `fraction` of the short side: [s, s, 3] of the image's dtype."""
+    side = _square_side(image, fraction)
+    top, left = tf.unstack((tf.shape(image)[:2] - side) // 2)
+    return image[top : top + side, left : left + side]
+
+
+def resize(image, height, width):
+    """Resizes with an antialiased bilinear filter; large reductions start with a box filter.
+
+    Returns:
+      float32 [height, width, 3], 0-255.
+    """
+    size, new = tf.shape(image)[:2], tf.stack([height, width])
+
+    def changed():
+        factor = tf.reduce_min(tf.cast(size, tf.float32) / tf.cast(new, tf.float32))
+        smaller = tf.cond(
+            factor >= _AREA_FACTOR,
+            lambda: tf.image.resize(image, 2 * new, method="area"),  # takes uint8: no float copy of it all
+            lambda: tf.cast(image, tf.float32),
+        )
+        return tf.image.resize(smaller, new, antialias=True)
+
+    resized = tf.cond(tf.reduce_all(size == new), lambda: tf.cast(image, tf.float32), changed)
+    resized.set_shape([_static(height), _static(width), 3])
+    return resized
+
+
+def eval_image(
+    image_bytes,
+    image_size_px: int,
+    crop_fraction: float,
+    max_pixels: int = MAX_PIXELS,
+    short_side_px: int | None = None,
+):
+    """Decodes and shows the central square as a network sees it at test time.
+
+    Args:
+      short_side_px: larger images are first reduced to this short side, as packing does with those of
+        the image store; None = not.
+
+    Returns:
+      float32 [S, S, 3], RGB, 0-255.
+    """
+    image = decode_rgb(image_bytes, max_pixels)
+    if short_side_px is not None:
+        image = resize_short_side(image, short_side_px)
+    square = central_square(image, crop_fraction)
+    return resize(square, image_size_px, image_size_px)
+
+
+def decode_batch(
+    image_bytes,
+    image_size_px: int,
+    crop_fraction: float,
+    max_pixels: int = MAX_PIXELS,
+    short_side_px: int | None = None,
+):
+    """`eval_image` of many files; a bad one never harms the others.
+
+    Args:
+      image_bytes: string [n].
+
+    Returns:
+      images: float32 [n, S, S, 3], zeros where the file is bad.
+      valid: bool [n].
+    """
+    count = tf.size(image_bytes, out_type=tf.int64)
+    # An image that is always good keeps the batch from being empty.
+    sentinel = tf.io.encode_png(tf.zeros([1, 1, 3], tf.uint8))
+    files = tf.concat([image_bytes, sentinel[None]], 0)
+
+    def decoded(index, encoded):
+        return index, eval_image(encoded, image_size_px, crop_fraction, max_pixels, short_side_px)
+
+    dataset = tf.data.Dataset.from_tensor_slices((tf.range(count + 1), files))
+    dataset = dataset.map(decoded, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors().batch(count + 1)
+    indices, images = dataset.get_single_element()
+    indices, images = indices[:-1], images[:-1]  # order is kept: the sentinel is last
+    valid = tf.scatter_nd(indices[:, None], tf.ones_like(indices, tf.int32), count[None]) > 0
+    shape = tf.stack([count, image_size_px, image_size_px, 3])
+    images = tf.scatter_nd(indices[:, None], images, shape)
+    return tf.ensure_shape(images, [None, image_size_px, image_size_px, 3]), valid
+
+
+def num_views(crops: str, scales: Sequence[float]) -> int:
+    """How many views `views` gives."""
+    if crops not in CROPS:
+        raise UsageError(f"Expected crops to be one of {', '.join(CROPS)}; received {crops!r}.")
+    if not scales or min(scales) <= 0:
+        raise UsageError(f"Expected scales above 0; received {list(scales)}.")
+    return {"1": 1, "5": 5, "10": 10, "grid": 9}[crops] * len(scales) + (crops == "grid")
+
+
+def views(image, image_size_px: int, crops: str, scales: Sequence[float], crop_fraction: float):
+    """Square views of one image for multi-crop, multi-scale testing.
+
+    Args:
+      image: uint8 [h, w, 3].
+      crops: "1" centre; "5" centre and corners; "10" these and their mirror images; "grid" 3 x 3
+        places, and at the end the whole image squeezed to a square.
+      scales: at scale s a square of `crop_fraction / s` of the short side (at most all of it) fills
+        the view. "1" at scale 1.0 is `eval_image`.
+
+    Returns:
+      float32 [V, S, S, 3], 0-255; V = `num_views(crops, scales)`; scale by scale.
+    """
+    num_views(crops, scales)  # checks the arguments
+    places = {
+        "1": [(1, 1)],
+        "grid": [(row, column) for row in range(3) for column in range(3)],
+    }.get(crops, [(1, 1), (0, 0), (0, 2), (2, 0), (2, 2)])
+    result = []
+    for scale in scales:
+        side = _square_side(image, crop_fraction / scale)
+        room = tf.shape(image)[:2] - side
+        squares = []
+        for row, column in places:
+            top, left = room[0] * row // 2, room[1] * column // 2
+            square = image[top : top + side, left : left + side]
+            squares.append(resize(square, image_size_px, image_size_px))
+        if crops == "10":
+            squares += [tf.reverse(square, [1]) for square in squares]
+        result += squares
+    if crops == "grid":
+        result.append(resize(image, image_size_px, image_size_px))
+    return tf.stack(result)
+
+
+def _square_side(image, fraction):
+    short = tf.reduce_min(tf.shape(image)[:2])
+    side = tf.cast(tf.round(fraction * tf.cast(short, tf.float32)), tf.int32)
+    return tf.clip_by_value(side, 1, short)
+
+
+def _static(value):
+    return None if tf.is_tensor(value) else value

@@ -1,0 +1,154 @@
+"""The image store: packed images in ArrayRecord shards, read at random by instance id.
+
+    images-00000.arrayrecord ...   one JPEG a record, in id order
+    shards.json                    [{"first_id": 0, "count": 2048}, ...], one entry a shard
+
+Records are single and uncompressed ("group_size:1,uncompressed"), so a read touches what it returns.
+No TensorFlow here.
+"""
+
+import collections
+import json
+import os
+import pathlib
+import threading
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from urnet_tf import store
+from urnet_tf.errors import UsageError
+
+INDEX_FILE = "shards.json"
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # no threads and no buffers: random access
+_MAX_OPEN = 512  # below the usual limit of 1024 open files
+
+
+class ImageStore:
+    """Encoded images by instance id.
+
+    Several threads may read at once. A pickled store opens its files anew.
+
+    Args:
+      directory: holds the shards and `shards.json`.
+      max_open: shards kept open; the one that was not read for longest is closed.
+
+    Raises:
+      UsageError: the directory holds no image store.
+    """
+
+    def __init__(self, directory: str | os.PathLike, max_open: int = _MAX_OPEN):
+        self.directory = pathlib.Path(directory)
+        self._max_open = max_open
+        try:
+            shards = store.read_json(self.directory / INDEX_FILE)
+        except (OSError, json.JSONDecodeError) as error:
+            raise UsageError(f"Expected an image store in {self.directory}; {INDEX_FILE}: {error}.") from None
+        self._first_ids = np.array([shard["first_id"] for shard in shards], np.int64)
+        self._size = sum(shard["count"] for shard in shards)
+        self._readers = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getstate__(self):
+        return {"directory": self.directory, "max_open": self._max_open}
+
+    def __setstate__(self, state):
+        self.__init__(**state)
+
+    def read(self, ids: Sequence[int] | np.ndarray) -> list[bytes]:
+        """Reads images in the order of `ids`, which may repeat.
+
+        Raises:
+          UsageError: an id is not in the store.
+        """
+        ids = np.asarray(ids, np.int64)
+        if not len(ids):
+            return []
+        if ids.min() < 0 or ids.max() >= self._size:
+            raise UsageError(
+                f"Expected image ids from 0 to {self._size - 1}; received {ids.min()} to {ids.max()}."
+            )
+        shards = np.searchsorted(self._first_ids, ids, side="right") - 1
+        result = [b""] * len(ids)
+        by_shard = np.argsort(shards, kind="stable")
+        borders = np.flatnonzero(np.diff(shards[by_shard])) + 1
+        for places in np.split(by_shard, borders):
+            shard = int(shards[places[0]])
+            records = self._reader(shard).read((ids[places] - self._first_ids[shard]).tolist())
+            for place, record in zip(places, records, strict=True):
+                result[place] = record
+        return result
+
+    def _reader(self, shard):
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        with self._lock:
+            reader = self._readers.get(shard)
+            if reader is None:
+                reader = ArrayRecordReader(os.fspath(shard_path(self.directory, shard)), _READER_OPTIONS)
+                self._readers[shard] = reader
+                if len(self._readers) > self._max_open:
+                    # Not closed by hand: another thread may be reading; its last reference closes it.
+                    self._readers.popitem(last=False)
+            self._readers.move_to_end(shard)
+            return reader
+
+
+def shard_path(directory: str | os.PathLike, shard: int) -> pathlib.Path:
+    """The file of a shard."""
+    return pathlib.Path(directory) / f"images-{shard:05d}.arrayrecord"
+
+
+def write_shard(directory: str | os.PathLike, shard: int, records: Iterable[bytes]) -> None:
+    """Writes one shard atomically; equal records give equal files."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    with store.atomic_path(shard_path(directory, shard)) as temporary:
+        writer = ArrayRecordWriter(os.fspath(temporary), _WRITER_OPTIONS)
+        try:
+            for record in records:
+                writer.write(record)
+        finally:
+            writer.close()
+
+
+def write_index(directory: str | os.PathLike, counts: Sequence[int]) -> None:
+    """Writes `shards.json`, which makes the shards a store; `counts` are the records of each shard."""
+    first_ids = np.cumsum([0, *counts[:-1]])
+    shards = [{"first_id": int(f), "count": int(c)} for f, c in zip(first_ids, counts, strict=True)]
+    store.write_json(pathlib.Path(directory) / INDEX_FILE, shards)
+
+
+def plain_jpeg(data: bytes, short_side_px: int) -> bytes | None:
+    """A file that can be stored as it is, less its metadata; None if it must be encoded anew.
+
+    It can when it is a baseline JPEG of 8 bits, gray or of three channels, with a short side of at most
+    `short_side_px`. Comments and application data (EXIF, position, thumbnails, profiles) are cut out, but for
+    the two segments that say how colours are coded. Whether the picture data is sound is not looked at, and
+    neither is the EXIF orientation.
+    """
+    if data[:2] != b"\xff\xd8":
+        return None
+    kept, position, is_baseline = [data[:2]], 2, False
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == 0xDA:  # start of scan: the picture data follows
+            return b"".join([*kept, data[position:]]) if is_baseline else None
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xCC):  # a frame header
+            frame = data[position + 4 : end]
+            if marker != 0xC0 or len(frame) < 6 or frame[0] != 8 or frame[5] not in (1, 3):
+                return None
+            short_side = min(int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big"))
+            if not 0 < short_side <= short_side_px:
+                return None
+            is_baseline = True
+        is_metadata = marker == 0xFE or (0xE0 <= marker <= 0xEF and marker not in (0xE0, 0xEE))
+        if not is_metadata:
+            kept.append(data[position:end])
+        position = end
+    return None

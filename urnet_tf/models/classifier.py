@@ -1,0 +1,59 @@
+"""The plain classifier: dropout and one dense layer on features, alone or behind a backbone."""
+
+import keras
+from keras import layers
+
+from urnet_tf.models.seeding import glorot_uniform, layer_seed
+
+LOGITS = "instance_logits"
+
+
+def build_classifier(
+    feature_dim_or_backbone: int | keras.Model, num_classes: int, *, dropout: float = 0.5, seed: int = 0
+) -> keras.Model:
+    """Builds features [B, D] → logits float32 [B, C], or images → logits when given a backbone.
+
+    Args:
+      feature_dim_or_backbone: D, or a model image → features, which becomes a part of the result.
+      num_classes: C.
+      dropout: rate before the dense layer.
+      seed: of the initial weights and of dropout.
+    """
+    inputs, features = _inputs(feature_dim_or_backbone)
+    x = layers.Dropout(dropout, seed=layer_seed(seed, "dropout"), name="instance_dropout")(features)
+    logits = layers.Dense(
+        num_classes, kernel_initializer=glorot_uniform(seed, LOGITS), dtype="float32", name=LOGITS
+    )(x)
+    return keras.Model(inputs, logits, name="classifier")
+
+
+def compose(backbone: keras.Model, head: keras.Model) -> keras.Model:
+    """Joins a backbone image → features and a head features → logits; weights are shared, not copied."""
+    image = keras.Input(backbone.input_shape[1:], name="image")
+    return keras.Model(image, head(backbone(image)), name="image_classifier")
+
+
+def backbone_of(model: keras.Model) -> keras.Model:
+    """The backbone inside a model that was built on one.
+
+    Raises:
+      ValueError: there is none.
+    """
+    nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    if not nested:
+        raise ValueError(f"Expected a model built on a backbone; {model.name} works on features.")
+    return nested[0]
+
+
+def head_of(model: keras.Model) -> keras.Model:
+    """The part features → logits of a classifier; weights are shared, not copied."""
+    features = keras.Input((model.get_layer(LOGITS).kernel.shape[0],), name="features")
+    return keras.Model(features, model.get_layer(LOGITS)(features), name="head")
+
+
+def _inputs(feature_dim_or_backbone):
+    if isinstance(feature_dim_or_backbone, keras.Model):
+        image = keras.Input(feature_dim_or_backbone.input_shape[1:], name="image")
+        return image, feature_dim_or_backbone(image)
+    features = keras.Input((feature_dim_or_backbone,), name="features")
+    return features, features

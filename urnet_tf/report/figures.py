@@ -1,0 +1,213 @@
+"""Drawings of the report: small inline SVG with selectable text, coloured by classes of the style sheet.
+
+Each function returns `Markup` and escapes every text it is given. Widths are in CSS pixels: a
+drawing shrinks with its column but does not grow beyond its size. Series 0, 1, ... take the
+colours `s0`, `s1`, ...; equal input gives equal text.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 440, 225
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 14, 40
+SERIES_COLOURS = 6
+
+
+def draw_columns(parts: np.ndarray, names: Sequence[str], label: str, x_label: str) -> Markup:
+    """Stacked columns without gaps: a profile of many classes.
+
+    Args:
+      parts: float [M, S], heights of S series in M columns.
+      names: of the S series.
+      label: what the drawing shows, for those who cannot see it.
+    """
+    width, height = 1040, 230
+    top = _nice_top(parts.sum(1).max())
+    right, base = width - _RIGHT, height - _BOTTOM
+    step = (right - _LEFT) / len(parts)
+    gap = min(step * 0.18, 3)
+    body = [_y_axis(np.array([0, top / 2, top]), [0, top], width, height, _plain_number)]
+    for i, column in enumerate(parts):
+        y = float(base)
+        for s, value in enumerate(column):
+            tall = float(value) / top * (base - _TOP)
+            if tall > 0:
+                y -= tall
+                body.append(
+                    f'<rect class="s{s % SERIES_COLOURS}" x="{_LEFT + i * step + gap / 2:.2f}" y="{y:.2f}" '
+                    f'width="{step - gap:.2f}" height="{tall:.2f}"/>'
+                )
+    body.append(_text(_LEFT, height - 14, x_label, "start"))
+    return _svg(width, height, label, body) + draw_legend(names)
+
+
+def draw_lines(
+    curves: Sequence[tuple[str, np.ndarray, np.ndarray]], label: str, x_label: str, y_label: str
+) -> Markup:
+    """Curves of shares (0..1) against a number: (name, x [b], y [b]) each."""
+    x_all = np.concatenate([x for _, x, _ in curves])
+    x_range = [0.0, float(x_all.max()) * 1.02]
+    peak = max(float(np.max(y)) for _, _, y in curves)
+    step = _nice_top(peak / 5)
+    ticks = np.arange(np.ceil(peak / step) + 1) * step
+    top = max(float(ticks[-1]), step)
+    body = [_y_axis(ticks, [0, top], WIDTH, HEIGHT, format_percent)]
+    body.append(_x_axis(_nice_ticks(*x_range), x_range, WIDTH, HEIGHT, _plain_number))
+    for s, (name, x, y) in enumerate(curves):
+        px, py = _across(x, x_range, WIDTH), _up(y, [0, top], HEIGHT)
+        points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(px, py, strict=True))
+        body.append(f'<polyline class="line l{s % SERIES_COLOURS}" points="{points}"/>')
+        for a, b, value, at in zip(px, py, y, x, strict=True):
+            tip = f"{name}, {x_label} {at:.0f}: {format_percent(value)}"
+            body.append(_dot(a, b, s, tip))
+    body.append(_text((_LEFT + WIDTH) / 2, HEIGHT - 6, x_label, "middle"))
+    svg = _svg(WIDTH, HEIGHT, f"{label}; {y_label} against {x_label}", body)
+    return svg + draw_legend([name for name, _, _ in curves])
+
+
+def draw_histogram(histogram: dict, label: str, width: int = 340, height: int = 150) -> Markup:
+    """One histogram of `summary.histogram_of`; a dashed line stands at 1, an average image."""
+    counts, edges = histogram["counts"], histogram["edges"]
+    scale = np.log if histogram["ratio"] else np.asarray
+    span = [float(scale(edges[0])), float(scale(edges[-1]))]
+    left = 10
+
+    def across(value):
+        return left + (float(scale(value)) - span[0]) / (span[1] - span[0]) * (width - 2 * left)
+
+    base, top = height - 24, 8
+    body = [f'<line class="axis" x1="{left}" y1="{base}" x2="{width - left}" y2="{base}"/>']
+    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
+        if count:
+            tall = max(count / counts.max() * (base - top), 1.0)
+            tip = f"{_short(low)} to {_short(high)}: {int(count):,} images"
+            body.append(
+                f'<rect class="s0" x="{across(low) + 0.5:.2f}" y="{base - tall:.2f}" '
+                f'width="{max(across(high) - across(low) - 1, 0.5):.2f}" height="{tall:.2f}">'
+                f"<title>{escape(tip)}</title></rect>"
+            )
+    if edges[0] < 1 < edges[-1]:
+        body.append(f'<line class="mark" x1="{across(1):.1f}" y1="{top}" x2="{across(1):.1f}" y2="{base}"/>')
+    ticks = _ratio_ticks(edges[0], edges[-1]) if histogram["ratio"] else _nice_ticks(edges[0], edges[-1])
+    last = -1e9
+    for tick in ticks:
+        if across(tick) - last >= 34:
+            last = across(tick)
+            anchor = "start" if last < left + 8 else "end" if last > width - left - 8 else "middle"
+            body.append(_text(last, height - 8, _short(tick), anchor))
+    return _svg(width, height, label, body)
+
+
+def draw_reliability(curves: Sequence[tuple[str, dict]], label: str) -> Markup:
+    """Accuracy against confidence for each model: (name, `summary.compute_reliability`)."""
+    span, width, height = [0.0, 1.0], 400, 340
+    ticks = np.linspace(0, 1, 5)
+    body = [
+        _y_axis(ticks, span, width, height, format_percent),
+        _x_axis(ticks, span, width, height, format_percent),
+    ]
+    x, y = _across(np.array(span), span, width), _up(np.array(span), span, height)
+    body.append(f'<line class="mark" x1="{x[0]:.1f}" y1="{y[0]:.1f}" x2="{x[1]:.1f}" y2="{y[1]:.1f}"/>')
+    for s, (name, bins) in enumerate(curves):
+        px, py = _across(bins["confidence"], span, width), _up(bins["accuracy"], span, height)
+        points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(px, py, strict=True))
+        body.append(f'<polyline class="line m{s}" points="{points}"/>')
+        table = zip(px, py, bins["confidence"], bins["accuracy"], bins["count"], strict=True)
+        for a, b, sure, right, n in table:
+            tip = f"{name}: {format_percent(sure)} sure, {format_percent(right)} right, {n:,} images"
+            body.append(_dot(a, b, s, tip, "m"))
+    body.append(_text((_LEFT + width) / 2, height - 6, "how sure the model is", "middle"))
+    return _svg(width, height, label, body) + draw_legend([name for name, _ in curves], "m")
+
+
+def format_percent(share: float | None, digits: int | None = None) -> str:
+    """A share in percent; without `digits` small ones get one decimal. A dash for None and NaN."""
+    if share is None or not np.isfinite(share):
+        return "–"
+    if 0 < share < 0.0005:
+        return "under 0.1\N{NO-BREAK SPACE}%"
+    if digits is None:
+        digits = 1 if share < 0.0995 and round(100 * share, 1) % 1 else 0
+    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def draw_legend(names: Sequence[str], kind: str = "s") -> Markup:
+    """Coloured squares with names; nothing for a single series without a name."""
+    if len(names) == 1 and not names[0]:
+        return Markup()
+    items = [
+        f'<span><i class="key {kind}{i % SERIES_COLOURS}"></i>{escape(name or "source not given")}</span>'
+        for i, name in enumerate(names)
+    ]
+    return Markup(f'<div class="legend">{"".join(items)}</div>')
+
+
+def _svg(width, height, label, body):
+    box = f'viewBox="0 0 {width} {height}" style="max-width:{width}px"'
+    return Markup(
+        f'<svg {box} role="img" aria-label="{escape(label)}"><title>{escape(label)}</title>'
+        f"{''.join(map(str, body))}</svg>"
+    )
+
+
+def _dot(x, y, s, tip, kind="s"):
+    place = f'cx="{x:.1f}" cy="{y:.1f}" r="3.2"'
+    return f'<circle class="{kind}{s % SERIES_COLOURS}" {place}><title>{escape(tip)}</title></circle>'
+
+
+def _text(x, y, text, anchor):
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _across(values, span, width):
+    return _LEFT + (np.asarray(values, float) - span[0]) / (span[1] - span[0]) * (width - _LEFT - _RIGHT)
+
+
+def _up(values, span, height):
+    share = (np.asarray(values, float) - span[0]) / (span[1] - span[0])
+    return height - _BOTTOM - share * (height - _BOTTOM - _TOP)
+
+
+def _y_axis(ticks, span, width, height, form):
+    lines = []
+    for tick, y in zip(ticks, _up(ticks, span, height), strict=True):
+        lines.append(f'<line class="grid" x1="{_LEFT}" y1="{y:.1f}" x2="{width - _RIGHT}" y2="{y:.1f}"/>')
+        lines.append(_text(_LEFT - 6, y + 4, form(tick), "end"))
+    return "".join(lines)
+
+
+def _x_axis(ticks, span, width, height, form):
+    base = height - _BOTTOM
+    places = _across(ticks, span, width)
+    return "".join(_text(x, base + 16, form(t), "middle") for t, x in zip(ticks, places, strict=True))
+
+
+def _nice_ticks(low, high, wanted=5):
+    step = _nice_top((high - low) / wanted) if high > low else 1.0
+    return np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
+
+
+def _ratio_ticks(low, high):
+    powers = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    ticks = (np.array([1.0, 2.0, 5.0])[None] * 10.0 ** powers[:, None]).ravel()
+    if high / low > 1000:
+        ticks = 10.0**powers
+    return ticks[(ticks >= low * 0.999) & (ticks <= high * 1.001)]
+
+
+def _nice_top(value):
+    """The smallest of 1, 1.5, 2, 3, 4, 5, 6, 8, 10 times a power of ten that is not below `value`."""
+    if not value > 0:
+        return 1.0
+    power = 10.0 ** np.floor(np.log10(value))
+    return float(next(m for m in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if m * power >= value * 0.9999) * power)
+
+
+def _plain_number(value):
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
+
+
+def _short(value):
+    return f"{value:.3g}"

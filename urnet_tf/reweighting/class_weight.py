@@ -1,0 +1,55 @@
+"""Class weights against unequal class sizes (Sec. 4.1, Eq. 2-4).
+
+In: the labels of the training images. Out: one weight a class, float32 [C].
+
+  r_j = 1 / N_j                                  (Eq. 2-3, up to a constant that cancels)
+  paper: w_j = (1 - alpha) + alpha r_j / sum(r)  (Eq. 4)
+  sound: w_j = (1 - alpha) + alpha N / (C N_j)
+"""
+
+import numpy as np
+
+from urnet_tf.reweighting import SOUND, is_literal
+
+
+def compute_class_weight(
+    labels: np.ndarray, *, num_classes: int, alpha: float, fidelity: str = SOUND
+) -> np.ndarray:
+    """The weight of every class, higher for small classes.
+
+    A class without images has r_j = 0, so its weight is 1 - alpha; no image receives it.
+
+    Args:
+      labels: int [N], 0..num_classes-1.
+      alpha: 0 = all weights equal, 1 = every class has the same sum of weights.
+      fidelity: "paper" or "sound".
+
+    Returns:
+      float32 [C].
+
+    Source: Eq. 2-4, Sec. 4.1.
+    Differs: in "sound", r_j / sum(r) (which is about 1 / C, so that the paper's weights hardly vary
+    when there are many classes) is replaced by N / (C N_j), C counting the classes with images. The
+    mean over images is then 1 for every alpha.
+    """
+    sizes = count_labels(labels, num_classes)
+    inverse = np.divide(1.0, sizes, out=np.zeros(num_classes), where=sizes > 0)
+    if is_literal(fidelity):
+        share = inverse / max(inverse.sum(), np.finfo(float).tiny)
+    else:
+        share = inverse * len(labels) / max(np.count_nonzero(sizes), 1)
+    return ((1.0 - alpha) + alpha * share).astype(np.float32)
+
+
+def count_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """How many instances every class has: int64 [C].
+
+    Raises:
+      ValueError: a label lies outside of 0..num_classes-1.
+    """
+    labels = np.asarray(labels)
+    if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
+        raise ValueError(
+            f"Expected labels in 0..{num_classes - 1}; received {labels.min()}..{labels.max()}."
+        )
+    return np.bincount(labels, minlength=num_classes)

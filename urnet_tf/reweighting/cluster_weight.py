@@ -1,0 +1,212 @@
+"""Cluster weights against diversity inside and similarity between classes (Sec. 4.2, Eq. 5-6).
+
+For every class: k-means over the L2-normalised features of the class and the classes it is most
+confused with; an instance gets the weight of its group. In: predictions of the baseline, class-sorted
+features [N, D] on disk. Out: a group and a weight an instance.
+
+  size:    n_g / n                 the group's share of everything clustered (paper)
+  purity:  own_g / n_g             the share of the group that carries the class's own label
+  quality: mean quality of the class's own members
+  density: n_g / (n s_g)           s_g = mean squared distance to the group's centre
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from urnet_tf.errors import RunError
+from urnet_tf.reweighting import SOUND, is_literal
+from urnet_tf.reweighting.combine import scale_to_class_mean
+
+Slice = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """The groups of one class."""
+
+    group: np.ndarray  # int32 [n]: group of each of the class's own instances
+    size: np.ndarray  # int64 [k]: members from all of the classes
+    own: np.ndarray  # int64 [k]: members from the class itself
+    spread: np.ndarray  # float64 [k]: mean squared distance to the centre
+
+
+def confusion_from_predictions(labels: np.ndarray, predicted: np.ndarray, *, num_classes: int) -> np.ndarray:
+    """How many instances of class i were predicted as class j: int32 [C, C] (100 MB at C = 5000)."""
+    pairs = np.asarray(labels, np.int64) * num_classes + predicted
+    counts = np.bincount(pairs, minlength=num_classes * num_classes)
+    return counts.reshape(num_classes, num_classes).astype(np.int32)
+
+
+def most_confused(confusion: np.ndarray, *, neighbours: int) -> np.ndarray:
+    """The classes that every class is most confused with.
+
+    Both directions count: images of i taken for j and images of j taken for i. Equal counts go to
+    the smaller class id, so there are always min(neighbours, C - 1) of them.
+
+    Returns:
+      int32 [C, min(neighbours, C - 1)], most confused first.
+
+    Source: Sec. 4.2.
+    """
+    num_classes = len(confusion)
+    count = min(neighbours, num_classes - 1)
+    chosen = np.empty((num_classes, count), np.int32)
+    for label in range(num_classes):
+        both = confusion[label].astype(np.int64) + confusion[:, label]
+        both[label] = -1
+        chosen[label] = np.argsort(-both, kind="stable")[:count]
+    return chosen
+
+
+def compute_groups(
+    features: np.ndarray, num_own: int, *, clusters: int, pca_dim: int | None, n_init: int, seed: int
+) -> Groups:
+    """k-means over the features of a class (the first `num_own` rows) and of its neighbours.
+
+    One thread and a given seed: the result repeats bitwise. Fewer distinct points than `clusters`
+    make as many groups as there are points.
+
+    Args:
+      features: float [n, D]; float16 is cast to float32 (scikit-learn would go to float64).
+      pca_dim: principal components kept before k-means, or None for all features.
+
+    Source: Sec. 4.2.
+    Differs: features are L2-normalised, and reduced by PCA to be ten times faster.
+    """
+    import sklearn.cluster
+    import sklearn.decomposition
+    import threadpoolctl
+
+    points = _normalised(features)
+    clusters = _count_distinct(points, at_most=clusters)
+    with threadpoolctl.threadpool_limits(1):
+        if pca_dim is not None and pca_dim < min(points.shape):
+            reduce = sklearn.decomposition.PCA(pca_dim, svd_solver="randomized", random_state=seed)
+            points = np.ascontiguousarray(reduce.fit_transform(points))
+        if clusters <= 1:
+            group, centres = np.zeros(len(points), np.int32), points[:1]
+        else:
+            kmeans = sklearn.cluster.KMeans(clusters, n_init=n_init, algorithm="lloyd", random_state=seed)
+            fitted = kmeans.fit(points)
+            group, centres = fitted.labels_.astype(np.int32), fitted.cluster_centers_
+    squared = np.square(points - centres[group], dtype=np.float64).sum(axis=1)
+    size = np.bincount(group, minlength=len(centres))
+    spread = np.bincount(group, weights=squared, minlength=len(centres)) / np.maximum(size, 1)
+    own = np.bincount(group[:num_own], minlength=len(centres))
+    return Groups(group[:num_own], size, own, spread)
+
+
+def cluster_class(
+    label: int, slices: Sequence[Slice], *, features_path: str, seed: int, settings: Mapping
+) -> Groups:
+    """The groups of one class; depends on nothing but its arguments.
+
+    Args:
+      slices: rows of the feature file: first those of the class, then those of its neighbours.
+      features_path: `.npy` file, float [N, D].
+      seed: of the run; the class draws its own from it.
+      settings: clusters, pca_dim and n_init of `compute_groups`.
+    """
+    column = np.load(features_path, mmap_mode="r")
+    features = np.concatenate([column[start:stop] for start, stop in slices])
+    class_seed = int(np.random.SeedSequence([seed, label]).generate_state(1)[0])
+    return compute_groups(features, slices[0][1] - slices[0][0], seed=class_seed, **settings)
+
+
+def cluster_classes(
+    labels: Sequence[int],
+    slices: Sequence[Sequence[Slice]],
+    *,
+    features_path: str,
+    seed: int,
+    settings: Mapping,
+    workers: int = 1,
+) -> Iterator[tuple[int, Groups]]:
+    """Runs `cluster_class` over classes and yields (label, groups) in order.
+
+    The results do not depend on the number of workers. `workers` > 1 starts processes, which costs
+    some seconds each.
+
+    Raises:
+      RunError: a worker process was killed.
+    """
+    arguments = {"features_path": str(features_path), "seed": seed, "settings": dict(settings)}
+    if workers <= 1:
+        for label, rows in zip(labels, slices, strict=True):
+            yield label, cluster_class(label, rows, **arguments)
+        return
+
+    import concurrent.futures
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")  # a fork would copy TensorFlow's threads and locks
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+        futures = [
+            pool.submit(cluster_class, label, rows, **arguments)
+            for label, rows in zip(labels, slices, strict=True)
+        ]
+        try:
+            for label, future in zip(labels, futures, strict=True):
+                yield label, future.result()
+        except concurrent.futures.process.BrokenProcessPool:
+            raise RunError(
+                "A process that clusters classes was killed, perhaps because memory ran out. Complete "
+                "classes are kept: run again, with a smaller runtime.workers."
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def compute_group_score(groups: Groups, *, kind: str, quality: np.ndarray | None = None) -> np.ndarray:
+    """The score of every group of a class: float64 [k]; see the module's top for the kinds.
+
+    Args:
+      kind: "size", "purity", "quality" or "density".
+      quality: float [n], of the class's own instances; for "quality".
+
+    Raises:
+      ValueError: an unknown kind, or "quality" without values.
+    """
+    total = groups.size.sum()
+    if kind == "size":
+        return groups.size / max(total, 1)
+    if kind == "purity":
+        return groups.own / np.maximum(groups.size, 1)
+    if kind == "quality" and quality is not None:
+        sums = np.bincount(groups.group, weights=quality, minlength=len(groups.size))
+        return sums / np.maximum(groups.own, 1)
+    if kind == "density":
+        tightest = max(groups.spread.max(initial=0.0) * 1e-3, 1e-12)  # a group of equal images
+        return groups.size / (max(total, 1) * np.maximum(groups.spread, tightest))
+    raise ValueError(f"Expected size, purity, density, or quality with values; received {kind!r}.")
+
+
+def compute_cluster_weight(
+    scores: np.ndarray, labels: np.ndarray, *, num_classes: int, fidelity: str = SOUND
+) -> np.ndarray:
+    """The cluster weight of every instance from the score of its group: float32 [N].
+
+    Source: Eq. 5-6, Sec. 4.2, with the scores of kind "size".
+    Differs: in "sound" the mean inside each class is 1, and the default score is purity: where many
+    images show something else altogether, the largest group is where these gather.
+    """
+    if is_literal(fidelity):
+        return np.asarray(scores, np.float32)
+    return scale_to_class_mean(scores, labels, num_classes=num_classes)
+
+
+def _normalised(features):
+    points = np.asarray(features, np.float32)
+    length = np.sqrt(np.square(points).sum(axis=1, keepdims=True))
+    return points / np.maximum(length, np.finfo(np.float32).tiny)
+
+
+def _count_distinct(points, at_most):
+    """How many different rows there are, counting no further than `at_most`."""
+    found = 0
+    while len(points) and found < at_most:
+        found += 1
+        points = points[(points != points[0]).any(axis=1)]
+    return found

@@ -1,0 +1,106 @@
+"""From factors to the one `sample_weight` that training receives.
+
+In: columns float32 [N] (class, cluster, image-text and self-confidence weights). Out: their
+product, clipped and scaled once at the end.
+
+  sound: w_i = clip(c prod_f w_fi, smallest, largest), c such that mean(w) = 1
+  paper: w_i = prod_f w_fi                        (Eq. 9 holds the product)
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from urnet_tf.errors import UsageError
+from urnet_tf.reweighting import SOUND, is_literal
+from urnet_tf.reweighting.class_weight import count_labels
+
+
+def scale_to_class_mean(
+    values: np.ndarray, labels: np.ndarray, *, num_classes: int, floor: float = 0.0
+) -> np.ndarray:
+    """Divides by the mean of the own class, after lifting small values to a share of that mean.
+
+    Args:
+      values: float [N]; negative ones count as 0.
+      labels: int [N].
+      floor: the smallest value, as a share of the class mean before lifting; 0 = not lifted.
+
+    Returns:
+      float32 [N] with mean 1 inside each class. A class whose values are all 0 gets ones.
+    """
+    values = np.maximum(np.asarray(values, np.float64), 0.0)
+    if not np.isfinite(values).all():
+        raise ValueError("Expected finite values to weigh by; received NaN or infinity.")
+    sizes = np.maximum(count_labels(labels, num_classes), 1)
+
+    def class_mean(column):
+        return np.bincount(labels, weights=column, minlength=num_classes) / sizes
+
+    mean = class_mean(values)
+    values = np.maximum(values, floor * mean[labels])
+    values = np.where(mean[labels] > 0, values, 1.0)
+    mean = class_mean(values)
+    return (values / mean[labels]).astype(np.float32)
+
+
+def combine_weights(
+    factors: Sequence[np.ndarray], *, smallest: float = 0.05, largest: float = 10.0, fidelity: str = SOUND
+) -> np.ndarray:
+    """The product of the factors, scaled to mean 1 inside of [smallest, largest].
+
+    Scaling first and clipping afterwards would move the mean, the other way round the bounds. So the
+    scale c is solved for: mean(clip(c p, smallest, largest)) = 1 rises with c and has one solution.
+
+    Args:
+      factors: float [N] each, at least one.
+      smallest: "sound": the smallest weight, below 1.
+      largest: "sound": the largest weight, above 1. Where so many products are 0 that both cannot
+        hold, the mean does.
+
+    Returns:
+      float32 [N].
+
+    Raises:
+      UsageError: smallest >= 1 or largest <= 1.
+      ValueError: a "sound" product is negative, not finite, or 0 everywhere.
+
+    Source: the product of Eq. 9, Sec. 4.3.
+    Differs: in "sound", clipped and scaled once, so that reweighting does not change the learning
+    rate (Keras divides the loss by the batch size, not by the sum of weights).
+    """
+    product = np.ones(len(factors[0]))
+    for factor in factors:
+        product *= factor
+    if is_literal(fidelity):
+        return product.astype(np.float32)
+    if not 0.0 <= smallest < 1.0 < largest:
+        raise UsageError(
+            f"Expected reweight.combine.smallest < 1 < largest; received {smallest} and {largest}."
+        )
+    if not (np.isfinite(product).all() and (product >= 0).all() and product.any()):
+        raise ValueError("Expected non-negative finite factors whose product is not 0 everywhere.")
+    return _clip_to_mean_one(product / product.mean(), smallest, largest).astype(np.float32)
+
+
+def effective_sample_size(weights: np.ndarray) -> float:
+    """How many equally weighted images would vary as much: (sum w)^2 / sum w^2."""
+    weights = np.asarray(weights, np.float64)
+    squares = np.square(weights).sum()
+    return float(weights.sum() ** 2 / squares) if squares > 0 else 0.0
+
+
+def _clip_to_mean_one(product, smallest, largest):
+    low, high = 0.0, 1.0
+    positive_share = np.count_nonzero(product) / product.size
+    if positive_share * largest + (1 - positive_share) * smallest <= 1.0:
+        return np.where(product > 0, (1 - (1 - positive_share) * smallest) / positive_share, smallest)
+    while np.clip(high * product, smallest, largest).mean() < 1.0:
+        high *= 2.0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        if np.clip(middle * product, smallest, largest).mean() < 1.0:
+            low = middle
+        else:
+            high = middle
+    return np.clip(high * product, smallest, largest)

@@ -1,0 +1,248 @@
+"""Instance weights from image-text correlation (Sec. 4.3, Eq. 8-9).
+
+A linear map takes L2-normalised image features into the space of text vectors. It learns from the
+best search results of each class that an image lies near the text of its class; the confidence of
+an instance says how well it does. Numpy only: the map has D x T numbers.
+
+  u = W^T x / |W^T x|, s_c = u . t_c (cosine with the text of class c)
+  pairwise (Eq. 8):   loss = -(s_y - s_n), n one random other class
+  contrastive:        loss = -log softmax(s / temperature)_y over all classes
+  confidence (Eq. 9): s_y
+"""
+
+import concurrent.futures
+import os
+from collections.abc import Callable
+
+import numpy as np
+import threadpoolctl
+
+from urnet_tf.reweighting import SOUND, is_literal
+from urnet_tf.reweighting.combine import scale_to_class_mean
+
+_MAX_BATCH = 256  # images a step; small sets have smaller batches, so that an epoch has 16 steps
+_CHUNK = 4096  # rows scored at a time
+_TINY = 1e-12
+
+
+def select_top_rank(
+    labels: np.ndarray, queries: np.ndarray, ranks: np.ndarray, eligible: np.ndarray, *, top_rank: int
+) -> np.ndarray:
+    """The best `top_rank` results of each class, taken in turn from its queries by rank.
+
+    Ranks may have gaps: what counts is the place among the eligible results of the query. Results
+    of the same place are taken by query number. A class without eligible instances offers all of its
+    instances.
+
+    Args:
+      labels: int [N].
+      queries: int [N], a number for each query of each source.
+      ranks: int [N].
+      eligible: bool [N], say, the instances from one source.
+
+    Returns:
+      int64 ids, rising.
+    """
+    labels, queries = np.asarray(labels), np.asarray(queries)
+    offered = np.flatnonzero(eligible | ~np.isin(labels, labels[eligible]))
+    order = offered[np.lexsort((offered, ranks[offered], queries[offered], labels[offered]))]
+    place = _place_in_run(labels[order], queries[order])
+    order = order[np.lexsort((queries[order], place, labels[order]))]
+    return np.sort(order[_place_in_run(labels[order]) < top_rank])
+
+
+def fit_text_map(
+    features: np.ndarray,
+    labels: np.ndarray,
+    text_vectors: np.ndarray,
+    *,
+    loss: str,
+    temperature: float,
+    epochs: int,
+    seed: int,
+    learning_rate: float = 0.03,
+) -> np.ndarray:
+    """Trains the linear map from image features to text vectors with Adam.
+
+    Args:
+      features: float [n, D].
+      labels: int [n].
+      text_vectors: float32 [C, T], L2-normalised.
+      loss: "pairwise" or "contrastive".
+      temperature: of the contrastive softmax.
+      learning_rate: at the start, relative to the size of the map's numbers (the cosine does not
+        depend on their scale); it falls linearly to 0.
+
+    Returns:
+      float32 [D, T].
+
+    Raises:
+      ValueError: fewer than two classes, no images, or an unknown loss.
+
+    Source: Eq. 8, Sec. 4.3.
+    Differs: "contrastive" compares with the texts of all classes instead of one random one.
+    """
+    num_classes, text_dim = text_vectors.shape
+    if num_classes < 2 or len(features) == 0 or loss not in ("pairwise", "contrastive"):
+        raise ValueError(
+            "Expected images of two or more classes and the loss pairwise or contrastive; received "
+            f"{len(features)} images, {num_classes} classes, {loss!r}."
+        )
+    generator = np.random.default_rng(seed)
+    dim = features.shape[1]
+    text_map = (generator.standard_normal((dim, text_dim)) / np.sqrt(dim)).astype(np.float32)
+    first, second = np.zeros_like(text_map), np.zeros_like(text_map)
+    batch_size = min(max(len(features) // 16, 16), _MAX_BATCH)
+    total, step = epochs * -(-len(features) // batch_size), 0
+    for _ in range(epochs):
+        order = generator.permutation(len(features))
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            images, targets = normalised(features[batch]), labels[batch]
+            other = (targets + generator.integers(1, num_classes, len(batch))) % num_classes
+            gradient = text_map_gradient(
+                text_map, images, targets, text_vectors, other=other if loss == "pairwise" else None,
+                temperature=temperature,
+            )  # fmt: skip
+            step += 1
+            first += 0.1 * (gradient - first)
+            second += 0.001 * (np.square(gradient) - second)
+            rate = learning_rate / np.sqrt(dim) * (1 - (step - 1) / total) / (1 - 0.9**step)
+            text_map -= float(rate) * first / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+    return text_map
+
+
+def text_map_gradient(
+    text_map: np.ndarray,
+    images: np.ndarray,
+    labels: np.ndarray,
+    text_vectors: np.ndarray,
+    *,
+    other: np.ndarray | None,
+    temperature: float,
+) -> np.ndarray:
+    """The gradient of the mean loss: pairwise with negatives `other`, contrastive when that is None."""
+    mapped = images @ text_map
+    length = np.linalg.norm(mapped, axis=1, keepdims=True) + _TINY
+    unit = mapped / length
+    if other is None:
+        error = _softmax(unit @ text_vectors.T / temperature)
+        error[np.arange(len(labels)), labels] -= 1.0
+        to_unit = error @ text_vectors / temperature
+    else:
+        to_unit = text_vectors[other] - text_vectors[labels]
+    to_unit = to_unit / len(labels)
+    to_mapped = (to_unit - unit * (unit * to_unit).sum(axis=1, keepdims=True)) / length
+    return images.T @ to_mapped
+
+
+def compute_confidence(
+    features: np.ndarray, labels: np.ndarray, text_vectors: np.ndarray, text_map: np.ndarray
+) -> np.ndarray:
+    """The cosine of each image and the text of its given label: float32 [N].
+
+    Source: Eq. 9, Sec. 4.3.
+    """
+    mapped = normalised(features) @ text_map
+    length = np.linalg.norm(mapped, axis=1) + _TINY
+    return np.einsum("nt,nt->n", mapped, text_vectors[labels]) / length
+
+
+def cross_fit_confidence(
+    features: np.ndarray,
+    labels: np.ndarray,
+    text_vectors: np.ndarray,
+    train_ids: np.ndarray,
+    folds: np.ndarray,
+    *,
+    loss: str,
+    temperature: float,
+    epochs: int,
+    seed: int,
+    report: Callable[[range], range] = lambda chunks: chunks,
+) -> np.ndarray:
+    """Trains one map a fold, without the fold, and asks it about the fold.
+
+    A map repeats the labels that it was trained on. With all `folds` equal there is one map for all,
+    trained on all of `train_ids`: the paper's form.
+
+    Args:
+      features: float [N, D], may be a memory map; read once, in order.
+      train_ids: int, the instances to learn from.
+      folds: int [N].
+      report: wraps the loop over chunks, for a progress bar.
+
+    Returns:
+      float32 [N], see `compute_confidence`.
+
+    Source: Eq. 8-9, Sec. 4.3.
+    Differs: cross-fitted when there are several folds.
+    """
+    labels, folds = np.asarray(labels), np.asarray(folds)
+    names = np.unique(folds)
+
+    def fit_without(fold):
+        ids = train_ids[folds[train_ids] != fold] if len(names) > 1 else train_ids
+        ids = ids if len(ids) else train_ids
+        return fit_text_map(
+            features[ids], labels[ids], text_vectors, loss=loss, temperature=temperature, epochs=epochs,
+            seed=seed,
+        )  # fmt: skip
+
+    confidence = np.empty(len(labels), np.float32)
+    # One thread a product: the products are small, and the result does not depend on the machine's
+    # cores. The maps are trained side by side instead.
+    with threadpoolctl.threadpool_limits(1), concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        maps = dict(zip(names, pool.map(fit_without, names), strict=True))
+        for start in report(range(0, len(labels), _CHUNK)):
+            chunk = features[start : start + _CHUNK]
+            chunk_folds = folds[start : start + _CHUNK]
+            for fold in np.unique(chunk_folds):
+                rows = np.flatnonzero(chunk_folds == fold)
+                confidence[start + rows] = compute_confidence(
+                    chunk[rows], labels[start + rows], text_vectors, maps[fold]
+                )
+    return confidence
+
+
+def compute_instance_weight(
+    confidence: np.ndarray, labels: np.ndarray, *, num_classes: int, floor: float = 0.05,
+    fidelity: str = SOUND,
+) -> np.ndarray:  # fmt: skip
+    """The weight of every instance from its confidence: float32 [N].
+
+    Args:
+      confidence: float [N], cosines.
+      floor: "sound": smallest value, as a share of the class mean.
+
+    Source: Eq. 9, Sec. 4.3.
+    Differs: the paper's weight is the cosine itself, which can be negative: cross entropy is then
+    raised without bound. "sound" counts negative ones as 0, lifts all to the floor and has mean 1
+    inside each class. (The softmax probability of the text tells right from wrong labels a little
+    better, but its weights are so unequal that training on them came out worse.)
+    """
+    if is_literal(fidelity):
+        return np.asarray(confidence, np.float32)
+    return scale_to_class_mean(confidence, labels, num_classes=num_classes, floor=floor)
+
+
+def normalised(features: np.ndarray) -> np.ndarray:
+    """L2-normalised rows, float32."""
+    features = np.asarray(features, np.float32)
+    return features / (np.linalg.norm(features, axis=1, keepdims=True) + _TINY)
+
+
+def _softmax(logits):
+    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exp / exp.sum(axis=1, keepdims=True)
+
+
+def _place_in_run(*keys):
+    """The place of each element inside its run of equal keys: 0, 1, 2, ..., 0, 1, ..."""
+    count = len(keys[0])
+    new = np.zeros(count, bool)
+    new[:1] = True
+    for key in keys:
+        new[1:] |= key[1:] != key[:-1]
+    starts = np.flatnonzero(new)
+    return np.arange(count) - np.repeat(starts, np.diff(np.append(starts, count)))

@@ -1,0 +1,194 @@
+"""Stage `baseline`: plain classifiers on the labels as given, one for all images and one a fold.
+
+Reads the instance table and the image store (pack). Writes fold.npy, model_full.keras,
+model_fold<i>.keras and their histories; with `model.mode: frozen` first features.npy of all
+images, and the models are heads on these. The model of fold f does not see the instances of fold
+f, so that what it says about them is out of fold. Each fit and the feature loop resume.
+"""
+
+import os
+import shutil
+
+import numpy as np
+from absl import logging
+
+from urnet_tf import schema, store
+from urnet_tf.config import Config
+from urnet_tf.stages.stage import (
+    FEATURE_DIMS,
+    Estimate,
+    Facts,
+    Stage,
+    StageContext,
+    backbone_settings,
+    fit_settings,
+    forward_seconds,
+    training_seconds,
+)
+
+_FEATURE_BATCH = 64
+
+
+def run(context: StageContext) -> dict:
+    """Extracts features (frozen), assigns folds, fits all models."""
+    config = context.config
+    table = store.read_table(context.path("pack", "instances.parquet"), ["split", "label", "content_hash"])
+    train = store.column(table, "split") == schema.TRAIN
+    labels = store.column(table, "label")[train]
+    num_classes = len(store.read_json(context.path("pack", "classes.json")))
+    folds = assign_folds(
+        labels, store.column(table, "content_hash")[train], config.baseline.folds, config.seed
+    )
+    store.write_array(context.out / "fold.npy", folds)
+    facts = {"folds": config.baseline.folds}
+    if config.model.mode == "frozen":
+        facts["feature_dim"] = _extract_features(context, len(train))
+    jobs = [("full", np.arange(len(labels)))]
+    if config.baseline.folds > 1:
+        jobs += [(f"fold{fold}", np.flatnonzero(folds != fold)) for fold in range(config.baseline.folds)]
+    for name, ids in jobs:
+        if not (context.out / f"model_{name}.keras").exists():
+            _fit(context, name, ids, labels, num_classes)
+    history = store.read_json(context.out / "history_full.json")
+    return {**facts, "loss": history[-1]["loss"], "accuracy": history[-1]["accuracy"]}
+
+
+def assign_folds(labels: np.ndarray, content_hashes: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """Deals the instances of each class evenly to folds; copies of one file stay together.
+
+    Args:
+      labels: int [N].
+      content_hashes: text [N]; equal for equal files, "" where unknown.
+      folds: 1 gives zeros.
+      seed: of the shuffle inside each class.
+
+    Returns:
+      int8 [N], the fold whose model does not see the instance. A file that occurs in several
+      classes takes the fold of its first instance.
+    """
+    rng = np.random.default_rng([seed, folds])
+    order = rng.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    starts = np.searchsorted(labels[order], labels[order])
+    result = np.empty(len(labels), np.int8)
+    # The offset by class keeps small classes from all beginning with fold 0.
+    result[order] = (np.arange(len(labels)) - starts + labels[order]) % folds
+    hashes = np.asarray(content_hashes, dtype=str)
+    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    return np.where(hashes == "", result, result[first][group]).astype(np.int8)
+
+
+def estimate(config: Config, facts: Facts) -> Estimate:
+    """One pass of the backbone over all images, then the fits."""
+    if facts.images is None or facts.train_images is None:
+        return Estimate()
+    folds, frozen = config.baseline.folds, config.model.mode == "frozen"
+    seen = facts.train_images * (folds if folds > 1 else 1)  # the full set, and all but one fold each
+    seconds = 15.0 + training_seconds(config, config.baseline.fit, seen, facts.cores)
+    if frozen:
+        seconds += 10.0 + forward_seconds(config, facts.images, facts.cores)
+    dim = FEATURE_DIMS[config.model.backbone]
+    disk = facts.images * dim * 2 if frozen else 0
+    fits = folds + 1 if folds > 1 else 1
+    note = f"{fits} {'head' if frozen else 'network'}{'s' if fits > 1 else ''}"
+    return Estimate(facts.images, seconds, disk + fits * 4 * 10**6, 3 * 10**9 + disk // 4, note)
+
+
+def _extract_features(context, images):
+    """Fills features.npy; returns D."""
+    from urnet_tf import inference, training
+    from urnet_tf.data.image_store import ImageStore
+    from urnet_tf.models.backbone import build_backbone
+
+    config = context.config
+    with training.precision_policy(config.runtime.precision):
+        backbone = build_backbone(
+            **backbone_settings(config.model), weights=config.model.weights, seed=config.seed
+        )
+    dim = backbone.output_shape[-1]
+    inference.extract_features(
+        backbone,
+        ImageStore(context.path("pack")),
+        np.arange(images),
+        store.open_column(context.out / "features.npy", (images, dim), np.float16),
+        context.units("features", inference.count_units(images, _FEATURE_BATCH)),
+        image_size_px=config.model.image_size_px,
+        crop_fraction=config.model.crop_fraction,
+        batch_size=_FEATURE_BATCH,
+    )
+    return dim
+
+
+def _fit(context, name, ids, labels, num_classes):
+    from urnet_tf import training
+    from urnet_tf.data import batches
+    from urnet_tf.data.augment import build_augmenter
+    from urnet_tf.data.image_store import ImageStore
+    from urnet_tf.data.sampling import InstanceSampler
+    from urnet_tf.models.backbone import build_backbone
+    from urnet_tf.models.classifier import build_classifier
+    from urnet_tf.models.seeding import layer_seed
+
+    config, fit = context.config, context.config.baseline.fit
+    frozen = config.model.mode == "frozen"
+    seed = layer_seed(config.seed, name)
+    ones = np.ones(len(labels), np.float32)
+    targets = labels[:, None].astype(np.int32), ones[:, None], ones
+    sampler = InstanceSampler(ids, fit.batch_images, seed)
+    strategy = training.build_strategy(config.runtime.strategy)
+    with training.precision_policy(config.runtime.precision), strategy.scope():
+        if frozen:
+            features = store.read_array(context.out / "features.npy")
+            data = batches.FeatureBatches(features, sampler, *targets)
+            base = features.shape[1]
+        else:
+            base = build_backbone(
+                **backbone_settings(config.model),
+                weights=config.model.weights,
+                synchronized=strategy.num_replicas_in_sync > 1,
+                seed=seed,
+            )
+            augment = config.augment
+            augmenter = build_augmenter(
+                augment.policy, config.model.image_size_px, augment.min_area, augment.flip,
+                augment.num_ops, augment.magnitude, config.model.crop_fraction,
+            )  # fmt: skip
+            data = batches.ImageBatches(
+                ImageStore(context.path("pack")), sampler, *targets,
+                image_size_px=config.model.image_size_px, augment=augmenter,
+                crop_fraction=config.model.crop_fraction,
+            )  # fmt: skip
+        model = build_classifier(base, num_classes, dropout=config.model.dropout, seed=seed)
+    checkpoints = context.out / f"checkpoint_{name}"
+    history = training.fit_model(
+        model,
+        data,
+        total_steps=training.count_steps(fit.epochs, len(ids), fit.batch_images),
+        checkpoint_dir=checkpoints,
+        log_dir=context.out / "tensorboard" / name,
+        description=f"baseline {name}",
+        **fit_settings(fit),
+    )
+    store.write_json(context.out / f"history_{name}.json", history)
+    training.save_model(model, context.out / f"model_{name}.keras")
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    logging.info("baseline %s: accuracy on the given labels %.3f", name, history[-1]["accuracy"])
+
+
+def fingerprint_weights(config: Config) -> str:
+    """Changes with the checkpoint file that `model.weights` names; "" when it names none."""
+    weights = config.model.weights
+    if weights is None or not os.path.isfile(weights):
+        return ""
+    status = os.stat(weights)
+    return store.fingerprint(status.st_size, status.st_mtime_ns)
+
+
+STAGE = Stage(
+    name="baseline",
+    needs=("pack",),
+    depends_on=("seed", "model", "augment", "baseline", "runtime.precision"),
+    run=run,
+    estimate=estimate,
+    inputs=fingerprint_weights,
+)

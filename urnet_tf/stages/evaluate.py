@@ -1,0 +1,308 @@
+"""Stage evaluate: the baseline, the URNet and ensembles on the test or validation images.
+
+In: pack/, baseline/ (heads of the full set and of the folds), train/. Out: metrics.json,
+per_class.parquet, confusion.json, predictions_<model>.npz, submission.txt.
+
+    baseline          trained on the labels as given
+    urnet             the instance branch (evaluate.bag_branch: its mean with the bag branch)
+    folds             mean probability of the fold models; folds_rank: rank fusion
+    ensemble          urnet and folds together; ensemble_rank: rank fusion
+
+Predictions are kept in parts of a fixed number of images, so a killed run redoes one part.
+"""
+
+import shutil
+
+import numpy as np
+from absl import logging
+
+from urnet_tf import ensemble, metrics, submission
+from urnet_tf.config import Config
+from urnet_tf.data.image_store import ImageStore
+from urnet_tf.ensemble import Predictions
+from urnet_tf.errors import UsageError
+from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
+from urnet_tf.stages.stage import (
+    Estimate,
+    Facts,
+    Stage,
+    StageContext,
+    backbone_settings,
+    forward_seconds,
+    progress,
+)
+from urnet_tf.store import atomic_path, column, read_array, read_json, read_table, write_json, write_table
+
+_KEPT = 5  # predictions kept of an image: what the figures and the submission need
+_PART_FEATURES = 16384  # images of a part: the unit of resuming
+_PART_IMAGES = 1024
+_CONFUSED_PAIRS = 200
+_PER_CLASS_COLUMNS = {
+    "label": "int32",
+    "name": "string",
+    "n_train": "int64",
+    "n": "int64",
+    "baseline_top1": "float64",
+    "baseline_top5": "float64",
+    "urnet_top1": "float64",
+    "urnet_top5": "float64",
+}
+
+
+def run(context: StageContext) -> dict:
+    """Predicts, measures, writes."""
+    config, out = context.config, context.out
+    classes = read_json(context.path("pack", "classes.json"))
+    table = read_table(context.path("pack", "instances.parquet"), ["split", "label", "rank", "path"])
+    splits, labels = column(table, "split"), column(table, "label")
+    split = choose_split(splits, labels, config.evaluate.split)
+    ids = np.flatnonzero(splits == split) if split else np.empty(0, np.int64)
+    wanted = np.concatenate([ids, np.flatnonzero((splits == TEST) & (split != TEST))])
+    if not wanted.size:
+        logging.warning("There is no validation or test image; nothing can be measured.")
+        write_json(out / "metrics.json", {"split": None, "models": {}, "views": 0})
+        return {"split": None, "models": {}}
+
+    predictions, views = _predict(context, wanted, labels[wanted])
+    for name, p in predictions.items():
+        with atomic_path(out / f"predictions_{name}.npz") as temporary, open(temporary, "wb") as file:
+            np.savez(
+                file, instance_id=wanted, label=labels[wanted], top_ids=p.top_ids,
+                top_probs=p.top_probs, given_prob=p.given_prob,
+            )  # fmt: skip
+    measured = np.flatnonzero(labels[ids] >= 0) if split else np.empty(0, np.int64)
+    figures = {}
+    if measured.size:
+        n_train = np.bincount(labels[splits == TRAIN], minlength=len(classes))
+        figures = _measure(out, predictions, labels[ids[measured]], measured, classes, n_train, config)
+    _write_submissions(context, table, predictions, wanted, labels)
+    write_json(out / "metrics.json", {"split": split, "models": figures, "views": views})
+    logging.info("%s", format_figures(split, figures, views))
+    shutil.rmtree(out / "parts")
+    return {"split": split, "views": views, "models": figures}
+
+
+def choose_split(splits: np.ndarray, labels: np.ndarray, asked: str | None) -> str | None:
+    """The split that is measured: the one asked for, else test when it has labels, else val.
+
+    Returns:
+      "val" or "test"; test when nothing has a label but there are test images; None when there
+      are neither validation nor test images.
+
+    Raises:
+      UsageError: the split asked for has no images.
+    """
+    if asked is not None:
+        if not (splits == asked).any():
+            raise UsageError(f"evaluate.split is {asked}, but there is no {asked} image.")
+        return asked
+    for split in (TEST, VAL):
+        if ((splits == split) & (labels != UNLABELLED)).any():
+            return split
+    return next((split for split in (TEST, VAL) if (splits == split).any()), None)
+
+
+def format_figures(split: str | None, figures: dict, views: int) -> str:
+    """A short table for a person, in percent."""
+    if not figures:
+        return "No image of the test or validation split has a label: predictions only."
+    names = ("balanced_top1", "balanced_top5", "top1", "top5", "ece")
+    lines = [f"On {next(iter(figures.values()))['n']} {split} images, {views} view(s) each, in percent:"]
+    lines.append(f"{'model':<16}" + "".join(f"{name:>15}" for name in names))
+    for model, values in figures.items():
+        cells = ("" if values[name] is None else f"{100 * values[name]:.2f}" for name in names)
+        lines.append(f"{model:<16}" + "".join(f"{cell:>15}" for cell in cells))
+    return "\n".join(lines)
+
+
+def estimate(config: Config, facts: Facts) -> Estimate:
+    """Heads on cached features cost next to nothing; images cost one pass of the network a view."""
+    if facts.images is None or facts.train_images is None:
+        return Estimate()
+    rows = facts.images - facts.train_images
+    models = 2 + (config.baseline.folds if config.baseline.folds > 1 else 0)
+    kept = rows * (8 * _KEPT + 12) * (models + 4)
+    if _uses_cached_features(config):
+        return Estimate(rows, 20 + rows * models / 20_000, kept, 2 * 10**9)
+    crops = {"1": 1, "5": 5, "10": 10, "grid": 9}[config.evaluate.crops]
+    views = crops * len(config.evaluate.scales) + (config.evaluate.crops == "grid")
+    passes = 1 if config.model.mode == "frozen" else models
+    seconds = 30 + forward_seconds(config, rows * views * passes, facts.cores)
+    return Estimate(rows, seconds, kept, 4 * 10**9, f"{views} view(s) an image")
+
+
+def _uses_cached_features(config):
+    plain = config.evaluate.crops == "1" and tuple(config.evaluate.scales) == (1.0,)
+    return config.model.mode == "frozen" and plain
+
+
+def _predict(context, ids, labels):
+    """Predictions by model name of all ids, and the number of views."""
+    config = context.config
+    cached = _uses_cached_features(config)
+    predictor, groups = _build_predictor(context, cached)
+    parts = context.out / "parts"
+    parts.mkdir(exist_ok=True)
+    part_size = _PART_FEATURES if cached else _PART_IMAGES
+    starts = range(0, len(ids), part_size)
+    views = 1
+    for start in progress(starts, "evaluate", unit="part"):
+        path = parts / f"{start:09d}.npz"
+        if path.exists():
+            continue
+        part = slice(start, start + part_size)
+        blocks = {name: [] for name in groups}
+        row = start
+        for probs, views in _stream_probs(context, predictor, ids[part], cached):
+            block_labels = labels[row : row + probs.shape[1]]
+            row += probs.shape[1]
+            for name, (members, fusion) in groups.items():
+                fused = probs[members[0]] if len(members) == 1 else ensemble.fuse(probs[members], fusion)
+                blocks[name].append(Predictions.from_probs(fused, block_labels, _KEPT))
+        _write_part(path, {name: Predictions.concatenate(b) for name, b in blocks.items()}, views)
+    loaded = [_read_part(parts / f"{start:09d}.npz", groups) for start in starts]
+    return {name: Predictions.concatenate(p[name] for p, _ in loaded) for name in groups}, loaded[0][1]
+
+
+def _build_predictor(context, cached):
+    """The graph function → float32 [M, n, C], and model name → (member numbers, fusion)."""
+    import keras
+
+    from urnet_tf import multi_view
+    from urnet_tf.models import urnet
+
+    config = context.config
+    folds = config.baseline.folds if config.baseline.folds > 1 else 0
+
+    def load(stage, name):
+        return keras.saving.load_model(context.path(stage, name), compile=False)
+
+    if config.evaluate.bag_branch:
+        both = load("train", "urnet.keras")
+        ours = multi_view.mean_member(urnet.instance_branch(both), urnet.bag_branch(both))
+    else:
+        ours = multi_view.instance_member(load("train", "instance.keras"))
+    members = [multi_view.instance_member(load("baseline", "model_full.keras")), ours]
+    members += [multi_view.instance_member(load("baseline", f"model_fold{i}.keras")) for i in range(folds)]
+    backbone = None if cached or config.model.mode != "frozen" else _backbone(config)
+    groups = {"baseline": ([0], None), "urnet": ([1], None)}
+    if folds:
+        fold_members = list(range(2, 2 + folds))
+        for suffix, fusion in (("", "mean_probability"), ("_rank", "rank")):
+            groups[f"folds{suffix}"] = (fold_members, fusion)
+            groups[f"ensemble{suffix}"] = ([1, *fold_members], fusion)
+    return multi_view.build_predictor(members, backbone), groups
+
+
+def _backbone(config):
+    from urnet_tf.models.backbone import build_backbone
+
+    return build_backbone(**backbone_settings(config.model), weights=config.model.weights, seed=config.seed)
+
+
+def _stream_probs(context, predictor, ids, cached):
+    """Yields (float32 [M, b, C], number of views) over the ids in order."""
+    from urnet_tf import multi_view
+
+    settings, model = context.config.evaluate, context.config.model
+    if cached:
+        features = read_array(context.path("baseline", "features.npy"))
+        for start in range(0, len(ids), 1024):
+            rows = np.asarray(features[ids[start : start + 1024]], np.float32)
+            yield predictor(rows).numpy(), 1
+        return
+    batches = multi_view.stream_views(
+        ImageStore(context.path("pack")), ids, model.image_size_px, model.crop_fraction,
+        settings.crops, settings.scales, settings.batch_images,
+    )  # fmt: skip
+    for probs in multi_view.predict_views(predictor, batches):
+        yield probs, batches.element_spec.shape[1]
+
+
+def _write_part(path, predictions, views):
+    arrays = {"views": np.int64(views)}
+    for name, p in predictions.items():
+        arrays |= {f"{name}.ids": p.top_ids, f"{name}.probs": p.top_probs, f"{name}.given": p.given_prob}
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def _read_part(path, names):
+    with np.load(path) as part:
+        fields = ("ids", "probs", "given")
+        kept = {name: Predictions(*(part[f"{name}.{field}"] for field in fields)) for name in names}
+        return kept, int(part["views"])
+
+
+def _measure(out, predictions, labels, rows, classes, n_train, config):
+    """Writes per_class.parquet and confusion.json; returns the figures by model."""
+    num_classes, figures, columns, confusion = len(classes), {}, {}, {}
+    for name, p in predictions.items():
+        top_ids = p.top_ids[rows]
+        figures[name] = metrics.summarize(
+            labels, top_ids, p.top_probs[rows], num_classes, config.evaluate.ece_bins
+        )
+        if name.endswith("_rank"):
+            figures[name]["ece"] = None  # fused ranks are no probabilities
+        if name not in ("baseline", "urnet"):
+            continue
+        per_class = metrics.per_class_table(labels, top_ids, num_classes)
+        columns |= {"label": per_class["label"], "n": per_class["n"]}
+        columns |= {f"{name}_{k}": per_class[k] for k in ("top1", "top5")}
+        confusion[name] = _confused_pairs(labels, top_ids[:, 0], classes, per_class["n"])
+    columns |= {"name": [c["name"] for c in classes], "n_train": n_train}
+    write_table(out / "per_class.parquet", columns, _PER_CLASS_COLUMNS)
+    write_json(out / "confusion.json", confusion)
+    return figures
+
+
+def _confused_pairs(labels, predicted, classes, n):
+    """The most frequent mistakes: label, what was said instead, how often, share of the class."""
+    true, said, count = metrics.confusion_counts(labels, predicted, len(classes))
+    wrong = np.flatnonzero(true != said)[:_CONFUSED_PAIRS]
+    return [
+        {
+            "label": int(true[i]),
+            "name": classes[true[i]]["name"],
+            "predicted": int(said[i]),
+            "predicted_name": classes[said[i]]["name"],
+            "count": int(count[i]),
+            "share": float(count[i] / n[true[i]]),
+        }
+        for i in wrong
+    ]
+
+
+def _write_submissions(context, table, predictions, wanted, labels):
+    """submission.txt (urnet) and submission_ensemble.txt for the test images, in list order."""
+    is_test = column(table, "split")[wanted] == TEST
+    if not is_test.any():
+        return
+    ids = wanted[is_test]
+    paths = column(table, "path")[ids]
+    quarantine = read_table(context.path("pack", "quarantine.parquet"), ["split", "path", "rank"])
+    lost = column(quarantine, "split") == TEST
+    lost_paths, lost_ranks = column(quarantine, "path")[lost], column(quarantine, "rank")[lost]
+    ranks = column(table, "rank")[ids]
+    if len(np.unique([*ranks, *lost_ranks])) < len(ids) + len(lost_ranks):
+        # Ranks count inside classes, or were not given; WebVision's lists are in path order.
+        ranks, lost_ranks = np.zeros(len(ids), np.int64), np.zeros(len(lost_paths), np.int64)
+    train_labels = labels[column(table, "split") == TRAIN]
+    for name, file in (("urnet", "submission.txt"), ("ensemble", "submission_ensemble.txt")):
+        if name not in predictions:
+            continue
+        top_ids = predictions[name].top_ids[is_test]
+        guess = np.argsort(-np.bincount(train_labels, minlength=_KEPT), kind="stable")[: top_ids.shape[1]]
+        names, rows = submission.with_unreadable(paths, ranks, top_ids, lost_paths, lost_ranks, guess)
+        submission.write_submission(context.out / file, names, rows)
+
+
+STAGE = Stage(
+    name="evaluate",
+    needs=("pack", "baseline", "train"),
+    depends_on=(
+        "evaluate", "model.mode", "model.image_size_px", "model.crop_fraction", "baseline.folds",
+    ),
+    run=run,
+    estimate=estimate,
+)  # fmt: skip

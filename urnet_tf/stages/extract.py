@@ -1,0 +1,103 @@
+"""Stage `extract`: what the baseline says about each training instance.
+
+Reads the image store (pack) and the models, folds and features of `baseline`. Writes
+topk_ids.npy, topk_probs.npy and given_prob.npy, out of fold when there are folds; with
+`model.mode: finetune` also features.npy by the full network. Never holds N x C.
+"""
+
+import numpy as np
+from absl import logging
+
+from urnet_tf import schema, store
+from urnet_tf.config import Config
+from urnet_tf.stages.stage import FEATURE_DIMS, Estimate, Facts, Stage, StageContext, forward_seconds
+
+
+def run(context: StageContext) -> dict:
+    """Predicts every training instance by a model that did not see it."""
+    import keras
+
+    from urnet_tf import inference
+    from urnet_tf.data.image_store import ImageStore
+    from urnet_tf.models.classifier import backbone_of, head_of
+
+    config = context.config
+    frozen = config.model.mode == "frozen"
+    table = store.read_table(context.path("pack", "instances.parquet"), ["split", "label"])
+    labels = store.column(table, "label")[store.column(table, "split") == schema.TRAIN]
+    num_classes = len(store.read_json(context.path("pack", "classes.json")))
+    folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
+    num_folds = config.baseline.folds
+    k, batch = min(config.extract.top_k, num_classes), config.extract.batch_images
+    view = {"image_size_px": config.model.image_size_px, "crop_fraction": config.model.crop_fraction}
+
+    def load(name):
+        return keras.saving.load_model(context.path("baseline", f"model_{name}.keras"), compile=False)
+
+    full, instances = load("full"), np.arange(len(labels))
+    if frozen:
+        features_path, head = "baseline/features.npy", full
+        features = store.read_array(context.path("baseline", "features.npy"))
+    else:
+        images = ImageStore(context.path("pack"))
+        features_path, head, backbone = "extract/features.npy", head_of(full), backbone_of(full)
+        shape = (len(labels), backbone.output_shape[-1])
+        features = store.open_column(context.out / "features.npy", shape, np.float16)
+        units = context.units("features", inference.count_units(len(labels), batch))
+        inference.extract_features(backbone, images, instances, features, units, batch_size=batch, **view)
+
+    in_sample = inference.predict_top_k(head, features, instances, labels, k)
+    columns = (
+        store.open_column(context.out / "topk_ids.npy", (len(labels), k), np.int32),
+        store.open_column(context.out / "topk_probs.npy", (len(labels), k), np.float32),
+        store.open_column(context.out / "given_prob.npy", (len(labels),), np.float32),
+    )
+    if num_folds == 1:
+        for column, values in zip(columns, in_sample, strict=True):
+            column[:] = values
+    for fold in range(num_folds) if num_folds > 1 else ():
+        ids = np.flatnonzero(folds == fold)
+        if frozen:
+            values = inference.predict_top_k(load(f"fold{fold}"), features, ids, labels[ids], k)
+            for column, part in zip(columns, values, strict=True):
+                column[ids] = part
+        else:
+            units = context.units(f"fold{fold}", inference.count_units(len(ids), batch))
+            inference.extract_top_k(
+                load(f"fold{fold}"), images, ids, labels[ids], columns, units, batch_size=batch, **view
+            )
+    seen = float(np.mean(in_sample[0][:, 0] == labels))
+    unseen = float(np.mean(columns[0][:, 0] == labels)) if num_folds > 1 else None
+    logging.info(
+        "Agreement with the given labels: %.3f in sample%s.",
+        seen, "" if unseen is None else f", {unseen:.3f} out of fold",
+    )  # fmt: skip
+    return {
+        "features": features_path,
+        "feature_dim": int(features.shape[1]),
+        "accuracy_in_sample": seen,
+        "accuracy_out_of_fold": unseen,
+    }
+
+
+def estimate(config: Config, facts: Facts) -> Estimate:
+    """Heads on features take seconds; networks two passes over the training images."""
+    rows = facts.train_images
+    if rows is None:
+        return Estimate()
+    disk = rows * (8 * config.extract.top_k + 4)
+    if config.model.mode == "frozen":
+        return Estimate(rows, 15.0 + rows / 20_000, disk, 2 * 10**9)
+    passes = 2 if config.baseline.folds > 1 else 1
+    seconds = 30.0 + forward_seconds(config, passes * rows, facts.cores)
+    disk += rows * FEATURE_DIMS[config.model.backbone] * 2
+    return Estimate(rows, seconds, disk, 3 * 10**9, f"{passes} pass(es) of the network")
+
+
+STAGE = Stage(
+    name="extract",
+    needs=("pack", "baseline"),
+    depends_on=("extract",),
+    run=run,
+    estimate=estimate,
+)

@@ -1,0 +1,222 @@
+"""Ingest: lists a crawl, looks at every file once, and settles splits, order and what is left out.
+
+Reads: the folder, list or WebVision tree at `ingest.path`. Writes: `candidates.parquet`,
+`quarantine.parquet`, `duplicates.parquet`, `classes.json`. Files are probed in units of
+FILES_PER_UNIT; a killed run takes up behind the last finished unit.
+"""
+
+import os
+import shutil
+
+from urnet_tf.config import Config
+from urnet_tf.errors import UsageError
+from urnet_tf.schema import DUPLICATE_COLUMNS, DUPLICATE_KINDS, QUARANTINE_COLUMNS, TEST, TRAIN, VAL
+from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext, progress
+from urnet_tf.store import fingerprint, read_table, write_json, write_table
+
+FILES_PER_UNIT = 20_000
+_SECONDS_PER_FILE = 1.5e-4  # measured: listing, reading and hashing small local files on 2 cores
+_THREADS_PER_CORE = 4  # threads mostly wait for the disk
+
+
+def run(context: StageContext) -> dict:
+    """Fills the stage's directory and returns the facts of the crawl."""
+    from absl import logging
+
+    from urnet_tf.data.crawl import cut_ranks
+    from urnet_tf.data.instance_table import CANDIDATE_COLUMNS, build_instance_table, check_classes
+
+    settings, out = context.config.ingest, context.out
+    crawl = read_crawl(context.config)
+    for note in crawl.notes:
+        logging.warning("ingest: %s.", note)
+    if settings.max_rank:
+        crawl = cut_ranks(crawl, settings.max_rank)
+    if not len(crawl.rows):
+        raise UsageError(f"Expected images at {settings.path}; none of the rows there can be used.")
+    probes = _probe(context, crawl)
+    tables = build_instance_table(
+        crawl.rows, probes, seed=context.config.seed, val_fraction=settings.val_fraction,
+        test_fraction=settings.test_fraction,
+    )  # fmt: skip
+    quarantine = _joined(crawl.rejected, tables.quarantine)
+    write_table(out / "quarantine.parquet", _columns(quarantine), QUARANTINE_COLUMNS)
+    check_classes(tables.candidates, quarantine, crawl.classes)
+    write_table(out / "candidates.parquet", _columns(tables.candidates), CANDIDATE_COLUMNS)
+    write_table(out / "duplicates.parquet", _columns(tables.duplicates), DUPLICATE_COLUMNS)
+    write_json(out / "classes.json", crawl.classes)
+    facts = _facts(crawl, tables, quarantine, probes)
+    logging.info(
+        "ingest: %d images of %d classes (%d train, %d val, %d test), %d rows left out%s.",
+        facts["images"], facts["num_classes"], facts["train_images"], facts["val_images"],
+        facts["test_images"], sum(facts["quarantined"].values()),
+        "".join(f", {count} {status}" for status, count in facts["quarantined"].items()),
+    )  # fmt: skip
+    shutil.rmtree(out / "units_probe")
+    return facts
+
+
+def read_crawl(config: Config):
+    """Lists the crawl that `config.ingest` points at; opens no image.
+
+    Raises:
+      UsageError: no path is set, nothing is there, or it cannot be understood.
+    """
+    from urnet_tf.data import crawl as crawls
+    from urnet_tf.data import list_reader, readers, webvision
+
+    settings = config.ingest
+    kind = _kind(settings)
+    if kind == readers.WEBVISION:
+        crawl = webvision.read_webvision(
+            settings.path, sources=settings.sources, first_classes=settings.first_classes
+        )
+    elif kind == readers.LIST:
+        crawl = list_reader.read_list(settings.path, image_root=settings.image_root)
+    else:
+        crawl = readers.read_folder(settings.path)
+    for split, path in ((VAL, settings.val_path), (TEST, settings.test_path)):
+        if path is not None:
+            rows, rejected = readers.read_evaluation(path, split, crawl.classes, crawl.root)
+            crawl = crawls.replace_split(crawl, split, rows, rejected)
+    if settings.sources is not None:
+        crawl = crawls.keep_sources(crawl, settings.sources)
+    if settings.first_classes is not None:
+        crawl = crawls.keep_first_classes(crawl, settings.first_classes)
+    return crawl
+
+
+def estimate(config: Config, facts: Facts) -> Estimate:
+    """Rows from a quick count; memory for listing columns and texts."""
+    from urnet_tf.data import readers
+
+    settings = config.ingest
+    rows = readers.count_rows(settings.path, _kind(settings), settings.sources)
+    for path in (settings.val_path, settings.test_path):
+        rows += readers.count_rows(path) if path is not None else 0
+    return Estimate(
+        rows=rows,
+        seconds=2.0 + rows * _SECONDS_PER_FILE,
+        disk_bytes=rows * 150,
+        memory_bytes=200_000_000 + rows * 1000,
+    )
+
+
+def inputs(config: Config) -> str:
+    """Fingerprint of the listing: names, sizes and times of a folder, contents of list and info files.
+
+    Images that a list or a WebVision tree points at are not looked at.
+    """
+    from urnet_tf.data import readers
+
+    settings = config.ingest
+    parts = [_fingerprint_input(settings.path, _kind(settings))]
+    for path in (settings.val_path, settings.test_path):
+        parts.append(_fingerprint_input(path, readers.detect_kind(path)) if path is not None else None)
+    return fingerprint(*parts)
+
+
+def _fingerprint_input(path, kind):
+    from urnet_tf.data import list_reader, readers, webvision
+
+    if kind == readers.FOLDER:
+        return [os.path.abspath(path), readers.fingerprint_folder(path)]
+    if kind == readers.LIST:
+        files = [path, os.path.join(os.path.dirname(path), list_reader.CLASSES_FILE)]
+    else:
+        files = webvision.info_files(path)
+    return [os.path.abspath(path)] + [_file_hash(file) for file in files]
+
+
+def _file_hash(path):
+    import hashlib
+
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"Cannot read {path}: {error.strerror}.") from None
+
+
+def _kind(settings):
+    from urnet_tf.data import readers
+
+    if settings.path is None:
+        raise UsageError("Expected the images' place: set ingest.path, like --set ingest.path=/data/crawl.")
+    found = readers.detect_kind(settings.path)
+    if settings.kind == "auto":
+        return found
+    if (settings.kind == readers.LIST) != (found == readers.LIST):
+        raise UsageError(f"Expected a {settings.kind} at ingest.path; {settings.path} is a {found}.")
+    return settings.kind
+
+
+def _probe(context, crawl):
+    """Probe results of all rows as a table, in listing order."""
+    import pyarrow as pa
+
+    from urnet_tf.data.probe import PROBE_COLUMNS, probe_files
+
+    settings = context.config.ingest
+    cores = context.config.runtime.workers or os.cpu_count() or 1
+    paths = crawl.rows["path"]
+    total = -(-len(paths) // FILES_PER_UNIT)
+    units = context.units("probe", total)
+    part = "part-{:06d}.parquet".format
+    with progress(None, "ingest", total=len(paths), unit="file") as bar:
+        pending = units.pending()
+        bar.update((total - len(pending)) * FILES_PER_UNIT if pending else len(paths))
+        for unit in pending:
+            some = paths[unit * FILES_PER_UNIT : (unit + 1) * FILES_PER_UNIT].to_pylist()
+            results = probe_files(
+                (os.path.join(crawl.root, path) for path in some), max_bytes=settings.max_bytes,
+                max_pixels=settings.max_pixels, min_side_px=settings.min_side_px,
+                workers=cores * _THREADS_PER_CORE,
+            )  # fmt: skip
+            rows = []
+            for result in results:
+                rows.append((result.status or "", *result[1:]))
+                bar.update()
+            columns = dict(zip(PROBE_COLUMNS, zip(*rows, strict=True), strict=True))
+            write_table(units.directory / part(unit), columns, PROBE_COLUMNS)
+            units.complete(unit)
+    return pa.concat_tables([read_table(units.directory / part(unit)) for unit in range(total)])
+
+
+def _joined(*tables):
+    import pyarrow as pa
+
+    return pa.concat_tables(tables)
+
+
+def _columns(table):
+    return dict(zip(table.column_names, table.columns, strict=True))
+
+
+def _facts(crawl, tables, quarantine, probes):
+    import pyarrow.compute as pc
+
+    def counts(column):
+        return {row["values"].as_py(): row["counts"].as_py() for row in pc.value_counts(column)}
+
+    splits = counts(tables.candidates["split"])
+    kinds = counts(tables.duplicates["kind"])
+    statuses = counts(quarantine["status"])
+    return {
+        "images": len(tables.candidates),
+        "train_images": splits.get(TRAIN, 0),
+        "val_images": splits.get(VAL, 0),
+        "test_images": splits.get(TEST, 0),
+        "num_classes": len(crawl.classes),
+        "quarantined": dict(sorted(statuses.items(), key=lambda item: (-item[1], item[0]))),
+        "root": crawl.root,
+        "duplicates": {kind: kinds.get(kind, 0) for kind in DUPLICATE_KINDS},
+        "bytes": pc.sum(probes["num_bytes"]).as_py() or 0,
+    }
+
+
+STAGE = Stage(
+    name="ingest", needs=(), depends_on=("seed", "ingest"), run=run, estimate=estimate, inputs=inputs
+)

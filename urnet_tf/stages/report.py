@@ -1,0 +1,165 @@
+"""Stage report: one page that shows what the crawl holds, what was noisy, and what it changed.
+
+In: the tables, arrays and facts of all stages. Out: index.html, see `urnet_tf.report`.
+"""
+
+import numpy as np
+import yaml
+from absl import logging
+
+from urnet_tf import config as config_lib, schema, store
+from urnet_tf.config import Config
+from urnet_tf.data.image_store import ImageStore
+from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
+
+_COMPARED = ("baseline", "urnet")
+_PLACES = (
+    ("report/index.html", "this page"),
+    ("train/weights.parquet", "the weight of each training image, and its factors"),
+    ("pack/instances.parquet", "all images that are used"),
+    ("pack/quarantine.parquet", "files that are not used, and why"),
+    ("ingest/duplicates.parquet", "files that occur more than once"),
+    ("reweight/target_ids.npy, target_probs.npy", "the soft labels"),
+    ("evaluate/metrics.json, per_class.parquet", "accuracy of all models, and class by class"),
+    ("evaluate/confusion.json", "what the models confuse on images with trusted labels"),
+)
+
+
+def run(context: StageContext) -> dict:
+    """Reads columns, renders, writes."""
+    from urnet_tf.report import build_page
+
+    settings = context.config.report
+    inputs = read_inputs(context)
+    page = build_page(
+        inputs,
+        title=settings.title,
+        classes=settings.classes,
+        images_per_class=settings.images_per_class,
+        thumbnail_px=settings.thumbnail_px,
+    )
+    store.write_text(context.out / "index.html", page)
+    logging.info("The report has %.1f MB.", len(page.encode()) / 1e6)
+    return {"bytes": len(page.encode()), "path": "index.html"}
+
+
+def read_inputs(context: StageContext):
+    """What the page is made of, from the work directory."""
+    from urnet_tf.report import ReportInputs
+
+    facts = {s: (context.workdir.marker(s) or {}).get("facts") or {} for s in STAGE.needs}
+    classes = store.read_json(context.path("pack", "classes.json"))
+    weights_path = context.path("train", "weights.parquet")
+    if not weights_path.exists():
+        weights_path = context.path("reweight", "weights.parquet")
+    weight_columns = [name for name in schema.WEIGHT_COLUMNS if name not in ("path", "instance_id")]
+    weights = store.read_table(weights_path, weight_columns)
+    table = store.read_table(context.path("pack", "instances.parquet"), ["label", "source", "rank"])
+    table = table.slice(0, len(weights))  # training images come first
+    source, source_names = _codes(table, "source")
+    marker = context.workdir.marker("train") or {}
+    return ReportInputs(
+        classes=classes,
+        label=store.column(table, "label"),
+        source=source,
+        source_names=source_names,
+        rank=store.column(table, "rank"),
+        given_prob=store.read_array(context.path("extract", "given_prob.npy")),
+        top_ids=store.read_array(context.path("extract", "topk_ids.npy")),
+        top_probs=store.read_array(context.path("extract", "topk_probs.npy")),
+        weights={name: store.column(weights, name) for name in weight_columns},
+        quarantine=_read_columns(context.path("pack", "quarantine.parquet"), ("path", "status", "reason")),
+        duplicates=_read_columns(
+            context.path("ingest", "duplicates.parquet"), ("content_hash", "kind", "path")
+        ),
+        read_rows=lambda ids: _read_rows(context.path("pack", "instances.parquet"), ids),
+        read_images=ImageStore(context.path("pack")).read,
+        folds=context.config.baseline.folds,
+        counts={name: facts["pack"].get(name) for name in ("val_images", "test_images", "bytes")},
+        reweighting=facts["reweight"],
+        settings=yaml.safe_dump(config_lib.to_dict(context.config), sort_keys=False, allow_unicode=True),
+        versions=marker.get("versions") or {},
+        places=(*_PLACES, *_export_places(facts["export"])),
+        **_read_evaluation(context, len(classes)),
+    )
+
+
+def estimate(config: Config, facts: Facts) -> Estimate:
+    """One pass over a few columns, and some hundred thumbnails."""
+    if facts.train_images is None:
+        return Estimate()
+    shown = config.report.classes * config.report.images_per_class
+    return Estimate(shown, 5 + shown / 100 + facts.train_images / 1e6, 5 * 10**6, 300 * facts.train_images)
+
+
+def _read_evaluation(context, num_classes):
+    metrics = store.read_json(context.path("evaluate", "metrics.json"))
+    if not metrics["models"]:
+        return {}
+    table = store.read_table(context.path("evaluate", "per_class.parquet"))
+    labels = store.column(table, "label")
+    per_class, reliability = {}, {}
+    for model in _COMPARED:
+        per_class[model] = np.full(num_classes, np.nan)
+        per_class[model][labels] = store.column(table, f"{model}_top1").astype(float)
+        reliability[model] = _read_reliability(context, model, metrics["split"])
+    return {
+        "metrics": metrics["models"],
+        "per_class": per_class,
+        "reliability": reliability,
+        "evaluated_on": metrics["split"],
+    }
+
+
+def _read_reliability(context, model, split):
+    import pyarrow.compute as pc
+
+    from urnet_tf.report import compute_reliability
+
+    with np.load(context.path("evaluate", f"predictions_{model}.npz")) as arrays:
+        ids, label = arrays["instance_id"], arrays["label"]
+        confidence, predicted = arrays["top_probs"][:, 0], arrays["top_ids"][:, 0]
+    path = context.path("pack", "instances.parquet")
+    measured = store.read_table(path, ["instance_id"], where=pc.field("split") == split)
+    known = np.isin(ids, store.column(measured, "instance_id")) & (label >= 0)
+    return compute_reliability(confidence[known], predicted[known] == label[known])
+
+
+def _read_columns(path, names):
+    table = store.read_table(path, list(names))
+    return {name: store.column(table, name) for name in names}
+
+
+def _read_rows(path, ids):
+    import pyarrow.compute as pc
+
+    wanted = pc.field("instance_id").isin(ids)
+    rows = store.read_table(path, ["instance_id", "title", "path", "query"], where=wanted).to_pylist()
+    by_id = {row.pop("instance_id"): row for row in rows}
+    return [by_id[i] for i in ids]
+
+
+def _export_places(facts):
+    names = {"saved_model": "model for TF Serving", "tflite": "model for phones"}
+    return tuple((f"export/{facts[kind]['path']}", what) for kind, what in names.items() if kind in facts)
+
+
+def _codes(table, name):
+    """A text column as numbers, and the texts they stand for, in alphabetical order."""
+    import pyarrow.compute
+
+    encoded = pyarrow.compute.dictionary_encode(table.column(name).combine_chunks())
+    texts, codes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+    order = np.argsort(np.array(texts, dtype=object), kind="stable")
+    place = np.empty(len(texts), np.int64)
+    place[order] = np.arange(len(texts))
+    return place[codes], [texts[i] for i in order]
+
+
+STAGE = Stage(
+    name="report",
+    needs=("ingest", "pack", "extract", "reweight", "train", "evaluate", "export"),
+    depends_on=("report",),
+    run=run,
+    estimate=estimate,
+)

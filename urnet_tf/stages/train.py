@@ -1,0 +1,192 @@
+"""Stage `train`: the URNet on bags, with sample weights and soft targets of `reweight`.
+
+Reads the image store (pack), features or a network (baseline), the weights and targets
+(reweight). Writes urnet.keras, its instance branch instance.keras, saliency.npy and
+weights.parquet with the saliency filled in. A strategy is off when its weights are ones: there
+are no other branches in the code. The fit and the pass for the saliency resume.
+"""
+
+import shutil
+
+import numpy as np
+
+from urnet_tf import schema, store
+from urnet_tf.config import Config
+from urnet_tf.stages.stage import (
+    Estimate,
+    Facts,
+    Stage,
+    StageContext,
+    backbone_settings,
+    fit_settings,
+    forward_seconds,
+    training_seconds,
+)
+
+
+def run(context: StageContext) -> dict:
+    """Fits the two branches, then measures the attention each instance gets."""
+    import keras
+
+    from urnet_tf import training
+    from urnet_tf.models import urnet
+
+    weights = store.read_table(context.path("reweight", "weights.parquet"))
+    labels = store.column(weights, "label")
+    path = context.out / "urnet.keras"
+    if not path.exists():
+        _fit(context, labels, store.column(weights, "sample_weight"))
+    model = keras.saving.load_model(path, compile=False)
+    training.save_model(urnet.instance_branch(model), context.out / "instance.keras")
+    saliency = _measure_saliency(context, model, labels)
+    store.write_array(context.out / "saliency.npy", saliency)
+    columns = {name: weights.column(name) for name in schema.WEIGHT_COLUMNS}
+    columns = {name: values.combine_chunks() for name, values in columns.items()}
+    store.write_table(
+        context.out / "weights.parquet", columns | {"saliency": saliency}, schema.WEIGHT_COLUMNS
+    )
+    history = store.read_json(context.out / "history.json")
+    return {
+        "steps": history[-1]["step"],
+        "loss": history[-1]["loss"],
+        "instance_accuracy": history[-1]["instance_accuracy"],
+        "bag_accuracy": history[-1]["bag_accuracy"],
+        "saliency": {"min": float(saliency.min()), "max": float(saliency.max())},
+    }
+
+
+def estimate(config: Config, facts: Facts) -> Estimate:
+    """One fit over the training images, and one pass for the saliency."""
+    rows = facts.train_images
+    if rows is None:
+        return Estimate()
+    seconds = 20.0 + 1.5 * training_seconds(config, config.train.fit, rows, facts.cores)
+    memory = 2 * 10**9 + 100 * rows
+    if config.model.mode == "finetune":
+        seconds += forward_seconds(config, rows, facts.cores)
+        per_image = {"efficientnet_lite0": 40e6, "resnext": 250e6}[config.model.backbone]  # kept for backward
+        memory += int(config.train.fit.batch_images * per_image * (config.model.image_size_px / 224) ** 2)
+    return Estimate(rows, seconds, 60 * 10**6 + 80 * rows, memory)
+
+
+def _fit(context, labels, sample_weight):
+    from urnet_tf import training
+    from urnet_tf.models import urnet
+
+    config, settings = context.config, context.config.train
+    bag_size, fit = settings.bag.size, settings.fit
+    strategy = training.build_strategy(config.runtime.strategy)
+    with training.precision_policy(config.runtime.precision), strategy.scope():
+        model = urnet.build_urnet(
+            _base(context, strategy.num_replicas_in_sync > 1),
+            len(store.read_json(context.path("pack", "classes.json"))),
+            bag_size,
+            attention_dim=config.model.attention_dim,
+            dropout=config.model.dropout,
+            seed=config.seed,
+        )
+    checkpoints = context.out / "checkpoint"
+    history = training.fit_model(
+        model,
+        _bag_batches(context, labels, sample_weight, augmented=True),
+        total_steps=training.count_steps(fit.epochs, len(labels), fit.batch_images),
+        loss_weights={urnet.INSTANCE: 1.0, urnet.BAG: settings.bag.loss_weight},
+        checkpoint_dir=checkpoints,
+        log_dir=context.out / "tensorboard",
+        description="urnet",
+        **fit_settings(fit),
+    )
+    store.write_json(context.out / "history.json", history)
+    training.save_model(model, context.out / "urnet.keras")
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _base(context, synchronized):
+    """The feature size, or the network that training starts from."""
+    config = context.config
+    if config.model.mode == "frozen":
+        return store.read_array(context.path("baseline", "features.npy")).shape[1]
+    import keras
+
+    from urnet_tf.models.backbone import build_backbone
+    from urnet_tf.models.classifier import backbone_of
+
+    start_over = config.train.init == "pretrained"
+    backbone = build_backbone(
+        **backbone_settings(config.model),
+        weights=config.model.weights if start_over else None,
+        synchronized=synchronized,
+        seed=config.seed,
+    )
+    if not start_over:
+        full = keras.saving.load_model(context.path("baseline", "model_full.keras"), compile=False)
+        backbone.set_weights(backbone_of(full).get_weights())
+    return backbone
+
+
+def _bag_batches(context, labels, sample_weight, augmented):
+    from urnet_tf.data import batches
+    from urnet_tf.data.augment import build_augmenter
+    from urnet_tf.data.image_store import ImageStore
+    from urnet_tf.data.sampling import BagSampler
+
+    config, bag_size = context.config, context.config.train.bag.size
+    batch_bags = max(1, config.train.fit.batch_images // bag_size)
+    sampler = BagSampler(np.arange(len(labels)), labels, bag_size, batch_bags, config.seed)
+    targets = (
+        np.asarray(store.read_array(context.path("reweight", "target_ids.npy"))),
+        np.asarray(store.read_array(context.path("reweight", "target_probs.npy"))),
+        sample_weight,
+    )
+    if config.model.mode == "frozen":
+        features = store.read_array(context.path("baseline", "features.npy"))
+        return batches.FeatureBatches(features, sampler, *targets, bag=True)
+    augment = config.augment
+    augmenter = build_augmenter(
+        augment.policy if augmented else "none", config.model.image_size_px, augment.min_area, augment.flip,
+        augment.num_ops, augment.magnitude, config.model.crop_fraction,
+    )  # fmt: skip
+    return batches.ImageBatches(
+        ImageStore(context.path("pack")), sampler, *targets, image_size_px=config.model.image_size_px,
+        augment=augmenter, bag=True, crop_fraction=config.model.crop_fraction,
+    )  # fmt: skip
+
+
+def _measure_saliency(context, model, labels):
+    """Mean attention times bag size over one pass of bags: float32 [N], 1 = neutral."""
+    from urnet_tf import inference
+    from urnet_tf.models.urnet import saliency_model
+    from urnet_tf.reweighting.bag_saliency import compute_saliency
+
+    data = _bag_batches(context, labels, np.ones(len(labels), np.float32), augmented=False)
+    bags, bag_size = data.sampler.shape
+    rows = data.steps_per_epoch * bags
+    attention = store.open_column(context.out / "attention.npy", (rows, bag_size), np.float32)
+
+    def stream(wanted):  # units complete in order, so what is wanted reaches to the end
+        for x, _, _ in data.dataset(int(wanted[0]) // bags, data.steps_per_epoch):
+            yield x
+
+    def write(part, values):
+        attention[part] = values
+
+    inference.run_units(
+        inference.build_function(saliency_model(model), bags),
+        stream,
+        rows,
+        context.units("saliency", inference.count_units(rows, bags)),
+        write,
+        batch_size=bags,
+        description="saliency",
+    )
+    ids = np.concatenate([data.sampler.batch(step)[0] for step in range(data.steps_per_epoch)])
+    return compute_saliency(attention, ids, num_instances=len(labels))
+
+
+STAGE = Stage(
+    name="train",
+    needs=("pack", "baseline", "extract", "reweight"),
+    depends_on=("seed", "model", "augment", "train", "runtime.precision"),
+    run=run,
+    estimate=estimate,
+)

@@ -1,0 +1,303 @@
+"""Why an image counted as much as it did: facts of a work directory in words.
+
+In: a work directory and a name, path or instance id. Out: text for a terminal. The sentences about
+the factors also serve the report. Reads only the rows that it needs, without TensorFlow.
+"""
+
+import difflib
+import os
+import pathlib
+import textwrap
+from collections.abc import Mapping
+
+import numpy as np
+
+from urnet_tf import schema, store
+from urnet_tf.errors import UsageError
+
+_SHOWN = 10  # matches listed when a name is ambiguous
+_COMPARED = 2000  # paths compared with a name that nothing has
+_CLEARLY = 1.15  # a factor this far from its class's mean is worth a sentence
+
+# factor → (what it asks, what a low value says, what a high value says). All but the saliency enter
+# the final weight; the saliency is what the trained network thinks of it.
+FACTOR_WORDS = {
+    "class_weight": (
+        "Is the class small or large?",
+        "its class is large, so each of its images counts less",
+        "its class is small, so each of its images counts more",
+    ),
+    "cluster_weight": (
+        "Does its group of look-alikes stand for the class?",
+        "its look-alikes are not typical of the class",
+        "its look-alikes are typical of the class",
+    ),
+    "confidence": (
+        "Does the picture fit the words of the class?",
+        "the picture fits the words of the class badly",
+        "the picture fits the words of the class well",
+    ),
+    "self_confidence": (
+        "Would models that never saw it give this label?",
+        "models that never saw it would hardly give it this label",
+        "models that never saw it give it this label too",
+    ),
+    "saliency": (
+        "Does the trained network look at it in a bag of its class?",
+        "beside others of its class the network looks past it",
+        "beside others of its class the network looks at it",
+    ),
+}
+
+
+def describe_standing(values: np.ndarray, value: float) -> str:
+    """Where `value` stands among `values` [n], in words."""
+    values = np.asarray(values)
+    below, above = float((values < value).mean()), float((values > value).mean())
+    if below == above == 0:
+        return "same for all"
+    if below == 0 or above == 0:
+        name = "lowest" if below == 0 else "highest"
+        return name if 1 - below - above < 0.015 else f"{name}, as {1 - below - above:.0%} are"
+    return f"higher than {below:.0%}" if below >= 0.5 else f"lower than {above:.0%}"
+
+
+def describe_amount(weight: float) -> str:
+    """A final weight in words, where 1 is an average image."""
+    if weight <= 0:
+        return "did not count"
+    if 0.95 <= weight <= 1.05:
+        return "counted as much as an average image"
+    return f"counted {_number(weight)} times as much as an average image"
+
+
+def find_reasons(weight: float, factors: Mapping[str, float], means: Mapping[str, float]) -> list[str]:
+    """Why a weight is below or above 1: clauses about the factors that pull that way, strongest first.
+
+    Args:
+      weight: the final weight of the image.
+      factors: its value of each factor that enters the weight, keys of `FACTOR_WORDS`.
+      means: what to compare with: the mean of each factor in its class, and of `class_weight`
+        over all images.
+    """
+    pulls = []
+    for name, (_, low, high) in FACTOR_WORDS.items():
+        value, mean = factors.get(name), means.get(name)
+        if value is None or mean is None or not mean > 0:
+            continue
+        pull = np.log(max(value, 1e-6) / mean)
+        if abs(pull) >= np.log(_CLEARLY) and (pull > 0) == (weight >= 1):
+            pulls.append((-abs(float(pull)), low if pull < 0 else high))
+    return [clause for _, clause in sorted(pulls)]
+
+
+def explain(workdir_root: str | os.PathLike, image: str) -> str:
+    """Explains one image.
+
+    Args:
+      workdir_root: the work directory of a run that came at least as far as `pack`.
+      image: an instance id, or the end of a path: `cat/12.jpg`, `12.jpg`.
+
+    Returns:
+      Text of a few lines; a list of the matches where several images fit.
+
+    Raises:
+      UsageError: nothing was packed yet, or no image fits; the message names the nearest ones.
+    """
+    root, image = pathlib.Path(workdir_root), str(image).strip()
+    if not (root / "pack" / "instances.parquet").exists():
+        raise UsageError(f"Expected a run with packed images in {root}; found none. Run `urnet run` first.")
+    if not image:
+        raise UsageError("Expected a path, file name or id of an image; received an empty text.")
+    rows = _find(root / "pack" / "instances.parquet", image, "instance_id")
+    quarantined = [] if rows and _is_id(image) else _find(root / "pack" / "quarantine.parquet", image)
+    if len(rows) + len(quarantined) == 1:
+        return _explain_instance(root, rows[0]) if rows else _explain_quarantined(quarantined[0])
+    if not rows and not quarantined:
+        raise UsageError(_nothing_found(root, image))
+    return _list_matches(image, rows, quarantined)
+
+
+def _find(table_path, image, id_column=None):
+    """Rows whose path ends in `image` at a "/", or is nearest to that, or whose id it is."""
+    import pyarrow.compute as pc
+
+    if not table_path.exists():
+        return []
+    wanted = image.replace(os.sep, "/").removeprefix("./")
+    path = pc.field("path")
+    where = (path == wanted) | pc.ends_with(path, f"/{wanted.lstrip('/')}")
+    if id_column and _is_id(image):
+        by_id = store.read_table(table_path, where=pc.field(id_column) == int(image)).to_pylist()
+        if by_id:
+            return by_id
+    rows = store.read_table(table_path, where=where).to_pylist()
+    exact = [row for row in rows if row["path"] == wanted]
+    if rows or not wanted.startswith("/"):
+        return exact or rows
+    # An absolute path: the listed one is relative to the image root, so it is an end of this one.
+    ends = [wanted[i + 1 :] for i, letter in enumerate(wanted) if letter == "/"]
+    rows = store.read_table(table_path, where=path.isin(ends)).to_pylist()
+    longest = max((len(row["path"]) for row in rows), default=0)
+    return [row for row in rows if len(row["path"]) == longest]
+
+
+def _is_id(text):
+    return text.isascii() and text.isdigit() and len(text) < 19
+
+
+def _nothing_found(root, image):
+    if _is_id(image):
+        total = store.read_table(root / "pack" / "instances.parquet", ["instance_id"]).num_rows
+        return f"Expected an instance id from 0 to {total - 1}, or a path; received {image}."
+    name = image.replace(os.sep, "/").rsplit("/", 1)[-1]
+    by_name = {path.rsplit("/", 1)[-1]: path for path in reversed(_similar_paths(root, name))}
+    near = [by_name[n] for n in difflib.get_close_matches(name, by_name, n=3, cutoff=0.5)]
+    hint = f" Nearest: {', '.join(map(_one_line, near))}." if near else ""
+    return f"No image of this run is called {image!r}.{hint}"
+
+
+def _similar_paths(root, name):
+    """Some paths that share the beginning of a file name, as long a one as there is; else the first paths."""
+    import pyarrow.compute as pc
+
+    stem, found = name.rsplit(".", 1)[0], []
+    for table in ("instances", "quarantine"):
+        table_path = root / "pack" / f"{table}.parquet"
+        if not table_path.exists():
+            continue
+        for length in (*range(len(stem), 2, -2), 0):
+            where = pc.match_substring(pc.field("path"), stem[:length], ignore_case=True) if length else None
+            paths = store.read_table(table_path, ["path"], where=where)["path"][:_COMPARED].to_pylist()
+            if paths:
+                found += paths
+                break
+    return found
+
+
+def _list_matches(image, rows, quarantined):
+    lines = [f"{len(rows) + len(quarantined)} images are called {image!r}; say more of the path, or the id:"]
+    for row in rows[:_SHOWN]:
+        lines.append(f"  {row['instance_id']:>9}  {_one_line(row['path'])}  ({row['split']})")
+    for row in quarantined[: max(_SHOWN - len(rows), 0)]:
+        lines.append(f"  {'-':>9}  {_one_line(row['path'])}  (not used: {row['status']})")
+    hidden = len(rows) + len(quarantined) - _SHOWN
+    return "\n".join(lines + ([f"  ... and {hidden} more"] if hidden > 0 else []))
+
+
+def _explain_quarantined(row):
+    meaning = schema.STATUS.get(row["status"], "")
+    lines = [_one_line(row["path"]), f"  Not used: {row['status']}" + (f", {meaning}." if meaning else ".")]
+    if row["reason"]:
+        lines.append(f"  {_one_line(row['reason'])}")
+    return "\n".join(lines)
+
+
+def _explain_instance(root, row):
+    names = [c["name"] for c in store.read_json(root / "pack" / "classes.json")]
+    label = row["label"]
+    size = f"{row['width_px']} x {row['height_px']} px"
+    lines = [f"{_one_line(row['path'])}  (id {row['instance_id']}, {size})"]
+    lines.append(_where_from(row, names))
+    weights_path = next(
+        (p for p in (root / s / "weights.parquet" for s in ("train", "reweight")) if p.exists()), None
+    )
+    if row["split"] != schema.TRAIN:
+        use = "to measure the models" if row["split"] == schema.TEST else "to check the models"
+        lines.append(f"  It belongs to the {row['split']} images, which serve {use}; it has no weight.")
+    elif weights_path is None:
+        lines.append("  The images of this run have no weights yet; they come with `urnet reweight`.")
+    else:
+        lines += _explain_weight(root, weights_path, row["instance_id"], label, names)
+    return "\n".join(lines + _explain_duplicates(root, row))
+
+
+def _where_from(row, names):
+    label = "no label" if row["label"] < 0 else f"label {row['label']} ({names[row['label']]})"
+    parts = [f"{row['split']} image, {label}"]
+    parts += [row["source"]] if row["source"] else []
+    parts += [f"rank {row['rank']}"] if row["rank"] > 0 else []
+    parts += [f"query {row['query']!r}"] if row["query"] else []
+    line = "  " + ", ".join(parts)
+    return line + (f"\n  Title: {_one_line(row['title'])}" if row["title"] else "")
+
+
+def _explain_weight(root, weights_path, instance_id, label, names):
+    import pyarrow.compute as pc
+
+    columns = [name for name in schema.WEIGHT_COLUMNS if name != "path"]
+    table = store.read_table(weights_path, columns, where=pc.field("label") == label)
+    values = {name: store.column(table, name) for name in columns}
+    at = int(np.flatnonzero(values["instance_id"] == instance_id)[0])
+    factors = {name: float(values[name][at]) for name in FACTOR_WORDS}
+    means = {name: float(values[name].mean()) for name in FACTOR_WORDS} | {"class_weight": 1.0}
+    weight, size = float(values["sample_weight"][at]), len(values["label"])
+
+    standing = {name: describe_standing(values[name], factors[name]) for name in FACTOR_WORDS}
+    place = describe_standing(values["sample_weight"], weight)
+    lines = ["", f"  In training it {describe_amount(weight)} (in its class of {size}: {place})."]
+    in_weight = {name: value for name, value in factors.items() if name != "saliency"}
+    reasons = find_reasons(weight, in_weight, means)
+    if reasons and not 0.95 <= weight <= 1.05:
+        lines += textwrap.wrap(f"  Because {'; '.join(reasons)}.", 96, subsequent_indent="  ")
+    lines += ["", f"    {'factor':<16} {'value':>7}  {'in its class':<20} question"]
+    rows = [(name, factors[name], standing[name], FACTOR_WORDS[name][0]) for name in FACTOR_WORDS]
+    rows.insert(-1, ("sample_weight", weight, place, "The product of these, limited; 1 is average."))
+    lines += [f"    {name:<16} {value:>7.3f}  {where:<20} {text}" for name, value, where, text in rows]
+    lines += ["", *_explain_label(root, instance_id, label, int(values["supposed_label"][at]), names)]
+    return lines + _explain_cluster(values, at, label)
+
+
+def _explain_label(root, instance_id, label, supposed, names):
+    lines = []
+    if supposed == label:
+        lines.append("  The baseline agrees with its label.")
+    elif 0 <= supposed < len(names):
+        lines.append(f"  The baseline would call it {supposed} ({names[supposed]}): its supposed label.")
+    given_path = root / "extract" / "given_prob.npy"
+    if given_path.exists():
+        probability = float(store.read_array(given_path)[instance_id])
+        lines.append(f"  It gives the label {names[label]!r} a probability of {_percent(probability)}.")
+    return lines
+
+
+def _explain_cluster(values, at, label):
+    cluster = int(values["cluster"][at])
+    if cluster < 0:
+        return []
+    mates = values["cluster"] == cluster
+    purity = float((values["supposed_label"][mates] == label).mean())
+    whole = float((values["supposed_label"] == label).mean())
+    return [
+        f"  It lies in group {cluster} of its class with {int(mates.sum())} of {len(mates)} images.",
+        f"  The baseline agrees with the label of {purity:.0%} of them; of {whole:.0%} in the whole class.",
+    ]
+
+
+def _explain_duplicates(root, row):
+    import pyarrow.compute as pc
+
+    path = root / "ingest" / "duplicates.parquet"
+    if not path.exists() or not row["content_hash"]:
+        return []
+    same = store.read_table(path, where=pc.field("content_hash") == row["content_hash"]).to_pylist()
+    others = [r for r in same if r["path"] != row["path"]]
+    if not others:
+        return []
+    lines = ["", f"  The same file occurs {len(others)} more time{'s' if len(others) > 1 else ''}:"]
+    for r in others[:_SHOWN]:
+        lines.append(f"    {_one_line(r['path'])}  ({r['split']}, label {r['label']})")
+    return lines
+
+
+def _percent(share):
+    return "less than 0.1%" if share < 0.001 else f"{100 * share:.1f}%"
+
+
+def _number(weight):
+    return f"{weight:.2f}" if weight < 10 else f"{weight:.0f}"
+
+
+def _one_line(text):
+    """Text from the web for a terminal: one line, no control characters."""
+    return "".join(c if c.isprintable() else " " for c in text)[:200]
