@@ -17,7 +17,12 @@ def test_defaults_survive_the_round_trip_through_plain_values():
 def test_overrides_are_read_as_yaml():
     config = load_config(
         None,
-        ["train.fit.learning_rate=1e-3", "ingest.max_rank={flickr: 15}", "evaluate.scales=[1, 1.25]", "seed=7"],
+        [
+            "train.fit.learning_rate=1e-3",
+            "ingest.max_rank={flickr: 15}",
+            "evaluate.scales=[1, 1.25]",
+            "seed=7",
+        ],
     )
     assert config.train.fit.learning_rate == 0.001
     assert config.ingest.max_rank == {"flickr": 15}

@@ -107,29 +107,37 @@ def test_top_k_of_heads_by_hand():
     inputs = keras.Input((3,))
     model = keras.Model(inputs, keras.layers.Activation("linear")(inputs))
     features = np.log(np.float16([[1, 2, 1], [4, 2, 2], [8, 1, 1]]))
-    ids, probs, given = inference.predict_top_k(
-        model, features, np.array([2, 0]), np.array([1, 1]), k=2, batch_size=4
+    found = inference.predict_top_k(
+        model, features, np.array([2, 0]), np.array([1, 1]), 2, np.array([0.1, 1.0, 2.0]), batch_size=4
     )
-    np.testing.assert_array_equal(ids, [[0, 1], [1, 0]])  # of equals the smaller id comes first
-    np.testing.assert_allclose(probs, [[0.8, 0.1], [0.5, 0.25]], atol=1e-3)
-    np.testing.assert_allclose(given, [0.1, 0.5], atol=1e-3)
+    np.testing.assert_array_equal(found.topk_ids, [[0, 1], [1, 0]])  # of equals the smaller id comes first
+    np.testing.assert_allclose(found.topk_probs, [[0.8, 0.1], [0.5, 0.25]], atol=1e-3)
+    np.testing.assert_allclose(found.given_prob, [0.1, 0.5], atol=1e-3)
+    # Scaled by class: (0.8, 1, 2) / 3.8 and (0.1, 2, 2) / 4.1.
+    np.testing.assert_array_equal(found.balanced_id, [2, 1])
+    np.testing.assert_allclose(found.balanced_given_prob, [1 / 3.8, 2 / 4.1], atol=1e-3)
 
 
 def test_top_k_of_images_fills_rows_by_id(small_units, tmp_path):
     images, ids = Images(30), np.array([3, 29, 7, *range(10, 28)])
     labels = np.arange(len(ids)) % 4
-    columns = np.full((30, 2), -1, np.int32), np.full((30, 2), -1, np.float32), np.full(30, -1, np.float32)
+    columns = inference.TopK.allocate(30, 2, lambda name, shape, dtype: np.full(shape, -1, dtype))
     model = backbone()
     units = store.UnitLog(tmp_path, inference.count_units(len(ids), 8))
     inference.extract_top_k(
-        model, images, ids, labels, columns, units, image_size_px=8, crop_fraction=0.9, batch_size=8
-    )
-    assert (columns[0][[0, 1, 2]] == -1).all() and (columns[0][ids] >= 0).all() and not units.pending()
+        model, images, ids, labels, columns, units, class_scale=np.ones(4), image_size_px=8,
+        crop_fraction=0.9, batch_size=8,
+    )  # fmt: skip
+    assert (columns.topk_ids[[0, 1, 2]] == -1).all() and (columns.topk_ids[ids] >= 0).all()
+    assert not units.pending()
 
     from urnet_tf.data.decode import eval_image
 
     logits = np.asarray(model(np.stack([eval_image(images.records[i], 8, 0.9) for i in ids])), np.float64)
-    np.testing.assert_array_equal(columns[0][ids, 0], logits.argmax(1))
+    np.testing.assert_array_equal(columns.topk_ids[ids, 0], logits.argmax(1))
     probs = np.exp(logits - logits.max(1, keepdims=True))
     probs /= probs.sum(1, keepdims=True)
-    np.testing.assert_allclose(columns[2][ids], probs[np.arange(len(ids)), labels], atol=1e-4)
+    np.testing.assert_allclose(columns.given_prob[ids], probs[np.arange(len(ids)), labels], atol=1e-4)
+    # Where all classes have one scale, balancing changes nothing.
+    np.testing.assert_array_equal(columns.balanced_id[ids], columns.topk_ids[ids, 0])
+    np.testing.assert_allclose(columns.balanced_given_prob, columns.given_prob, atol=1e-6)

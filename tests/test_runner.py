@@ -30,7 +30,11 @@ def flow(monkeypatch):
 
         return Stage(name, needs, depends_on, run, lambda config, facts: Estimate(rows=3, seconds=100.0))
 
-    stages = (make("ingest", (), ("seed",)), make("pack", ("ingest",), ("pack",)), make("train", ("pack",), ("train",)))
+    stages = (
+        make("ingest", (), ("seed",)),
+        make("pack", ("ingest",), ("pack",)),
+        make("train", ("pack",), ("train",)),
+    )
     monkeypatch.setattr(runner, "STAGES", stages)
     monkeypatch.setattr(runner, "gather_facts", lambda config, workdir: Facts())
     return log, failing

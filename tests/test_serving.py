@@ -107,7 +107,7 @@ def test_a_fresh_process_serves_it_and_one_bad_image_harms_no_other(export, enco
     expected = tf.nn.softmax(model(images, training=False)).numpy()
     order = np.argsort(-expected[:3], axis=1)[:, :3]
     np.testing.assert_array_equal(served["classes"][:3], order)
-    assert [l.decode() for l in served["labels"][0]] == [NAMES[c] for c in order[0]]
+    assert [label.decode() for label in served["labels"][0]] == [NAMES[c] for c in order[0]]
     best = np.take_along_axis(expected[:3], order, 1)
     np.testing.assert_allclose(served["probabilities"][:3], best, atol=1e-5)
     np.testing.assert_allclose(served["tensor"][:3], served["probabilities"][:3], atol=1e-5)
@@ -127,9 +127,7 @@ def test_the_saved_model_has_no_xla_operation(export):
     proto = saved_model_pb2.SavedModel()
     proto.ParseFromString((export[0] / "tiny" / "1" / "saved_model.pb").read_bytes())
     graph = proto.meta_graphs[0].graph_def
-    assert not any(
-        f.attr["_XlaMustCompile"].b for f in graph.library.function if "_XlaMustCompile" in f.attr
-    )
+    assert not any(f.attr["_XlaMustCompile"].b for f in graph.library.function if "_XlaMustCompile" in f.attr)
     operations = {n.op for f in graph.library.function for n in f.node_def}
     assert "Conv2D" in operations and not {o for o in operations if o.startswith("Xla") or o == "PyFunc"}
 

@@ -123,10 +123,14 @@ def _closing_lines(workdir):
         if name in models:
             m = models[name]
             top1, top5 = 100 * m["balanced_top1"], 100 * m["balanced_top5"]
-            lines.append(f"{name:<9} class-balanced top-1 {top1:5.1f} %   top-5 {top5:5.1f} %   ({metrics['split']})")
+            lines.append(
+                f"{name:<9} class-balanced top-1 {top1:5.1f} %   top-5 {top5:5.1f} %   ({metrics['split']})"
+            )
     export = workdir.marker("export")["facts"]
     places = [workdir.path("report") / "index.html"]
-    places += [workdir.path("export") / export[kind]["path"] for kind in ("saved_model", "tflite") if kind in export]
+    places += [
+        workdir.path("export") / export[kind]["path"] for kind in ("saved_model", "tflite") if kind in export
+    ]
     lines.append("Results: " + "  ".join(map(str, places)))
     return "\n".join(lines)
 
@@ -135,7 +139,9 @@ def _why(arguments):
     from urnet_tf.why import explain
 
     if len(arguments) != 1:
-        raise UsageError(f"Expected one image (a path, file name or id) after `why`; received {len(arguments)}.")
+        raise UsageError(
+            f"Expected one image (a path, file name or id) after `why`; received {len(arguments)}."
+        )
     print(explain(_WORKDIR.value, arguments[0]))
     return 0
 

@@ -41,6 +41,7 @@ class IngestConfig:
     test_path: str | None = None  # the same for test images
     val_fraction: float = _between(0.1, 0.0, 0.9)  # drawn per class when no validation set is given
     test_fraction: float = _between(0.0, 0.0, 0.9)  # drawn per class when no test set is given
+    split_seed: int = _at_least(0, 0)  # of these draws
     sources: tuple[str, ...] | None = None  # only these sources; None = all
     max_rank: Mapping[str, int] = field(default_factory=dict)  # {flickr: 15}: keep the top results of a query
     first_classes: int | None = _at_least(None, 2)  # only the first n classes (mini-WebVision: 50)
@@ -82,7 +83,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class FitConfig:
-    epochs: float = _at_least(8.0, 0.0)  # passes over the training images
+    epochs: float = _at_least(16.0, 0.0)  # passes over the training images
     batch_images: int = _at_least(255, 1)  # images per step; bags hold bag.size of them
     optimizer: str = _choice("adamw", "sgd")
     learning_rate: float = _at_least(1e-3, 0.0)  # peak, per step
@@ -110,7 +111,7 @@ class ExtractConfig:
 @dataclass(frozen=True)
 class ClassWeightConfig:
     enabled: bool = True
-    alpha: float = _between(0.5, 0.0, 1.0)  # Eq. 4
+    alpha: float | None = _between(None, 0.0, 1.0)  # Eq. 4; None: sound 1, paper 0.5
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,9 @@ class ConfidenceConfig:
     text_dim: int = _at_least(300, 8)  # of hashed vectors
     top_rank: int = _at_least(30, 1)  # trained on the best results of a class ...
     source: str | None = "google"  # ... from this source; None or absent from the data = all sources
-    loss: str | None = _choice(None, "contrastive", "pairwise")  # None: sound contrastive, paper pairwise (Eq. 8)
+    loss: str | None = _choice(
+        None, "contrastive", "pairwise"
+    )  # None: pairwise (Eq. 8) in paper
     temperature: float = _at_least(0.07, 1e-3)  # contrastive
     epochs: int = _at_least(30, 1)
     floor: float = _between(0.05, 0.0, 1.0)  # sound: smallest weight, as a share of the class mean
@@ -150,7 +153,7 @@ class SoftLabelConfig:
 
 @dataclass(frozen=True)
 class CombineConfig:
-    smallest: float = _at_least(0.05, 0.0)  # sound: clip of the product
+    smallest: float = _at_least(0.05, 0.0)  # sound: bounds of the combined weight
     largest: float = _at_least(10.0, 0.0)
 
 

@@ -7,6 +7,7 @@ often the loop was interrupted. Nothing of size N x C is held: the k best classe
 probability of the given label are kept.
 """
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable
 
@@ -173,20 +174,73 @@ def build_tflite_function(
     return _padded(invoke, shape)
 
 
-def build_top_k_function(model: keras.Model, k: int, batch_size: int) -> Callable:
-    """A function (batch [b, ...], labels int [b]) → what `predict_top_k` returns, for one batch.
+@dataclasses.dataclass(frozen=True)
+class TopK:
+    """What a model says about n instances; every field has a row an instance.
+
+    The balanced fields are what the model would say if all classes were equally frequent: the
+    probabilities p_c N / (C N_c), normalised. A model trained on unequal classes prefers the large
+    ones, and whatever is learned from its raw opinion repeats that.
+
+    Source: post-hoc logit adjustment, Menon et al., 2021.
+    """
+
+    topk_ids: np.ndarray  # int32 [n, k], best first
+    topk_probs: np.ndarray  # float32 [n, k]
+    given_prob: np.ndarray  # float32 [n], of the given label
+    balanced_id: np.ndarray  # int32 [n], the likeliest class
+    balanced_given_prob: np.ndarray  # float32 [n]
+
+    @classmethod
+    def allocate(
+        cls, rows: int, k: int, allocate=lambda name, shape, dtype: np.empty(shape, dtype)
+    ) -> "TopK":
+        """Room for `rows` instances; `allocate(name, shape, dtype)` makes each array."""
+        shapes = {"topk_ids": (rows, k), "topk_probs": (rows, k)}
+        integer = ("topk_ids", "balanced_id")
+        return cls(
+            **{
+                field.name: allocate(
+                    field.name,
+                    shapes.get(field.name, (rows,)),
+                    np.int32 if field.name in integer else np.float32,
+                )
+                for field in dataclasses.fields(cls)
+            }
+        )
+
+    def write(self, rows, values: "TopK") -> None:
+        """Copies `values` into these rows."""
+        for field in dataclasses.fields(self):
+            getattr(self, field.name)[rows] = getattr(values, field.name)
+
+
+def build_top_k_function(
+    model: keras.Model, k: int, batch_size: int, class_scale: np.ndarray
+) -> Callable[[np.ndarray, np.ndarray], TopK]:
+    """A function (batch [b, ...], labels int [b]) → `TopK` of b rows.
 
     Args:
       model: inputs → logits [B, C].
       k: best classes kept, best first; at most C.
+      class_scale: float [C], N / (C N_c).
     """
     logits_of = build_function(model, batch_size)
+    log_scale = np.log(np.maximum(class_scale, np.finfo(np.float32).tiny)).astype(np.float32)
 
     def predict(batch, labels):
-        probs = tf.nn.softmax(logits_of(batch))
+        logits = logits_of(batch)
+        labels = tf.cast(labels, tf.int32)
+        probs, balanced = tf.nn.softmax(logits), tf.nn.softmax(logits + log_scale)
         best = tf.math.top_k(probs, k)
-        given = tf.gather(probs, tf.cast(labels, tf.int32), batch_dims=1)
-        return best.indices.numpy(), best.values.numpy(), given.numpy()
+        values = (
+            best.indices,
+            best.values,
+            tf.gather(probs, labels, batch_dims=1),
+            tf.argmax(balanced, axis=-1, output_type=tf.int32),
+            tf.gather(balanced, labels, batch_dims=1),
+        )
+        return TopK(*(value.numpy() for value in values))
 
     return predict
 
@@ -197,8 +251,9 @@ def predict_top_k(
     rows: np.ndarray,
     labels: np.ndarray,
     k: int,
+    class_scale: np.ndarray,
     batch_size: int = 1024,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> TopK:
     """Top-k predictions of a head on cached features.
 
     Args:
@@ -207,19 +262,14 @@ def predict_top_k(
       rows: int [n], which of them.
       labels: int [n], given labels of these rows.
       k: best classes kept; at most C.
-
-    Returns:
-      ids int32 [n, k], probs float32 [n, k] (best first), given_prob float32 [n].
+      class_scale: float [C], N / (C N_c).
     """
-    predict = build_top_k_function(model, k, batch_size)
-    ids = np.empty((len(rows), k), np.int32)
-    probs = np.empty((len(rows), k), np.float32)
-    given = np.empty(len(rows), np.float32)
+    predict = build_top_k_function(model, k, batch_size, class_scale)
+    found = TopK.allocate(len(rows), k)
     for first in range(0, len(rows), batch_size):
         part = slice(first, first + batch_size)
-        batch = np.asarray(features[rows[part]], np.float32)
-        ids[part], probs[part], given[part] = predict(batch, labels[part])
-    return ids, probs, given
+        found.write(part, predict(np.asarray(features[rows[part]], np.float32), labels[part]))
+    return found
 
 
 def extract_top_k(
@@ -227,9 +277,10 @@ def extract_top_k(
     image_store,
     ids: np.ndarray,
     labels: np.ndarray,
-    columns: tuple[np.ndarray, np.ndarray, np.ndarray],
+    columns: TopK,
     units: UnitLog,
     *,
+    class_scale: np.ndarray,
     image_size_px: int,
     crop_fraction: float,
     batch_size: int = 64,
@@ -240,23 +291,19 @@ def extract_top_k(
       model: image → logits.
       ids: int [n], the images to predict.
       labels: int [n], their given labels.
-      columns: topk_ids [N, k], topk_probs [N, k] and given_prob [N]; rows `ids` are written.
+      columns: of all instances; rows `ids` are written.
       units: `UnitLog` of `count_units(n, batch_size)` units.
+      class_scale: float [C], N / (C N_c).
     """
     if not units.pending():
         return
-    logits_of = build_top_k_function(model, columns[0].shape[1], batch_size)
-
-    def write(rows, batch):
-        for column, values in zip(columns, logits_of(batch, labels[rows]), strict=True):
-            column[ids[rows]] = values
-
+    predict = build_top_k_function(model, columns.topk_ids.shape[1], batch_size, class_scale)
     run_units(
         lambda batch: batch,
         lambda rows: stream_images(image_store, ids[rows], image_size_px, crop_fraction, batch_size),
         len(ids),
         units,
-        write,
+        lambda rows, batch: columns.write(ids[rows], predict(batch, labels[rows])),
         batch_size=batch_size,
         description="predictions",
     )

@@ -172,11 +172,11 @@ def format_plan(config: Config, steps: list[Step], workdir: Workdir) -> str:
     seconds = sum(e.seconds or 0 for e in todo)
     disk = sum(e.disk_bytes or 0 for e in todo)
     memory = max((e.memory_bytes or 0 for e in todo), default=0)
-    lines.append(
-        f"Together about {format_seconds(seconds)}, {format_bytes(disk)} of disk, {format_bytes(memory)} of memory."
-        if todo
-        else "Everything is complete; nothing to do."
-    )
+    if todo:
+        cost = f"{format_bytes(disk)} of disk, {format_bytes(memory)} of memory"
+        lines.append(f"Together about {format_seconds(seconds)}, {cost}.")
+    else:
+        lines.append("Everything is complete; nothing to do.")
     return "\n".join(lines)
 
 

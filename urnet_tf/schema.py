@@ -78,8 +78,8 @@ WEIGHT_COLUMNS = {
     "class_weight": "float32",
     "cluster": "int32",  # k-means group inside the class, -1 when switched off
     "cluster_weight": "float32",
-    "confidence": "float32",  # image-text
-    "self_confidence": "float32",  # probability of the given label by models that did not see the image
+    "confidence": "float32",  # factor from the image-text confidence
+    "self_confidence": "float32",  # factor from the probability of the label by models that did not see it
     "saliency": "float32",  # attention inside a bag times the bag size; 1 = neutral; filled by training
     "supposed_label": "int32",  # what the baseline predicts
     "sample_weight": "float32",  # what Keras receives: mean 1

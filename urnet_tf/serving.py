@@ -19,7 +19,6 @@ float32, whatever precision the model was trained in.
 
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -242,7 +242,7 @@ def _explain_weight(root, weights_path, instance_id, label, names):
         lines += textwrap.wrap(f"  Because {'; '.join(reasons)}.", 96, subsequent_indent="  ")
     lines += ["", f"    {'factor':<16} {'value':>7}  {'in its class':<20} question"]
     rows = [(name, factors[name], standing[name], FACTOR_WORDS[name][0]) for name in FACTOR_WORDS]
-    rows.insert(-1, ("sample_weight", weight, place, "The product of these, limited; 1 is average."))
+    rows.insert(-1, ("sample_weight", weight, place, "These combined, limited; 1 is average."))
     lines += [f"    {name:<16} {value:>7.3f}  {where:<20} {text}" for name, value, where, text in rows]
     lines += ["", *_explain_label(root, instance_id, label, int(values["supposed_label"][at]), names)]
     return lines + _explain_cluster(values, at, label)

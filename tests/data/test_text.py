@@ -111,8 +111,14 @@ def test_unknown_sources_are_usage_errors(tmp_path):
 def test_tokens_are_cleaned():
     found = text.word_tokens(
         [
-            "<b>Panther</b> &amp; more", "ＡＢＣ ﬁsh", "Ovis_canadensis, 12!", "a < b > c", "", "德国x",
-            "É\udcff", "Devil’s 12px हिन्दी",
+            "<b>Panther</b> &amp; more",
+            "ＡＢＣ ﬁsh",
+            "Ovis_canadensis, 12!",
+            "a < b > c",
+            "",
+            "德国x",
+            "É\udcff",
+            "Devil’s 12px हिन्दी",
         ]  # fmt: skip
     )
     assert found == [

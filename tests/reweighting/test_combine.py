@@ -37,6 +37,24 @@ def test_when_nearly_all_products_are_zero_the_rest_goes_beyond_the_bound_to_kee
     np.testing.assert_allclose(weights, [0.0] * 9 + [10.0])
 
 
+def test_evidence_enters_by_its_geometric_mean_in_sound_form_and_as_a_product_in_paper_form():
+    factor, evidence = np.array([1.0, 1.0, 2.0]), [np.array([4.0, 1.0, 1.0]), np.array([1.0, 1.0, 9.0])]
+    # sound: 1 * sqrt(4), 1, 2 * sqrt(9) = 2, 1, 6 with mean 3; paper: 4, 1, 18.
+    np.testing.assert_allclose(combine_weights([factor], evidence), [2 / 3, 1 / 3, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(combine_weights([factor], evidence, fidelity="paper"), [4.0, 1.0, 18.0])
+
+
+def test_the_same_evidence_twice_counts_once():
+    evidence = np.random.default_rng(0).random(50)
+    once = combine_weights([np.ones(50)], [evidence])
+    np.testing.assert_allclose(combine_weights([np.ones(50)], [evidence, evidence]), once, rtol=1e-6)
+
+
+def test_negative_evidence_is_refused():
+    with pytest.raises(ValueError, match="non-negative evidence"):
+        combine_weights([np.ones(2)], [np.array([-1.0, 1.0]), np.array([-1.0, 1.0])])
+
+
 @pytest.mark.parametrize("bounds", [(1.0, 10.0), (0.1, 1.0), (-0.1, 2.0)])
 def test_impossible_bounds_are_refused(bounds):
     with pytest.raises(UsageError, match="smallest < 1 < largest"):

@@ -51,6 +51,12 @@ def workdir(tmp_path_factory):
         root / "extract/topk_probs.npy", np.take_along_axis(probs, order, 1)[:, :2].astype(np.float32)
     )
     store.write_array(root / "extract/given_prob.npy", probs[np.arange(count), labels].astype(np.float32))
+    balanced = probs / np.bincount(labels)
+    balanced /= balanced.sum(axis=1, keepdims=True)
+    store.write_array(root / "extract/balanced_id.npy", balanced.argmax(axis=1).astype(np.int32))
+    store.write_array(
+        root / "extract/balanced_given_prob.npy", balanced[np.arange(count), labels].astype(np.float32)
+    )
     store.write_json(root / "extract/done.json", {"facts": {"features": "baseline/features.npy"}})
     np.save(root / "truth.npy", truth)
     return store.Workdir(root)

@@ -10,10 +10,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from urnet_tf.data import drawn_canvas
-from urnet_tf.data import drawn_living as living
-from urnet_tf.data import drawn_things as things
-from urnet_tf.data import drawn_vehicles as vehicles
+from urnet_tf.data import (
+    drawn_canvas,
+    drawn_living as living,
+    drawn_things as things,
+    drawn_vehicles as vehicles,
+)
 from urnet_tf.data.drawn_canvas import SUPERSAMPLE, Pen
 
 

@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from urnet_tf.models.seeding import glorot_uniform, layer_seed
+from urnet_tf.models.seeding import layer_seed
 
 LOGITS = "instance_logits"
 
@@ -21,9 +21,9 @@ def build_classifier(
     """
     inputs, features = _inputs(feature_dim_or_backbone)
     x = layers.Dropout(dropout, seed=layer_seed(seed, "dropout"), name="instance_dropout")(features)
-    logits = layers.Dense(
-        num_classes, kernel_initializer=glorot_uniform(seed, LOGITS), dtype="float32", name=LOGITS
-    )(x)
+    logits = layers.Dense(num_classes, kernel_initializer="zeros", dtype="float32", name=LOGITS)(
+        x
+    )  # random logits would take a good part of a short fit to unlearn
     return keras.Model(inputs, logits, name="classifier")
 
 

@@ -82,13 +82,17 @@ def build_urnet(
         features = bags = keras.Input((bag_size, feature_dim_or_backbone), name="features")
     feature_dim = features.shape[-1]
 
-    def dense(name, units, **kwargs):
-        return layers.Dense(units, kernel_initializer=glorot_uniform(seed, name), name=name, **kwargs)
+    def dense(name, units, initializer=None, **kwargs):
+        return layers.Dense(
+            units, kernel_initializer=initializer or glorot_uniform(seed, name), name=name, **kwargs
+        )
 
     def dropped(x, name):
         return layers.Dropout(dropout, seed=layer_seed(seed, name), name=name)(x)
 
-    instance_logits = dense(LOGITS, num_classes, dtype="float32")(dropped(features, "instance_dropout"))
+    instance_logits = dense(LOGITS, num_classes, "zeros", dtype="float32")(
+        dropped(features, "instance_dropout")
+    )
 
     hidden = dense("attention_hidden", attention_dim or max(1, feature_dim // 4), activation="tanh")(features)
     score = dense("attention_score", 1, use_bias=False, dtype="float32")(hidden)  # softmax cancels a bias
@@ -96,7 +100,9 @@ def build_urnet(
         layers.Reshape((bag_size,), dtype="float32", name="attention_scores")(score)
     )
     bag_features = layers.Dot(axes=1, dtype="float32", name="bag_features")([attention, features])
-    bag_logits = dense("bag_logits", num_classes, dtype="float32")(dropped(bag_features, "bag_dropout"))
+    bag_logits = dense("bag_logits", num_classes, "zeros", dtype="float32")(
+        dropped(bag_features, "bag_dropout")
+    )
     return keras.Model(bags, {INSTANCE: instance_logits, BAG: bag_logits}, name="urnet")
 
 

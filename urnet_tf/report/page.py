@@ -46,7 +46,10 @@ GLOSSARY = (
     ("cluster, cluster_weight", "Group of look-alikes in the class, and how well it stands for the class."),
     ("confidence", "How well the picture fits the words of its class."),
     ("self_confidence", "How probable models that never saw the image find its label."),
-    ("sample_weight", "The product of these four, kept within limits: how much the image counts; mean 1."),
+    (
+        "sample_weight",
+        "The class weight times the mean of the evidence, within limits; mean 1.",
+    ),
     ("saliency", "Attention that the trained network gives the image in a bag of its class; 1 is neutral."),
     (
         "effective sample size",
@@ -223,7 +226,7 @@ def _weights(inputs):
         question = (
             FACTOR_WORDS[name][0]
             if name in FACTOR_WORDS
-            else "The product of the factors: how much an image counts."
+            else "The factors combined: how much an image counts."
         )
         histogram = summary.histogram_of(inputs.weights[name])
         drawing = None

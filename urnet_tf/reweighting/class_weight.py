@@ -49,7 +49,5 @@ def count_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
     """
     labels = np.asarray(labels)
     if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
-        raise ValueError(
-            f"Expected labels in 0..{num_classes - 1}; received {labels.min()}..{labels.max()}."
-        )
+        raise ValueError(f"Expected labels in 0..{num_classes - 1}; received {labels.min()}..{labels.max()}.")
     return np.bincount(labels, minlength=num_classes)

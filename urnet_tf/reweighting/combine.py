@@ -1,10 +1,10 @@
 """From factors to the one `sample_weight` that training receives.
 
-In: columns float32 [N] (class, cluster, image-text and self-confidence weights). Out: their
-product, clipped and scaled once at the end.
+In: columns float32 [N]: the class weight u and the evidence e_1 .. e_m that a label is right (cluster,
+image-text and self-confidence weights). Out: their product, clipped and scaled once at the end.
 
-  sound: w_i = clip(c prod_f w_fi, smallest, largest), c such that mean(w) = 1
-  paper: w_i = prod_f w_fi                        (Eq. 9 holds the product)
+  sound: w_i = clip(c u_i (prod_f e_fi)^(1/m), smallest, largest), c such that mean(w) = 1
+  paper: w_i = u_i prod_f e_fi                    (Eq. 9 holds the product)
 """
 
 from collections.abc import Sequence
@@ -45,18 +45,23 @@ def scale_to_class_mean(
 
 
 def combine_weights(
-    factors: Sequence[np.ndarray], *, smallest: float = 0.05, largest: float = 10.0, fidelity: str = SOUND
+    factors: Sequence[np.ndarray],
+    evidence: Sequence[np.ndarray] = (),
+    *,
+    smallest: float = 0.05,
+    largest: float = 10.0,
+    fidelity: str = SOUND,
 ) -> np.ndarray:
-    """The product of the factors, scaled to mean 1 inside of [smallest, largest].
+    """The product of the factors and of the evidence, scaled to mean 1 inside of [smallest, largest].
 
     Scaling first and clipping afterwards would move the mean, the other way round the bounds. So the
     scale c is solved for: mean(clip(c p, smallest, largest)) = 1 rises with c and has one solution.
 
     Args:
-      factors: float [N] each, at least one.
+      factors: float [N] each, like the class weight; at least one.
+      evidence: float [N] each, guesses of one and the same thing: whether the label is right.
       smallest: "sound": the smallest weight, below 1.
-      largest: "sound": the largest weight, above 1. Where so many products are 0 that both cannot
-        hold, the mean does.
+      largest: "sound": the largest weight, above 1.
 
     Returns:
       float32 [N].
@@ -66,18 +71,21 @@ def combine_weights(
       ValueError: a "sound" product is negative, not finite, or 0 everywhere.
 
     Source: the product of Eq. 9, Sec. 4.3.
-    Differs: in "sound", clipped and scaled once, so that reweighting does not change the learning
-    rate (Keras divides the loss by the batch size, not by the sum of weights).
+    Differs: in "sound" the evidence enters by its geometric mean, since a product of several guesses
+    of one thing counts the same evidence several times and leaves few images; the result is clipped
+    and scaled once, so that reweighting does not change the learning rate (Keras divides the loss
+    by the batch size, not by the sum of weights).
     """
-    product = np.ones(len(factors[0]))
-    for factor in factors:
-        product *= factor
+    product = _product(factors, len(factors[0]))
     if is_literal(fidelity):
-        return product.astype(np.float32)
+        return (product * _product(evidence, len(product))).astype(np.float32)
     if not 0.0 <= smallest < 1.0 < largest:
         raise UsageError(
             f"Expected reweight.combine.smallest < 1 < largest; received {smallest} and {largest}."
         )
+    if not all((np.asarray(values) >= 0).all() for values in evidence):
+        raise ValueError("Expected non-negative evidence; received a negative or NaN value.")
+    product = product * _product(evidence, len(product)) ** (1.0 / max(1, len(evidence)))
     if not (np.isfinite(product).all() and (product >= 0).all() and product.any()):
         raise ValueError("Expected non-negative finite factors whose product is not 0 everywhere.")
     return _clip_to_mean_one(product / product.mean(), smallest, largest).astype(np.float32)
@@ -88,6 +96,13 @@ def effective_sample_size(weights: np.ndarray) -> float:
     weights = np.asarray(weights, np.float64)
     squares = np.square(weights).sum()
     return float(weights.sum() ** 2 / squares) if squares > 0 else 0.0
+
+
+def _product(factors, rows):
+    product = np.ones(rows)
+    for factor in factors:
+        product *= factor
+    return product
 
 
 def _clip_to_mean_one(product, smallest, largest):

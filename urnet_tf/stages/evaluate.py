@@ -138,6 +138,8 @@ def _uses_cached_features(config):
 
 def _predict(context, ids, labels):
     """Predictions by model name of all ids, and the number of views."""
+    from urnet_tf.data.decode import num_views
+
     config = context.config
     cached = _uses_cached_features(config)
     predictor, groups = _build_predictor(context, cached)
@@ -145,7 +147,7 @@ def _predict(context, ids, labels):
     parts.mkdir(exist_ok=True)
     part_size = _PART_FEATURES if cached else _PART_IMAGES
     starts = range(0, len(ids), part_size)
-    views = 1
+    views = 1 if cached else num_views(config.evaluate.crops, config.evaluate.scales)
     for start in progress(starts, "evaluate", unit="part"):
         path = parts / f"{start:09d}.npz"
         if path.exists():
@@ -153,7 +155,7 @@ def _predict(context, ids, labels):
         part = slice(start, start + part_size)
         blocks = {name: [] for name in groups}
         row = start
-        for probs, views in _stream_probs(context, predictor, ids[part], cached):
+        for probs in _stream_probs(context, predictor, ids[part], cached):
             block_labels = labels[row : row + probs.shape[1]]
             row += probs.shape[1]
             for name, (members, fusion) in groups.items():
@@ -201,7 +203,7 @@ def _backbone(config):
 
 
 def _stream_probs(context, predictor, ids, cached):
-    """Yields (float32 [M, b, C], number of views) over the ids in order."""
+    """Yields float32 [M, b, C] over the ids in order."""
     from urnet_tf import multi_view
 
     settings, model = context.config.evaluate, context.config.model
@@ -209,14 +211,13 @@ def _stream_probs(context, predictor, ids, cached):
         features = read_array(context.path("baseline", "features.npy"))
         for start in range(0, len(ids), 1024):
             rows = np.asarray(features[ids[start : start + 1024]], np.float32)
-            yield predictor(rows).numpy(), 1
+            yield predictor(rows).numpy()
         return
     batches = multi_view.stream_views(
         ImageStore(context.path("pack")), ids, model.image_size_px, model.crop_fraction,
         settings.crops, settings.scales, settings.batch_images,
     )  # fmt: skip
-    for probs in multi_view.predict_views(predictor, batches):
-        yield probs, batches.element_spec.shape[1]
+    yield from multi_view.predict_views(predictor, batches)
 
 
 def _write_part(path, predictions, views):

@@ -1,8 +1,8 @@
 """Stage `extract`: what the baseline says about each training instance.
 
 Reads the image store (pack) and the models, folds and features of `baseline`. Writes
-topk_ids.npy, topk_probs.npy and given_prob.npy, out of fold when there are folds; with
-`model.mode: finetune` also features.npy by the full network. Never holds N x C.
+the columns of `inference.TopK`, out of fold when there are folds; with `model.mode: finetune`
+also features.npy by the full network. Never holds N x C.
 """
 
 import numpy as np
@@ -20,6 +20,7 @@ def run(context: StageContext) -> dict:
     from urnet_tf import inference
     from urnet_tf.data.image_store import ImageStore
     from urnet_tf.models.classifier import backbone_of, head_of
+    from urnet_tf.reweighting.class_weight import compute_class_weight
 
     config = context.config
     frozen = config.model.mode == "frozen"
@@ -46,28 +47,28 @@ def run(context: StageContext) -> dict:
         units = context.units("features", inference.count_units(len(labels), batch))
         inference.extract_features(backbone, images, instances, features, units, batch_size=batch, **view)
 
-    in_sample = inference.predict_top_k(head, features, instances, labels, k)
-    columns = (
-        store.open_column(context.out / "topk_ids.npy", (len(labels), k), np.int32),
-        store.open_column(context.out / "topk_probs.npy", (len(labels), k), np.float32),
-        store.open_column(context.out / "given_prob.npy", (len(labels),), np.float32),
+    class_scale = compute_class_weight(labels, num_classes=num_classes, alpha=1.0)
+    in_sample = inference.predict_top_k(head, features, instances, labels, k, class_scale)
+    columns = inference.TopK.allocate(
+        len(labels),
+        k,
+        lambda name, shape, dtype: store.open_column(context.out / f"{name}.npy", shape, dtype),
     )
     if num_folds == 1:
-        for column, values in zip(columns, in_sample, strict=True):
-            column[:] = values
+        columns.write(instances, in_sample)
     for fold in range(num_folds) if num_folds > 1 else ():
         ids = np.flatnonzero(folds == fold)
         if frozen:
-            values = inference.predict_top_k(load(f"fold{fold}"), features, ids, labels[ids], k)
-            for column, part in zip(columns, values, strict=True):
-                column[ids] = part
+            head = load(f"fold{fold}")
+            columns.write(ids, inference.predict_top_k(head, features, ids, labels[ids], k, class_scale))
         else:
             units = context.units(f"fold{fold}", inference.count_units(len(ids), batch))
             inference.extract_top_k(
-                load(f"fold{fold}"), images, ids, labels[ids], columns, units, batch_size=batch, **view
-            )
-    seen = float(np.mean(in_sample[0][:, 0] == labels))
-    unseen = float(np.mean(columns[0][:, 0] == labels)) if num_folds > 1 else None
+                load(f"fold{fold}"), images, ids, labels[ids], columns, units, class_scale=class_scale,
+                batch_size=batch, **view,
+            )  # fmt: skip
+    seen = float(np.mean(in_sample.topk_ids[:, 0] == labels))
+    unseen = float(np.mean(columns.topk_ids[:, 0] == labels)) if num_folds > 1 else None
     logging.info(
         "Agreement with the given labels: %.3f in sample%s.",
         seen, "" if unseen is None else f", {unseen:.3f} out of fold",
@@ -85,7 +86,7 @@ def estimate(config: Config, facts: Facts) -> Estimate:
     rows = facts.train_images
     if rows is None:
         return Estimate()
-    disk = rows * (8 * config.extract.top_k + 4)
+    disk = rows * (8 * config.extract.top_k + 12)
     if config.model.mode == "frozen":
         return Estimate(rows, 15.0 + rows / 20_000, disk, 2 * 10**9)
     passes = 2 if config.baseline.folds > 1 else 1

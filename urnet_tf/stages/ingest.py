@@ -36,7 +36,7 @@ def run(context: StageContext) -> dict:
         raise UsageError(f"Expected images at {settings.path}; none of the rows there can be used.")
     probes = _probe(context, crawl)
     tables = build_instance_table(
-        crawl.rows, probes, seed=context.config.seed, val_fraction=settings.val_fraction,
+        crawl.rows, probes, seed=settings.split_seed, val_fraction=settings.val_fraction,
         test_fraction=settings.test_fraction,
     )  # fmt: skip
     quarantine = _joined(crawl.rejected, tables.quarantine)
@@ -62,8 +62,7 @@ def read_crawl(config: Config):
     Raises:
       UsageError: no path is set, nothing is there, or it cannot be understood.
     """
-    from urnet_tf.data import crawl as crawls
-    from urnet_tf.data import list_reader, readers, webvision
+    from urnet_tf.data import crawl as crawls, list_reader, readers, webvision
 
     settings = config.ingest
     kind = _kind(settings)
@@ -217,6 +216,4 @@ def _facts(crawl, tables, quarantine, probes):
     }
 
 
-STAGE = Stage(
-    name="ingest", needs=(), depends_on=("seed", "ingest"), run=run, estimate=estimate, inputs=inputs
-)
+STAGE = Stage(name="ingest", needs=(), depends_on=("ingest",), run=run, estimate=estimate, inputs=inputs)

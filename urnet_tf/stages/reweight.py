@@ -38,41 +38,46 @@ def run(context: StageContext) -> dict:
     config = context.config.reweight
     fidelity = config.fidelity
     table, labels, num_classes = _read_instances(context)
-    given_prob = np.asarray(store.read_array(context.path("extract", "given_prob.npy")))
-    topk_ids = np.asarray(store.read_array(context.path("extract", "topk_ids.npy")))
-    topk_probs = np.asarray(store.read_array(context.path("extract", "topk_probs.npy")))
-    supposed = topk_ids[:, 0]
+    paper = fidelity == PAPER
+    seen = {
+        name: np.asarray(store.read_array(context.path("extract", f"{name}.npy")))
+        for name in ("given_prob", "topk_ids", "topk_probs", "balanced_given_prob", "balanced_id")
+    }
+    # Raw predictions prefer the large classes; targets and weights made of them would do so again.
+    supposed = seen["topk_ids"][:, 0] if paper else seen["balanced_id"]
+    given_prob = seen["given_prob"] if paper else seen["balanced_given_prob"]
     ones = np.ones(len(labels), np.float32)
-    facts = {}
+    factors = dict.fromkeys(("class_weight", "cluster_weight", "confidence", "self_confidence"), ones)
+    evidence, facts = [], {}
 
-    of_class = ones
     if config.class_weight.enabled:
-        of_class = class_weight.compute_class_weight(
-            labels, num_classes=num_classes, alpha=config.class_weight.alpha, fidelity=fidelity
+        alpha = config.class_weight.alpha
+        if alpha is None:
+            alpha = 0.5 if paper else 1.0
+        factors["class_weight"] = class_weight.compute_class_weight(
+            labels, num_classes=num_classes, alpha=alpha, fidelity=fidelity
         )[labels]
 
-    cluster, of_cluster = np.full(len(labels), -1, np.int32), ones
+    cluster = np.full(len(labels), -1, np.int32)
     if config.cluster_weight.enabled:
-        cluster, of_cluster = _cluster(context, labels, supposed, given_prob, num_classes)
+        cluster, factors["cluster_weight"] = _cluster(context, labels, supposed, given_prob, num_classes)
+        evidence.append("cluster_weight")
 
-    of_text = ones
     if config.confidence.enabled:
-        of_text, text_facts = _confidence(context, table, labels, num_classes)
+        factors["confidence"], text_facts = _confidence(context, table, labels, num_classes)
         facts.update(text_facts)
+        evidence.append("confidence")
 
-    of_self, self_on = ones, config.self_confidence.enabled
-    if self_on or (self_on is None and fidelity != PAPER):
-        of_self = self_confidence.compute_self_confidence_weight(
+    self_on = config.self_confidence.enabled
+    if self_on or (self_on is None and not paper):
+        factors["self_confidence"] = self_confidence.compute_self_confidence_weight(
             given_prob, labels, num_classes=num_classes, floor=config.self_confidence.floor
         )
+        evidence.append("self_confidence")
 
-    factors = {
-        "class_weight": of_class, "cluster_weight": of_cluster, "confidence": of_text,
-        "self_confidence": of_self,
-    }  # fmt: skip
     sample_weight = combine.combine_weights(
-        list(factors.values()), smallest=config.combine.smallest, largest=config.combine.largest,
-        fidelity=fidelity,
+        [factors["class_weight"]], [factors[name] for name in evidence], smallest=config.combine.smallest,
+        largest=config.combine.largest, fidelity=fidelity,
     )  # fmt: skip
 
     soft = config.soft_label
@@ -89,7 +94,7 @@ def run(context: StageContext) -> dict:
     store.write_table(context.out / "weights.parquet", columns, schema.WEIGHT_COLUMNS)
 
     clean_rate = self_confidence.estimate_clean_rate(
-        given_prob, topk_ids, topk_probs, labels, num_classes=num_classes
+        seen["given_prob"], seen["topk_ids"], seen["topk_probs"], labels, num_classes=num_classes
     )
     guarantee = bag_saliency.bag_guarantee(clean_rate, context.config.train.bag.size)
     facts |= {
@@ -160,9 +165,7 @@ def _cluster(context, labels, supposed, given_prob, num_classes):
         )
         of_group = cluster_weight.compute_group_score(groups, kind=kind, quality=given_prob[own])
         scores[own] = of_group[groups.group]
-    weight = cluster_weight.compute_cluster_weight(
-        scores, labels, num_classes=num_classes, fidelity=fidelity
-    )
+    weight = cluster_weight.compute_cluster_weight(scores, labels, num_classes=num_classes, fidelity=fidelity)
     return group, weight
 
 
