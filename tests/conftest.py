@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -9,6 +11,13 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import pytest  # noqa: E402  (the variables must be set before anything imports TensorFlow)
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+# Of runs of the whole flow: small and fast, with two shards, several clusters, bags and folds.
+SMALL_RUN = (
+    "pack.short_side_px=64", "pack.images_per_shard=250", "model.image_size_px=64", "baseline.folds=2",
+    "baseline.fit.epochs=10", "baseline.fit.batch_images=48", "train.fit.epochs=10",
+    "train.fit.batch_images=48", "export.check_images=16", "report.classes=4",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +28,54 @@ def drawn_crawl(tmp_path_factory) -> pathlib.Path:
     directory = tmp_path_factory.mktemp("drawn") / "crawl"
     draw_crawl(directory, images=360, num_classes=12, image_size_px=64, val_per_class=4, test_per_class=6)
     return directory
+
+
+@pytest.fixture(scope="session")
+def urnet_command():
+    """Makes the command line and the environment of `urnet ...`, installed or not."""
+
+    def make(*arguments, python_flags=()) -> dict:
+        path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+        return {
+            "args": [sys.executable, *python_flags, "-m", "urnet_tf", *map(os.fspath, arguments)],
+            "env": os.environ | {"PYTHONPATH": path},
+        }
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def urnet(urnet_command):
+    """Runs `urnet ...` in a process of its own; takes the arguments, and flags of Python."""
+
+    def run(*arguments, python_flags=()) -> subprocess.CompletedProcess:
+        command = urnet_command(*arguments, python_flags=python_flags)
+        return subprocess.run(**command, capture_output=True, text=True, errors="surrogateescape")
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_run():
+    """The settings of a small run of the whole flow, as flags."""
+    return [f"--set={setting}" for setting in SMALL_RUN]
+
+
+@pytest.fixture(scope="session")
+def finished_run(drawn_crawl, urnet, small_run, tmp_path_factory):
+    """The work directory and the process of one undisturbed run on the drawn crawl.
+
+    The truth, which lies beside the crawl, is not there while it runs.
+    """
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    truth = drawn_crawl.with_name("crawl_truth.csv")
+    hidden = truth.rename(tmp_path_factory.mktemp("hidden") / "truth.csv")
+    try:
+        done = urnet("run", "--data", drawn_crawl, "--workdir", workdir, *small_run)
+    finally:
+        hidden.rename(truth)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return workdir, done
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     ("errors",),
     ("config", "schema"),
-    ("store",),
+    ("store", "progress"),
     ("data", "reweighting", "metrics", "losses"),
     ("models",),
     ("training", "inference", "serving", "multi_view", "ensemble", "submission", "report", "why"),
@@ -40,7 +40,7 @@ NUMPY_ONLY = """
     data/drawn_scenes.py data/drawn_crawl.py data/hostile_files.py
     reweighting/class_weight.py reweighting/cluster_weight.py reweighting/instance_weight.py
     reweighting/self_confidence.py reweighting/soft_label.py reweighting/bag_saliency.py
-    reweighting/combine.py
+    reweighting/combine.py models/checkpoint_reader.py models/pretrained.py
 """.split()
 JUNK_DRAWERS = {"utils", "helpers", "common", "misc", "manager", "util"}
 

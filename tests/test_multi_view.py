@@ -59,6 +59,19 @@ def test_probabilities_are_the_mean_over_views(store):
     np.testing.assert_array_equal(probs[0], probs[1])
 
 
+def test_one_graph_serves_batches_of_all_sizes():
+    traced = []
+
+    def member(x):
+        traced.append(x.shape)
+        return x
+
+    predictor = multi_view.build_predictor([member])
+    for rows in (4, 4, 1, 3):
+        assert predictor(np.zeros((rows, 5), np.float32)).shape == (1, rows, 5)
+    assert traced == [(None, 5)]
+
+
 def test_a_backbone_is_shared_and_members_are_averaged(store):
     import keras
     import tensorflow as tf

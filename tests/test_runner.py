@@ -72,6 +72,20 @@ def test_a_failed_stage_resumes_at_its_unit(tmp_path, flow):
     assert read_json(tmp_path / "w" / "train" / "value.json") == 3
 
 
+def test_a_stage_killed_at_its_renaming_is_not_run_again(tmp_path, flow, monkeypatch):
+    log, _ = flow
+    run(tmp_path, "pack.jpeg_quality=80")
+    with monkeypatch.context() as patch:
+        patch.setattr(Workdir, "_give_final_name", lambda self, stage: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path)
+    log.clear()
+    assert run(tmp_path, "pack.jpeg_quality=80") == ["skip", "skip", "skip"], "the other run's result waits"
+    assert run(tmp_path) == ["skip", "resume", "run"]
+    assert {name for name, _ in log} == {"train"}
+    assert run(tmp_path) == ["skip", "skip", "skip"]
+
+
 def test_from_runs_a_stage_and_what_needs_it_again(tmp_path, flow):
     run(tmp_path)
     assert run(tmp_path, first="pack") == ["skip", "run", "run"]

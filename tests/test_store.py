@@ -1,5 +1,8 @@
 """The work directory: atomic writes, markers, resumable units."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 
@@ -70,3 +73,42 @@ def test_a_stage_is_complete_only_under_its_final_name(tmp_path):
     workdir.finish("pack", {"key": "k3"})
     assert workdir.marker("pack") == {"key": "k3"}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pack"]
+
+
+@pytest.mark.parametrize("killed_at", [0, 1, 2, 3])
+def test_a_kill_between_the_renames_loses_nothing(tmp_path, monkeypatch, killed_at):
+    """Killed before the old directory goes, before the new one comes, and before the old one is deleted."""
+    workdir = store.Workdir(tmp_path)
+    workdir.open_partial("export", "k1")
+    workdir.finish("export", {"key": "k1"})
+    (workdir.open_partial("export", "k2") / "part").write_text("2")
+    steps = iter(range(9))
+
+    def until_killed(function):
+        def run(*args, **kwargs):
+            if str(args[0]).endswith(("export", "export.partial", "export.old")) and next(steps) == killed_at:
+                raise KeyboardInterrupt
+            return function(*args, **kwargs)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, "replace", until_killed(os.replace))
+        patch.setattr(store.shutil, "rmtree", until_killed(shutil.rmtree))
+        with pytest.raises(KeyboardInterrupt):
+            workdir.finish("export", {"key": "k2"})
+    assert workdir.recover("export") == (killed_at < 3)
+    assert workdir.marker("export") == {"key": "k2"} and (workdir.path("export") / "part").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["export"]
+    assert not workdir.recover("export")
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    workdir = store.Workdir(tmp_path)
+    partial = workdir.open_partial("pack", "k")
+    (partial / "units").mkdir()
+    for name in ("a.npy", ".a.npy.123.tmp", "units/.000001.json.9.tmp"):
+        (partial / name).write_text("x")
+    (partial / ".urnet.7.tmp").mkdir()
+    workdir.open_partial("pack", "k")
+    assert sorted(p.name for p in partial.rglob("*")) == ["a.npy", "key.txt", "units"]

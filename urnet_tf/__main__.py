@@ -65,13 +65,21 @@ def main(argv: list[str]) -> int:
 
 
 def _set_up_logging():
-    """Our own messages, and warnings of the libraries, each with the time of day."""
+    """Our own messages, and warnings of the libraries but TensorFlow, each with the time of day.
+
+    TensorFlow's warnings are about its own workings, like the tracing of one function per model.
+    """
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
     handler = logging.get_absl_handler()
     handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     package = os.path.dirname(os.path.abspath(__file__))
-    handler.addFilter(lambda r: r.levelno >= python_logging.WARNING or r.pathname.startswith(package))
+
+    def wanted(record):
+        lowest = python_logging.ERROR if record.name == "tensorflow" else python_logging.WARNING
+        return record.levelno >= lowest or record.pathname.startswith(package)
+
+    handler.addFilter(wanted)
 
 
 def _dispatch(command, arguments):
@@ -195,7 +203,7 @@ def _parse(argv):
 
 def console() -> None:
     """Entry point of the `urnet` console script."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its errors reach us as exceptions, too
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     app.run(main, flags_parser=_parse)
 

@@ -83,8 +83,8 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class FitConfig:
-    epochs: float = _at_least(16.0, 0.0)  # passes over the training images
-    batch_images: int = _at_least(255, 1)  # images per step; bags hold bag.size of them
+    epochs: float = _at_least(20.0, 0.0)  # passes over the training images
+    batch_images: int = _at_least(255, 1)  # images per step; fewer where a pass has under four steps
     optimizer: str = _choice("adamw", "sgd")
     learning_rate: float = _at_least(1e-3, 0.0)  # peak, per step
     warmup_fraction: float = _between(0.05, 0.0, 1.0)  # share of the steps with a rising rate; then cosine
@@ -131,9 +131,7 @@ class ConfidenceConfig:
     text_dim: int = _at_least(300, 8)  # of hashed vectors
     top_rank: int = _at_least(30, 1)  # trained on the best results of a class ...
     source: str | None = "google"  # ... from this source; None or absent from the data = all sources
-    loss: str | None = _choice(
-        None, "contrastive", "pairwise"
-    )  # None: pairwise (Eq. 8) in paper
+    loss: str | None = _choice(None, "contrastive", "pairwise")  # None: pairwise (Eq. 8) in paper
     temperature: float = _at_least(0.07, 1e-3)  # contrastive
     epochs: int = _at_least(30, 1)
     floor: float = _between(0.05, 0.0, 1.0)  # sound: smallest weight, as a share of the class mean

@@ -15,11 +15,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from tqdm import tqdm
 
 from urnet_tf.data.batches import stream_images
 from urnet_tf.errors import UsageError
 from urnet_tf.models.grouped_convolution import with_implementation
+from urnet_tf.progress import progress
 from urnet_tf.store import UnitLog
 
 ENGINES = ("auto", "keras", "tflite")
@@ -64,11 +64,7 @@ def run_units(
         return
     spans = [range(unit * size, min(rows, (unit + 1) * size)) for unit in pending]
     batches = iter(stream(np.concatenate([np.arange(span.start, span.stop) for span in spans])))
-    seconds = 1.0 if os.isatty(2) else 30.0
-    with tqdm(
-        desc=description, total=rows, initial=rows - sum(map(len, spans)), unit="row",
-        mininterval=seconds, maxinterval=seconds, dynamic_ncols=True,
-    ) as bar:  # fmt: skip
+    with progress(None, description, rows, "rows", initial=rows - sum(map(len, spans))) as bar:
         for unit, span in zip(pending, spans, strict=True):
             for first in range(span.start, span.stop, batch_size):
                 last = min(first + batch_size, span.stop)

@@ -56,13 +56,18 @@ def build_predictor(members: Sequence[Callable], backbone=None) -> Callable:
     """
     import tensorflow as tf
 
-    @tf.function(reduce_retracing=True)
+    @tf.function
     def predict(x):
         if backbone is not None:
             x = backbone(x, training=False)
         return tf.stack([member(x) for member in members])
 
-    return predict
+    def run(x):
+        # One graph for batches of all sizes: tracing some large networks takes minutes.
+        any_size = tf.TensorSpec([None, *x.shape[1:]], tf.float32)
+        return predict.get_concrete_function(any_size)(tf.convert_to_tensor(x, tf.float32))
+
+    return run
 
 
 def instance_member(model) -> Callable:

@@ -76,13 +76,18 @@ def run(config: Config, workdir: Workdir, steps: list[Step]) -> None:
         write_text(workdir.root / "config.yaml", yaml.safe_dump(config_lib.to_dict(config), sort_keys=False))
         for number, step in enumerate(steps, 1):
             title = f"[{number}/{len(steps)}] {step.stage.name}"
-            if step.action == SKIP:
+            if step.action == SKIP or _recovers(workdir, step):
                 logging.info("%s: complete, skipped", title)
                 continue
             expected = f", about {format_seconds(step.estimate.seconds)}" if step.estimate.seconds else ""
             logging.info("%s: %s%s", title, "resumes" if step.action == RESUME else "runs", expected)
             seconds = run_stage(step.stage, config, workdir, step.key)
             logging.info("%s: done in %s", title, format_seconds(seconds))
+
+
+def _recovers(workdir, step):
+    """Whether the stage was killed when all was done but the renaming, which is now done."""
+    return workdir.recover(step.stage.name) and workdir.marker(step.stage.name)["key"] == step.key
 
 
 def run_stage(stage: Stage, config: Config, workdir: Workdir, key: str) -> float:
@@ -118,6 +123,7 @@ def run_single(name: str, config: Config, workdir: Workdir) -> None:
             state = "is missing" if marker is None else "was made with other settings"
             raise UsageError(f"Stage {name} needs stage {needed}, which {state}; run `urnet run` first.")
     with lock(workdir):
+        workdir.recover(name)
         run_stage(stage, config, workdir, keys[name])
 
 

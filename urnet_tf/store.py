@@ -170,6 +170,8 @@ class Workdir:
         partial = self.root / f"{stage}.partial"
         if partial.exists() and _read_key(partial) != key:
             shutil.rmtree(partial)
+        for litter in list(partial.rglob(".*.tmp")):  # of `atomic_path` in a killed process
+            shutil.rmtree(litter) if litter.is_dir() else litter.unlink(missing_ok=True)
         partial.mkdir(parents=True, exist_ok=True)
         write_text(partial / _KEY_FILE, key)
         return partial
@@ -180,11 +182,23 @@ class Workdir:
 
     def finish(self, stage: str, marker: dict) -> None:
         """Writes the marker into the partial directory and gives the directory its final name."""
+        write_json(self.root / f"{stage}.partial" / MARKER, marker)
+        self._give_final_name(stage)
+
+    def recover(self, stage: str) -> bool:
+        """Goes on with a `finish` that was killed after its marker; returns whether there was one."""
+        found = (self.root / f"{stage}.partial" / MARKER).exists()
+        if found:
+            self._give_final_name(stage)
+        elif (self.root / stage).exists():
+            shutil.rmtree(self.root / f"{stage}.old", ignore_errors=True)
+        return found
+
+    def _give_final_name(self, stage):
         partial, final = self.root / f"{stage}.partial", self.root / stage
         old = self.root / f"{stage}.old"
-        write_json(partial / MARKER, marker)
-        shutil.rmtree(old, ignore_errors=True)
         if final.exists():
+            shutil.rmtree(old, ignore_errors=True)
             os.replace(final, old)
         os.replace(partial, final)
         shutil.rmtree(old, ignore_errors=True)

@@ -32,6 +32,7 @@ from urnet_tf.errors import RunError, UsageError
 from urnet_tf.losses import SparseSoftAccuracy, SparseSoftCrossEntropy
 
 _CHECKPOINT = "checkpoint.npz"
+_LOG_SECONDS = 10.0  # between lines of a log; passes over small crawls are over in an instant
 
 
 def fit_model(
@@ -215,7 +216,7 @@ def save_model(model: keras.Model, path: str | os.PathLike) -> None:
     Keras' own files hold the date of writing and addresses of objects.
     """
     uncompiled = keras.Model(model.input, model.output, name=model.name)
-    with tempfile.TemporaryDirectory(dir=pathlib.Path(path).parent) as directory:
+    with tempfile.TemporaryDirectory(".tmp", ".", pathlib.Path(path).parent) as directory:
         dated = pathlib.Path(directory, "model.keras")
         uncompiled.save(dated)
         with (
@@ -357,7 +358,7 @@ class _Loop(keras.callbacks.Callback):
         )
         if self._bar is not None:
             self._bar.set_postfix_str(shown)
-        else:
+        elif now - self._reported_at >= _LOG_SECONDS or self._run.step == self._run.total_steps:
             passes = self._run.total_steps / self._run.steps_per_epoch
             seconds, self._reported_at = now - self._reported_at, now
             logging.info(

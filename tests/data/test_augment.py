@@ -99,6 +99,21 @@ def test_flat_images_are_no_trouble(augmenters, policy):
             assert np.isfinite(augmenters[policy](data, seed).numpy()).all()
 
 
+@pytest.mark.parametrize("policy", ["randaugment", "augmix"])
+def test_precision_policies_do_not_reach_images(augmenters, policy):
+    import keras
+
+    data, before = tf.constant(jpeg(photo())), keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        augment = tf.function(build_augmenter(policy, SIZE))
+        results = [augment(data, tf.constant([3, seed])).numpy() for seed in range(4)]
+    finally:
+        keras.config.set_dtype_policy(before)
+    for seed, result in enumerate(results):
+        np.testing.assert_array_equal(result, augmenters[policy](data, tf.constant([3, seed])).numpy())
+
+
 def test_magnitude_0_of_randaugment_is_mild():
     augment, plain = (
         build_augmenter("randaugment", SIZE, magnitude=0.0, flip=False),

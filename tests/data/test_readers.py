@@ -100,7 +100,8 @@ def test_a_class_named_train_is_a_class(tmp_path):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["x.jpg"], "class folders"),
+        (["x.jpg"], "class folders .* received only files"),
+        ([".hidden"], "received an empty folder"),
         (["train/a/1.jpg", "val/c/1.jpg"], "'c'"),
         (["train/a/1.jpg", "val/a/1.jpg", "extra/1.jpg"], "extra"),
     ],
@@ -220,6 +221,18 @@ def test_lists_that_cannot_be_understood(tmp_path, text, classes, words):
         (tmp_path / "classes.txt").write_text(classes)
     with pytest.raises(UsageError, match=words):
         read_list(write_list(tmp_path, text))
+
+
+def test_a_list_with_semicolons_a_mark_and_windows_lines(tmp_path):
+    path = write_list(tmp_path, "path;label\r\na,1.jpg;cat\r\nb.jpg;dog\r\n", encoding="utf-8-sig")
+    assert listed(read_list(path), "path", "label") == [("a,1.jpg", 0), ("b.jpg", 1)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_list_in_utf16_is_refused_by_name(tmp_path, encoding):
+    path = write_list(tmp_path, "\ufeffpath,label\r\na.jpg,cat\r\n", encoding=encoding)
+    with pytest.raises(UsageError, match="received UTF-16"):
+        read_list(path)
 
 
 def test_parquet_list(tmp_path):

@@ -8,7 +8,7 @@ from urnet_tf.errors import UsageError
 from urnet_tf.models.backbone import build_backbone
 from urnet_tf.models.checkpoint_reader import read_checkpoint
 from urnet_tf.models.classifier import build_classifier
-from urnet_tf.models.efficientnet_lite import imagenet_weights_path
+from urnet_tf.models.pretrained import imagenet_weights_path
 
 TINY = {"depth": 26, "cardinality": 4, "width_per_group": 4, "small_stem": True}
 

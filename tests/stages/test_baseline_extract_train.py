@@ -8,8 +8,9 @@ import pytest
 
 from urnet_tf import config as config_lib, schema, store
 from urnet_tf.data import image_store
+from urnet_tf.errors import UsageError
 from urnet_tf.stages import baseline, extract, train
-from urnet_tf.stages.stage import Facts, StageContext
+from urnet_tf.stages.stage import Facts, StageContext, images_per_step
 
 CLASSES, PER_CLASS, VAL = 3, 20, 6
 TRAIN = CLASSES * PER_CLASS
@@ -157,6 +158,18 @@ def test_frozen_stages(tiny, workdir, monkeypatch):
     before = (workdir / "train" / "urnet.keras").read_bytes()
     run(train, config, workdir)
     assert (workdir / "train" / "urnet.keras").read_bytes() == before
+
+
+@pytest.mark.parametrize(("images", "size"), [(10_000, 256), (1024, 256), (1023, 128), (30, 4), (2, 1)])
+def test_small_crawls_are_trained_in_small_steps(images, size):
+    assert images_per_step(config_lib.FitConfig(batch_images=256), images) == size
+
+
+def test_copies_of_one_file_cannot_be_divided_into_folds():
+    labels, copies = np.repeat([0, 1], 8), np.array(["same"] * 16)
+    with pytest.raises(UsageError, match="copies of too few files"):
+        baseline.assign_folds(labels, copies, 4, seed=0)
+    assert not baseline.assign_folds(labels, copies, 1, seed=0).any()
 
 
 def test_one_fold_is_in_sample(tiny, workdir):

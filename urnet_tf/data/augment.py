@@ -194,10 +194,11 @@ def _augmix(image_size_px):
     import tensorflow as tf
     from keras_cv import layers
 
-    autocontrast = layers.AutoContrast(value_range=(0, 255))
-    equalize = layers.Equalization(value_range=(0, 255))
-    solarize = layers.Solarization(value_range=(0, 255))
-    shear = layers.RandomShear(x_factor=_SEVERITY, y_factor=_SEVERITY)
+    # Float32 under every precision policy: bfloat16 cannot hold 0..255 to the bit.
+    autocontrast = layers.AutoContrast(value_range=(0, 255), dtype="float32")
+    equalize = layers.Equalization(value_range=(0, 255), dtype="float32")
+    solarize = layers.Solarization(value_range=(0, 255), dtype="float32")
+    shear = layers.RandomShear(x_factor=_SEVERITY, y_factor=_SEVERITY, dtype="float32")
     size = float(image_size_px)
 
     def moved(image, dx=0.0, dy=0.0, angle=0.0):

@@ -1,7 +1,8 @@
 """Reads lists: CSV, TSV or Parquet with the columns path, label and optional others.
 
-Input: `path,label[,source,rank,query,title,description,tags,split]`, and maybe a `classes.txt`
-beside the list with one class name a line. Labels are class names, or ids from 0. Output: a
+Input: `path,label[,source,rank,query,title,description,tags,split]` (UTF-8; semicolons separate where
+the header has them instead of commas), and maybe a `classes.txt` beside the list with one class name
+a line. Labels are class names, or ids from 0. Output: a
 `Crawl`. A row that cannot be read is a rejected row that tells its line.
 """
 
@@ -33,6 +34,7 @@ SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
 CLASSES_FILE = "classes.txt"
 _REQUIRED = ("path", "label")
 _COLUMNS = ("path", "label", "source", "rank", "query", "title", "description", "tags", "split")
+_UTF16_MARKS = ("\udcff\udcfe", "\udcfe\udcff")  # as surrogate escapes
 _TEXT = pa.large_string()
 _SCHEMA = pa.schema([("line", pa.int64())] + [(name, _TEXT) for name in _COLUMNS])
 _SPLIT_NAMES = {"": TRAIN, "train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
@@ -133,11 +135,20 @@ def _read_text(path):
     rows, bad = RowBuilder(_SCHEMA), RowBuilder(REJECTED_SCHEMA)
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, delimiter="\t" if path.lower().endswith(".tsv") else ",")
-            _read_text_rows(path, reader, rows, bad)
+            header = file.readline()
+            file.seek(0)
+            if header.startswith(_UTF16_MARKS):
+                raise UsageError(f"Expected UTF-8 in {path}; received UTF-16; save the list as CSV UTF-8.")
+            _read_text_rows(path, csv.reader(file, delimiter=_delimiter(path, header)), rows, bad)
     except (OSError, csv.Error) as error:
         raise _unreadable(path, error) from None
     return rows.table(), bad
+
+
+def _delimiter(path, header):
+    if path.lower().endswith(".tsv"):
+        return "\t"
+    return ";" if ";" in header and "," not in header else ","  # spreadsheets of many countries
 
 
 def _read_text_rows(path, reader, rows, bad):
@@ -254,7 +265,7 @@ def _resolve_labels(path, table, labels, unlabelled, splits, classes):
     by_name |= {entry["id"]: entry["label"] for entry in classes}
     by_name_only = not are_ids or all(values[code] in by_name for code in used)
     ids = np.full(len(values) + 1, UNLABELLED, np.int32)
-    for code in used:
+    for code in sorted(used, key=lambda code: numbers[code] is not None):  # a word among ids is the odd one
         label = by_name.get(values[code]) if by_name_only else numbers[code]
         if label is None or not 0 <= label < len(classes):
             row = int(np.flatnonzero((codes == code) & ~unlabelled)[0])

@@ -94,7 +94,11 @@ def read_folder(path: str) -> Crawl:
     names = sorted(_folders(os.path.join(root, train[0]))) if train else sorted(folders)
     names = [name for name in names if is_utf8(name)]
     if not names:
-        raise UsageError(f"Expected class folders like {os.path.join(path, 'cat')}; found none.")
+        found = "only files" if next(walk(root), None) else "an empty folder"
+        raise UsageError(
+            f"Expected class folders like {os.path.join(path, 'cat')}; received {found}; give each class a "
+            "folder with its images, or write a list with the columns path and label."
+        )
     classes = [class_entry(label, name) for label, name in enumerate(names)]
     for name, split in (splits or {"": TRAIN}).items():
         _list_split(root, name, split, classes, rows, rejected)

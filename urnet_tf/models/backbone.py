@@ -5,7 +5,6 @@ or exported model cannot be fed with the wrong normalisation. Features are float
 """
 
 import os
-import pathlib
 
 import keras
 from absl import logging
@@ -13,8 +12,8 @@ from absl import logging
 from urnet_tf.errors import UsageError
 from urnet_tf.models import efficientnet_lite, resnext
 from urnet_tf.models.checkpoint_reader import copy_into, read_checkpoint
+from urnet_tf.models.pretrained import IMAGENET, find_weights
 
-IMAGENET = "imagenet"
 NAMES = ("efficientnet_lite0", "resnext")
 
 
@@ -47,7 +46,7 @@ def build_backbone(
     """
     if name not in NAMES:
         raise UsageError(f"Expected a backbone of {', '.join(NAMES)}; received {name!r}.")
-    path = None if weights is None else _weights_path(name, weights)
+    path = find_weights(name, weights)
     if name == "efficientnet_lite0":
         model = efficientnet_lite.build_efficientnet_lite0(
             image_size_px, synchronized=synchronized, seed=seed
@@ -74,20 +73,6 @@ def build_backbone(
     count = copy_into(model, tensors, name_of=name_of, ignored_prefixes=ignored, source=str(path))
     logging.info("%s: all %d tensors loaded from %s", model.name, count, path.name)
     return model
-
-
-def _weights_path(name, weights):
-    if weights == IMAGENET and name == "efficientnet_lite0":
-        return efficientnet_lite.imagenet_weights_path()
-    if weights == IMAGENET:
-        raise UsageError(
-            "No ImageNet weights of ResNeXt are at hand: set model.weights to a torchvision checkpoint "
-            "(resnext101_32x8d-….pth with model.resnext_width_per_group=8, say), or to null for random ones."
-        )
-    path = pathlib.Path(weights)
-    if not path.is_file():
-        raise UsageError(f"Cannot read the weights {path}: no such file.")
-    return path
 
 
 def _torchvision_name(layer_name):

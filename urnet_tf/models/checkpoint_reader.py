@@ -76,6 +76,17 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return tensors
 
 
+def looks_like_checkpoint(path: str | os.PathLike) -> bool:
+    """Whether a file begins like a PyTorch checkpoint; reads a few bytes of it."""
+    if zipfile.is_zipfile(path):
+        return True
+    with open(path, "rb") as file:
+        try:
+            return _RestrictedUnpickler(io.BytesIO(file.read(64)), {}).load() == _LEGACY_MAGIC
+        except Exception:  # bytes that are no pickle can fail in any way
+            return False
+
+
 class _RestrictedUnpickler(pickle.Unpickler):
     """Knows ordered dictionaries, tensor rebuilds and storage names; refuses all else."""
 

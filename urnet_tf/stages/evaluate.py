@@ -21,6 +21,7 @@ from urnet_tf.config import Config
 from urnet_tf.data.image_store import ImageStore
 from urnet_tf.ensemble import Predictions
 from urnet_tf.errors import UsageError
+from urnet_tf.progress import progress
 from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
 from urnet_tf.stages.stage import (
     Estimate,
@@ -29,7 +30,6 @@ from urnet_tf.stages.stage import (
     StageContext,
     backbone_settings,
     forward_seconds,
-    progress,
 )
 from urnet_tf.store import atomic_path, column, read_array, read_json, read_table, write_json, write_table
 
@@ -148,7 +148,7 @@ def _predict(context, ids, labels):
     part_size = _PART_FEATURES if cached else _PART_IMAGES
     starts = range(0, len(ids), part_size)
     views = 1 if cached else num_views(config.evaluate.crops, config.evaluate.scales)
-    for start in progress(starts, "evaluate", unit="part"):
+    for start in progress(starts, "evaluate", unit="parts"):
         path = parts / f"{start:09d}.npz"
         if path.exists():
             continue

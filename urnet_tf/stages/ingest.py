@@ -10,8 +10,9 @@ import shutil
 
 from urnet_tf.config import Config
 from urnet_tf.errors import UsageError
+from urnet_tf.progress import progress
 from urnet_tf.schema import DUPLICATE_COLUMNS, DUPLICATE_KINDS, QUARANTINE_COLUMNS, TEST, TRAIN, VAL
-from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext, progress
+from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
 from urnet_tf.store import fingerprint, read_table, write_json, write_table
 
 FILES_PER_UNIT = 20_000
@@ -143,7 +144,7 @@ def _kind(settings):
     from urnet_tf.data import readers
 
     if settings.path is None:
-        raise UsageError("Expected the images' place: set ingest.path, like --set ingest.path=/data/crawl.")
+        raise UsageError("Expected --data CRAWL (or ingest.path in the configuration): where the images are.")
     found = readers.detect_kind(settings.path)
     if settings.kind == "auto":
         return found
@@ -164,7 +165,7 @@ def _probe(context, crawl):
     total = -(-len(paths) // FILES_PER_UNIT)
     units = context.units("probe", total)
     part = "part-{:06d}.parquet".format
-    with progress(None, "ingest", total=len(paths), unit="file") as bar:
+    with progress(None, "ingest", total=len(paths), unit="files") as bar:
         pending = units.pending()
         bar.update((total - len(pending)) * FILES_PER_UNIT if pending else len(paths))
         for unit in pending:

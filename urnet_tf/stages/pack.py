@@ -15,7 +15,8 @@ from urnet_tf import schema, store
 from urnet_tf.config import Config
 from urnet_tf.data import image_store
 from urnet_tf.errors import UsageError
-from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext, progress
+from urnet_tf.progress import progress
+from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
 
 _SMALLEST_CLASS = 2  # training images; below it neither folds nor bags make sense
 _REASON_LENGTH = 160
@@ -80,7 +81,7 @@ def _pack_shards(out, paths, log, config):
         return
     pack_image = _build_pack_image(config.pack, config.ingest.max_pixels)
     dataset = _dataset(paths, rows, pack_image, config)
-    packed = iter(progress(dataset.as_numpy_iterator(), "pack", total=len(rows), unit="img"))
+    packed = iter(progress(dataset.as_numpy_iterator(), "pack", total=len(rows), unit="images"))
     ahead = next(packed, None)  # the pipeline drops failures: rows that are missing in it failed
     for shard in pending:
         end = min((shard + 1) * size, len(paths))
@@ -167,7 +168,7 @@ def _second_try(path, pack_image, config):
     except tf.errors.OpError as error:
         reason = _sentence(error.message)
         status = next((status for text, status in _STATUS_OF_MESSAGE if text in reason), "decode_error")
-        return None, (status, reason)
+        return None, (status, _sentence(f"{schema.STATUS[status]}: {reason}"))
 
 
 def _sentence(message):

@@ -14,6 +14,7 @@ from absl import logging
 from urnet_tf import schema, store
 from urnet_tf.config import PAPER, Config
 from urnet_tf.errors import UsageError
+from urnet_tf.progress import progress
 from urnet_tf.reweighting import (
     bag_saliency,
     class_weight,
@@ -23,7 +24,7 @@ from urnet_tf.reweighting import (
     self_confidence,
     soft_label,
 )
-from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext, progress
+from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
 
 # Measured with 1,280 features on one core of a small machine.
 _START_SECONDS = 15.0  # TensorFlow, for its text operations, and scikit-learn
@@ -152,7 +153,7 @@ def _cluster(context, labels, supposed, given_prob, num_classes):
         settings={"clusters": settings.clusters, "pca_dim": settings.pca_dim, "n_init": settings.n_init},
         workers=workers if len(labels) >= _POOL_INSTANCES else 1,
     )
-    for label, groups in progress(found, "cluster", total=len(pending), unit="class"):
+    for label, groups in progress(found, "cluster", total=len(pending), unit="classes"):
         group_column[slice(*rows[label])] = groups.group
         log.complete(label, {"size": groups.size, "own": groups.own, "spread": groups.spread})
 
@@ -204,7 +205,7 @@ def _confidence(context, table, labels, num_classes):
         temperature=settings.temperature,
         epochs=settings.epochs,
         seed=context.config.seed,
-        report=lambda chunks: progress(chunks, "image-text confidence", unit="chunk"),
+        report=lambda chunks: progress(chunks, "image-text confidence", unit="chunks"),
     )
     store.write_array(context.out / "confidence.npy", confidence)
     weight = instance_weight.compute_instance_weight(

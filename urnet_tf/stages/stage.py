@@ -7,7 +7,7 @@ own directory. They import TensorFlow only inside of `run`, so that plans are dr
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from urnet_tf.config import Config, FitConfig, ModelConfig
 from urnet_tf.store import UnitLog, Workdir
@@ -65,19 +65,6 @@ class Stage:
     inputs: Callable[[Config], str] = lambda config: ""  # fingerprint of what is read from outside
 
 
-def progress(iterable: Iterable, description: str, total: int | None = None, unit: str = "it"):
-    """A progress bar for long loops: a line a second on a terminal, a line every 30 s in a log."""
-    import sys
-
-    from tqdm import tqdm
-
-    interval = 1.0 if sys.stderr.isatty() else 30.0
-    return tqdm(
-        iterable, desc=description, total=total, unit=unit, mininterval=interval, maxinterval=interval,
-        dynamic_ncols=True, leave=True,
-    )  # fmt: skip
-
-
 def backbone_settings(model: ModelConfig) -> dict:
     """The section `model` as keywords of `models.backbone.build_backbone`, without `weights`."""
     return {
@@ -96,6 +83,15 @@ def fit_settings(fit: FitConfig) -> dict:
     return {name: value for name, value in settings.items() if name not in ("epochs", "batch_images")}
 
 
+def images_per_step(fit: FitConfig, images: int) -> int:
+    """`batch_images`, halved until a pass over `images` has four steps: small crawls need steps, too."""
+    size = fit.batch_images
+    while size > 1 and _STEPS_PER_PASS * size > images:
+        size //= 2
+    return size
+
+
+_STEPS_PER_PASS = 4
 FEATURE_DIMS = {"efficientnet_lite0": 1280, "resnext": 2048}  # of estimates, which import no network
 
 # Core-seconds of one image through a network, forward, 224 px; measured on a small CPU machine.

