@@ -57,6 +57,13 @@ class DrawnCrawl:
     kinds: Mapping[str, int]  # training files of each kind
     hostile: tuple[HostileFile, ...]  # names relative to the directory
 
+    def __str__(self):
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items())
+        return (
+            f"Drew {self.train_images} training, {self.val_images} validation and {self.test_images} test images of "
+            f"{len(self.class_names)} classes at {self.path} ({kinds}). The truth is in {self.truth_path}."
+        )
+
 
 def draw_crawl(
     directory: str | os.PathLike,
