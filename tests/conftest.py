@@ -20,6 +20,18 @@ SMALL_RUN = (
 )  # fmt: skip
 
 
+# Files that share the finished run of the whole flow; the longest, so they start first.
+_FLOW_FILES = ("test_flow.py", "test_kill.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Keeps the tests of a file, and those of the flow, in one worker: they share costly fixtures."""
+    items.sort(key=lambda item: item.path.name not in _FLOW_FILES)
+    for item in items:
+        group = "flow" if item.path.name in _FLOW_FILES else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def drawn_crawl(tmp_path_factory) -> pathlib.Path:
     """A WebVision tree of 12 drawn classes with planted noise and 12 hostile files."""

@@ -263,7 +263,16 @@ def load_config(path: str | None = None, overrides: Sequence[str] = ()) -> Confi
 
 def from_dict(tree: Mapping) -> Config:
     """Builds a Config from nested mappings; see `load_config` for the errors raised."""
-    return _build(Config, tree, "")
+    config = _build(Config, tree, "")
+    combine = config.reweight.combine
+    if not combine.smallest < 1.0 < combine.largest:
+        raise UsageError(
+            "Expected reweight.combine.smallest < 1 < reweight.combine.largest; received "
+            f"{combine.smallest} and {combine.largest}."
+        )
+    if not (config.export.saved_model or config.export.tflite):
+        raise UsageError("Expected export.saved_model or export.tflite; both are switched off.")
+    return config
 
 
 def to_dict(config) -> dict:
