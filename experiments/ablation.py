@@ -147,7 +147,7 @@ def _measure(config, workdir, overrides):
 
 
 def _auroc(weights):
-    with open(_TRUTH.value, encoding="utf-8", newline="") as file:
+    with open(_TRUTH.value, encoding="utf-8", errors="surrogateescape", newline="") as file:
         clean = {row["path"]: row["label"] == row["true_label"] for row in csv.DictReader(file)}
     positive = np.array([clean[path] for path in weights.column("path").to_pylist()])
     return {name: auroc(store.column(weights, name), positive) for name in _COLUMNS}

@@ -60,8 +60,9 @@ class DrawnCrawl:
     def __str__(self):
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items())
         return (
-            f"Drew {self.train_images} training, {self.val_images} validation and {self.test_images} test images of "
-            f"{len(self.class_names)} classes at {self.path} ({kinds}). The truth is in {self.truth_path}."
+            f"Drew {self.train_images} training, {self.val_images} validation and {self.test_images} test "
+            f"images of {len(self.class_names)} classes at {self.path} ({kinds}). The truth is in "
+            f"{self.truth_path}."
         )
 
 
