@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from urnet_tf import config as config_lib, store
-from urnet_tf.errors import RunError, UsageError
+from urnet_tf.errors import RunError
 from urnet_tf.schema import TEST, TRAIN, VAL
 from urnet_tf.stages import export
 from urnet_tf.stages.stage import Facts, StageContext
@@ -108,11 +108,6 @@ def test_a_tolerance_that_cannot_be_met_refuses_the_export(root, monkeypatch):
     with pytest.raises(RunError, match=r"up to 0.2 \(allowed 0.0001\), same best class on 50.0 %"):
         export.run(context)
     assert not list(context.out.glob("*.tflite"))
-
-
-def test_nothing_to_export_is_an_error(root):
-    with pytest.raises(UsageError, match="nothing to export"):
-        export.run(context_of(root, "export.saved_model=false", "export.tflite=false"))
 
 
 def test_check_images_are_spread_over_the_best_split():

@@ -14,7 +14,6 @@ import numpy as np
 from urnet_tf import serving
 from urnet_tf.config import Config
 from urnet_tf.data.image_store import ImageStore
-from urnet_tf.errors import UsageError
 from urnet_tf.schema import TEST, TRAIN, VAL
 from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext, backbone_settings
 from urnet_tf.store import column, read_json, read_table
@@ -23,8 +22,6 @@ from urnet_tf.store import column, read_json, read_table
 def run(context: StageContext) -> dict:
     """Builds the model image → logits, exports it, checks it on images of the store."""
     config, settings = context.config, context.config.export
-    if not (settings.saved_model or settings.tflite):
-        raise UsageError("Both export.saved_model and export.tflite are off: there is nothing to export.")
     if (context.out / settings.name).is_dir():
         shutil.rmtree(context.out / settings.name)  # of a killed run: the version must not grow with it
     classes = read_json(context.path("pack", "classes.json"))
