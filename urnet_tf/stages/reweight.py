@@ -110,10 +110,13 @@ def run(context: StageContext) -> dict:
             for name, f in {**factors, "sample_weight": sample_weight}.items()
         },
     }
+    # A weak model doubts right labels; one that was trained on the labels doubts too few.
+    bound, cases = ("At least", "more") if context.config.baseline.folds > 1 else ("At most", "less")
     logging.info(
-        "At least about %.0f %% of the labels look right. A bag of %d then holds at least one right image "
-        "in %.1f %% of cases or more. The weighted images are worth %.0f equal ones.",
-        100 * clean_rate, context.config.train.bag.size, 100 * guarantee, facts["effective_sample_size"],
+        "%s about %.0f %% of the labels look right. A bag of %d then holds at least one right image "
+        "in %.1f %% of cases or %s. The weighted images are worth %.0f equal ones.",
+        bound, 100 * clean_rate, context.config.train.bag.size, 100 * guarantee, cases,
+        facts["effective_sample_size"],
     )  # fmt: skip
     return facts
 
