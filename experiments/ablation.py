@@ -9,6 +9,7 @@ and URNet. One (seed, row) is one unit of work: a killed run goes on behind the 
 """
 
 import csv
+import json
 import os
 import pathlib
 import shutil
@@ -66,7 +67,7 @@ def main(_):
     if unknown:
         raise UsageError(f"Unknown rows {sorted(unknown)}; known: {', '.join(ROWS)}.")
     out = pathlib.Path(_OUT.value)
-    settings = [*_SET.value, f"ingest.path={_DATA.value!r}"]
+    settings = [*_SET.value, f"ingest.path={json.dumps(_DATA.value, ensure_ascii=False)}"]
     first = _prepare(out / "seed0", load_config(_CONFIG.value, [*settings, "seed=0"]))
     for seed in range(_SEEDS.value):
         directory = out / f"seed{seed}"

@@ -31,6 +31,7 @@ def test_help_is_complete_and_comes_without_tensorflow():
         (["run"], "ingest.path"),
         (["run", "--data", "/nowhere/at/all"], "/nowhere/at/all"),
         (["run", "--data", ".", "--set", "train.fit.learnin_rate=1"], "did you mean train.fit.learning_rate"),
+        (["run", "--data", 'it\'s \\ a "dog" 🐶: x'], 'it\'s \\ a "dog" 🐶: x'),
         (["run", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["run", "--data", ".", "--from", "trian"], "Expected a stage"),
         (["draw"], "--out"),

@@ -4,6 +4,7 @@ Flags say where and which; the configuration says what. Exit status: 0 done or n
 1 failed, 2 bad usage. The heavy libraries are imported by the stages, not here.
 """
 
+import json
 import logging as python_logging
 import os
 import sys
@@ -104,7 +105,7 @@ def _run(command):
 
     overrides = list(_SET.value)
     if _DATA.value is not None:
-        overrides.append(f"ingest.path={_DATA.value!r}")
+        overrides.append(f"ingest.path={json.dumps(_DATA.value, ensure_ascii=False)}")
     config = config_lib.load_config(_CONFIG.value, overrides)
     workdir = Workdir(_WORKDIR.value)
     if command != "run":
