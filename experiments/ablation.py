@@ -115,9 +115,7 @@ def _share(first, directory, config):
     for stage in ("ingest", "pack"):
         if not (directory / stage).exists():
             (directory / stage).symlink_to(first.path(stage).resolve())
-    workdir, keys = store.Workdir(directory), {}
-    for stage in runner.STAGES:
-        keys[stage.name] = runner.stage_key(stage, config, keys)
+    workdir, keys = store.Workdir(directory), runner.stage_keys(config)
     marker = workdir.marker("baseline")
     if marker is None or marker["key"] != keys["baseline"]:
         partial = workdir.open_partial("baseline", keys["baseline"])

@@ -36,7 +36,7 @@ SINGLE_ENTRY = {
 NUMPY_ONLY = """
     config.py schema.py errors.py store.py metrics.py ensemble.py submission.py why.py runner.py
     data/crawl.py data/readers.py data/list_reader.py data/webvision.py data/search_metadata.py
-    data/probe.py data/instance_table.py data/image_store.py data/sampling.py
+    data/probe.py data/crops.py data/instance_table.py data/image_store.py data/sampling.py
     data/drawn_scenes.py data/drawn_crawl.py data/hostile_files.py
     reweighting/class_weight.py reweighting/cluster_weight.py reweighting/instance_weight.py
     reweighting/self_confidence.py reweighting/soft_label.py reweighting/bag_saliency.py

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from urnet_tf import multi_view
+from urnet_tf.data.crops import num_views
 
 
 class Store:
@@ -36,11 +37,10 @@ def test_one_crop_is_the_plain_view_in_the_order_of_the_ids(store):
 
 
 def test_views_of_a_batch_stay_within_the_limit(store):
-    from urnet_tf.data import decode
 
     batches = multi_view.stream_views(store, np.arange(7), 16, 0.5, "10", (1.0, 0.8), batch_views=64)
     shapes = [tuple(b.shape) for b in batches]
-    assert decode.num_views("10", (1.0, 0.8)) == 20
+    assert num_views("10", (1.0, 0.8)) == 20
     assert shapes == [(3, 20, 16, 16, 3), (3, 20, 16, 16, 3), (1, 20, 16, 16, 3)]
 
 

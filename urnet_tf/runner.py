@@ -47,10 +47,9 @@ def make_plan(config: Config, workdir: Workdir, first: str | None = None) -> lis
     """
     if first is not None:
         find_stage(first)
-    keys, again, steps = {}, set(), []
+    keys, again, steps = stage_keys(config), set(), []
     facts = gather_facts(config, workdir)
     for stage in STAGES:
-        keys[stage.name] = stage_key(stage, config, keys)
         marker = workdir.marker(stage.name)
         complete = marker is not None and marker["key"] == keys[stage.name]
         if stage.name == first or again & set(stage.needs):
@@ -114,9 +113,7 @@ def run_single(name: str, config: Config, workdir: Workdir) -> None:
     Raises:
       UsageError: a stage that it needs is not complete for these settings.
     """
-    stage, keys = find_stage(name), {}
-    for candidate in STAGES:
-        keys[candidate.name] = stage_key(candidate, config, keys)
+    stage, keys = find_stage(name), stage_keys(config)
     for needed in stage.needs:
         marker = workdir.marker(needed)
         if marker is None or marker["key"] != keys[needed]:
@@ -127,11 +124,14 @@ def run_single(name: str, config: Config, workdir: Workdir) -> None:
         run_stage(stage, config, workdir, keys[name])
 
 
-def stage_key(stage: Stage, config: Config, keys: dict[str, str]) -> str:
-    """The hash of everything that decides what a stage writes."""
-    settings = {name: plain_setting(config, name) for name in stage.depends_on}
-    needed = {name: keys[name] for name in stage.needs}
-    return fingerprint(stage.name, stage.version, settings, stage.inputs(config), needed)
+def stage_keys(config: Config) -> dict[str, str]:
+    """For each stage the hash of everything that decides what it writes."""
+    keys = {}
+    for stage in STAGES:
+        settings = {name: plain_setting(config, name) for name in stage.depends_on}
+        needed = {name: keys[name] for name in stage.needs}
+        keys[stage.name] = fingerprint(stage.name, stage.version, settings, stage.inputs(config), needed)
+    return keys
 
 
 def plain_setting(config: Config, name: str):

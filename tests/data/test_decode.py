@@ -7,6 +7,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from urnet_tf.data import decode
+from urnet_tf.data.crops import CROPS, num_views
 from urnet_tf.errors import UsageError
 
 HEIGHT, WIDTH = 21, 34
@@ -271,10 +272,10 @@ def test_eval_image_of_the_right_size_is_a_crop():
 
 def test_views():
     image = tf.constant(np.asarray(gradient()))
-    for crops in decode.CROPS:
+    for crops in CROPS:
         for scales in ((1.0,), (1.0, 1.5, 0.5)):
             found = decode.views(image, 14, crops, scales, 2 / 3)
-            assert found.shape == (decode.num_views(crops, scales), 14, 14, 3)
+            assert found.shape == (num_views(crops, scales), 14, 14, 3)
             if crops != "grid":
                 np.testing.assert_array_equal(found[0], decode.eval_image(EXACT["png_rgb"], 14, 2 / 3))
     five = decode.views(image, 14, "5", (1.0,), 2 / 3).numpy()
@@ -292,4 +293,4 @@ def test_views():
 @pytest.mark.parametrize("crops, scales", [("7", (1.0,)), ("1", ()), ("1", (0.0,))])
 def test_impossible_views(crops, scales):
     with pytest.raises(UsageError, match="Expected"):
-        decode.num_views(crops, scales)
+        num_views(crops, scales)

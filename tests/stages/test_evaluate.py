@@ -194,7 +194,7 @@ def test_frozen_mode_with_crops_runs_the_backbone(tmp_path, monkeypatch):
         keras.Input((SIZE, SIZE, 3)), keras.layers.Rescaling(1 / 64),
         keras.layers.Conv2D(D, 3), keras.layers.GlobalAveragePooling2D(),
     ])  # fmt: skip
-    monkeypatch.setattr(evaluate, "_backbone", lambda config: backbone)
+    monkeypatch.setattr(evaluate, "open_backbone", lambda config: backbone)
     monkeypatch.setattr(evaluate, "ImageStore", MemoryStore)
     assert evaluate.run(context_of(tmp_path, 'evaluate.crops="10"'))["views"] == 10
 

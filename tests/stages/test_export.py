@@ -60,7 +60,7 @@ def context_of(root, *overrides):
 
 
 def test_frozen_mode_puts_the_backbone_before_the_head(root, monkeypatch):
-    monkeypatch.setattr(export, "_backbone", backbone)
+    monkeypatch.setattr(export, "open_backbone", backbone)
     context = context_of(root, "export.name=birds")
     facts = export.run(context)
     assert facts["version"] == 1
@@ -73,7 +73,7 @@ def test_frozen_mode_puts_the_backbone_before_the_head(root, monkeypatch):
 
 
 def test_versions_grow_with_complete_exports_only(root, monkeypatch):
-    monkeypatch.setattr(export, "_backbone", backbone)
+    monkeypatch.setattr(export, "open_backbone", backbone)
     versions = []
 
     def recorded(*arguments, first_version, **keywords):
@@ -101,7 +101,7 @@ def test_finetuned_models_are_exported_as_they_are(root):
 
 
 def test_a_tolerance_that_cannot_be_met_refuses_the_export(root, monkeypatch):
-    monkeypatch.setattr(export, "_backbone", backbone)
+    monkeypatch.setattr(export, "open_backbone", backbone)
     parity = {"max_difference": 0.2, "top1_agreement": 0.5}
     monkeypatch.setattr(export.serving, "check_tflite", lambda *arguments: parity)
     context = context_of(root, "export.saved_model=false")

@@ -12,6 +12,7 @@ N_b K ids, then their probabilities / N_b. The weight of a bag is the mean of it
 import numpy as np
 
 from urnet_tf.errors import UsageError
+from urnet_tf.reweighting.bag_saliency import compute_bag_weight
 
 
 class _Batches:
@@ -47,7 +48,7 @@ class _Batches:
             return targets, weights
         bags, bag_size, _ = classes.shape
         bag_targets = np.concatenate([classes.reshape(bags, -1), probs.reshape(bags, -1) / bag_size], axis=-1)
-        return targets, bag_targets.astype(np.float32), weights, weights.mean(axis=1, dtype=np.float32)
+        return targets, bag_targets.astype(np.float32), weights, compute_bag_weight(weights)
 
     def _shaped_targets(self, tensors):
         """Gives the outputs of `_targets` their static shapes and the structure that `fit` takes."""

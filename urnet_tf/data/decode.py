@@ -12,10 +12,9 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from urnet_tf.data.crops import num_views
 from urnet_tf.data.image_formats import MAX_PIXELS, decode_rgb, exif_orientation  # noqa: F401  (part of this module)
-from urnet_tf.errors import UsageError
 
-CROPS = ("1", "5", "10", "grid")
 _AREA_FACTOR = 4.0  # from here on a cheap box filter reduces most of the way
 
 
@@ -123,15 +122,6 @@ def decode_batch(
     shape = tf.stack([count, image_size_px, image_size_px, 3])
     images = tf.scatter_nd(indices[:, None], images, shape)
     return tf.ensure_shape(images, [None, image_size_px, image_size_px, 3]), valid
-
-
-def num_views(crops: str, scales: Sequence[float]) -> int:
-    """How many views `views` gives."""
-    if crops not in CROPS:
-        raise UsageError(f"Expected crops to be one of {', '.join(CROPS)}; received {crops!r}.")
-    if not scales or min(scales) <= 0:
-        raise UsageError(f"Expected scales above 0; received {list(scales)}.")
-    return {"1": 1, "5": 5, "10": 10, "grid": 9}[crops] * len(scales) + (crops == "grid")
 
 
 def views(image, image_size_px: int, crops: str, scales: Sequence[float], crop_fraction: float):

@@ -20,10 +20,11 @@ from urnet_tf.stages.stage import (
     Facts,
     Stage,
     StageContext,
-    backbone_settings,
     fit_settings,
     forward_seconds,
     images_per_step,
+    open_augmenter,
+    open_backbone,
     training_seconds,
 )
 
@@ -109,13 +110,10 @@ def _extract_features(context, images):
     """Fills features.npy; returns D."""
     from urnet_tf import inference, training
     from urnet_tf.data.image_store import ImageStore
-    from urnet_tf.models.backbone import build_backbone
 
     config = context.config
     with training.precision_policy(config.runtime.precision):
-        backbone = build_backbone(
-            **backbone_settings(config.model), weights=config.model.weights, seed=config.seed
-        )
+        backbone = open_backbone(config)
     dim = backbone.output_shape[-1]
     inference.extract_features(
         backbone,
@@ -133,10 +131,8 @@ def _extract_features(context, images):
 def _fit(context, name, ids, labels, num_classes):
     from urnet_tf import training
     from urnet_tf.data import batches
-    from urnet_tf.data.augment import build_augmenter
     from urnet_tf.data.image_store import ImageStore
     from urnet_tf.data.sampling import InstanceSampler
-    from urnet_tf.models.backbone import build_backbone
     from urnet_tf.models.classifier import build_classifier
     from urnet_tf.models.seeding import layer_seed
 
@@ -154,20 +150,10 @@ def _fit(context, name, ids, labels, num_classes):
             data = batches.FeatureBatches(features, sampler, *targets)
             base = features.shape[1]
         else:
-            base = build_backbone(
-                **backbone_settings(config.model),
-                weights=config.model.weights,
-                synchronized=strategy.num_replicas_in_sync > 1,
-                seed=seed,
-            )
-            augment = config.augment
-            augmenter = build_augmenter(
-                augment.policy, config.model.image_size_px, augment.min_area, augment.flip,
-                augment.num_ops, augment.magnitude, config.model.crop_fraction,
-            )  # fmt: skip
+            base = open_backbone(config, synchronized=strategy.num_replicas_in_sync > 1, seed=seed)
             data = batches.ImageBatches(
                 ImageStore(context.path("pack")), sampler, *targets,
-                image_size_px=config.model.image_size_px, augment=augmenter,
+                image_size_px=config.model.image_size_px, augment=open_augmenter(config),
                 crop_fraction=config.model.crop_fraction,
             )  # fmt: skip
         model = build_classifier(base, num_classes, dropout=config.model.dropout, seed=seed)

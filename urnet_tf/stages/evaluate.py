@@ -18,19 +18,13 @@ from absl import logging
 
 from urnet_tf import ensemble, metrics, submission
 from urnet_tf.config import Config
+from urnet_tf.data.crops import num_views
 from urnet_tf.data.image_store import ImageStore
 from urnet_tf.ensemble import Predictions
 from urnet_tf.errors import UsageError
 from urnet_tf.progress import progress
 from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
-from urnet_tf.stages.stage import (
-    Estimate,
-    Facts,
-    Stage,
-    StageContext,
-    backbone_settings,
-    forward_seconds,
-)
+from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext, forward_seconds, open_backbone
 from urnet_tf.store import atomic_path, column, read_array, read_json, read_table, write_json, write_table
 
 _KEPT = 5  # predictions kept of an image: what the figures and the submission need
@@ -124,8 +118,7 @@ def estimate(config: Config, facts: Facts) -> Estimate:
     kept = rows * (8 * _KEPT + 12) * (models + 4)
     if _uses_cached_features(config):
         return Estimate(rows, 20 + rows * models / 20_000, kept, 2 * 10**9)
-    crops = {"1": 1, "5": 5, "10": 10, "grid": 9}[config.evaluate.crops]
-    views = crops * len(config.evaluate.scales) + (config.evaluate.crops == "grid")
+    views = num_views(config.evaluate.crops, config.evaluate.scales)
     passes = 1 if config.model.mode == "frozen" else models
     seconds = 30 + forward_seconds(config, rows * views * passes, facts.cores)
     return Estimate(rows, seconds, kept, 4 * 10**9, f"{views} view(s) an image")
@@ -138,8 +131,6 @@ def _uses_cached_features(config):
 
 def _predict(context, ids, labels):
     """Predictions by model name of all ids, and the number of views."""
-    from urnet_tf.data.decode import num_views
-
     config = context.config
     cached = _uses_cached_features(config)
     predictor, groups = _build_predictor(context, cached)
@@ -186,7 +177,7 @@ def _build_predictor(context, cached):
         ours = multi_view.instance_member(load("train", "instance.keras"))
     members = [multi_view.instance_member(load("baseline", "model_full.keras")), ours]
     members += [multi_view.instance_member(load("baseline", f"model_fold{i}.keras")) for i in range(folds)]
-    backbone = None if cached or config.model.mode != "frozen" else _backbone(config)
+    backbone = None if cached or config.model.mode != "frozen" else open_backbone(config)
     groups = {"baseline": ([0], None), "urnet": ([1], None)}
     if folds:
         fold_members = list(range(2, 2 + folds))
@@ -194,12 +185,6 @@ def _build_predictor(context, cached):
             groups[f"folds{suffix}"] = (fold_members, fusion)
             groups[f"ensemble{suffix}"] = ([1, *fold_members], fusion)
     return multi_view.build_predictor(members, backbone), groups
-
-
-def _backbone(config):
-    from urnet_tf.models.backbone import build_backbone
-
-    return build_backbone(**backbone_settings(config.model), weights=config.model.weights, seed=config.seed)
 
 
 def _stream_probs(context, predictor, ids, cached):

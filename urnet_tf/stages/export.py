@@ -15,7 +15,7 @@ from urnet_tf import serving
 from urnet_tf.config import Config
 from urnet_tf.data.image_store import ImageStore
 from urnet_tf.schema import TEST, TRAIN, VAL
-from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext, backbone_settings
+from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext, open_backbone
 from urnet_tf.store import column, read_json, read_table
 
 
@@ -73,13 +73,7 @@ def _image_model(context):
     head = keras.saving.load_model(context.path("train", "instance.keras"), compile=False)
     if context.config.model.mode == "finetune":
         return head
-    return compose(_backbone(context.config), head)
-
-
-def _backbone(config):
-    from urnet_tf.models.backbone import build_backbone
-
-    return build_backbone(**backbone_settings(config.model), weights=config.model.weights, seed=config.seed)
+    return compose(open_backbone(context.config), head)
 
 
 STAGE = Stage(

@@ -9,7 +9,7 @@ import os
 import pathlib
 from collections.abc import Callable
 
-from urnet_tf.config import Config, FitConfig, ModelConfig
+from urnet_tf.config import Config, FitConfig
 from urnet_tf.store import UnitLog, Workdir
 
 
@@ -65,16 +65,34 @@ class Stage:
     inputs: Callable[[Config], str] = lambda config: ""  # fingerprint of what is read from outside
 
 
-def backbone_settings(model: ModelConfig) -> dict:
-    """The section `model` as keywords of `models.backbone.build_backbone`, without `weights`."""
-    return {
+def open_backbone(config: Config, **changes):
+    """The backbone that `model` describes; `changes` are other keywords of `build_backbone`."""
+    from urnet_tf.models.backbone import build_backbone
+
+    model = config.model
+    settings = {
         "name": model.backbone,
         "image_size_px": model.image_size_px,
+        "weights": model.weights,
         "depth": model.resnext_depth,
         "cardinality": model.resnext_cardinality,
         "width_per_group": model.resnext_width_per_group,
         "small_stem": model.resnext_small_stem,
+        "seed": config.seed,
     }
+    return build_backbone(**(settings | changes))
+
+
+def open_augmenter(config: Config, **changes):
+    """The augmentation that `augment` describes; `changes` are other keywords of `build_augmenter`."""
+    from urnet_tf.data.augment import build_augmenter
+
+    settings = {
+        **dataclasses.asdict(config.augment),
+        "image_size_px": config.model.image_size_px,
+        "crop_fraction": config.model.crop_fraction,
+    }
+    return build_augmenter(**(settings | changes))
 
 
 def fit_settings(fit: FitConfig) -> dict:

@@ -17,10 +17,11 @@ from urnet_tf.stages.stage import (
     Facts,
     Stage,
     StageContext,
-    backbone_settings,
     fit_settings,
     forward_seconds,
     images_per_step,
+    open_augmenter,
+    open_backbone,
     training_seconds,
 )
 
@@ -108,16 +109,11 @@ def _base(context, synchronized):
         return store.read_array(context.path("baseline", "features.npy")).shape[1]
     import keras
 
-    from urnet_tf.models.backbone import build_backbone
     from urnet_tf.models.classifier import backbone_of
 
     start_over = config.train.init == "pretrained"
-    backbone = build_backbone(
-        **backbone_settings(config.model),
-        weights=config.model.weights if start_over else None,
-        synchronized=synchronized,
-        seed=config.seed,
-    )
+    weights = config.model.weights if start_over else None
+    backbone = open_backbone(config, weights=weights, synchronized=synchronized)
     if not start_over:
         full = keras.saving.load_model(context.path("baseline", "model_full.keras"), compile=False)
         backbone.set_weights(backbone_of(full).get_weights())
@@ -126,7 +122,6 @@ def _base(context, synchronized):
 
 def _bag_batches(context, labels, sample_weight, augmented):
     from urnet_tf.data import batches
-    from urnet_tf.data.augment import build_augmenter
     from urnet_tf.data.image_store import ImageStore
     from urnet_tf.data.sampling import BagSampler
 
@@ -141,11 +136,7 @@ def _bag_batches(context, labels, sample_weight, augmented):
     if config.model.mode == "frozen":
         features = store.read_array(context.path("baseline", "features.npy"))
         return batches.FeatureBatches(features, sampler, *targets, bag=True)
-    augment = config.augment
-    augmenter = build_augmenter(
-        augment.policy if augmented else "none", config.model.image_size_px, augment.min_area, augment.flip,
-        augment.num_ops, augment.magnitude, config.model.crop_fraction,
-    )  # fmt: skip
+    augmenter = open_augmenter(config) if augmented else open_augmenter(config, policy="none")
     return batches.ImageBatches(
         ImageStore(context.path("pack")), sampler, *targets, image_size_px=config.model.image_size_px,
         augment=augmenter, bag=True, crop_fraction=config.model.crop_fraction,
