@@ -69,6 +69,8 @@ class ModelConfig:
     resnext_depth: int = _choice(101, 26, 50, 152)
     resnext_cardinality: int = _at_least(32, 1)
     resnext_width_per_group: int = _at_least(4, 1)
+    resnext_squeeze_excitation: bool = False  # timm's seresnext*
+    resnext_deep_stem: bool = False  # timm's resnext*d: three 3x3 convolutions, averaging shortcuts
     resnext_small_stem: bool = False  # 3x3 stride-1 stem for images of 32-64 px
 
 
@@ -85,6 +87,7 @@ class AugmentConfig:
 class FitConfig:
     epochs: float = _at_least(20.0, 0.0)  # passes over the training images
     batch_images: int = _at_least(255, 1)  # images per step; fewer where a pass has under four steps
+    accumulate_steps: int = _at_least(1, 1)  # parts of a batch, one after the other: less memory, same step
     optimizer: str = _choice("adamw", "sgd")
     learning_rate: float = _at_least(1e-3, 0.0)  # peak, per step
     warmup_fraction: float = _between(0.05, 0.0, 1.0)  # share of the steps with a rising rate; then cosine
@@ -210,7 +213,8 @@ class ReportConfig:
 @dataclass(frozen=True)
 class RuntimeConfig:
     strategy: str = _choice("none", "mirrored")  # several devices of this machine
-    precision: str = _choice("float32", "mixed_bfloat16", "mixed_float16")
+    precision: str = _choice("float32", "mixed_bfloat16", "mixed_float16")  # float16: GPUs without bfloat16
+    jit_compile: bool = False  # XLA, for one GPU only: on CPUs it is many times slower
     workers: int | None = _at_least(None, 1)  # processes of the offline stages; None = cores
 
 
@@ -272,6 +276,11 @@ def from_dict(tree: Mapping) -> Config:
         )
     if not (config.export.saved_model or config.export.tflite):
         raise UsageError("Expected export.saved_model or export.tflite; both are switched off.")
+    train, bags = config.train.fit, max(1, config.train.fit.batch_images // config.train.bag.size)
+    _check_parts("baseline.fit", config.baseline.fit, config.baseline.fit.batch_images, "images")
+    _check_parts("train.fit", train, bags, f"bags of {config.train.bag.size}")
+    if config.runtime.jit_compile and config.runtime.strategy != "none":
+        raise UsageError("Expected runtime.strategy=none with runtime.jit_compile; received mirrored.")
     return config
 
 
@@ -350,6 +359,14 @@ def _build(cls, tree, prefix):
         else:
             values[key] = _checked(value, hints[key], fields[key].metadata, f"{prefix}{key}")
     return cls(**values)
+
+
+def _check_parts(key, fit, rows, what):
+    if rows % fit.accumulate_steps:
+        raise UsageError(
+            f"Expected {key}.accumulate_steps to divide the {rows} {what} of a step; received "
+            f"{fit.accumulate_steps}. Change it or {key}.batch_images."
+        )
 
 
 def _unknown_key(key, prefix, fields):

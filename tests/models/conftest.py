@@ -1,9 +1,19 @@
-"""Fixture `torch_writer`: writes the file formats of PyTorch without PyTorch."""
+"""Fixtures: files in PyTorch's formats without PyTorch, and interpreters that have PyTorch or JAX.
+
+Tests that need PyTorch or JAX run them in another process, by the interpreters that the environment
+variables URNET_TORCH_PYTHON and URNET_JAX_PYTHON name, or else by this one: TensorFlow need not be
+installed beside them.
+"""
 
 import collections
+import importlib.util
 import io
+import os
+import pathlib
 import pickle
 import struct
+import subprocess
+import sys
 import types
 import zipfile
 
@@ -79,3 +89,45 @@ def write_legacy(path, state, storages):
 def torch_writer():
     """Has Global, tensor, write_zip and write_legacy."""
     return types.SimpleNamespace(Global=Global, tensor=tensor, write_zip=write_zip, write_legacy=write_legacy)
+
+
+@pytest.fixture(scope="session")
+def torch_reference():
+    """The module torch_reference.py."""
+    path = pathlib.Path(__file__).with_name("torch_reference.py")
+    spec = importlib.util.spec_from_file_location("torch_reference", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def interpreter(variable, *modules):
+    """A function that runs Python with arguments; skips the test where the modules are missing."""
+    python = os.environ.get(variable, sys.executable)
+    root = pathlib.Path(__file__).resolve().parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": ""}
+
+    def run(*arguments, **variables):
+        command = [python, *map(str, arguments)]
+        result = subprocess.run(command, env=environment | variables, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr[-2000:]
+
+    check = f"import {', '.join(modules)}"
+    if subprocess.run([python, "-c", check], env=environment, capture_output=True).returncode:
+        pytest.skip(
+            f"{' and '.join(modules)} are not installed for {python}; set {variable} to one that has them"
+        )
+    return run
+
+
+@pytest.fixture(scope="session")
+def torch_python():
+    """Runs Python with PyTorch."""
+    return interpreter("URNET_TORCH_PYTHON", "torch", "safetensors")
+
+
+@pytest.fixture(scope="session")
+def jax_python():
+    """Runs Python with Keras on JAX."""
+    run = interpreter("URNET_JAX_PYTHON", "jax", "h5py")
+    return lambda *arguments: run(*arguments, KERAS_BACKEND="jax")

@@ -9,6 +9,8 @@ from urnet_tf.models.backbone import build_backbone
 from urnet_tf.models.checkpoint_reader import read_checkpoint
 from urnet_tf.models.classifier import build_classifier
 from urnet_tf.models.pretrained import imagenet_weights_path
+from urnet_tf.models.resnext import checkpoint_name
+from urnet_tf.models.weight_matching import copy_into, pytorch_slots
 
 TINY = {"depth": 26, "cardinality": 4, "width_per_group": 4, "small_stem": True}
 
@@ -35,6 +37,9 @@ def test_efficientnet_lite0_golden_logits():
     np.testing.assert_allclose(logits[[699, 854, 0, 1]], [23.16748, 17.21690, 0.52304, 3.30116], atol=1e-3)
 
 
+KINDS = {"float32": "FloatStorage", "int32": "IntStorage"}
+
+
 def torchvision_checkpoint(writer, path, model, change=lambda name, array: array, drop=()):
     """Random weights of a Keras ResNeXt under torchvision's names, OIHW."""
     state, storages, expected = {}, {}, {}
@@ -49,6 +54,8 @@ def torchvision_checkpoint(writer, path, model, change=lambda name, array: array
         elif layer.weights:
             height, width, inputs, filters = layer.kernel.shape
             arrays = {"weight": rng.normal(size=(filters, inputs, height, width)) * 0.05}
+            if layer.bias is not None:
+                arrays["bias"] = rng.normal(size=filters)
         else:
             continue
         expected[layer.name] = [a.astype("float32") for a in arrays.values()]
@@ -60,7 +67,7 @@ def torchvision_checkpoint(writer, path, model, change=lambda name, array: array
             key = str(len(storages))
             storages[key] = np.ascontiguousarray(array)
             strides = tuple(s // 4 for s in storages[key].strides)
-            state[full] = writer.tensor(key, 0, array.shape, strides, array.size)
+            state[full] = writer.tensor(key, 0, array.shape, strides, array.size, KINDS[str(array.dtype)])
     state["fc.weight"] = writer.tensor("0", 0, (1,), (1,), storages["0"].size)
     writer.write_zip(path, state, storages)
     return expected
@@ -78,24 +85,89 @@ def test_torchvision_checkpoint_maps_onto_resnext(torch_writer, tmp_path):
     assert np.isfinite(model(np.zeros((1, 32, 32, 3), "float32"))).all()
 
     model.save_weights(tmp_path / "x.weights.h5")
-    again = build_backbone("resnext", 32, tmp_path / "x.weights.h5", seed=5, **TINY)
+    (tmp_path / "x.weights.h5").rename(tmp_path / "renamed.bin")  # the bytes count, not the name
+    again = build_backbone("resnext", 32, tmp_path / "renamed.bin", seed=5, **TINY)
     np.testing.assert_array_equal(
         again.get_layer("conv1").kernel.numpy(), model.get_layer("conv1").kernel.numpy()
     )
 
+    with pytest.raises(
+        UsageError, match=r"layer1-0-conv1/0 has the shape \(1, 1, 64, 16\), expected \(1, 1, 64, 32"
+    ):
+        build_backbone("resnext", 32, tmp_path / "renamed.bin", **{**TINY, "width_per_group": 8})
+
+
+def test_a_checkpoint_that_does_not_fit_gets_a_table(torch_writer, tmp_path):
+    blank = build_backbone("resnext", 32, None, **TINY)
     torchvision_checkpoint(torch_writer, tmp_path / "less.pth", blank, drop=("layer1.0.bn1.weight",))
-    with pytest.raises(UsageError, match=r"1 are missing \(layer1.0.bn1.weight\)"):
+    with pytest.raises(UsageError) as error:
         build_backbone("resnext", 32, tmp_path / "less.pth", **TINY)
-    torchvision_checkpoint(
-        torch_writer,
-        tmp_path / "wide.pth",
-        blank,
-        lambda name, a: np.repeat(a, 2, 0) if name == "conv1.weight" else a,
-    )
-    with pytest.raises(UsageError, match="conv1.weight has the shape"):
+    lines = str(error.value).splitlines()
+    assert "does not fit resnext26_4x4d: 144 tensors match, 1 are missing, 0 are left over" in lines[0]
+    assert "1 are not used (fc.weight)" in lines[0]
+    assert lines[1].split() == ["layers", "match", "missing", "left", "over", "unfit"]
+    assert "layer1 34 1 0 0 missing: layer1.0.bn1.weight" in [" ".join(line.split()) for line in lines]
+    assert "incomplete" in lines[-1]
+
+    def widened(name, array):
+        return np.repeat(array, 2, 0) if name == "conv1.weight" else array
+
+    torchvision_checkpoint(torch_writer, tmp_path / "wide.pth", blank, widened)
+    with pytest.raises(
+        UsageError, match=r"conv1.weight has the shape \(128, 3, 3, 3\), expected \(64, 3, 3, 3\)"
+    ):
         build_backbone("resnext", 32, tmp_path / "wide.pth", **TINY)
-    with pytest.raises(UsageError, match="does not fit"):
-        build_backbone("resnext", 32, tmp_path / "x.weights.h5", **{**TINY, "width_per_group": 8})
+
+    def whole_numbers(name, array):
+        return array.astype("int32") if name == "layer2.0.conv1.weight" else array
+
+    torchvision_checkpoint(torch_writer, tmp_path / "int.pth", blank, whole_numbers)
+    with pytest.raises(UsageError, match="layer2.0.conv1.weight has the type int32, expected floating"):
+        build_backbone("resnext", 32, tmp_path / "int.pth", **TINY)
+
+
+@pytest.mark.parametrize(
+    "change, advice",
+    [
+        (
+            {"width_per_group": 8},
+            "looks like resnext26_4x8d, small stem; to use it: --set model.resnext_width",
+        ),
+        ({"cardinality": 8}, "--set model.resnext_cardinality=8"),
+        ({"squeeze_excitation": True}, "--set model.resnext_squeeze_excitation=true"),
+        ({"deep_stem": True}, "--set model.resnext_deep_stem=true"),
+        ({"small_stem": False}, "--set model.resnext_small_stem=false"),
+        (
+            {"depth": 50, "small_stem": False},
+            "--set model.resnext_depth=50 --set model.resnext_small_stem=false",
+        ),
+    ],
+)
+def test_the_setting_that_would_fit_is_named(change, advice, torch_writer, tmp_path):
+    other = build_backbone("resnext", 32, None, **(TINY | change))
+    torchvision_checkpoint(torch_writer, tmp_path / "x.pth", other)
+    with pytest.raises(UsageError) as error:
+        build_backbone("resnext", 32, tmp_path / "x.pth", **TINY)
+    assert advice in str(error.value).splitlines()[-1]
+    assert not str(error.value).endswith(".")  # the command can be copied
+
+
+def test_nothing_is_copied_before_all_fits():
+    model = build_backbone("resnext", 32, None, **TINY)
+    before = model.get_layer("conv1").kernel.numpy()
+    tensors = {"conv1.weight": np.zeros((64, 3, 3, 3), "float32")}
+    with pytest.raises(UsageError, match="1 tensors match"):
+        copy_into(pytorch_slots(model, checkpoint_name), tensors)
+    np.testing.assert_array_equal(model.get_layer("conv1").kernel.numpy(), before)
+
+
+def test_a_checkpoint_of_another_family_is_refused(torch_writer, tmp_path):
+    state = {"features.0.weight": torch_writer.tensor("0", 0, (3,), (1,), 3)}
+    torch_writer.write_zip(tmp_path / "vgg.pth", state, {"0": np.zeros(3, "float32")})
+    with pytest.raises(
+        UsageError, match="left over: features.0.weight(.|\n)*the checkpoint is of another network"
+    ):
+        build_backbone("resnext", 32, tmp_path / "vgg.pth", **TINY)
 
 
 def test_resnext_has_the_layout_of_torchvision():
@@ -119,7 +191,7 @@ def test_tiny_resnext_trains_and_depends_on_its_seed():
 
 
 def test_wrong_requests():
-    with pytest.raises(UsageError, match="torchvision checkpoint"):
+    with pytest.raises(UsageError, match="torchvision or timm checkpoint"):
         build_backbone("resnext", 32, "imagenet")
     with pytest.raises(UsageError, match="Expected a backbone"):
         build_backbone("vgg", 32)

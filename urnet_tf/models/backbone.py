@@ -11,8 +11,10 @@ from absl import logging
 
 from urnet_tf.errors import UsageError
 from urnet_tf.models import efficientnet_lite, resnext
-from urnet_tf.models.checkpoint_reader import copy_into, read_checkpoint
+from urnet_tf.models.checkpoint_reader import Format, file_format, read_checkpoint
 from urnet_tf.models.pretrained import IMAGENET, find_weights
+from urnet_tf.models.resnext_variants import recognise_variant, variant_name
+from urnet_tf.models.weight_matching import copy_into, keras_slots, pytorch_slots
 
 NAMES = ("efficientnet_lite0", "resnext")
 
@@ -25,6 +27,8 @@ def build_backbone(
     depth: int = 101,
     cardinality: int = 32,
     width_per_group: int = 4,
+    squeeze_excitation: bool = False,
+    deep_stem: bool = False,
     small_stem: bool = False,
     implementation: str = "auto",
     synchronized: bool = False,
@@ -35,9 +39,11 @@ def build_backbone(
     Args:
       name: "efficientnet_lite0" or "resnext".
       image_size_px: side of the square image.
-      weights: "imagenet" (efficientnet_lite0, from an installed package), a `.pth` state
-        dictionary with torchvision's names, a `.weights.h5` of this backbone, or None = random.
-      depth, cardinality, width_per_group, small_stem, implementation: see `build_resnext`.
+      weights: "imagenet" (efficientnet_lite0, from an installed package), a checkpoint with the
+        names of torchvision and timm (`.pth` or `.safetensors`), a `.weights.h5` of this backbone,
+        or None = random. The classifier in a checkpoint is not used.
+      depth, cardinality, width_per_group, squeeze_excitation, deep_stem, small_stem, implementation:
+        see `build_resnext`.
       synchronized: batch statistics over all replicas; needed for equal results under mirroring.
       seed: of random weights.
 
@@ -47,41 +53,49 @@ def build_backbone(
     if name not in NAMES:
         raise UsageError(f"Expected a backbone of {', '.join(NAMES)}; received {name!r}.")
     path = find_weights(name, weights)
+    settings = {}
     if name == "efficientnet_lite0":
         model = efficientnet_lite.build_efficientnet_lite0(
             image_size_px, synchronized=synchronized, seed=seed
         )
         name_of, ignored = efficientnet_lite.checkpoint_name, ("_fc.",)
     else:
+        settings = {
+            "depth": depth,
+            "cardinality": cardinality,
+            "width_per_group": width_per_group,
+            "squeeze_excitation": squeeze_excitation,
+            "deep_stem": deep_stem,
+            "small_stem": small_stem,
+        }
         model = resnext.build_resnext(
-            image_size_px,
-            depth=depth,
-            cardinality=cardinality,
-            width_per_group=width_per_group,
-            small_stem=small_stem,
-            implementation=implementation,
-            synchronized=synchronized,
-            seed=seed,
+            image_size_px, **settings, implementation=implementation, synchronized=synchronized, seed=seed
         )
-        name_of, ignored = _torchvision_name, ("fc.",)
+        name_of, ignored = resnext.checkpoint_name, ("fc.",)
     if path is None:
         return model
-    if path.name.endswith(".weights.h5"):
-        _load_keras_weights(model, path)
-        return model
     tensors = read_checkpoint(path)
-    count = copy_into(model, tensors, name_of=name_of, ignored_prefixes=ignored, source=str(path))
-    logging.info("%s: all %d tensors loaded from %s", model.name, count, path.name)
+    if file_format(path) is Format.KERAS:
+        slots, hint = (
+            keras_slots(model),
+            "Keras weights fit the network and the settings that they were saved from.",
+        )
+    else:
+        slots, hint = pytorch_slots(model, name_of), _fitting_settings(tensors, settings)
+    match = copy_into(
+        slots, tensors, ignored_prefixes=ignored, mismatch=f"{path} does not fit {model.name}", hint=hint
+    )
+    logging.info("%s: %s, from %s", model.name, match.summary(), path.name)
     return model
 
 
-def _torchvision_name(layer_name):
-    return layer_name.replace("-", ".")
-
-
-def _load_keras_weights(model, path):
-    try:
-        model.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{path} does not fit {model.name}: {reason[:300]}") from error
+def _fitting_settings(tensors, settings):
+    """What to set for a ResNeXt checkpoint that was made for another variant."""
+    found = recognise_variant(tensors)
+    if not found or not settings:
+        return "Check model.backbone: the checkpoint is of another network."
+    changes = {key: value for key, value in found.items() if settings[key] != value}
+    if not changes:
+        return "Its blocks are those of the model: the checkpoint is incomplete, or of a related network."
+    flags = " ".join(f"--set model.resnext_{key}={str(value).lower()}" for key, value in changes.items())
+    return f"The checkpoint looks like {variant_name(**found)}; to use it: {flags}"

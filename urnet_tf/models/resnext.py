@@ -1,21 +1,27 @@
-"""ResNeXt feature extractors in Keras, laid out so that torchvision checkpoints fit exactly.
+"""ResNeXt feature extractors in Keras, laid out so that torchvision and timm checkpoints fit exactly.
 
-torchvision pads explicitly (3 pixels before the stem, 1 before the pool and before strided 3x3
-convolutions) where Keras' "same" pads unevenly, and normalises with epsilon 1e-5. Layer names are
-torchvision's with "-" for ".": `layer1-0-conv2` holds `layer1.0.conv2.weight`.
+Paddings are PyTorch's (symmetric), batch normalisation has epsilon 1e-5. Layer names are the
+checkpoint's with "-" for ".": `layer1-0-conv2` holds `layer1.0.conv2.weight`.
 
-Source: Xie et al., "Aggregated Residual Transformations for Deep Neural Networks", 2017; the paper
-of this package trains ResNeXt-101 (Sec. 5).
+  layers of the first stage    conv1, bn1, relu; with a deep stem conv1-0 .. conv1-6, bn1, relu
+  layers of a block            conv1 bn1 relu1, conv2 (grouped) bn2 relu2, conv3 bn3, se-fc1 se-fc2,
+                               downsample-*, add, relu3
+  named activations            see `with_intermediates`
+
+Sources: Xie et al., "Aggregated Residual Transformations for Deep Neural Networks", 2017; the paper
+of this package trains ResNeXt-101 (Sec. 5). Hu et al., "Squeeze-and-Excitation Networks", 2018.
+He et al., "Bag of Tricks for Image Classification", 2019 (the deep stem and the averaging shortcut).
 """
 
 import keras
 from keras import layers
 
 from urnet_tf.errors import UsageError
+from urnet_tf.models.batch_normalization import FusedBatchNormalization
 from urnet_tf.models.grouped_convolution import GroupedConv2D
+from urnet_tf.models.resnext_variants import BLOCKS
 from urnet_tf.models.seeding import he_normal
 
-BLOCKS = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 IMAGE_MEAN = (123.675, 116.28, 103.53)  # of ImageNet, as torchvision's weights expect
 IMAGE_STD = (58.395, 57.12, 57.375)
 
@@ -26,6 +32,8 @@ def build_resnext(
     depth: int = 101,
     cardinality: int = 32,
     width_per_group: int = 4,
+    squeeze_excitation: bool = False,
+    deep_stem: bool = False,
     small_stem: bool = False,
     implementation: str = "auto",
     synchronized: bool = False,
@@ -33,55 +41,87 @@ def build_resnext(
 ) -> keras.Model:
     """Builds image float32 [B, H, W, 3] (RGB, 0..255) → features float32 [B, 2048], random weights.
 
+    `resnext_variants.VARIANTS` has the keywords of known networks by their usual names.
+
     Args:
       image_size_px: side of the square image; None leaves it open.
       depth: 26, 50, 101 or 152.
-      cardinality: groups of each 3x3 convolution.
+      cardinality: groups of each 3x3 convolution; 1 with a width of 64 is a ResNet.
       width_per_group: channels of one group in the first stage; doubles with each stage.
-      small_stem: a 3x3 stride-1 stem without pooling, for images of 32-64 pixels.
+      squeeze_excitation: weights the channels of each block by their means.
+      deep_stem: three 3x3 convolutions for the first 7x7, and shortcuts that average before they
+        project: variant D.
+      small_stem: the stem keeps the resolution (stride 1, no pooling, 3x3 convolutions), for images
+        of 32-64 pixels.
       implementation: of the grouped convolutions, see `GroupedConv2D`.
       synchronized: batch statistics over all replicas; needed for equal results under mirroring.
       seed: of the initial weights.
 
     Raises:
-      UsageError: an unknown depth.
+      UsageError: an unknown depth, or groups of no channels.
     """
     if depth not in BLOCKS:
         raise UsageError(f"Expected a ResNeXt depth of {', '.join(map(str, BLOCKS))}; received {depth}.")
+    if cardinality < 1 or width_per_group < 1:
+        raise UsageError(
+            "Expected a cardinality and a width per group of at least 1; "
+            f"received {cardinality} and {width_per_group}."
+        )
 
-    def convolution(x, name, filters, side=1, strides=1):
-        return layers.Conv2D(
+    def convolution(x, name, filters, side=1, strides=1, groups=1, use_bias=False):
+        return GroupedConv2D(
             filters,
             side,
             strides,
-            "valid",
-            use_bias=False,
+            padding=side // 2,
+            groups=groups,
+            use_bias=use_bias,
+            implementation=implementation,
             kernel_initializer=he_normal(seed, name),
             name=name,
         )(x)
 
-    def grouped(x, name, filters, strides):
-        padding = "same"
-        if strides > 1:
-            x, padding = layers.ZeroPadding2D(1, name=f"{name}-pad")(x), "valid"
-        return GroupedConv2D(
-            filters, 3, strides, padding, cardinality, implementation, he_normal(seed, name), name=name
-        )(x)
-
     def normalised(x, name):
-        return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=synchronized, name=name)(x)
+        return FusedBatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=synchronized, name=name)(x)
+
+    def active(x, name):
+        return layers.ReLU(name=name)(x)
+
+    def stem(x):
+        strides = 1 if small_stem else 2
+        if deep_stem:
+            x = active(normalised(convolution(x, "conv1-0", 32, 3, strides), "conv1-1"), "conv1-2")
+            x = active(normalised(convolution(x, "conv1-3", 32, 3), "conv1-4"), "conv1-5")
+            x = convolution(x, "conv1-6", 64, 3)
+        else:
+            x = convolution(x, "conv1", 64, 3 if small_stem else 7, strides)
+        return active(normalised(x, "bn1"), "relu")
+
+    def excited(x, name):
+        channels = x.shape[-1]
+        y = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}-mean")(x)
+        y = convolution(y, f"{name}-fc1", squeezed_channels(channels), use_bias=True)
+        y = convolution(active(y, f"{name}-relu"), f"{name}-fc2", channels, use_bias=True)
+        y = layers.Activation("sigmoid", name=f"{name}-gate")(y)
+        return layers.Multiply(name=f"{name}-scale")([x, y])
+
+    def shortcut(x, name, filters, strides):
+        if not deep_stem:
+            return normalised(convolution(x, f"{name}-0", filters, strides=strides), f"{name}-1")
+        if strides > 1:  # "same" averages over the pixels inside of the image, as timm does
+            x = layers.AveragePooling2D(2, strides, "same", name=f"{name}-0")(x)
+        return normalised(convolution(x, f"{name}-1", filters), f"{name}-2")
 
     def bottleneck(x, name, width, filters, strides, project):
-        y = layers.ReLU(name=f"{name}-relu1")(
-            normalised(convolution(x, f"{name}-conv1", width), f"{name}-bn1")
-        )
-        y = grouped(y, f"{name}-conv2", width, strides)
-        y = layers.ReLU(name=f"{name}-relu2")(normalised(y, f"{name}-bn2"))
+        y = active(normalised(convolution(x, f"{name}-conv1", width), f"{name}-bn1"), f"{name}-relu1")
+        y = convolution(y, f"{name}-conv2", width, 3, strides, cardinality)
+        y = active(normalised(y, f"{name}-bn2"), f"{name}-relu2")
         y = normalised(convolution(y, f"{name}-conv3", filters), f"{name}-bn3")
+        if squeeze_excitation:
+            y = excited(y, f"{name}-se")
         if project:
-            x = convolution(x, f"{name}-downsample-0", filters, strides=strides)
-            x = normalised(x, f"{name}-downsample-1")
-        return layers.ReLU(name=f"{name}-relu3")(layers.Add(name=f"{name}-add")([y, x]))
+            x = shortcut(x, f"{name}-downsample", filters, strides)
+        return active(layers.Add(name=f"{name}-add")([y, x]), f"{name}-relu3")
 
     image = keras.Input((image_size_px, image_size_px, 3), name="image")
     x = layers.Rescaling(
@@ -90,11 +130,7 @@ def build_resnext(
         dtype="float32",
         name="rescale",
     )(image)
-    if small_stem:
-        x = convolution(layers.ZeroPadding2D(1, name="conv1-pad")(x), "conv1", 64, side=3)
-    else:
-        x = convolution(layers.ZeroPadding2D(3, name="conv1-pad")(x), "conv1", 64, side=7, strides=2)
-    x = layers.ReLU(name="relu")(normalised(x, "bn1"))
+    x = stem(x)
     if not small_stem:  # after a ReLU, padding with zeros is padding with minus infinity
         x = layers.MaxPooling2D(3, 2, name="maxpool")(layers.ZeroPadding2D(1, name="maxpool-pad")(x))
     for stage, blocks in enumerate(BLOCKS[depth]):
@@ -104,3 +140,36 @@ def build_resnext(
             x = bottleneck(x, f"layer{stage + 1}-{block}", width, 256 * 2**stage, strides, block == 0)
     features = layers.GlobalAveragePooling2D(dtype="float32", name="features")(x)
     return keras.Model(image, features, name=f"resnext{depth}_{cardinality}x{width_per_group}d")
+
+
+def with_intermediates(model: keras.Model) -> keras.Model:
+    """The same network with its inner activations as outputs; weights are shared, not copied.
+
+    Args:
+      model: of `build_resnext`.
+
+    Returns:
+      image → {"stem": [B, H/2, W/2, 64], before pooling; "stage1": [B, H/4, W/4, 256], "stage2":
+      [B, H/8, W/8, 512], "stage3": …, "stage4": …, "features": [B, 2048]}. A small stem keeps H x W
+      up to and including "stage1".
+    """
+    last = {}  # the last block of each stage wins
+    for layer in model.layers:
+        stage = layer.name.partition("-")[0]
+        if stage.startswith("layer") and layer.name.endswith("-relu3"):
+            last[stage.replace("layer", "stage")] = layer.output
+    return keras.Model(
+        model.input,
+        {"stem": model.get_layer("relu").output, **last, "features": model.get_layer("features").output},
+        name=f"{model.name}_intermediates",
+    )
+
+
+def squeezed_channels(channels: int) -> int:
+    """Units between the two layers of squeeze-and-excitation: a sixteenth, to a multiple of 8, as in timm."""
+    return max(8, (channels // 16 + 4) // 8 * 8)
+
+
+def checkpoint_name(layer_name: str) -> str:
+    """The checkpoint's name of a layer: `layer1-0-conv2` → `layer1.0.conv2`."""
+    return layer_name.replace("-", ".")

@@ -5,12 +5,19 @@ own directory. They import TensorFlow only inside of `run`, so that plans are dr
 """
 
 import dataclasses
+import glob
+import math
 import os
 import pathlib
 from collections.abc import Callable
 
-from urnet_tf.config import Config, FitConfig
+from urnet_tf.config import Config, FitConfig, RuntimeConfig
+from urnet_tf.models import step_cost
+from urnet_tf.models.network_cost import HeadCost, NetworkCost, count_classifier, count_network
+from urnet_tf.models.step_cost import TrainingCost, training_cost
 from urnet_tf.store import UnitLog, Workdir
+
+_GUESSED_CLASSES = 1000  # of a list, which is not read for a plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +27,28 @@ class Estimate:
     rows: int | None = None
     seconds: float | None = None
     disk_bytes: int | None = None
-    memory_bytes: int | None = None
+    memory_bytes: int | None = None  # of the machine
     note: str = ""
+    training: TrainingCost | None = None  # of a stage that trains
+
+
+def _count_gpus():
+    """NVIDIA devices of this machine that may be used, without a driver or TensorFlow."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = len(glob.glob("/dev/nvidia[0-9]*"))
+    if visible is None:
+        return found
+    return min(found, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
+
+
+def _machine_memory():
+    """Bytes of memory that this process may use: the machine's, or the limit of its container."""
+    try:
+        limit = pathlib.Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        limit = "max"
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(machine, int(limit)) if limit.isdecimal() else machine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +60,18 @@ class Facts:
     num_classes: int | None = None
     bytes_per_image: float = 25_000.0
     cores: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
+    gpus: int = dataclasses.field(default_factory=_count_gpus)
+    memory_bytes: int = dataclasses.field(default_factory=_machine_memory)
+
+    @property
+    def classes(self) -> int:
+        """The number of classes, or a guess."""
+        return self.num_classes or _GUESSED_CLASSES
+
+    @property
+    def guess(self) -> str:
+        """What a note adds where `classes` is a guess."""
+        return "" if self.num_classes else f"; {_GUESSED_CLASSES:,} classes guessed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +116,8 @@ def open_backbone(config: Config, **changes):
         "depth": model.resnext_depth,
         "cardinality": model.resnext_cardinality,
         "width_per_group": model.resnext_width_per_group,
+        "squeeze_excitation": model.resnext_squeeze_excitation,
+        "deep_stem": model.resnext_deep_stem,
         "small_stem": model.resnext_small_stem,
         "seed": config.seed,
     }
@@ -95,9 +136,13 @@ def open_augmenter(config: Config, **changes):
     return build_augmenter(**(settings | changes))
 
 
-def fit_settings(fit: FitConfig) -> dict:
-    """A section `fit` as keywords of `training.fit_model`, without those that need the data."""
-    settings = dataclasses.asdict(fit)
+def fit_settings(fit: FitConfig, runtime: RuntimeConfig, rows: int) -> dict:
+    """A section `fit` as keywords of `training.fit_model`, for steps of `rows` images or bags.
+
+    Like the devices, XLA changes no more than the rounding, so that no stage depends on `jit_compile`.
+    """
+    settings = dataclasses.asdict(fit) | {"jit_compile": runtime.jit_compile}
+    settings["accumulate_steps"] = math.gcd(fit.accumulate_steps, rows)  # rows are fewer on small crawls
     return {name: value for name, value in settings.items() if name not in ("epochs", "batch_images")}
 
 
@@ -110,21 +155,58 @@ def images_per_step(fit: FitConfig, images: int) -> int:
 
 
 _STEPS_PER_PASS = 4
-FEATURE_DIMS = {"efficientnet_lite0": 1280, "resnext": 2048}  # of estimates, which import no network
-
-# Core-seconds of one image through a network, forward, 224 px; measured on a small CPU machine.
-_FORWARD_CORE_SECONDS = {"efficientnet_lite0": 0.015, "resnext": 0.2}
-_TRAINING_FACTOR = 4.0  # forward and backward, with augmentation
 
 
-def forward_seconds(config: Config, images: float, cores: int) -> float:
-    """Estimated seconds to run the configured backbone once over `images`."""
-    per_image = _FORWARD_CORE_SECONDS[config.model.backbone] * (config.model.image_size_px / 224) ** 2
-    return images * per_image / cores
+def count_backbone(config: Config) -> NetworkCost:
+    """What the backbone that `model` describes costs."""
+    model = config.model
+    return count_network(
+        model.backbone,
+        model.image_size_px,
+        depth=model.resnext_depth,
+        cardinality=model.resnext_cardinality,
+        width_per_group=model.resnext_width_per_group,
+        squeeze_excitation=model.resnext_squeeze_excitation,
+        deep_stem=model.resnext_deep_stem,
+        small_stem=model.resnext_small_stem,
+    )
 
 
-def training_seconds(config: Config, fit: FitConfig, images: float, cores: int) -> float:
+def count_training(config: Config, fit: FitConfig, heads: HeadCost, facts: Facts) -> TrainingCost:
+    """What one fit of the configured network, or of heads on its features, holds in memory."""
+    network = count_backbone(config)
+    return training_cost(
+        network if config.model.mode == "finetune" else None,
+        heads,
+        facts.classes,
+        images_per_step(fit, facts.train_images or fit.batch_images * _STEPS_PER_PASS),
+        feature_dim=network.feature_dim,
+        image_size_px=config.model.image_size_px,
+        optimizer=fit.optimizer,
+        ema=fit.ema is not None,
+        parts=fit.accumulate_steps,
+        precision=config.runtime.precision,
+    )
+
+
+def training_seconds(config: Config, fit: FitConfig, images: float, facts: Facts) -> float:
     """Estimated seconds of one fit over `images` instances."""
     if config.model.mode == "frozen":
         return 4.0 + 0.012 * fit.epochs * images / fit.batch_images * max(1.0, fit.batch_images / 255)
-    return 30.0 + _TRAINING_FACTOR * forward_seconds(config, fit.epochs * images, cores)
+    gpus = facts.gpus if config.runtime.strategy == "mirrored" else min(1, facts.gpus)
+    images *= fit.epochs
+    return 30.0 + step_cost.training_seconds(count_backbone(config), images, facts.cores, gpus)
+
+
+def forward_seconds(config: Config, images: float, facts: Facts) -> float:
+    """Estimated seconds to run the configured backbone once over `images`."""
+    return step_cost.forward_seconds(count_backbone(config), images, facts.cores, min(1, facts.gpus))
+
+
+def inference_bytes(config: Config, facts: Facts, models: int, batch_images: int) -> int:
+    """Estimated memory of running `models` networks with their heads on batches of images."""
+    network = count_backbone(config)
+    heads = count_classifier(network.feature_dim, facts.classes)
+    return step_cost.inference_bytes(
+        network, heads, models, batch_images, config.model.image_size_px, facts.gpus
+    )
