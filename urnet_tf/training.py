@@ -30,6 +30,7 @@ from tqdm import tqdm
 from urnet_tf import store
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.losses import SparseSoftAccuracy, SparseSoftCrossEntropy
+from urnet_tf.optimization import Trainee, build_optimizer
 
 _CHECKPOINT = "checkpoint.npz"
 _LOG_SECONDS = 10.0  # between lines of a log; passes over small crawls are over in an instant
@@ -49,6 +50,8 @@ def fit_model(
     ema: float | None = None,
     label_smoothing: float = 0.0,
     loss_weights: Mapping[str, float] | None = None,
+    accumulate_steps: int = 1,
+    jit_compile: bool = False,
     checkpoint_dir: str | os.PathLike | None = None,
     checkpoint_s: float = 60.0,
     log_dir: str | os.PathLike | None = None,
@@ -67,6 +70,10 @@ def fit_model(
         `build_optimizer`.
       label_smoothing: share of the uniform distribution in every target.
       loss_weights: factor of each output's loss, for models with several; None = 1.
+      accumulate_steps: parts that a batch is split into to save memory. A step stays one batch: with
+        rates, clipping, averages, history and checkpoints as without. The weights end equal up to
+        rounding, except behind batch normalisation, which sees the parts (see `Trainee`).
+      jit_compile: compiles the step with XLA; for GPUs, on one device.
       checkpoint_dir: keeps the latest checkpoint; None = not resumable. The caller deletes it.
       checkpoint_s: seconds between checkpoints.
       log_dir: TensorBoard scalars go there; None = off.
@@ -77,12 +84,18 @@ def fit_model(
       One dictionary a pass: step, epoch, learning_rate and the means of losses and metrics.
 
     Raises:
-      UsageError: the batch does not divide by the devices.
+      UsageError: the batch does not divide by devices and parts, or XLA on several devices.
       RunError: the loss is not finite, or the checkpoint belongs to another model.
     """
     strategy = model.distribute_strategy
-    _check_divisible(batches, strategy.num_replicas_in_sync)
+    replicas = strategy.num_replicas_in_sync
+    _check_divisible(batches, replicas, accumulate_steps)
+    if jit_compile and replicas > 1:
+        raise UsageError(
+            f"Expected runtime.jit_compile=false on {replicas} devices; XLA cannot compile a mirrored step."
+        )
     with strategy.scope():
+        trainee = Trainee(model, accumulate_steps)
         rule, schedule = build_optimizer(
             model,
             total_steps,
@@ -96,21 +109,22 @@ def fit_model(
         )
         outputs = model.output if isinstance(model.output, dict) else None
         loss = SparseSoftCrossEntropy(label_smoothing=label_smoothing)
-        model.compile(
+        trainee.compile(
             optimizer=rule,
             loss={name: loss for name in outputs} if outputs else loss,
             loss_weights=dict(loss_weights) if loss_weights else None,
             metrics={name: [SparseSoftAccuracy()] for name in outputs} if outputs else [SparseSoftAccuracy()],
-            jit_compile=False,  # XLA on CPUs is many times slower for depthwise nets, and fails when mirrored
+            jit_compile=jit_compile,
+            auto_scale_loss=False,  # `build_optimizer` has done it
         )
-        model.optimizer.build(model.trainable_variables)
-    run = _Run(model, batches.steps_per_epoch, total_steps, schedule, description, log_dir)
+        rule.build(trainee.trainable_variables)
+    run = _Run(trainee, batches.steps_per_epoch, total_steps, schedule, description, log_dir)
     checkpoint = pathlib.Path(checkpoint_dir, _CHECKPOINT) if checkpoint_dir is not None else None
     if checkpoint is not None and checkpoint.exists():
         run.restore(checkpoint)
         logging.info("%s: continues at step %d of %d", description, run.step, total_steps)
     if run.step < total_steps:
-        model.fit(
+        trainee.fit(
             batches.dataset(run.step, total_steps),
             steps_per_epoch=total_steps - run.step,
             epochs=1,
@@ -124,56 +138,6 @@ def fit_model(
 def count_steps(epochs: float, instances: int, batch_instances: int) -> int:
     """Steps of a run that sees `instances` for `epochs` passes; at least one."""
     return max(1, round(epochs * instances / batch_instances))
-
-
-def build_optimizer(
-    model: keras.Model,
-    total_steps: int,
-    *,
-    optimizer: str = "adamw",
-    learning_rate: float = 1e-3,
-    warmup_fraction: float = 0.05,
-    weight_decay: float = 1e-4,
-    momentum: float = 0.9,
-    clip_norm: float | None = None,
-    ema: float | None = None,
-) -> tuple[keras.optimizers.Optimizer, keras.optimizers.schedules.LearningRateSchedule]:
-    """Builds AdamW or SGD with a linear warm-up and a cosine decay to zero over `total_steps`.
-
-    Args:
-      model: its biases and normalisation weights (rank below 2) are kept from weight decay.
-      total_steps: steps of the whole run.
-      optimizer: "adamw" or "sgd".
-      learning_rate: the peak.
-      warmup_fraction: share of the steps with a rising rate.
-      weight_decay: decoupled, times the learning rate.
-      momentum: of sgd.
-      clip_norm: largest norm of each variable's gradient; None = off.
-      ema: momentum of averaged weights, which replace the weights at the end; None = off.
-    """
-    warmup = min(int(round(warmup_fraction * total_steps)), total_steps - 1)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=learning_rate / (warmup + 1) if warmup else learning_rate,
-        decay_steps=total_steps - warmup,
-        warmup_target=learning_rate if warmup else None,
-        warmup_steps=warmup,
-    )
-    common = {
-        "learning_rate": schedule,
-        "weight_decay": weight_decay or None,
-        "clipnorm": clip_norm,
-        "use_ema": ema is not None,
-        "ema_momentum": 0.99 if ema is None else ema,
-    }
-    if optimizer == "adamw":
-        common["weight_decay"] = weight_decay  # AdamW takes no None
-        rule = keras.optimizers.AdamW(**common)
-    elif optimizer == "sgd":
-        rule = keras.optimizers.SGD(momentum=momentum, **common)
-    else:
-        raise UsageError(f"Expected the optimizer adamw or sgd; received {optimizer!r}.")
-    rule.exclude_from_weight_decay(var_list=[v for v in model.trainable_variables if len(v.shape) < 2])
-    return rule, schedule
 
 
 @functools.cache
@@ -253,8 +217,8 @@ class _Run:
         self._writer = tf.summary.create_file_writer(os.fspath(log_dir)) if log_dir is not None else None
 
     def rate(self) -> float:
-        """The learning rate of the last step."""
-        return float(self.schedule(max(0, self.step - 1)))
+        """The learning rate of the last step; steps that a float16 overflow left out do not count."""
+        return float(self.schedule(max(0, int(self.model.optimizer.iterations.numpy()) - 1)))
 
     def add(self, values: Mapping[str, float]) -> None:
         """Counts one step with its own losses and metrics."""
@@ -375,13 +339,14 @@ class _Loop(keras.callbacks.Callback):
             self._bar.close()
 
 
-def _check_divisible(batches, replicas):
-    if replicas == 1:
+def _check_divisible(batches, replicas, parts):
+    if replicas * parts == 1:
         return
     element = batches.dataset(0, 1).element_spec[0]
     size = keras.tree.flatten(element)[0].shape[0]
-    if size is not None and size % replicas:
+    if size is not None and size % (replicas * parts):
+        devices = f"{replicas} devices" if replicas > 1 else "one device"
         raise UsageError(
-            f"Expected a batch that {replicas} devices divide; received {size} rows a step. "
-            "Change fit.batch_images (bags: batch_images // bag.size rows)."
+            f"Expected a batch that {devices} divide into {parts} equal parts each; received {size} rows a "
+            "step. Change fit.batch_images (bags: batch_images // bag.size rows) or fit.accumulate_steps."
         )

@@ -14,15 +14,18 @@ import numpy as np
 from urnet_tf import schema, store
 from urnet_tf.config import Config
 from urnet_tf.errors import UsageError
+from urnet_tf.models.network_cost import count_classifier
 from urnet_tf.stages.stage import (
-    FEATURE_DIMS,
     Estimate,
     Facts,
     Stage,
     StageContext,
+    count_backbone,
+    count_training,
     fit_settings,
     forward_seconds,
     images_per_step,
+    inference_bytes,
     open_augmenter,
     open_backbone,
     training_seconds,
@@ -96,14 +99,19 @@ def estimate(config: Config, facts: Facts) -> Estimate:
         return Estimate()
     folds, frozen = config.baseline.folds, config.model.mode == "frozen"
     seen = facts.train_images * (folds if folds > 1 else 1)  # the full set, and all but one fold each
-    seconds = 15.0 + training_seconds(config, config.baseline.fit, seen, facts.cores)
-    if frozen:
-        seconds += 10.0 + forward_seconds(config, facts.images, facts.cores)
-    dim = FEATURE_DIMS[config.model.backbone]
-    disk = facts.images * dim * 2 if frozen else 0
+    seconds = 15.0 + training_seconds(config, config.baseline.fit, seen, facts)
+    network = count_backbone(config)
+    heads = count_classifier(network.feature_dim, facts.classes)
+    training = count_training(config, config.baseline.fit, heads, facts)
+    memory = training.host_bytes(facts.gpus)
     fits = folds + 1 if folds > 1 else 1
-    note = f"{fits} {'head' if frozen else 'network'}{'s' if fits > 1 else ''}"
-    return Estimate(facts.images, seconds, disk + fits * 4 * 10**6, 3 * 10**9 + disk // 4, note)
+    disk = fits * 4 * (heads.parameters + (0 if frozen else network.parameters))
+    if frozen:
+        seconds += 10.0 + forward_seconds(config, facts.images, facts)
+        disk += facts.images * network.feature_dim * 2  # mapped: takes only memory that is free
+        memory = max(memory, inference_bytes(config, facts, 1, _FEATURE_BATCH))
+    note = f"{fits} {'head' if frozen else 'network'}{'s' if fits > 1 else ''}{facts.guess}"
+    return Estimate(facts.images, seconds, disk, memory, note, training)
 
 
 def _extract_features(context, images):
@@ -164,7 +172,7 @@ def _fit(context, name, ids, labels, num_classes):
         checkpoint_dir=context.out / f"checkpoint_{name}",
         log_dir=context.out / "tensorboard" / name,
         description=f"baseline {name}",
-        **fit_settings(fit),
+        **fit_settings(fit, config.runtime, batch_images),
     )
     store.write_json(context.out / f"history_{name}.json", history)
     training.save_model(model, context.out / f"model_{name}.keras")

@@ -24,7 +24,15 @@ from urnet_tf.ensemble import Predictions
 from urnet_tf.errors import UsageError
 from urnet_tf.progress import progress
 from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
-from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext, forward_seconds, open_backbone
+from urnet_tf.stages.stage import (
+    Estimate,
+    Facts,
+    Stage,
+    StageContext,
+    forward_seconds,
+    inference_bytes,
+    open_backbone,
+)
 from urnet_tf.store import atomic_path, column, read_array, read_json, read_table, write_json, write_table
 
 _KEPT = 5  # predictions kept of an image: what the figures and the submission need
@@ -120,8 +128,9 @@ def estimate(config: Config, facts: Facts) -> Estimate:
         return Estimate(rows, 20 + rows * models / 20_000, kept, 2 * 10**9)
     views = num_views(config.evaluate.crops, config.evaluate.scales)
     passes = 1 if config.model.mode == "frozen" else models
-    seconds = 30 + forward_seconds(config, rows * views * passes, facts.cores)
-    return Estimate(rows, seconds, kept, 4 * 10**9, f"{views} view(s) an image")
+    seconds = 30 + forward_seconds(config, rows * views * passes, facts)
+    memory = inference_bytes(config, facts, passes, config.evaluate.batch_images)
+    return Estimate(rows, seconds, kept, memory, f"{views} view(s) an image")
 
 
 def _uses_cached_features(config):

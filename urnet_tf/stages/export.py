@@ -14,9 +14,22 @@ import numpy as np
 from urnet_tf import serving
 from urnet_tf.config import Config
 from urnet_tf.data.image_store import ImageStore
+from urnet_tf.models.network_cost import count_classifier
 from urnet_tf.schema import TEST, TRAIN, VAL
-from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext, open_backbone
+from urnet_tf.stages.stage import (
+    Estimate,
+    Facts,
+    Stage,
+    StageContext,
+    count_backbone,
+    forward_seconds,
+    inference_bytes,
+    open_backbone,
+)
 from urnet_tf.store import column, read_json, read_table
+
+_CHECK_BATCH = 64  # images that the export is compared on at once, at most
+_CONVERTER_BYTES = 10**9  # of the graphs that are written; measured with EfficientNet-Lite0
 
 
 def run(context: StageContext) -> dict:
@@ -58,10 +71,14 @@ def choose_check_ids(splits: np.ndarray, count: int) -> np.ndarray:
 
 def estimate(config: Config, facts: Facts) -> Estimate:
     """Tracing, converting and two passes over the check images."""
-    megabytes = {"efficientnet_lite0": 20, "resnext": 180}[config.model.backbone]
-    seconds = {"efficientnet_lite0": 40.0, "resnext": 180.0}[config.model.backbone]
+    network = count_backbone(config)
+    heads = count_classifier(network.feature_dim, facts.classes)
     files = config.export.saved_model + config.export.tflite
-    return Estimate(config.export.check_images, seconds, files * megabytes * 10**6, 3 * 10**9)
+    weights = 4 * (network.parameters + heads.parameters)
+    seconds = 20.0 + 0.5 * network.layers * files
+    seconds += 3 * forward_seconds(config, config.export.check_images, facts)
+    memory = inference_bytes(config, facts, 1, _CHECK_BATCH) + _CONVERTER_BYTES + 4 * weights
+    return Estimate(config.export.check_images, seconds, files * weights, memory)
 
 
 def _image_model(context):

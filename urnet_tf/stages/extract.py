@@ -10,7 +10,15 @@ from absl import logging
 
 from urnet_tf import schema, store
 from urnet_tf.config import Config
-from urnet_tf.stages.stage import FEATURE_DIMS, Estimate, Facts, Stage, StageContext, forward_seconds
+from urnet_tf.stages.stage import (
+    Estimate,
+    Facts,
+    Stage,
+    StageContext,
+    count_backbone,
+    forward_seconds,
+    inference_bytes,
+)
 
 
 def run(context: StageContext) -> dict:
@@ -90,9 +98,11 @@ def estimate(config: Config, facts: Facts) -> Estimate:
     if config.model.mode == "frozen":
         return Estimate(rows, 15.0 + rows / 20_000, disk, 2 * 10**9)
     passes = 2 if config.baseline.folds > 1 else 1
-    seconds = 30.0 + forward_seconds(config, passes * rows, facts.cores)
-    disk += rows * FEATURE_DIMS[config.model.backbone] * 2
-    return Estimate(rows, seconds, disk, 3 * 10**9, f"{passes} pass(es) of the network")
+    seconds = 30.0 + forward_seconds(config, passes * rows, facts)
+    disk += rows * count_backbone(config).feature_dim * 2
+    # Networks are read one after the other, and what the last one held may not have been freed.
+    memory = inference_bytes(config, facts, 2, config.extract.batch_images)
+    return Estimate(rows, seconds, disk, memory, f"{passes} pass(es) of the network")
 
 
 STAGE = Stage(

@@ -89,7 +89,8 @@ def estimate(config: Config, facts: Facts) -> Estimate:
     if facts.train_images is None:
         return Estimate()
     shown = config.report.classes * config.report.images_per_class
-    return Estimate(shown, 5 + shown / 100 + facts.train_images / 1e6, 5 * 10**6, 300 * facts.train_images)
+    memory = 5 * 10**8 + 300 * facts.train_images
+    return Estimate(shown, 5 + shown / 100 + facts.train_images / 1e6, 5 * 10**6, memory)
 
 
 def _read_evaluation(context, num_classes):

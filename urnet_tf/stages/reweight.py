@@ -246,7 +246,7 @@ def estimate(config: Config, facts: Facts) -> Estimate:
         maps = config.baseline.folds if settings.fidelity != PAPER else 1
         seconds += learned_from * settings.confidence.epochs * maps * _TEXT_MAP_SECONDS
         seconds += rows * _CONFIDENCE_SECONDS
-    return Estimate(rows=rows, seconds=seconds, disk_bytes=rows * 100, memory_bytes=rows * 300 + 10**9)
+    return Estimate(rows=rows, seconds=seconds, disk_bytes=rows * 100, memory_bytes=rows * 300 + 15 * 10**8)
 
 
 def inputs(config: Config) -> str:

@@ -12,14 +12,18 @@ import numpy as np
 
 from urnet_tf import schema, store
 from urnet_tf.config import Config
+from urnet_tf.models.network_cost import count_urnet
 from urnet_tf.stages.stage import (
     Estimate,
     Facts,
     Stage,
     StageContext,
+    count_backbone,
+    count_training,
     fit_settings,
     forward_seconds,
     images_per_step,
+    inference_bytes,
     open_augmenter,
     open_backbone,
     training_seconds,
@@ -63,13 +67,23 @@ def estimate(config: Config, facts: Facts) -> Estimate:
     rows = facts.train_images
     if rows is None:
         return Estimate()
-    seconds = 20.0 + 1.5 * training_seconds(config, config.train.fit, rows, facts.cores)
-    memory = 2 * 10**9 + 100 * rows
-    if config.model.mode == "finetune":
-        seconds += forward_seconds(config, rows, facts.cores)
-        per_image = {"efficientnet_lite0": 40e6, "resnext": 250e6}[config.model.backbone]  # kept for backward
-        memory += int(config.train.fit.batch_images * per_image * (config.model.image_size_px / 224) ** 2)
-    return Estimate(rows, seconds, 60 * 10**6 + 80 * rows, memory)
+    model, bag_size = config.model, config.train.bag.size
+    network = count_backbone(config)
+    heads = count_urnet(network.feature_dim, facts.classes, bag_size, model.attention_dim)
+    training = count_training(config, config.train.fit, heads, facts)
+    memory = training.host_bytes(facts.gpus)
+    seconds = training_seconds(config, config.train.fit, rows, facts)
+    disk = 80 * rows + 8 * heads.parameters  # the URNet and its instance branch
+    if model.mode == "frozen":
+        seconds *= 1.5
+        memory = max(memory, inference_bytes(config, facts, 1, 64))  # the process keeps what features took
+    else:
+        seconds += forward_seconds(config, rows, facts)
+        disk += 8 * network.parameters
+        if config.train.init == "baseline":
+            memory += training.weights  # the baseline is read beside the new network
+    note = f"bags of {bag_size}{facts.guess}"
+    return Estimate(rows, 20.0 + seconds, disk, memory, note, training)
 
 
 def _fit(context, labels, sample_weight):
@@ -88,15 +102,16 @@ def _fit(context, labels, sample_weight):
             dropout=config.model.dropout,
             seed=config.seed,
         )
+    data = _bag_batches(context, labels, sample_weight, augmented=True)
     history = training.fit_model(
         model,
-        _bag_batches(context, labels, sample_weight, augmented=True),
+        data,
         total_steps=training.count_steps(fit.epochs, len(labels), images_per_step(fit, len(labels))),
         loss_weights={urnet.INSTANCE: 1.0, urnet.BAG: settings.bag.loss_weight},
         checkpoint_dir=context.out / "checkpoint",
         log_dir=context.out / "tensorboard",
         description="urnet",
-        **fit_settings(fit),
+        **fit_settings(fit, config.runtime, data.sampler.shape[0]),
     )
     store.write_json(context.out / "history.json", history)
     training.save_model(model, context.out / "urnet.keras")

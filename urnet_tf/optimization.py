@@ -1,0 +1,140 @@
+"""What one optimiser step is: the update rule and its schedule, and gradients from micro-batches.
+
+With gradients g_m of n equal micro-batches, a step applies (1/n) sum_m g_m. Losses are means over all
+rows, weighted or not, so this is the gradient of the whole batch. Keras' own
+`gradient_accumulation_steps` is not used: it counts micro-batches as steps of the run, averages
+weights (EMA) after each of them, and with loss scaling it drops one overflown part of a step.
+"""
+
+import keras
+import tensorflow as tf
+
+from urnet_tf.errors import UsageError
+
+
+class Trainee(keras.Model):
+    """A functional model as `fit` trains it: the layers, and so the weights, of `model` itself.
+
+    Keras' own train step, but for two things. The rows of a step go through the network in
+    `micro_batches` equal parts, one after the other, of which only the summed gradients are kept.
+    And where gradients are clipped or tested for overflow, devices add theirs up before, not after.
+
+    Batch normalisation sees micro-batches: it normalises with their statistics, and its moving
+    averages move once a micro-batch.
+
+    Args:
+      model: functional, with any inputs and outputs.
+      micro_batches: parts of a step; must divide the rows of each device.
+    """
+
+    def __init__(self, model: keras.Model, micro_batches: int = 1):
+        super().__init__(model.input, model.output, name=model.name)
+        self.micro_batches = micro_batches
+
+    def train_step(self, data):
+        weights = self.trainable_weights
+        gradients = self._gradients(data) if self.micro_batches == 1 else self._mean_gradients(data)
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1 and _looks_at_gradients(self.optimizer):
+            context = tf.distribute.get_replica_context()  # the optimizer's own sum then restores the scale
+            gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
+        self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        return self.get_metrics_result()
+
+    def _gradients(self, data):
+        x, y, sample_weight = data
+        with tf.GradientTape() as tape:
+            predictions = self(x, training=True)
+            loss = self.compute_loss(x, y, predictions, sample_weight, training=True)
+            scaled = self.optimizer.scale_loss(loss)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        rows = tf.shape(keras.tree.flatten(x)[0])[0]
+        tracker = next(metric for metric in self.metrics if metric.name == "loss")
+        tracker.update_state(loss * replicas, sample_weight=rows)
+        self.compute_metrics(x, y, predictions, sample_weight=sample_weight)
+        return tape.gradient(
+            scaled, self.trainable_weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+
+    def _mean_gradients(self, data):
+        parts = keras.tree.map_structure(
+            lambda rows: tf.reshape(rows, (self.micro_batches, -1, *rows.shape[1:])), data
+        )
+
+        def add(part, sums):
+            gradients = self._gradients(keras.tree.map_structure(lambda rows: rows[part], parts))
+            return part + 1, [total + new for total, new in zip(sums, gradients, strict=True)]
+
+        sums = [tf.zeros(v.shape, v.dtype) for v in self.trainable_weights]
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+            _, sums = tf.while_loop(
+                lambda part, _: part < self.micro_batches, add, (0, sums), parallel_iterations=1
+            )
+        else:  # devices cannot exchange statistics inside of a loop; the order keeps the memory small
+            for part in range(self.micro_batches):
+                with tf.control_dependencies(sums):
+                    _, sums = add(part, sums)
+        return [total / self.micro_batches for total in sums]
+
+
+def build_optimizer(
+    model: keras.Model,
+    total_steps: int,
+    *,
+    optimizer: str = "adamw",
+    learning_rate: float = 1e-3,
+    warmup_fraction: float = 0.05,
+    weight_decay: float = 1e-4,
+    momentum: float = 0.9,
+    clip_norm: float | None = None,
+    ema: float | None = None,
+) -> tuple[keras.optimizers.Optimizer, keras.optimizers.schedules.LearningRateSchedule]:
+    """Builds AdamW or SGD with a linear warm-up and a cosine decay to zero over `total_steps`.
+
+    A model of float16 gets a loss scale around it: it halves, and the step is left out, whenever a
+    gradient is not finite, and doubles every 2,000 steps. Steps left out do not advance the schedule.
+
+    Args:
+      model: its biases and normalisation weights (rank below 2) are kept from weight decay.
+      total_steps: steps of the whole run.
+      optimizer: "adamw" or "sgd".
+      learning_rate: the peak.
+      warmup_fraction: share of the steps with a rising rate.
+      weight_decay: decoupled, times the learning rate.
+      momentum: of sgd.
+      clip_norm: largest norm of each variable's gradient over the whole step; None = off.
+      ema: momentum of averaged weights, which replace the weights at the end; None = off.
+
+    Raises:
+      UsageError: an unknown optimizer.
+    """
+    warmup = min(int(round(warmup_fraction * total_steps)), total_steps - 1)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=learning_rate / (warmup + 1) if warmup else learning_rate,
+        decay_steps=total_steps - warmup,
+        warmup_target=learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    common = {
+        "learning_rate": schedule,
+        "weight_decay": weight_decay or None,
+        "clipnorm": clip_norm / replicas if clip_norm is not None else None,  # it sees a device's share
+        "use_ema": ema is not None,
+        "ema_momentum": 0.99 if ema is None else ema,
+    }
+    if optimizer == "adamw":
+        common["weight_decay"] = weight_decay  # AdamW takes no None
+        rule = keras.optimizers.AdamW(**common)
+    elif optimizer == "sgd":
+        rule = keras.optimizers.SGD(momentum=momentum, **common)
+    else:
+        raise UsageError(f"Expected the optimizer adamw or sgd; received {optimizer!r}.")
+    rule.exclude_from_weight_decay(var_list=[v for v in model.trainable_variables if len(v.shape) < 2])
+    if model.dtype_policy.name == "mixed_float16":
+        rule = keras.optimizers.LossScaleOptimizer(rule)
+    return rule, schedule
+
+
+def _looks_at_gradients(optimizer):
+    """Whether a step depends on more than sums of gradients: their norms, or whether they are finite."""
+    return isinstance(optimizer, keras.optimizers.LossScaleOptimizer) or optimizer.clipnorm is not None
