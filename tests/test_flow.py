@@ -233,7 +233,10 @@ def test_a_dry_run_tells_rows_time_disk_and_memory_and_writes_nothing(drawn_craw
     done = urnet("run", "--data", drawn_crawl, "--workdir", workdir, "--dry_run", python_flags=flags)
     assert done.returncode == 0
     assert list(tmp_path.iterdir()) == [] and not heavy_imports(done.stderr)
-    title, header, *stages, total = done.stdout.strip().splitlines()
+    title, network, header, *lines, total = done.stdout.strip().splitlines()
+    stages, training = lines[: len(NAMES)], lines[len(NAMES) :]
+    assert "efficientnet_lite0" in network and re.search(r"parameters.* multiply-adds \(.* FLOP\)", network)
+    assert [line.split()[0] for line in training[:4]] == ["Memory", "stage", "baseline", "train"]
     assert str(workdir) in title and header.split()[:6] == [
         "stage",
         "action",

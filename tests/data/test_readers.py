@@ -9,6 +9,7 @@ import pytest
 from urnet_tf.data import crawl as crawls
 from urnet_tf.data.list_reader import read_list
 from urnet_tf.data.readers import (
+    count_classes,
     count_rows,
     detect_kind,
     fingerprint_folder,
@@ -118,6 +119,10 @@ def test_detect_kind_and_count(tmp_path):
     assert count_rows(str(tmp_path / "a")) == 2
     path = write_list(tmp_path, "path,label\na,b\nc,d")
     assert (detect_kind(path), count_rows(path)) == ("list", 2)
+    assert count_classes(path) is None
+    assert count_classes(str(tmp_path)) == 2 and count_classes(str(tmp_path), first_classes=1) == 1
+    plant(tmp_path, "split/train/a/1.jpg", "split/train/b/1.jpg", "split/val/a/1.jpg")
+    assert count_classes(str(tmp_path / "split")) == 2
     for bad in ("absent", "notes.doc"):
         with pytest.raises(UsageError):
             detect_kind(str(tmp_path / bad))

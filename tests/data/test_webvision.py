@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from urnet_tf.data.readers import count_rows, detect_kind
+from urnet_tf.data.readers import count_classes, count_rows, detect_kind
 from urnet_tf.data.webvision import read_webvision
 from urnet_tf.errors import UsageError
 
@@ -136,7 +136,7 @@ def test_version_2(tmp_path):
         "val_images_resized/val1.jpg": ("val", 2, "", 0, "", ""),
     }
     assert [c["queries"] for c in crawl.classes] == [["tench fish"], ["shark"], ["hen"]]
-    assert count_rows(path) == 4
+    assert (count_rows(path), count_classes(path)) == (4, 3)
     only = read_webvision(path, sources=["flickr"], first_classes=2)
     assert by_path(only, "label") == {"flickr_images_resized/q00002/b.jpg": 1}
     assert len(only.classes) == 2

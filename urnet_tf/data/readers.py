@@ -60,6 +60,15 @@ def count_rows(path: str, kind: str = "auto", sources: Sequence[str] | None = No
     return sum(1 for _ in walk(path))
 
 
+def count_classes(path: str, kind: str = "auto", first_classes: int | None = None) -> int | None:
+    """Counts the classes without listing an image; None for a list, whose rows would have to be read."""
+    kind = detect_kind(path) if kind == "auto" else kind
+    if kind == LIST:
+        return None
+    count = webvision.count_classes(path) if kind == WEBVISION else len(_class_names(os.path.abspath(path)))
+    return min(count, first_classes or count)
+
+
 def fingerprint_folder(path: str) -> str:
     """A hash of the names, sizes and times of all files below a directory."""
     digest = hashlib.blake2b(digest_size=16)
@@ -88,11 +97,7 @@ def read_folder(path: str) -> Crawl:
     if not os.path.isdir(root):
         raise UsageError(f"Expected a folder of class folders at {path}; there is no such folder.")
     rows, rejected = RowBuilder(ROW_SCHEMA), RowBuilder(REJECTED_SCHEMA)
-    folders = _folders(root)
-    splits = _split_folders(root, folders)
-    train = [name for name, split in splits.items() if split == TRAIN]
-    names = sorted(_folders(os.path.join(root, train[0]))) if train else sorted(folders)
-    names = [name for name in names if is_utf8(name)]
+    splits, names = _split_folders(root, _folders(root)), _class_names(root)
     if not names:
         found = "only files" if next(walk(root), None) else "an empty folder"
         raise UsageError(
@@ -103,6 +108,14 @@ def read_folder(path: str) -> Crawl:
     for name, split in (splits or {"": TRAIN}).items():
         _list_split(root, name, split, classes, rows, rejected)
     return Crawl(root, classes, rows.table(), rejected.table())
+
+
+def _class_names(root):
+    """Sorted names of the class folders, of the training split where there are splits."""
+    folders = _folders(root)
+    train = [name for name, split in _split_folders(root, folders).items() if split == TRAIN]
+    names = _folders(os.path.join(root, train[0])) if train else folders
+    return sorted(name for name in names if is_utf8(name))
 
 
 def read_evaluation(path: str, split: str, classes: Sequence[dict], root: str) -> tuple[pa.Table, pa.Table]:

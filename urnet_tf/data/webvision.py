@@ -50,6 +50,11 @@ def count_rows(path: str, sources: Sequence[str] | None = None) -> int:
     return sum(1 for name in names for _ in _lines(path, name))
 
 
+def count_classes(path: str) -> int:
+    """Counts the lines of `synsets.txt`."""
+    return sum(1 for _ in _lines(path, "synsets.txt"))
+
+
 def info_files(path: str) -> list[str]:
     """Paths of the text files that describe the tree, sorted."""
     return sorted(glob.glob(os.path.join(glob.escape(path), "info", "*.txt")))
