@@ -12,18 +12,8 @@ import keras
 from keras import layers
 
 from urnet_tf.models.batch_normalization import FusedBatchNormalization
+from urnet_tf.models.network_cost import LITE0_STAGES
 from urnet_tf.models.seeding import he_normal
-
-# repeats, kernel, stride, expansion, filters
-STAGES = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-)
 
 
 def build_efficientnet_lite0(
@@ -63,7 +53,7 @@ def build_efficientnet_lite0(
     x = layers.Rescaling(1 / 128, -127 / 128, dtype="float32", name="rescale")(image)
     x = active(normalised(convolution(x, "conv_stem", 32, side=3, strides=2), "bn0"), "stem_relu")
     index, channels = 0, 32
-    for repeats, side, first_strides, expansion, filters in STAGES:
+    for repeats, side, first_strides, expansion, filters in LITE0_STAGES:
         for repeat in range(repeats):
             strides = first_strides if repeat == 0 else 1
             name, y = f"blocks-{index}", x

@@ -19,7 +19,7 @@ from urnet_tf.models.resnext_variants import BLOCKS, variant_name
 
 BACKBONES = ("efficientnet_lite0", "resnext")
 # repeats, kernel, stride, expansion, filters
-_LITE0_STAGES = (
+LITE0_STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
     (2, 5, 2, 6, 40),
@@ -199,7 +199,7 @@ def _count_resnext(side, depth, cardinality, width_per_group, squeeze_excitation
 def _count_efficientnet_lite0(side):
     walk = _Walk()
     x = walk.activate(walk.keep(_Map(side, 3)), 32, 3, 2)
-    for repeats, kernel, first_strides, expansion, filters in _LITE0_STAGES:
+    for repeats, kernel, first_strides, expansion, filters in LITE0_STAGES:
         for repeat in range(repeats):
             y = walk.activate(x, x.channels * expansion) if expansion != 1 else x
             y = walk.activate(y, y.channels, kernel, 1 if repeat else first_strides, y.channels)
