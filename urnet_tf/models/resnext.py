@@ -19,7 +19,7 @@ from keras import layers
 from urnet_tf.errors import UsageError
 from urnet_tf.models.batch_normalization import FusedBatchNormalization
 from urnet_tf.models.grouped_convolution import GroupedConv2D
-from urnet_tf.models.resnext_variants import BLOCKS
+from urnet_tf.models.resnext_variants import BLOCKS, variant_name
 from urnet_tf.models.seeding import he_normal
 
 IMAGE_MEAN = (123.675, 116.28, 103.53)  # of ImageNet, as torchvision's weights expect
@@ -139,7 +139,8 @@ def build_resnext(
             strides = 2 if stage > 0 and block == 0 else 1
             x = bottleneck(x, f"layer{stage + 1}-{block}", width, 256 * 2**stage, strides, block == 0)
     features = layers.GlobalAveragePooling2D(dtype="float32", name="features")(x)
-    return keras.Model(image, features, name=f"resnext{depth}_{cardinality}x{width_per_group}d")
+    name = variant_name(depth, cardinality, width_per_group, squeeze_excitation, deep_stem)
+    return keras.Model(image, features, name=name)
 
 
 def with_intermediates(model: keras.Model) -> keras.Model:
