@@ -15,6 +15,7 @@ _PROCESS_BYTES = 850 * 10**6  # Python, TensorFlow, the pipeline's graph
 _LAYER_BYTES = 9 * 10**6  # a convolution's share of the traced step and of oneDNN's primitives
 _GPU_BYTES = 10**9  # a guess: context and workspace of CUDA
 _GRADIENT_SHARE = 0.2  # activations' gradients in flight, as a share of what is kept
+_LIVE_ACTIVATIONS = 3  # of the largest size at one time in inference: input, output, shortcut
 _BATCHES_AHEAD = 4  # prefetched, being filled, being copied
 _MARGIN = 1.15  # for the allocator's holes, which grow over the first steps
 
@@ -130,9 +131,6 @@ def inference_bytes(
     if not gpus:
         held += models * _LIVE_ACTIVATIONS * 4 * network.largest_elements * batch_images
     return int(_MARGIN * held)
-
-
-_LIVE_ACTIVATIONS = 3  # of the largest size at one time: input, output, shortcut
 
 
 def forward_seconds(network: NetworkCost, images: float, cores: int, gpus: int = 0) -> float:

@@ -113,13 +113,8 @@ def open_backbone(config: Config, **changes):
         "name": model.backbone,
         "image_size_px": model.image_size_px,
         "weights": model.weights,
-        "depth": model.resnext_depth,
-        "cardinality": model.resnext_cardinality,
-        "width_per_group": model.resnext_width_per_group,
-        "squeeze_excitation": model.resnext_squeeze_excitation,
-        "deep_stem": model.resnext_deep_stem,
-        "small_stem": model.resnext_small_stem,
         "seed": config.seed,
+        **_resnext_settings(model),
     }
     return build_backbone(**(settings | changes))
 
@@ -160,16 +155,19 @@ _STEPS_PER_PASS = 4
 def count_backbone(config: Config) -> NetworkCost:
     """What the backbone that `model` describes costs."""
     model = config.model
-    return count_network(
-        model.backbone,
-        model.image_size_px,
-        depth=model.resnext_depth,
-        cardinality=model.resnext_cardinality,
-        width_per_group=model.resnext_width_per_group,
-        squeeze_excitation=model.resnext_squeeze_excitation,
-        deep_stem=model.resnext_deep_stem,
-        small_stem=model.resnext_small_stem,
-    )
+    return count_network(model.backbone, model.image_size_px, **_resnext_settings(model))
+
+
+def _resnext_settings(model):
+    """The settings of one ResNeXt, which building and counting it share."""
+    return {
+        "depth": model.resnext_depth,
+        "cardinality": model.resnext_cardinality,
+        "width_per_group": model.resnext_width_per_group,
+        "squeeze_excitation": model.resnext_squeeze_excitation,
+        "deep_stem": model.resnext_deep_stem,
+        "small_stem": model.resnext_small_stem,
+    }
 
 
 def count_training(config: Config, fit: FitConfig, heads: HeadCost, facts: Facts) -> TrainingCost:
