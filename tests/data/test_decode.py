@@ -246,6 +246,17 @@ def test_resize_short_side_keeps_the_shape_and_never_enlarges():
     assert decode.resize_short_side(image, 7).dtype == tf.uint8
 
 
+@pytest.mark.parametrize("size", [(7, 11), (20, 9), (40, 50), (21, 5), (3, 5), (1, 1)])
+def test_resize_is_that_of_tensorflow(size):
+    image = tf.constant(np.asarray(gradient()))
+    smaller = image
+    if HEIGHT >= 4 * size[0] and WIDTH >= 4 * size[1]:
+        smaller = tf.image.resize(image, [2 * side for side in size], method="area")
+    wanted = tf.image.resize(smaller, size, antialias=True)
+    for kind in (tf.uint8, tf.float32):
+        np.testing.assert_allclose(decode.resize(tf.cast(image, kind), *size), wanted, atol=1e-4)
+
+
 def test_large_reductions_average():
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (400, 640, 3)).astype(np.uint8)

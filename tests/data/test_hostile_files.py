@@ -85,6 +85,12 @@ def test_animation_has_two_frames(files, tmp_path):
     assert files["hostile_animated.jpg"].expectation == "unsupported"
 
 
+def test_the_default_picture_makes_an_animation_too(tmp_path):
+    write_hostile_files(tmp_path)
+    with Image.open(tmp_path / "hostile_animated.jpg") as image:
+        assert image.n_frames == 2
+
+
 def test_names_links_and_directories(files, tmp_path):
     assert files["hostile_loop.jpg"].expectation == "symlink_loop"
     with pytest.raises(OSError):

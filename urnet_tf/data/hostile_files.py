@@ -77,8 +77,9 @@ def write_hostile_files(
 
 
 def _ramp():
-    red = Image.linear_gradient("L").resize((96, 72))
-    return Image.merge("RGB", (red, red.transpose(Image.Transpose.ROTATE_180), red))
+    down = Image.linear_gradient("L")
+    red, blue = down.resize((96, 72)), down.transpose(Image.Transpose.ROTATE_90).resize((96, 72))
+    return Image.merge("RGB", (red, red.transpose(Image.Transpose.ROTATE_180), blue))
 
 
 def _encoded(image, kind, **options):
