@@ -16,19 +16,27 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 SMALL_RUN = (
     "pack.short_side_px=64", "pack.images_per_shard=250", "model.image_size_px=64", "baseline.folds=2",
     "baseline.fit.epochs=10", "baseline.fit.batch_images=48", "train.fit.epochs=10",
-    "train.fit.batch_images=48", "export.check_images=16", "report.classes=4",
+    "train.fit.batch_images=48", "export.check_images=16", "export.formats=[saved_model,tflite_float32]",
+    "report.classes=4",
 )  # fmt: skip
 
 
-# Files that share the finished run of the whole flow; the longest, so they start first.
+# Files that share the finished run of the whole flow.
 _FLOW_FILES = ("test_flow.py", "test_kill.py")
+# Files that share a SavedModel.
+_ENGINE_FILES = ("test_saved_model.py", "test_engines.py", "test_server.py", "test_tf_serving.py")
+# The longest start first, so that no worker ends long after the other.
+_LONG_FILES = (*_FLOW_FILES, "test_readme.py", "test_training.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Keeps the tests of a file, and those of the flow, in one worker: they share costly fixtures."""
-    items.sort(key=lambda item: item.path.name not in _FLOW_FILES)
+    """Keeps the tests of a file, and files that share costly fixtures, in one worker."""
+    order = {name: number for number, name in enumerate(_LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
     for item in items:
-        group = "flow" if item.path.name in _FLOW_FILES else str(item.path)
+        shared = {"flow": _FLOW_FILES, "engines": _ENGINE_FILES}
+        group = next((name for name, files in shared.items() if item.path.name in files), str(item.path))
         item.add_marker(pytest.mark.xdist_group(group))
 
 

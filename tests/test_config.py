@@ -56,7 +56,8 @@ def test_a_file_overrides_its_base_key_by_key(tmp_path):
         ("seed", "Expected --set section.key=value"),
         ("seed=[1", "is not YAML"),
         ("reweight.combine.largest=0.5", "smallest < 1 < reweight.combine.largest; received 0.05 and 0.5"),
-        ("export={saved_model: false, tflite: false}", "both are switched off"),
+        ("export.formats=[]", "received none"),
+        ("export.formats=[tflite]", "received tflite"),
         ("train.fit.epochs=.nan", "Expected at least 0.0 for train.fit.epochs; received nan"),
     ],
 )

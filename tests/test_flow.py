@@ -80,10 +80,10 @@ def test_the_last_line_says_where_the_results_are(finished_run):
     assert baseline.startswith("baseline") and urnet_line.startswith("urnet") and "top-1" in urnet_line
     assert last.startswith("Results: ")
     places = [pathlib.Path(place) for place in last.removeprefix("Results: ").split("  ")]
-    page, model, mobile = places
+    page, version = places
     assert page == workdir / "report" / "index.html" and page.stat().st_size > 10_000
-    assert (model / "saved_model.pb").is_file()
-    assert mobile.suffix == ".tflite" and mobile.stat().st_size > 1_000_000
+    assert version == workdir / "export" / "urnet" / "1" and (version / "saved_model.pb").is_file()
+    assert (version / "urnet_float32.tflite").stat().st_size > 1_000_000
 
 
 def test_every_hostile_file_is_an_image_or_a_row_with_a_reason(finished_run, hostile):

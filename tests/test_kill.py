@@ -64,7 +64,7 @@ def test_a_run_killed_twice_ends_with_the_same_bytes(
     drawn_crawl, finished_run, urnet_command, small_run, tmp_path
 ):
     # Checkpoints and exports do not enter the weights, so the run with other ones is what to compare with.
-    cheap = ("--set=export.tflite=false", "--set=export.check_images=4")
+    cheap = ("--set=export.formats=[saved_model]", "--set=export.check_images=4")
     workdir = tmp_path / "killed"
     command = urnet_command(
         "run", "--data", drawn_crawl, "--workdir", workdir, *small_run, *EVERY_STEP, *cheap
@@ -114,7 +114,8 @@ MOMENTS = (
     Moment("evaluate", "predictions_urnet.npz"),
     Moment("export"),
     Moment("export", wait=0.4),
-    Moment("export", "urnet/1/saved_model.pb"),
+    Moment("export", "urnet", 0.3),
+    Moment("export", "models.config"),
     Moment("export", wait=0.9),
     Moment("report"),
     Moment("report", wait=0.7),

@@ -15,7 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module may import modules of its own layer and of those before it.
 LAYERS = [
     ("errors",),
-    ("config", "schema"),
+    ("config", "config_tree", "schema"),
     ("store", "progress"),
     ("data", "reweighting", "metrics", "losses"),
     ("models",),
@@ -43,9 +43,12 @@ SINGLE_ENTRY = {
     "sklearn": "reweighting/cluster_weight.py",
     "array_record": "data/image_store.py",
     "safetensors": "models/tensor_files.py",
+    "tensorflow_serving": "serving/tf_serving.py",
 }
 NUMPY_ONLY = """
-    config.py schema.py errors.py store.py metrics.py ensemble.py submission.py why.py runner.py
+    config.py config_tree.py schema.py errors.py store.py metrics.py ensemble.py submission.py why.py
+    runner.py serving/model_files.py serving/preparation.py serving/parity.py serving/model_card.py
+    serving/answer_formats.py serving/server.py serving/flatbuffer_model.py serving/tflite_metadata.py
     data/crawl.py data/readers.py data/list_reader.py data/webvision.py data/search_metadata.py
     data/probe.py data/crops.py data/instance_table.py data/image_store.py data/sampling.py
     data/drawn_scenes.py data/drawn_crawl.py data/hostile_files.py

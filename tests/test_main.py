@@ -36,6 +36,8 @@ def test_help_is_complete_and_comes_without_tensorflow():
         (["run", "--data", ".", "--from", "trian"], "Expected a stage"),
         (["draw"], "--out"),
         (["why"], "Expected one image"),
+        (["predict", "x.jpg"], "Expected --model"),
+        (["predict", "x.jpg", "--model", "nowhere"], "no such file or directory"),
         (["train", "--data", "."], "run `urnet run` first"),
     ],
 )

@@ -22,10 +22,16 @@ urnet {version}: train image classifiers from noisy web images, and see why each
   urnet run    ... --from STAGE         run again from this stage on
   urnet STAGE  --workdir DIR ...        one stage: {stages}
   urnet why    IMAGE --workdir DIR      why an image counted as much as it did
+  urnet predict IMAGE ... | DIR --model MODEL [--top_k N] [--format table|csv|jsonl] [--out FILE]
+                                        the best classes of images; 1 where one could not be read
+  urnet serve  --model MODEL [--port N] [--host ADDRESS] [--engine ENGINE] [--dry_run]
+                                        starts TF Serving, its Docker image or MLflow's server
+  urnet promote --workdir DIR [--out saved_models]    put a run's export where servers look
   urnet draw   --out DIR                draw a small noisy crawl to try things on
 
 CRAWL is a folder with one sub-folder a class, a CSV or Parquet list (path,label,...), or a
-WebVision tree. A second run skips what is complete; a killed run goes on where it was.
+WebVision tree. MODEL is an export (of any format), a directory with one, or a run's --workdir.
+A second run skips what is complete; a killed run goes on where it was.
 
 Flags:
 {flags}
@@ -36,15 +42,29 @@ _CONFIG = flags.DEFINE_string("config", None, "YAML configuration file; see expe
 _DATA = flags.DEFINE_string("data", None, "the crawl; short for --set ingest.path=...")
 _SET = flags.DEFINE_multi_string("set", [], "section.key=value, may be repeated")
 _FROM = flags.DEFINE_string("from", None, "run this stage and what needs it again")
+_ALLOW_DRIFT = flags.DEFINE_bool("allow_drift", False, "export: keep files that differ from Keras too much")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the plan and stop")
-_OUT = flags.DEFINE_string("out", None, "draw: the directory to make")
+_OUT = flags.DEFINE_string(
+    "out", None, "draw: the directory to make; predict: the file to write; promote: where to"
+)
 _IMAGES = flags.DEFINE_integer("images", 1600, "draw: training images", lower_bound=1)
 _CLASSES = flags.DEFINE_integer("classes", 16, "draw: classes", lower_bound=2)
 _SIZE = flags.DEFINE_integer("size_px", 128, "draw: typical side of an image", lower_bound=32)
 _LAYOUT = flags.DEFINE_enum("layout", "webvision", ["webvision", "folder", "list"], "draw: layout on disk")
 _SEED = flags.DEFINE_integer("seed", 0, "draw: seed", lower_bound=0)
+_MODEL = flags.DEFINE_string("model", None, "predict, serve: the model")
+_TOP_K = flags.DEFINE_integer("top_k", None, "predict: classes an image (default 5)", lower_bound=1)
+_FORMAT = flags.DEFINE_enum(
+    "format", None, ["table", "csv", "jsonl"], "predict: of the answers; table on a terminal, else csv"
+)
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "serve: address to listen on")
+_PORT = flags.DEFINE_integer("port", 8501, "serve: HTTP port", lower_bound=2, upper_bound=65535)
+_ENGINE = flags.DEFINE_enum(
+    "engine", "auto", ["auto", "tf_serving", "docker", "mlflow"], "serve: which server; auto = the first here"
+)
 _ALL_FLAGS = (
-    _WORKDIR, _CONFIG, _DATA, _SET, _FROM, _DRY_RUN, _OUT, _IMAGES, _CLASSES, _SIZE, _LAYOUT, _SEED,
+    _WORKDIR, _CONFIG, _DATA, _SET, _FROM, _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES, _CLASSES, _SIZE, _LAYOUT,
+    _SEED, _MODEL, _TOP_K, _FORMAT, _HOST, _PORT, _ENGINE,
 )  # fmt: skip
 
 
@@ -91,11 +111,19 @@ def _dispatch(command, arguments):
         return _draw()
     if command == "why":
         return _why(arguments)
+    if command == "promote":
+        _reject_extra(command, arguments)
+        return _promote()
+    if command == "predict":
+        return _predict(arguments)
+    if command == "serve":
+        _reject_extra(command, arguments)
+        return _serve()
     if command == "run" or command in stages.NAMES:
         _reject_extra(command, arguments)
         return _run(command)
     received = "none" if command is None else repr(command)
-    known = ", ".join(("run", "why", "draw", *stages.NAMES))
+    known = ", ".join(("run", "why", "predict", "promote", "serve", "draw", *stages.NAMES))
     raise UsageError(f"Expected a command ({known}); received {received}. See `urnet --help`.")
 
 
@@ -106,19 +134,22 @@ def _run(command):
     overrides = list(_SET.value)
     if _DATA.value is not None:
         overrides.append(f"ingest.path={json.dumps(_DATA.value, ensure_ascii=False)}")
+    if _ALLOW_DRIFT.value:
+        overrides.append("export.allow_drift=true")
     config = config_lib.load_config(_CONFIG.value, overrides)
     workdir = Workdir(_WORKDIR.value)
     if command != "run":
         runner.run_single(command, config, workdir)
         print(f"Done: {workdir.path(command)}")
-        return 0
+        return _report_refusals(workdir) if command == "export" else 0
     steps = runner.make_plan(config, workdir, _FROM.value)
     if _DRY_RUN.value:
         print(runner.format_plan(config, steps, workdir))
         return 0
     runner.run(config, workdir, steps)
+    status = _report_refusals(workdir)
     print(_closing_lines(workdir))
-    return 0
+    return status
 
 
 def _closing_lines(workdir):
@@ -136,12 +167,18 @@ def _closing_lines(workdir):
                 f"{name:<9} class-balanced top-1 {top1:5.1f} %   top-5 {top5:5.1f} %   ({metrics['split']})"
             )
     export = workdir.marker("export")["facts"]
-    places = [workdir.path("report") / "index.html"]
-    places += [
-        workdir.path("export") / export[kind]["path"] for kind in ("saved_model", "tflite") if kind in export
-    ]
+    places = [workdir.path("report") / "index.html", workdir.path("export") / export["path"]]
     lines.append("Results: " + "  ".join(map(str, places)))
     return "\n".join(lines)
+
+
+def _report_refusals(workdir):
+    """The exit status: 1 where a file that was asked for lies too far from Keras."""
+    formats = workdir.marker("export")["facts"]["formats"]
+    refused = {kind: entry["refused"] for kind, entry in formats.items() if not entry["kept"]}
+    for kind, reason in refused.items():
+        print(f"urnet: {kind} was refused: {reason}. --allow_drift keeps it.", file=sys.stderr)
+    return 1 if refused else 0
 
 
 def _why(arguments):
@@ -152,6 +189,53 @@ def _why(arguments):
             f"Expected one image (a path, file name or id) after `why`; received {len(arguments)}."
         )
     print(explain(_WORKDIR.value, arguments[0]))
+    return 0
+
+
+def _predict(arguments):
+    from urnet_tf.serving.predict import predict
+
+    if _MODEL.value is None:
+        raise UsageError(
+            "Expected --model MODEL: an export, a directory with one, or a run's work directory."
+        )
+    # Labels may need letters that the terminal lacks; files and programs get UTF-8.
+    encoding = None if sys.stdout.isatty() else "utf-8"
+    sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
+    try:
+        failed = predict(
+            _MODEL.value, arguments, top_k=_TOP_K.value, answer_format=_FORMAT.value, out=_OUT.value
+        )
+    except KeyboardInterrupt:
+        if _OUT.value is not None:
+            raise
+        raise RunError("stopped.") from None
+    except BrokenPipeError:  # `| head` has seen enough; what is left in the buffer must not fail at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 1 if failed else 0
+
+
+def _serve():
+    from urnet_tf.serving.server import serve
+
+    if _MODEL.value is None:
+        raise UsageError("Expected --model MODEL, an export with a SavedModel.")
+    serve(_MODEL.value, host=_HOST.value, port=_PORT.value, engine=_ENGINE.value, dry_run=_DRY_RUN.value)
+    return 0
+
+
+def _promote():
+    from urnet_tf.serving.promotion import promote
+    from urnet_tf.store import Workdir
+
+    workdir = Workdir(_WORKDIR.value)
+    marker = workdir.marker("export")
+    if marker is None:
+        raise UsageError(f"Expected an export in {workdir.root}; found none. Run `urnet run` first.")
+    print(
+        f"Promoted: {promote(workdir.path('export') / marker['facts']['path'], _OUT.value or 'saved_models')}"
+    )
     return 0
 
 
@@ -184,7 +268,7 @@ def _usage():
     for holder in _ALL_FLAGS:
         flag = flags.FLAGS[holder.name]
         default = "" if flag.default in (None, [], False) else f" (default {flag.default})"
-        lines.append(f"  --{flag.name:<10} {flag.help}{default}")
+        lines.append(f"  --{flag.name:<11} {flag.help}{default}")
     return USAGE.format(version=__version__, stages=" ".join(NAMES), flags="\n".join(lines))
 
 

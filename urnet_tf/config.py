@@ -6,15 +6,13 @@ is an error that names the nearest known one. This module does not import Tensor
 """
 
 import dataclasses
-import difflib
 import pathlib
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import yaml
 
+from urnet_tf import config_tree
 from urnet_tf.errors import UsageError
 
 SOUND, PAPER = "sound", "paper"
@@ -195,11 +193,23 @@ class EvaluateConfig:
 @dataclass(frozen=True)
 class ExportConfig:
     name: str = "urnet"
-    top_k: int = _at_least(5, 1)
-    saved_model: bool = True
-    tflite: bool = True
-    tolerance: float = _at_least(1e-4, 0.0)  # largest difference of a probability to Keras
-    check_images: int = _at_least(64, 1)
+    top_k: int = _at_least(5, 1)  # classes that the SavedModel serves
+    formats: tuple[str, ...] = (
+        "saved_model",
+        "keras",
+        "tflite_float32",
+        "tflite_float16",
+        "tflite_dynamic_int8",
+        "tflite_int8",
+    )  # also "onnx"
+    crops: str = _choice("1", "5", "10", "grid")  # of the SavedModel on encoded images: as evaluate.crops
+    scales: tuple[float, ...] = (1.0,)
+    tolerance_float32: float = _at_least(1e-4, 0.0)  # of probabilities against Keras, largest and relative
+    tolerance_float16: float = _at_least(1e-2, 0.0)  # relative: of the norms over all images
+    tolerance_int8_points: float = _at_least(1.5, 0.0)  # top-1 accuracy lost, percent
+    allow_drift: bool = False  # keep files that differ more
+    check_images: int | None = _at_least(2000, 1)  # held images that all files are compared on; None = all
+    calibration_images: int = _at_least(100, 1)  # training images that set the ranges of int8, by weight
 
 
 @dataclass(frozen=True)
@@ -247,41 +257,34 @@ def load_config(path: str | None = None, overrides: Sequence[str] = ()) -> Confi
       UsageError: a file is missing or no YAML mapping, a key is unknown, a value has the wrong
         type or lies outside of its range.
     """
-    tree = _read_with_base(pathlib.Path(path)) if path else {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise UsageError(f"Expected --set section.key=value; received {override!r}.")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"The value of --set {override!r} is not YAML: {_one_line(error)}") from None
-        node, *parents = tree, *key.split(".")[:-1]
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise UsageError(f"--set {override}: {parent!r} is a value, not a section.")
-        node[key.split(".")[-1]] = value
-    return from_dict(tree)
+    tree = config_tree.read(pathlib.Path(path)) if path else {}
+    return from_dict(config_tree.override(tree, overrides))
 
 
 def from_dict(tree: Mapping) -> Config:
     """Builds a Config from nested mappings; see `load_config` for the errors raised."""
-    config = _build(Config, tree, "")
+    config = config_tree.build(Config, tree)
     combine = config.reweight.combine
     if not combine.smallest < 1.0 < combine.largest:
         raise UsageError(
             "Expected reweight.combine.smallest < 1 < reweight.combine.largest; received "
             f"{combine.smallest} and {combine.largest}."
         )
-    if not (config.export.saved_model or config.export.tflite):
-        raise UsageError("Expected export.saved_model or export.tflite; both are switched off.")
+    _check_export(config.export)
     train, bags = config.train.fit, max(1, config.train.fit.batch_images // config.train.bag.size)
     _check_parts("baseline.fit", config.baseline.fit, config.baseline.fit.batch_images, "images")
     _check_parts("train.fit", train, bags, f"bags of {config.train.bag.size}")
     if config.runtime.jit_compile and config.runtime.strategy != "none":
         raise UsageError("Expected runtime.strategy=none with runtime.jit_compile; received mirrored.")
     return config
+
+
+def _check_export(export):
+    known = (*ExportConfig().formats, "onnx")
+    unknown = [name for name in export.formats if name not in known]
+    if unknown or not export.formats:
+        received = ", ".join(unknown) or "none"
+        raise UsageError(f"Expected export.formats of {', '.join(known)}; received {received}.")
 
 
 def to_dict(config) -> dict:
@@ -306,119 +309,9 @@ def select(config: Config, key: str):
     return config
 
 
-def _read_with_base(path: pathlib.Path) -> dict:
-    tree = _read_yaml(path)
-    base = tree.pop("base", None)
-    if base is None:
-        return tree
-    base_tree = _read_yaml(path.parent / base)
-    if "base" in base_tree:
-        raise UsageError(f"{path}: its base {base} has a base itself; only one level is allowed.")
-    return _merge(base_tree, tree)
-
-
-def _read_yaml(path: pathlib.Path) -> dict:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"Cannot read the configuration {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid YAML: {_one_line(error)}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise UsageError(f"Expected a mapping of sections in {path}; received {type(tree).__name__}.")
-    return tree
-
-
-def _merge(base: dict, over: dict) -> dict:
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def _one_line(error) -> str:
-    return " ".join(str(error).split())
-
-
-def _build(cls, tree, prefix):
-    if tree is None:
-        tree = {}
-    if not isinstance(tree, Mapping):
-        raise UsageError(f"Expected a section at {prefix[:-1]!r}; received {tree!r}.")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for key, value in tree.items():
-        if key not in fields:
-            raise UsageError(_unknown_key(str(key), prefix, fields))
-        if dataclasses.is_dataclass(hints[key]):
-            values[key] = _build(hints[key], value, f"{prefix}{key}.")
-        else:
-            values[key] = _checked(value, hints[key], fields[key].metadata, f"{prefix}{key}")
-    return cls(**values)
-
-
 def _check_parts(key, fit, rows, what):
     if rows % fit.accumulate_steps:
         raise UsageError(
             f"Expected {key}.accumulate_steps to divide the {rows} {what} of a step; received "
             f"{fit.accumulate_steps}. Change it or {key}.batch_images."
         )
-
-
-def _unknown_key(key, prefix, fields):
-    near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
-    if near:
-        hint = f"did you mean {prefix}{near[0]}?"
-    else:
-        hint = f"known here: {', '.join(fields)}."
-    return f"Unknown configuration key {prefix}{key}; {hint}"
-
-
-def _checked(value, hint, metadata, key):
-    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
-    options = typing.get_args(hint) if union else (hint,)
-    if value is None and type(None) in options:
-        return None
-    kind = next(o for o in options if o is not type(None))
-    value = _converted(value, kind, key)
-    choices = metadata.get("choices")
-    if choices and value not in choices:
-        raise UsageError(f"Expected one of {', '.join(map(str, choices))} for {key}; received {value!r}.")
-    low, high = metadata.get("minimum"), metadata.get("maximum")
-    if (low is not None and not value >= low) or (high is not None and not value <= high):
-        span = f"at least {low}" if high is None else f"a number between {low} and {high}"
-        raise UsageError(f"Expected {span} for {key}; received {value!r}.")
-    return value
-
-
-def _converted(value, kind, key):
-    origin = typing.get_origin(kind)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise UsageError(f"Expected a list for {key}; received {value!r}.")
-        item = typing.get_args(kind)[0]
-        return tuple(_converted(v, item, f"{key}[{i}]") for i, v in enumerate(value))
-    if origin is Mapping:
-        if not isinstance(value, Mapping):
-            raise UsageError(f"Expected a mapping for {key}, like {{flickr: 15}}; received {value!r}.")
-        item = typing.get_args(kind)[1]
-        return {str(k): _converted(v, item, f"{key}.{k}") for k, v in value.items()}
-    if kind is float and isinstance(value, str):
-        try:  # YAML 1.1 reads 1e-3 (no dot) as a string
-            value = float(value)
-        except ValueError:
-            pass
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind is str and isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UsageError(f"Expected {_KIND_NAMES[kind]} for {key}; received {value!r}.")
-    return value
-
-
-_KIND_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}

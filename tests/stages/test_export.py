@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from urnet_tf import config as config_lib, store
-from urnet_tf.errors import RunError
 from urnet_tf.schema import TEST, TRAIN, VAL
 from urnet_tf.stages import export
 from urnet_tf.stages.stage import Facts, StageContext
@@ -33,14 +32,29 @@ def root(tmp_path, monkeypatch):
     import keras
 
     monkeypatch.setattr(export, "ImageStore", DrawnStore)
-    (tmp_path / "pack").mkdir()
-    (tmp_path / "train").mkdir()
-    splits = [TRAIN] * 4 + [VAL] * 5
-    store.write_table(tmp_path / "pack" / "instances.parquet", {"split": splits}, {"split": "string"})
+    workdir = store.Workdir(tmp_path)
+    splits, labels = [TRAIN] * 4 + [VAL] * 5, [0, 1, 2, 3, 0, 1, 2, 3, 0]
+    columns = {"split": splits, "label": labels, "content_hash": [f"{i:032x}" for i in range(9)]}
     classes = [{"label": c, "name": f"class {c}"} for c in range(C)]
-    store.write_json(tmp_path / "pack" / "classes.json", classes)
     head = keras.Sequential([keras.Input((D,)), keras.layers.Dropout(0.5), keras.layers.Dense(C)])
-    head.save(tmp_path / "train" / "instance.keras")
+    weights = {"instance_id": [0, 1, 2, 3], "sample_weight": [0.0, 2.0, 1.0, 1.0]}
+    facts = {
+        "ingest": {"quarantined": {"empty": 2}, "duplicates": {}},
+        "pack": {"images": 9, "train_images": 4},
+        "reweight": {"clean_rate_estimate": 0.7},
+        "train": {},
+    }
+    for stage, told in facts.items():
+        out = workdir.open_partial(stage, "k")
+        if stage == "pack":
+            dtypes = {"split": "string", "label": "int32", "content_hash": "string"}
+            store.write_table(out / "instances.parquet", columns, dtypes)
+            store.write_json(out / "classes.json", classes)
+        if stage == "train":
+            head.save(out / "instance.keras")
+            dtypes = {"instance_id": "int64", "sample_weight": "float32"}
+            store.write_table(out / "weights.parquet", weights, dtypes)
+        workdir.finish(stage, {"key": "k", "facts": told})
     return tmp_path
 
 
@@ -61,15 +75,19 @@ def context_of(root, *overrides):
 
 def test_frozen_mode_puts_the_backbone_before_the_head(root, monkeypatch):
     monkeypatch.setattr(export, "open_backbone", backbone)
-    context = context_of(root, "export.name=birds")
+    context = context_of(root, "export.name=birds", "export.formats=[saved_model,tflite_int8]")
     facts = export.run(context)
-    assert facts["version"] == 1
-    assert facts["saved_model"]["path"] == "birds/1" and facts["tflite"]["path"] == "birds.tflite"
-    assert facts["saved_model"]["parity"]["max_difference"] < 1e-5
-    written = json.loads((context.out / "export.json").read_text())
-    assert written["check_images"] == 3 and written["classes"] == C
+    assert facts["version"] == 1 and facts["path"] == "birds/1"
+    assert facts["formats"]["saved_model"]["path"] == "birds/1/saved_model.pb"
+    assert facts["formats"]["saved_model"]["parity"]["max_difference"] < 1e-5
+    assert "features" in facts["formats"]["saved_model"]["parity"]["signatures"]
+    written = json.loads((context.out / "birds" / "1" / "export.json").read_text())
+    assert written["check"] == {"images": 3, "labelled": 3, "split": "val"} and written["classes"] == C
     assert written["preparation"]["short_side_px"] == 40
-    assert (context.out / "labels.txt").read_text().splitlines() == [f"class {c}" for c in range(C)]
+    assert written["data"]["noise"]["clean_rate_estimate"] == 0.7 and written["data"]["images"] == 9
+    assert written["settings"]["export"]["name"] == "birds"
+    labels = (context.out / "birds" / "1" / "labels.txt").read_text().splitlines()
+    assert labels == [f"class {c}" for c in range(C)]
 
 
 def test_versions_grow_with_complete_exports_only(root, monkeypatch):
@@ -79,9 +97,11 @@ def test_versions_grow_with_complete_exports_only(root, monkeypatch):
     def recorded(*arguments, first_version, **keywords):
         versions.append(first_version)
         (arguments[2] / "urnet" / str(first_version)).mkdir(parents=True)
-        return {"version": first_version}
+        return {key: {} for key in ("machine", "check", "reference", "formats")} | {
+            "name": "urnet", "version": first_version
+        }  # fmt: skip
 
-    monkeypatch.setattr(export.serving, "export_classifier", recorded)
+    monkeypatch.setattr(export.export, "export_classifier", recorded)
     export.run(context_of(root))
     export.run(context := context_of(root))  # the first was killed before the stage was finished
     context.workdir.finish("export", {})
@@ -89,35 +109,37 @@ def test_versions_grow_with_complete_exports_only(root, monkeypatch):
     assert versions == [1, 1, 2]
 
 
-def test_finetuned_models_are_exported_as_they_are(root):
-    import keras
+def test_finetuned_models_are_exported_with_the_backbone_they_have(root):
+    from urnet_tf.models.classifier import build_classifier
 
-    keras.Sequential([
-        keras.Input((SIZE, SIZE, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(C),
-    ]).save(root / "train" / "instance.keras")  # fmt: skip
-    facts = export.run(context_of(root, "model.mode=finetune", "export.saved_model=false"))
-    assert facts["version"] is None and "saved_model" not in facts
-    assert facts["tflite"]["parity"]["top1_agreement"] == 1.0
+    build_classifier(backbone(None), C).save(root / "train" / "instance.keras")
+    facts = export.run(context_of(root, "model.mode=finetune", "export.formats=[saved_model]"))
+    assert facts["formats"]["saved_model"]["parity"]["top1_agreement"] == 1.0
+    assert "features" in facts["formats"]["saved_model"]["parity"]["signatures"]
 
 
-def test_a_tolerance_that_cannot_be_met_refuses_the_export(root, monkeypatch):
-    monkeypatch.setattr(export, "open_backbone", backbone)
-    parity = {"max_difference": 0.2, "top1_agreement": 0.5}
-    monkeypatch.setattr(export.serving, "check_tflite", lambda *arguments: parity)
-    context = context_of(root, "export.saved_model=false")
-    with pytest.raises(RunError, match=r"up to 0.2 \(allowed 0.0001\), same best class on 50.0 %"):
-        export.run(context)
-    assert not list(context.out.glob("*.tflite"))
+def test_check_images_are_spread_over_the_best_labelled_split():
+    splits = np.array([TRAIN] * 3 + [VAL] * 9 + [TEST] * 2)
+    labels = np.array([0] * 12 + [-1] * 2)
+    assert export.choose_check_ids(splits, labels, 3).tolist() == [3, 7, 11]
+    assert export.choose_check_ids(splits, labels, None).tolist() == list(range(3, 12))
+    labels[13] = 0
+    assert export.choose_check_ids(splits, labels, 9).tolist() == [13]
+    assert export.choose_check_ids(splits[:3], labels[:3], 2).tolist() == [0, 2]
+    assert export.choose_check_ids(splits, np.full(14, -1), None).tolist() == [12, 13]
 
 
-def test_check_images_are_spread_over_the_best_split():
-    splits = np.array([TRAIN] * 3 + [VAL] * 9 + [TEST])
-    assert export.choose_check_ids(splits, 3).tolist() == [3, 7, 11]
-    assert export.choose_check_ids(splits, 99).tolist() == list(range(3, 12))
-    assert export.choose_check_ids(splits[:3], 2).tolist() == [0, 2]
+def test_calibration_images_are_drawn_by_weight():
+    ids, weights = np.arange(100, 1100), np.where(np.arange(1000) < 100, 9.0, 0.1)
+    chosen = export.choose_trusted_ids(ids, weights, 50, seed=0)
+    assert len(set(chosen)) == 50 and (chosen < 200).mean() > 0.75
+    assert (chosen == export.choose_trusted_ids(ids, weights, 50, seed=0)).all()
+    assert export.choose_trusted_ids(ids[:4], np.array([0.0, 1, 2, 0]), 9, seed=0).tolist() == [101, 102]
 
 
-def test_estimate_counts_both_files():
+def test_estimate_counts_all_files():
     config = config_lib.from_dict({})
-    # EfficientNet-Lite0 with 1,000 classes: its published 4,652,008 weights, and 2 x 21,008 statistics.
-    assert export.estimate(config, Facts()).disk_bytes == 2 * 4 * (4_652_008 + 42_016)
+    # EfficientNet-Lite0 with 1,000 classes: its published 4,652,008 weights, and 2 x 21,008 statistics;
+    # three files of full size, one of half, two of int8.
+    weights = 4 * (4_652_008 + 42_016)
+    assert export.estimate(config, Facts()).disk_bytes == pytest.approx(4.1 * weights, abs=6)

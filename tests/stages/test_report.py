@@ -1,6 +1,7 @@
 """The report stage on a small work directory written by hand."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,24 @@ from urnet_tf.stages.stage import Facts, StageContext
 TRAIN_LABELS = np.repeat(np.arange(3), 6)
 N = len(TRAIN_LABELS)
 TEST_LABELS = np.array([0, 1, 2, 2])
+
+PARITY = {"max_difference": 2e-6, "relative_difference": 1e-6, "top1_agreement": 1.0}
+EXPORT = {
+    "name": "urnet", "version": 2, "path": "urnet/2", "machine": {"processor": "A <CPU>", "cores": 4},
+    "check": {"images": 4, "labelled": 4, "split": "test"}, "reference": {"top1": 0.75, "top5": 1.0},
+    "formats": {
+        "saved_model": {
+            "file": "saved_model.pb", "path": "urnet/2/saved_model.pb", "bytes": 7_000_000, "parity": PARITY,
+            "accuracy": {"top1": 0.75, "top5": None}, "latency_ms": 12.34, "kept": True, "refused": None,
+        },
+        "tflite_int8": {
+            "file": "urnet_int8.tflite", "path": "urnet/2/urnet_int8.tflite", "bytes": 2_000_000,
+            "parity": PARITY, "accuracy": {"top1": 0.5, "top5": 1.0}, "latency_ms": 3.0, "kept": False,
+            "refused": "25.00 points lost",
+        },
+        "onnx": {"file": None, "path": None, "kept": False, "refused": "it takes no <Custom>"},
+    },
+}  # fmt: skip
 
 
 def draw_jpeg(number):
@@ -33,7 +52,7 @@ def context(tmp_path):
     facts = {
         "pack": {"images": N + 4, "train_images": N, "val_images": 0, "test_images": 4, "bytes": 12_345},
         "reweight": {"clean_rate_estimate": 0.71},
-        "export": {"version": 1, "tflite": {"path": "urnet.tflite", "bytes": 1, "parity": {}}},
+        "export": EXPORT,
     }
     for stage in report.STAGE.needs:
         marker = {"key": stage, "seconds": 1, "versions": {"keras": "3.15.1"}, "facts": facts.get(stage, {})}
@@ -115,12 +134,43 @@ def test_writes_one_page(context):
     assert facts == {"bytes": len(page.encode()), "path": "index.html"}
     for words in (
         "18 training images", "75.0\N{NO-BREAK SPACE}%", "+25.0 points", "flickr/bad.jpg", "Title &lt;0&gt;",
-        "export/urnet.tflite", "took 71\N{NO-BREAK SPACE}% of the labels", "keras 3.15.1", "12 kB packed",
+        "export/urnet/2/README.md", "took 71\N{NO-BREAK SPACE}% of the labels", "keras 3.15.1",
+        "12 kB packed",
     ):  # fmt: skip
         assert words in page, words
     assert page.count("data:image/jpeg") >= 8
     report.run(context)
     assert page == (context.out / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_formats_of_the_export_are_shown(context):
+    report.run(context)
+    page = (context.out / "index.html").read_text(encoding="utf-8")
+    section = page[page.index('<section id="export">') :].split("</section>")[0]
+    rows = [
+        [re.sub("<[^>]*>", "", cell).replace("\N{NO-BREAK SPACE}", " ") for cell in row.split("</td>")[:-1]]
+        for row in section.split("<tr")[2:]
+    ]
+    assert [row[0].split(">", 1)[1] for row in rows] == [
+        "Keras, before export", "SavedModel", "TFLite, int8refused: 25.00 points lost",
+        "ONNXrefused: it takes no &lt;Custom&gt;",
+    ]  # fmt: skip
+    assert rows[0][1:] == ["", "–", "75.0 %", "100.0 %", "–", "–", "–"]
+    assert rows[1][1:] == ["saved_model.pb", "7.0 MB", "75.0 %", "–", "2.0e-06", "100.0 %", "12.3 ms"]
+    assert rows[2][1:] == ["", "2.0 MB", "50.0 %", "100.0 %", "2.0e-06", "100.0 %", "3.0 ms"]
+    assert (
+        "same 4 test images" in section
+        and "2 of them were" in section
+        and "A &lt;CPU&gt;, 4 cores" in section
+    )
+
+
+def test_a_run_without_an_export_has_no_section(context):
+    marker = {"key": "export", "seconds": 1, "versions": {}, "facts": {}}
+    store.write_json(context.path("export", store.MARKER), marker)
+    report.run(context)
+    page = (context.out / "index.html").read_text(encoding="utf-8")
+    assert "Files to use" not in page and "model card" not in page
 
 
 def test_reliability_counts_the_measured_split(context):

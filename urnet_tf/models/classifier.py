@@ -27,10 +27,17 @@ def build_classifier(
     return keras.Model(inputs, logits, name="classifier")
 
 
-def compose(backbone: keras.Model, head: keras.Model) -> keras.Model:
-    """Joins a backbone image → features and a head features → logits; weights are shared, not copied."""
+def compose(backbone: keras.Model, head: keras.Model, with_features: bool = False) -> keras.Model:
+    """Joins a backbone image → features and a head features → logits; weights are shared, not copied.
+
+    Args:
+      with_features: gives a dictionary of `logits` and `features`, and not the logits alone.
+    """
     image = keras.Input(backbone.input_shape[1:], name="image")
-    return keras.Model(image, head(backbone(image)), name="image_classifier")
+    features = backbone(image)
+    logits = head(features)
+    outputs = {"logits": logits, "features": features} if with_features else logits
+    return keras.Model(image, outputs, name="image_classifier")
 
 
 def backbone_of(model: keras.Model) -> keras.Model:

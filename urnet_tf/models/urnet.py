@@ -13,6 +13,7 @@ Source: Fig. 4, Sec. 4.4. Differs: the paper gives no sizes; FC2 has D / 4 units
 import keras
 from keras import layers, ops
 
+from urnet_tf.models import batch_normalization, grouped_convolution  # noqa: F401  for load_model
 from urnet_tf.models.classifier import LOGITS
 from urnet_tf.models.seeding import glorot_uniform, layer_seed
 

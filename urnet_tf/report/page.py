@@ -7,6 +7,7 @@ import numpy as np
 from urnet_tf import schema
 from urnet_tf.report import figures, pictures, summary
 from urnet_tf.report.summary import BASELINE, URNET, ReportInputs
+from urnet_tf.serving.model_card import FORMAT_NAMES
 from urnet_tf.why import FACTOR_WORDS
 
 _HERE = pathlib.Path(__file__).parent
@@ -112,6 +113,7 @@ def build_page(
         changes=_changes(inputs),
         calibration=_calibration(inputs),
         table=_class_table(inputs, doubtful),
+        export=_export(inputs.export),
     )
 
 
@@ -323,6 +325,39 @@ def _class_table(inputs, doubtful):
             for j in order
         ],
         "left_out": max(inputs.num_classes - _TABLE_ROWS, 0),
+    }
+
+
+def _export(facts):
+    """Rows of the exported files, Keras before them; None where nothing was exported."""
+    formats = facts.get("formats")
+    if not formats:
+        return None
+    keras = {"accuracy": facts.get("reference"), "kept": True, "refused": None}
+    check, machine, rows = facts.get("check") or {}, facts.get("machine") or {}, []
+    for kind, entry in {"Keras, before export": keras, **formats}.items():
+        accuracy, parity = entry.get("accuracy") or {}, entry.get("parity") or {}
+        rows.append({
+            "name": FORMAT_NAMES.get(kind, kind),
+            "file": entry.get("file") if entry["kept"] else None,
+            "bytes": entry.get("bytes"),
+            "top1": accuracy.get("top1"),
+            "top5": accuracy.get("top5"),
+            "difference": parity.get("max_difference"),
+            "agreement": parity.get("top1_agreement"),
+            "latency_ms": entry.get("latency_ms"),
+            "kept": entry["kept"],
+            "refused": entry.get("refused"),
+        })  # fmt: skip
+    return {
+        "path": facts.get("path"),
+        "rows": rows,
+        "images": check.get("images"),
+        "labelled": check.get("labelled"),
+        "split": _SPLIT_NAMES.get(check.get("split"), check.get("split")),
+        "processor": machine.get("processor"),
+        "cores": machine.get("cores"),
+        "refused": sum(not row["kept"] for row in rows),
     }
 
 

@@ -50,6 +50,7 @@ class ReportInputs:
     reliability: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)  # model → bins
     evaluated_on: str = ""  # the split
     reweighting: Mapping = dataclasses.field(default_factory=dict)  # facts of the stage
+    export: Mapping = dataclasses.field(default_factory=dict)  # facts of the stage
     settings: str = ""  # YAML
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     places: Sequence[tuple[str, str]] = ()  # (path, what it is)

@@ -1,36 +1,60 @@
-"""Exports a classifier: a SavedModel for TF Serving and a `.tflite` file, both proven equal to Keras.
+"""Exports a classifier in the formats that servers and phones read, each one held against Keras.
 
-In: a Keras model images float32 [B, S, S, 3] (RGB, 0..255) → logits float32 [B, C], the class names,
-a few encoded images. Out, in one directory:
+In: a Keras model images float32 [B, S, S, 3] (RGB, 0..255) → logits, the class names, encoded
+images to check on. Out, in a directory that TF Serving can watch:
 
-    <name>/<version>/   SavedModel; TF Serving's layout; a version is never written twice
-        serving_default   image_bytes string [n] → classes int32 [n, k], labels string [n, k],
-                          probabilities float32 [n, k] (best first), valid bool [n]
-        tensor            images float32 [n, S, S, 3], 0..255 → the same without `valid`
-        assets/labels.txt
-    <name>.tflite       image float32 [1, S, S, 3], 0..255 → probabilities float32 [1, C]; built-in
-                        operations only
-    labels.txt          one class name a line, in label order
-    export.json         classes, sizes, signatures, versions, largest differences to Keras
+    <name>/<version>/         written in one piece, never changed afterwards
+        saved_model.pb, variables/, assets/, assets.extra/    see `saved_model`
+        <name>.keras                                          image → logits
+        <name>_<kind>.tflite                                  see `tflite`
+        <name>.onnx                                           see `onnx_file`
+        labels.txt                                            one class name a line, in label order
+        export.json, README.md                                what it is, and what was measured
+    models.config             for TF Serving
 
-A file that differs from Keras by more than the tolerance is not kept: `RunError`. Exports are
-float32, whatever precision the model was trained in.
+A file that lies further from Keras than the tolerance of its kind is refused: it is not kept, and
+`export.json` says why. Exports are float32 or less, whatever precision the model was trained in.
 """
 
+import datetime
 import os
 import pathlib
+import platform
+import shutil
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from absl import logging
 
+from urnet_tf import __version__
 from urnet_tf.errors import RunError, UsageError
+from urnet_tf.serving import tf_serving
+from urnet_tf.serving.check import KERAS, ONNX, SAVED_MODEL, check_formats
+from urnet_tf.serving.model_card import build_model_card
+from urnet_tf.serving.parity import Tolerance, find_refusal
+from urnet_tf.serving.preparation import Preparation
+from urnet_tf.serving.promotion import next_version
+from urnet_tf.serving.rewriting import (
+    FEATURES,
+    LOGITS,
+    NONE_OF_THESE,
+    float32_copy,
+    layers_of,
+    with_named_outputs,
+)
 from urnet_tf.store import atomic_path, write_json, write_text
 
-SIGNATURES = {
-    "serving_default": "image_bytes string [n] -> classes, labels, probabilities, valid",
-    "tensor": "images float32 [n, S, S, 3], RGB, 0..255 -> classes, labels, probabilities",
+PRECISIONS = {
+    SAVED_MODEL: "float32",
+    KERAS: "float32",
+    "tflite_float32": "float32",
+    "tflite_float16": "float16",
+    "tflite_dynamic_int8": "int8",
+    "tflite_int8": "int8",
+    ONNX: "float32",
 }
-DEFAULT_MAX_PIXELS = 50_000_000
+FORMATS = tuple(PRECISIONS)
+DEFAULT_FORMATS = tuple(name for name in FORMATS if name != ONNX)
 
 
 def export_classifier(
@@ -40,327 +64,219 @@ def export_classifier(
     name: str,
     check_images: Sequence[bytes],
     *,
-    image_size_px: int,
-    crop_fraction: float,
-    short_side_px: int | None = None,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
+    preparation: Preparation,
+    check_labels: np.ndarray | None = None,
+    check_split: str = "",
+    calibration_images: Sequence[bytes] = (),
+    formats: Sequence[str] = DEFAULT_FORMATS,
     top_k: int = 5,
-    tolerance: float = 1e-4,
-    saved_model: bool = True,
-    tflite: bool = True,
+    tolerance: Tolerance | None = None,
+    allow_drift: bool = False,
     first_version: int = 1,
+    data: Mapping | None = None,
+    settings: Mapping | None = None,
 ) -> dict:
-    """Writes the SavedModel, the `.tflite` file, the labels and `export.json`; checks both models.
+    """Writes and checks the formats; see the top of this file.
 
     Args:
-      model: Keras model images 0..255 → logits.
+      model: Keras model images 0..255 → logits [B, C], or a dictionary, see
+        `saved_model.write_saved_model`. Where it gives logits only and ends in a dense layer, that
+        layer's input is served as `features`.
       class_names: C names in label order.
       directory: where the files go; made when missing.
-      check_images: encoded images on which both files must agree with Keras.
-      short_side_px: images are first reduced to this short side, as those of training were when
-        they were packed; None = not.
-      top_k: classes that the signatures give; C where it is larger.
-      tolerance: largest difference of a probability to Keras.
+      name: of the model.
+      check_images: encoded images that training did not see; those that cannot be decoded are left
+        out.
+      preparation: how encoded images become what the network sees.
+      check_labels: int [n] of the check images, -1 = not known; None = none is.
+      check_split: what the check images are, for the reader of the model card.
+      calibration_images: encoded images whose activations set the ranges of int8; 32-100 of the
+        training images are enough.
+      formats: of FORMATS.
+      top_k: classes that the SavedModel serves; C where it is larger.
+      tolerance: what a file may differ from Keras; None = the defaults.
+      allow_drift: keeps files that differ more, and says so.
       first_version: the version is the first free whole number from here.
+      data: facts of the training data, for export.json.
+      settings: of the run, for export.json.
 
     Returns:
-      what `export.json` holds.
+      what `export.json` holds; `formats` has an entry for every format asked for, `kept` or
+      `refused` with the reason.
 
     Raises:
-      UsageError: the name, the names of classes or the check images cannot be used, the directory
-        cannot be written.
-      RunError: a file differs from Keras by more than `tolerance`, or the model cannot be
-        converted; nothing of it is left behind.
+      UsageError: the name, the class names, the formats or the check images cannot be used, the
+        directory cannot be written.
+      RunError: no file passed; nothing is left behind.
     """
-    from importlib import metadata
-
-    _check_arguments(model, class_names, name, check_images, image_size_px)
+    model = with_named_outputs(model)
+    _check_arguments(model, class_names, name, check_images, preparation, formats, calibration_images)
     directory = pathlib.Path(directory)
-    _make_directory(directory)
-    preparation = {
-        "image_size_px": image_size_px,
-        "crop_fraction": crop_fraction,
-        "short_side_px": short_side_px,
-        "max_pixels": max_pixels,
-    }
-    model = float32_copy(model)
-    images, valid = prepare_batch(np.array(check_images, dtype=object), **preparation)
-    valid = valid.numpy()
-    images, encoded = images.numpy()[valid], [b for b, v in zip(check_images, valid, strict=True) if v]
-    if not encoded:
-        raise UsageError(f"None of the {len(check_images)} check images can be decoded.")
-    expected = keras_probs(model, images)
+    _make_directory(directory / name)
+    labels = [" ".join(str(n).split()) for n in class_names]
+    version = next_version(directory / name, first_version)
     facts = {
         "name": name,
-        "version": None,
-        "classes": len(class_names),
-        "preparation": preparation,
+        "version": version,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "classes": len(labels),
         "parameters": int(model.count_params()),
-        "tolerance": tolerance,
-        "check_images": len(encoded),
-        "versions": {p: metadata.version(p) for p in ("tensorflow", "keras", "ai-edge-litert")},
+        "feature_dim": int(model.output[FEATURES].shape[-1]) if FEATURES in model.output else None,
+        "none_of_these": NONE_OF_THESE in model.output,
+        "preparation": preparation.to_dict(),
+        "top_k": min(top_k, len(labels)),
+        "machine": _describe_machine(),
+        "versions": _versions(),
+        "data": dict(data or {}),
+        "settings": dict(settings or {}),
     }
-    labels = [" ".join(str(n).split()) for n in class_names]
-    write_text(directory / "labels.txt", "\n".join(labels) + "\n")
-    if saved_model:
-        version = next_version(directory / name, first_version)
-        with atomic_path(directory / name / str(version)) as temporary:
-            write_saved_model(model, labels, temporary, top_k=top_k, **preparation)
-            parity = check_saved_model(temporary, encoded, images, expected)
-            _refuse_difference("SavedModel", parity, tolerance)
-            size = sum(f.stat().st_size for f in temporary.rglob("*") if f.is_file())
-        facts |= {"version": version}
-        facts["saved_model"] = {
-            "path": f"{name}/{version}", "bytes": size, "signatures": SIGNATURES, "parity": parity,
-        }  # fmt: skip
-    if tflite:
-        with atomic_path(directory / f"{name}.tflite") as temporary:
-            write_tflite(model, temporary, image_size_px)
-            operations = tflite_operations(temporary)
-            if foreign := [o for o in operations if o.startswith(("Flex", "CUSTOM"))]:
-                raise RunError(f"The TFLite model needs {', '.join(foreign)}, which phones do not have.")
-            parity = check_tflite(temporary, images, expected)
-            _refuse_difference("TFLite model", parity, tolerance)
-            size = temporary.stat().st_size
-        facts["tflite"] = {
-            "path": f"{name}.tflite", "bytes": size, "operations": operations, "parity": parity,
-        }  # fmt: skip
-    write_json(directory / "export.json", facts)
+    with atomic_path(directory / name / str(version)) as temporary:
+        temporary.mkdir()
+        write_text(temporary / "labels.txt", "\n".join(labels) + "\n")
+        writer = _Writer(model, labels, temporary, facts, preparation, calibration_images)
+        failures = {}
+        for number, kind in enumerate(formats, 1):
+            logging.info("export %d of %d: writing %s", number, len(formats), kind)
+            try:
+                writer.write(kind)
+            except RunError as error:
+                failures[kind] = str(error)
+        written = [kind for kind in formats if kind not in failures]
+        paths = {kind: temporary / file_of(kind, name) for kind in written}
+        facts |= check_formats(model, paths, check_images, check_labels, preparation)
+        facts["check"]["split"] = check_split
+        _judge(facts, temporary, formats, failures, tolerance or Tolerance(), allow_drift)
+        if facts["formats"].get(SAVED_MODEL, {}).get("kept"):
+            tf_serving.write_warm_up(temporary, name, [_draw_photo()])  # of nobody's
+        write_json(temporary / "export.json", facts)
+        write_text(temporary / "README.md", build_model_card(facts, labels))
+    tf_serving.write_models_config(directory)
     return facts
 
 
-def prepare_batch(
-    image_bytes, image_size_px: int, crop_fraction: float, short_side_px: int | None, max_pixels: int
-):
-    """Encoded images to what the network sees; the one place where serving prepares images.
-
-    Args:
-      image_bytes: string [n].
-
-    Returns:
-      images float32 [n, S, S, 3], RGB, 0..255 and valid bool [n]; zeros where not valid.
-    """
-    from urnet_tf.data import decode
-
-    return decode.decode_batch(
-        image_bytes,
-        image_size_px=image_size_px,
-        crop_fraction=crop_fraction,
-        short_side_px=short_side_px,
-        max_pixels=max_pixels,
-    )
+def file_of(kind: str, name: str) -> str:
+    """The file of a format inside a version's directory."""
+    if kind == SAVED_MODEL:
+        return "saved_model.pb"
+    if kind.startswith("tflite_"):
+        return f"{name}_{kind.removeprefix('tflite_')}.tflite"
+    return f"{name}.{kind}"
 
 
-def write_saved_model(
-    model, labels: Sequence[str], path: str | os.PathLike, *, top_k: int = 5, **preparation
-) -> None:
-    """Writes a SavedModel with the signatures of `SIGNATURES`; every variable once.
+class _Writer:
+    """Writes the formats of one model; what several of them need is made once."""
 
-    Args:
-      model: Keras model images 0..255 → logits. It is called with training=False: with
-        `training=None`, as `model.export` does, random layers would stay active.
-      labels: C names.
-      preparation: the keywords of `prepare_batch`.
-    """
-    import tempfile
+    def __init__(self, model, labels, path, facts, preparation, calibration_images):
+        import keras
 
-    import tensorflow as tf
+        self._model, self._labels, self._path, self._facts = model, labels, path, facts
+        self._preparation, self._calibration_images = preparation, calibration_images
+        self._classifier = keras.Model(model.input, model.output[LOGITS], name=model.name)
+        self._calibration = None
 
-    # Native groups may carry an operation that demands XLA, which not every server has.
-    model = _with_grouped_convolutions(float32_copy(model), "blocked")
-    size, k = preparation["image_size_px"], min(top_k, len(labels))
+    def write(self, kind: str) -> None:
+        """Writes one format.
 
-    def best(probs):
-        probabilities, classes = tf.math.top_k(probs, k)
-        return {"classes": classes, "labels": tf.gather(names, classes), "probabilities": probabilities}
+        Raises:
+          RunError: the model cannot be converted.
+        """
+        path = self._path / file_of(kind, self._facts["name"])
+        size = self._preparation.image_size_px
+        if kind == SAVED_MODEL:
+            told = ("name", "version", "created", "classes", "preparation", "top_k", "versions")
+            from urnet_tf.serving import saved_model
 
-    def probs(images):
-        images = tf.ensure_shape(images, [None, size, size, 3])  # a signature does not check them
-        return tf.nn.softmax(tf.cast(model(images, training=False), tf.float32))
+            saved_model.write_saved_model(
+                self._model, self._labels, self._path, self._preparation, top_k=self._facts["top_k"],
+                facts={key: self._facts[key] for key in told},
+            )  # fmt: skip
+        elif kind == KERAS:
+            float32_copy(self._classifier).save(path)
+        elif kind == ONNX:
+            from urnet_tf.serving import onnx_file
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
-    def from_bytes(image_bytes):
-        images, valid = prepare_batch(image_bytes, **preparation)
-        served, keep = best(probs(images)), valid[:, None]
-        return {
-            "classes": tf.where(keep, served["classes"], -1),
-            "labels": tf.where(keep, served["labels"], ""),
-            "probabilities": tf.where(keep, served["probabilities"], 0.0),
-            "valid": valid,
-        }
+            onnx_file.write_onnx(
+                self._classifier, path, size, self._labels, self._preparation, name=self._facts["name"],
+                version=str(self._facts["version"]),
+            )  # fmt: skip
+        else:
+            from urnet_tf.serving import tflite
 
-    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32, name="images")])
-    def from_images(images):
-        return best(probs(images))
+            tflite.write_tflite(
+                self._classifier, path, image_size_px=size, kind=kind.removeprefix("tflite_"),
+                calibration=self._read_calibration() if kind == "tflite_int8" else None,
+                labels=self._labels, preparation=self._preparation, name=self._facts["name"],
+                version=str(self._facts["version"]),
+            )  # fmt: skip
 
-    names = tf.constant(list(labels))
-    module = tf.Module()
-    module.variables_once = _tf_variables(model)  # the model itself would write each a second time
-    with tempfile.TemporaryDirectory() as folder:
-        labels_path = pathlib.Path(folder) / "labels.txt"
-        labels_path.write_text("\n".join(labels) + "\n", encoding="utf-8")
-        module.labels = tf.saved_model.Asset(os.fspath(labels_path))
-        signatures = {"serving_default": from_bytes, "tensor": from_images}
-        tf.saved_model.save(module, os.fspath(path), signatures=signatures)
-
-
-def write_tflite(model, path: str | os.PathLike, image_size_px: int) -> None:
-    """Writes a float32 `.tflite` file for one image of fixed size; built-in operations only.
-
-    Grouped convolutions are written in their native form, which is the smallest and fastest there.
-
-    Raises:
-      RunError: the model needs an operation that TFLite does not have.
-    """
-    import tensorflow as tf
-
-    native = _with_grouped_convolutions(float32_copy(model), "native")
-    shape = [1, image_size_px, image_size_px, 3]
-
-    @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32, name="image")])
-    def predict(image):
-        return {"probabilities": tf.nn.softmax(native(image, training=False))}
-
-    module = tf.Module()
-    module.variables_once = _tf_variables(native)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([predict.get_concrete_function()], module)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    try:
-        content = converter.convert()
-    except Exception as error:  # the converter raises a plain Exception type of its own
-        first = str(error).strip().splitlines()[0][:300]
-        raise RunError(f"The model cannot be converted to TFLite built-in operations: {first}") from error
-    pathlib.Path(path).write_bytes(content)
+    def _read_calibration(self):
+        if self._calibration is None:
+            images, valid = self._preparation.decode(np.array(self._calibration_images, dtype=object))
+            self._calibration = images.numpy()[valid.numpy()]
+            if not len(self._calibration):
+                raise UsageError("None of the calibration images can be decoded.")
+        return self._calibration
 
 
-def float32_copy(model):
-    """The model itself when it computes in float32, else a copy with the same weights that does."""
-    import keras
-
-    def change(node):
-        if isinstance(node, (list, tuple)):
-            return type(node)(change(v) for v in node)
-        if not isinstance(node, dict):
-            return node
-        if node.get("class_name") == "DTypePolicy":
-            return {**node, "config": {"name": "float32"}}
-        return {key: change(value) for key, value in node.items()}
-
-    if all(layer.compute_dtype == "float32" for layer in _layers(model)):
-        return model
-    copy = keras.saving.deserialize_keras_object(change(keras.saving.serialize_keras_object(model)))
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-def keras_probs(model, images: np.ndarray, batch: int = 32) -> np.ndarray:
-    """float32 [n, C] of a Keras model that gives logits, for images float32 [n, S, S, 3]."""
-    import tensorflow as tf
-
-    blocks = [images[i : i + batch] for i in range(0, len(images), batch)]
-    return np.concatenate([tf.nn.softmax(model(b, training=False)).numpy() for b in blocks])
-
-
-def check_saved_model(path, encoded: Sequence[bytes], images: np.ndarray, expected: np.ndarray) -> dict:
-    """Compares both signatures of a SavedModel on disk with the Keras probabilities float32 [n, C].
-
-    Returns:
-      `max_difference` of the probabilities that are served, `top1_agreement` and, for comparison,
-      the same of each signature.
-    """
-    import tensorflow as tf
-
-    served = tf.saved_model.load(os.fspath(path))  # kept while its functions are called
-    calls = {
-        "serving_default": lambda i, j: {"image_bytes": tf.constant(encoded[i:j])},
-        "tensor": lambda i, j: {"images": tf.constant(images[i:j])},
-    }
-    signatures = {}
-    for name, arguments in calls.items():
-        signature = served.signatures[name]
-        outputs = [signature(**arguments(i, i + 32)) for i in range(0, len(images), 32)]
-        classes = np.concatenate([o["classes"].numpy() for o in outputs])
-        probabilities = np.concatenate([o["probabilities"].numpy() for o in outputs])
-        reference = np.take_along_axis(expected, np.maximum(classes, 0), axis=1)
-        signatures[name] = _parity(probabilities, reference, classes[:, 0], expected)
-    return {
-        "max_difference": max(s["max_difference"] for s in signatures.values()),
-        "top1_agreement": min(s["top1_agreement"] for s in signatures.values()),
-        "signatures": signatures,
-    }
-
-
-def check_tflite(path, images: np.ndarray, expected: np.ndarray) -> dict:
-    """Compares a `.tflite` file with the Keras probabilities: `max_difference`, `top1_agreement`."""
-    interpreter = _interpreter(path)
-    interpreter.allocate_tensors()
-    where, out = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
-    probabilities = np.empty_like(expected)
-    for row, image in enumerate(images):
-        interpreter.set_tensor(where, image[None])
-        interpreter.invoke()
-        probabilities[row] = interpreter.get_tensor(out)[0]
-    return _parity(probabilities, expected, probabilities.argmax(axis=1), expected)
-
-
-def tflite_operations(path) -> list[str]:
-    """The kinds of operations of a `.tflite` file, sorted; `Flex…` and `CUSTOM` are foreign ones."""
-    # Without delegates the interpreter lists the operations of the file and not the delegate's one.
-    return sorted({o["op_name"] for o in _interpreter(path, plain=True)._get_ops_details()})
-
-
-def next_version(directory: str | os.PathLike, first: int = 1) -> int:
-    """The smallest whole number, at least `first`, above all versions in a model's directory."""
-    directory = pathlib.Path(directory)
-    taken = [int(p.name) for p in directory.glob("*") if p.name.isdecimal()] if directory.is_dir() else []
-    return max([first, *(v + 1 for v in taken)])
-
-
-def _parity(probabilities, reference, best, expected) -> dict[str, float]:
-    return {
-        "max_difference": float(np.abs(probabilities - reference).max()),
-        "top1_agreement": float(np.mean(best == expected.argmax(axis=1))),
-    }
-
-
-def _refuse_difference(what: str, parity: Mapping, tolerance: float) -> None:
-    if not parity["max_difference"] <= tolerance:  # also when it is NaN
+def _judge(facts, path, formats, failures, tolerance, allow_drift):
+    """Fills `kept` and `refused` of the formats, and removes what may not stay."""
+    entries = facts["formats"]
+    for kind, entry in entries.items():
+        reason = find_refusal(
+            PRECISIONS[kind], entry["parity"], entry["accuracy"], facts["reference"], tolerance
+        )
+        entry |= {"kept": reason is None or allow_drift, "refused": reason}
+        if reason:
+            verdict = "kept, since drift is allowed" if allow_drift else "refused"
+            logging.warning("%s is %s: %s.", kind, verdict, reason)
+        if not entry["kept"]:
+            _remove(path, kind, entry["file"])
+    for kind, reason in failures.items():
+        logging.warning("%s was not written: %s", kind, reason)
+        entries[kind] = {"file": None, "kept": False, "refused": reason}
+    facts["formats"] = {kind: entries[kind] for kind in formats}
+    if not any(entry["kept"] for entry in entries.values()):
+        reasons = "\n".join(f"  {kind}: {entry['refused']}" for kind, entry in entries.items())
         raise RunError(
-            f"The {what} differs from Keras: probabilities by up to {parity['max_difference']:.3g} (allowed "
-            f"{tolerance:g}), same best class on {100 * parity['top1_agreement']:.1f} % of the check images. "
-            "It was not kept."
+            f"No file of the export passed; nothing was kept. --allow_drift keeps them.\n{reasons}"
         )
 
 
-def _interpreter(path, plain=False):
-    from ai_edge_litert import interpreter
-
-    resolver = interpreter.OpResolverType
-    kind = resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES if plain else resolver.AUTO
-    return interpreter.Interpreter(model_path=os.fspath(path), experimental_op_resolver_type=kind)
-
-
-def _layers(model):
-    """All layers, those of nested models too."""
-    for layer in model.layers:
-        yield layer
-        if hasattr(layer, "layers"):
-            yield from _layers(layer)
+def _remove(path, kind, file):
+    (path / file).unlink()
+    if kind == SAVED_MODEL:
+        for folder in ("variables", "assets"):
+            shutil.rmtree(path / folder)
 
 
-def _with_grouped_convolutions(model, implementation):
-    """A copy whose grouped convolutions compute so; the model itself when it has none."""
-    import keras
+def _draw_photo():
+    """A JPEG file of the size that photographs on the web have, without a person or a right in it."""
+    import io
 
-    from urnet_tf.models.grouped_convolution import GroupedConv2D, with_implementation
+    from PIL import Image
 
-    if not any(isinstance(layer, GroupedConv2D) for layer in _layers(model)):
-        return model
-    return with_implementation(keras.Model(model.inputs, model.outputs), implementation)
+    ramps = [Image.linear_gradient("L").rotate(90 * turns).resize((500, 375)) for turns in range(3)]
+    file = io.BytesIO()
+    Image.merge("RGB", ramps).save(file, "JPEG", quality=90)
+    return file.getvalue()
 
 
-def _tf_variables(model):
-    return [v.value for v in model.weights]  # without the seeds of dropout, which is off
+def _versions():
+    from importlib import metadata
+
+    packages = ("tensorflow", "keras", "ai-edge-litert")
+    found = {package: metadata.version(package) for package in packages}
+    return {"urnet_tf": __version__, "python": platform.python_version(), **found}
+
+
+def _describe_machine():
+    """The processor's name and its cores, for figures that depend on them."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return {"processor": next(names, platform.machine()), "cores": os.cpu_count()}
 
 
 def _make_directory(directory):
@@ -373,19 +289,25 @@ def _make_directory(directory):
         raise UsageError(f"Cannot write the export to {directory}: {error.strerror}.") from None
 
 
-def _check_arguments(model, class_names, name, check_images, image_size_px):
+def _check_arguments(model, class_names, name, check_images, preparation, formats, calibration_images):
     if not name or name in (".", "..") or "/" in name or "\\" in name:
         raise UsageError(f"Expected a plain name for the export (no path); received {name!r}.")
-    num_classes, num_names = model.output_shape[-1], len(class_names)
+    num_classes, num_names = model.output[LOGITS].shape[-1], len(class_names)
     if num_classes != num_names:
         raise UsageError(f"The model gives {num_classes} classes; received {num_names} names.")
-    expected = (image_size_px, image_size_px, 3)
+    expected = (preparation.image_size_px, preparation.image_size_px, 3)
     sides = tuple(model.input_shape[1:])
     if len(sides) != 3 or any(s not in (None, e) for s, e in zip(sides, expected, strict=True)):
         raise UsageError(f"Expected a model of images {list(expected)}; its input is {list(sides)}.")
+    unknown = [kind for kind in formats if kind not in PRECISIONS]
+    if unknown or not formats:
+        received = ", ".join(map(repr, unknown)) or "none"
+        raise UsageError(f"Expected formats of {', '.join(FORMATS)}; received {received}.")
+    if "tflite_int8" in formats and not len(calibration_images):
+        raise UsageError("Expected calibration images for tflite_int8; received none.")
     if not check_images:
         raise UsageError("Expected at least one check image; received none.")
-    names = [layer.name for layer in _layers(model)]
+    names = [layer.name for layer in layers_of(model)]
     bad = [n for n in names if not n.isascii() or n.startswith("_") or " " in n]
     if bad:
         raise UsageError(f"Layer names must be ASCII, no spaces, no leading _; received {', '.join(bad)}.")

@@ -1,21 +1,26 @@
-"""Stage export: the URNet's instance branch as SavedModel and `.tflite`, checked against Keras.
+"""Stage export: the URNet's instance branch for servers and phones, held against Keras.
 
-In: pack/, train/instance.keras, baseline/ (frozen: the backbone stands before the head). Out:
-<name>/<version>/, <name>.tflite, labels.txt, export.json; see `urnet_tf.serving`.
+In: pack/, train/instance.keras, train/weights.parquet, baseline/ (frozen: the backbone stands before
+the head). Out: <name>/<version>/ and models.config; see `urnet_tf.serving.export`.
 
 An export directory is replaced as a whole; its version is one above that of the export before it,
 so a server that watches a copy of it sees a newer model.
 """
 
+import hashlib
 import shutil
 
 import numpy as np
 
-from urnet_tf import serving
+from urnet_tf import config as config_lib
 from urnet_tf.config import Config
 from urnet_tf.data.image_store import ImageStore
 from urnet_tf.models.network_cost import count_classifier
-from urnet_tf.schema import TEST, TRAIN, VAL
+from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
+from urnet_tf.serving import export
+from urnet_tf.serving.parity import Tolerance
+from urnet_tf.serving.preparation import Preparation
+from urnet_tf.serving.promotion import next_version
 from urnet_tf.stages.stage import (
     Estimate,
     Facts,
@@ -38,67 +43,124 @@ def run(context: StageContext) -> dict:
     if (context.out / settings.name).is_dir():
         shutil.rmtree(context.out / settings.name)  # of a killed run: the version must not grow with it
     classes = read_json(context.path("pack", "classes.json"))
-    splits = column(read_table(context.path("pack", "instances.parquet"), ["split"]), "split")
-    ids = choose_check_ids(splits, settings.check_images)
-    facts = serving.export_classifier(
+    table = read_table(context.path("pack", "instances.parquet"), ["split", "label", "content_hash"])
+    splits, labels = column(table, "split"), column(table, "label")
+    ids = choose_check_ids(splits, labels, settings.check_images)
+    store = ImageStore(context.path("pack"))
+    weights = read_table(context.path("train", "weights.parquet"), ["instance_id", "sample_weight"])
+    trusted = choose_trusted_ids(
+        column(weights, "instance_id"), column(weights, "sample_weight"), settings.calibration_images,
+        config.seed,
+    )  # fmt: skip
+    facts = export.export_classifier(
         _image_model(context),
         [c["name"] for c in classes],
         context.out,
         settings.name,
-        ImageStore(context.path("pack")).read(ids),
-        image_size_px=config.model.image_size_px,
-        crop_fraction=config.model.crop_fraction,
-        short_side_px=config.pack.short_side_px,
-        max_pixels=config.ingest.max_pixels,
+        store.read(ids),
+        preparation=Preparation(
+            config.model.image_size_px, config.model.crop_fraction, config.pack.short_side_px,
+            config.ingest.max_pixels, settings.crops, settings.scales,
+        ),
+        check_labels=labels[ids],
+        check_split=str(splits[ids[0]]),
+        calibration_images=store.read(trusted),
+        formats=settings.formats,
         top_k=settings.top_k,
-        tolerance=settings.tolerance,
-        saved_model=settings.saved_model,
-        tflite=settings.tflite,
-        first_version=serving.next_version(context.path("export", settings.name)),
-    )
-    kinds = [kind for kind in ("saved_model", "tflite") if kind in facts]
-    return {
-        "version": facts["version"],
-        **{kind: {key: facts[kind][key] for key in ("path", "bytes", "parity")} for kind in kinds},
+        tolerance=Tolerance(
+            settings.tolerance_float32, settings.tolerance_float16, settings.tolerance_int8_points
+        ),
+        allow_drift=settings.allow_drift,
+        first_version=next_version(context.path("export", settings.name)),
+        data=_describe_data(context, column(table, "content_hash")),
+        settings=config_lib.to_dict(config),
+    )  # fmt: skip
+    place = f"{settings.name}/{facts['version']}"
+    formats = {
+        kind: entry | {"path": entry["file"] and f"{place}/{entry['file']}"}
+        for kind, entry in facts["formats"].items()
     }
+    return {key: facts[key] for key in ("name", "version", "machine", "check", "reference")} | {
+        "path": place, "formats": formats
+    }  # fmt: skip
 
 
-def choose_check_ids(splits: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` ids, evenly over the validation images, else test, else training images."""
-    ids = next(i for i in (np.flatnonzero(splits == s) for s in (VAL, TEST, TRAIN)) if i.size)
-    return ids[np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(np.int64)]
+def choose_check_ids(splits: np.ndarray, labels: np.ndarray, count: int | None) -> np.ndarray:
+    """At most `count` held images, evenly over the test images if they have labels.
+
+    Without labelled test images those of validation are taken, then unlabelled ones, and training
+    images where there is nothing else.
+    """
+    known = labels != UNLABELLED
+    choices = [splits == TEST, splits == VAL]
+    choices = [where & known for where in choices] + choices + [splits == TRAIN]
+    ids = next(found for found in map(np.flatnonzero, choices) if found.size)
+    count = len(ids) if count is None else min(count, len(ids))
+    return ids[np.linspace(0, len(ids) - 1, count).round().astype(np.int64)]
+
+
+def choose_trusted_ids(ids: np.ndarray, weights: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """At most `count` different training images, drawn by weight, ascending."""
+    share = np.asarray(weights, np.float64)
+    share = share / share.sum()
+    count = min(count, int((share > 0).sum()))
+    return np.sort(np.random.default_rng(seed).choice(ids, count, replace=False, p=share))
 
 
 def estimate(config: Config, facts: Facts) -> Estimate:
-    """Tracing, converting and two passes over the check images."""
+    """Tracing, converting and two passes over the check images for every file."""
     network = count_backbone(config)
     heads = count_classifier(network.feature_dim, facts.classes)
-    files = config.export.saved_model + config.export.tflite
+    settings = config.export
+    held = None if facts.images is None else facts.images - (facts.train_images or 0)
+    rows = settings.check_images if held is None else min(settings.check_images or held, held)
     weights = 4 * (network.parameters + heads.parameters)
-    seconds = 20.0 + 0.5 * network.layers * files
-    seconds += 3 * forward_seconds(config, config.export.check_images, facts)
+    shares = {"float32": 1.0, "float16": 0.5, "int8": 0.3}
+    disk = sum(shares[export.PRECISIONS[kind]] * weights for kind in settings.formats)
+    views = Preparation(config.model.image_size_px, crops=settings.crops, scales=settings.scales).views
+    seconds = 20.0 + 0.5 * network.layers * len(settings.formats)
+    seconds += forward_seconds(config, (rows or 0) * (2 * len(settings.formats) + 2 * views), facts)
     memory = inference_bytes(config, facts, 1, _CHECK_BATCH) + _CONVERTER_BYTES + 4 * weights
-    return Estimate(config.export.check_images, seconds, files * weights, memory)
+    return Estimate(rows, seconds, int(disk), memory)
 
 
 def _image_model(context):
+    """Images → logits and features."""
     import keras
 
     from urnet_tf.models import urnet  # noqa: F401  registers its layers for load_model
-    from urnet_tf.models.classifier import compose
+    from urnet_tf.models.classifier import backbone_of, compose, head_of
 
     head = keras.saving.load_model(context.path("train", "instance.keras"), compile=False)
     if context.config.model.mode == "finetune":
-        return head
-    return compose(open_backbone(context.config), head)
+        return compose(backbone_of(head), head_of(head), with_features=True)
+    return compose(open_backbone(context.config), head, with_features=True)
+
+
+def _describe_data(context, hashes):
+    """What the model was trained on, for the model card."""
+    markers = {name: context.workdir.marker(name)["facts"] for name in ("ingest", "pack", "reweight")}
+    digest = hashlib.blake2b(digest_size=16)
+    for content_hash in sorted(hashes):
+        digest.update(content_hash.encode())
+    counts = ("images", "train_images", "val_images", "test_images")
+    noise = ("clean_rate_estimate", "effective_sample_size", "disagreement", "negative_confidence_share")
+    return {
+        **{name: markers["pack"].get(name) for name in counts},
+        "content_hash": digest.hexdigest(),
+        "quarantined": markers["ingest"].get("quarantined"),
+        "duplicates": markers["ingest"].get("duplicates"),
+        "noise": {name: markers["reweight"].get(name) for name in noise},
+    }
 
 
 STAGE = Stage(
     name="export",
-    needs=("pack", "baseline", "train"),
+    needs=("ingest", "pack", "baseline", "reweight", "train"),
     depends_on=(
         "export", "model.image_size_px", "model.crop_fraction", "pack.short_side_px", "ingest.max_pixels",
     ),
     run=run,
     estimate=estimate,
+    version=2,
 )  # fmt: skip

@@ -58,6 +58,7 @@ def read_inputs(context: StageContext):
     table = table.slice(0, len(weights))  # training images come first
     source, source_names = _codes(table, "source")
     marker = context.workdir.marker("train") or {}
+    place = facts["export"].get("path")
     return ReportInputs(
         classes=classes,
         label=store.column(table, "label"),
@@ -79,7 +80,8 @@ def read_inputs(context: StageContext):
         reweighting=facts["reweight"],
         settings=yaml.safe_dump(config_lib.to_dict(context.config), sort_keys=False, allow_unicode=True),
         versions=marker.get("versions") or {},
-        places=(*_PLACES, *_export_places(facts["export"])),
+        places=(*_PLACES, *([(f"export/{place}/README.md", "the model card")] if place else [])),
+        export=facts["export"],
         **_read_evaluation(context, len(classes)),
     )
 
@@ -138,11 +140,6 @@ def _read_rows(path, ids):
     rows = store.read_table(path, ["instance_id", "title", "path", "query"], where=wanted).to_pylist()
     by_id = {row.pop("instance_id"): row for row in rows}
     return [by_id[i] for i in ids]
-
-
-def _export_places(facts):
-    names = {"saved_model": "model for TF Serving", "tflite": "model for phones"}
-    return tuple((f"export/{facts[kind]['path']}", what) for kind, what in names.items() if kind in facts)
 
 
 def _codes(table, name):

@@ -1,0 +1,246 @@
+"""`urnet predict`: which files are answered, how answers are written, what happens after a kill."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from urnet_tf.data.hostile_files import USABLE, write_hostile_files
+from urnet_tf.errors import UsageError
+from urnet_tf.serving import predict as predict_lib
+from urnet_tf.serving.answer_formats import Csv, JsonLines, Row, Table, cells
+from urnet_tf.serving.predict import list_images, predict
+from urnet_tf.serving.predictor import Answer, open_classifier
+from urnet_tf.serving.preparation import Preparation
+
+LABELS = ["great white", "Käfer", "c, d", "魚"]
+GOOD = Answer(True, (1, 0), ("Käfer", "great white"), (0.75, 0.00025))
+
+
+@pytest.fixture(scope="module")
+def saved_models(tmp_path_factory):
+    """A Keras model that knows colours, in the layout of an export."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    image = keras.Input((16, 16, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Rescaling(1 / 32)(image))
+    model = keras.Model(image, layers.Dense(len(LABELS))(x))
+    directory = tmp_path_factory.mktemp("saved_models")
+    version = directory / "tiny" / "3"
+    version.mkdir(parents=True)
+    model.save(version / "tiny.keras")
+    (version / "labels.txt").write_text("\n".join(LABELS) + "\n", encoding="utf-8")
+    facts = {"name": "tiny", "version": 3, "preparation": Preparation(16).to_dict()}
+    (version / "export.json").write_text(json.dumps(facts))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """70 images of one colour each in two folders: three batches."""
+    import tensorflow as tf
+
+    directory = tmp_path_factory.mktemp("images")
+    colours = np.random.default_rng(0).integers(0, 256, (70, 1, 1, 3), dtype=np.uint8)
+    for number, colour in enumerate(colours):
+        folder = directory / ("b" if number % 2 else "a, c")
+        folder.mkdir(exist_ok=True)
+        encoded = tf.io.encode_png(np.tile(colour, (20, 24, 1))).numpy()
+        (folder / f"{number}.png").write_bytes(encoded)
+    return directory
+
+
+def rows_of(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_the_command_answers_hostile_neighbours_and_tells_reasons(saved_models, tmp_path, urnet):
+    colours = np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    hostile = write_hostile_files(tmp_path, Image.fromarray(colours).resize((96, 72)))
+    done = urnet("predict", tmp_path, tmp_path / "nowhere.jpg", "--model", saved_models, "--top_k", "2")
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr and "tiny, version 3 (Keras)" in done.stderr
+    rows = {row["path"].rpartition("/")[2]: row for row in rows_of(done.stdout)}
+    assert list(rows["hostile_png.jpg"]) == [
+        "path", "valid", "reason", "label_1", "probability_1", "label_2", "probability_2",
+    ]  # fmt: skip
+    usable = {h.name for h in hostile if h.expectation in (USABLE, "bad_name")}
+    shown = {name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for name in usable}
+    assert "hostile_caf\\xe9.jpg" in shown
+    assert {name for name, row in rows.items() if row["valid"] == "true"} == shown
+    assert len(rows) == len(hostile) + 1
+    for name, row in rows.items():
+        assert (row["reason"] == "") == (row["label_1"] != "") == (name in shown)
+    reasons = {name: row["reason"] for name, row in rows.items()}
+    assert reasons["hostile_html.jpg"] == "the file is an HTML page, not an image"
+    assert reasons["hostile_truncated.jpg"] == "the image data is damaged"
+    assert "header promises 20000 x 20000" in reasons["hostile_bomb.jpg"]
+    assert reasons["hostile_animated.jpg"] == "an animated WebP"
+    assert reasons["hostile_directory.jpg"] == "a directory, not a file"
+    assert reasons["nowhere.jpg"] == "No such file or directory"
+    assert "5 images answered, 8 could not be used" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_reader_that_leaves_ends_it_quietly(saved_models, images, urnet_command):
+    command = urnet_command("predict", images, "--model", saved_models)
+    process = subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0
+    error = process.stderr.read()
+    assert "Traceback" not in error and "Broken" not in error and "Exception" not in error
+
+
+def test_all_formats_tell_the_same_in_the_order_of_the_files(saved_models, images, tmp_path):
+    order = [f"{images}/{'b' if n % 2 else 'a, c'}/{n}.png" for n in (*range(0, 70, 2), *range(1, 70, 2))]
+    assert list(list_images([str(images)])) == order
+    outs = {name: tmp_path / f"answers.{name}" for name in ("csv", "jsonl", "table")}
+    for name, out in outs.items():
+        assert predict(saved_models, [str(images)], top_k=4, out=out, answer_format=name) == 0
+    table = rows_of(outs["csv"].read_text(encoding="utf-8"))
+    objects = [json.loads(line) for line in outs["jsonl"].read_text(encoding="utf-8").splitlines()]
+    assert [row["path"] for row in table] == [o["path"] for o in objects] == order
+    answers = open_classifier(saved_models).classify([open(path, "rb").read() for path in order], 4)
+    assert len({a.classes for a in answers}) > 3
+    for row, o, answer in zip(table, objects, answers, strict=True):
+        assert o["valid"] and row["valid"] == "true" and o["reason"] == "" and "none_of_these" not in o
+        assert [p["label"] for p in o["predictions"]] == [row[f"label_{k}"] for k in range(1, 5)]
+        assert [p["class"] for p in o["predictions"]] == list(answer.classes)
+        np.testing.assert_allclose([p["probability"] for p in o["predictions"]], answer.probabilities, 1e-5)
+        assert [float(row[f"probability_{k}"]) for k in range(1, 5)] == [
+            p["probability"] for p in o["predictions"]
+        ]
+    assert len(outs["table"].read_text().splitlines()) == 2 + 4 * 70
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["answers.csv", "answers.jsonl", "answers.table"]
+
+
+def stop_after(monkeypatch, batches, then=lambda stream: None):
+    """Makes the next run stop, as Ctrl-C would, after so many batches were written."""
+
+    def passed(rows, total, done, stream):
+        for number, batch in enumerate(rows, 1):
+            yield batch
+            if number == batches:
+                then(stream)
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict_lib, "_shown_progress", passed)
+
+
+def count_reads(monkeypatch):
+    """The list to which every path that is read from now on is added."""
+    paths, read = [], predict_lib._read
+    monkeypatch.setattr(predict_lib, "_read", lambda path: paths.append(path) or read(path))
+    return paths
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_killed_run_goes_on_where_it_was(saved_models, images, tmp_path, monkeypatch, suffix):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    inputs = [str(tmp_path / "bad.png"), str(images)]
+    whole, out = tmp_path / f"whole.{suffix}", tmp_path / f"answers.{suffix}"
+    assert predict(saved_models, inputs, out=whole) == 1
+    half_a_row = whole.read_text(encoding="utf-8")[-40:-5]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(patch, 2, lambda stream: stream.write(half_a_row))
+        predict(saved_models, inputs, out=out)
+    assert not out.exists() and len(list(tmp_path.glob("*.partial"))) == 1
+    read = count_reads(monkeypatch)
+    assert predict(saved_models, inputs, out=out) == 1  # the bad one is in the part that is kept
+    assert out.read_bytes() == whole.read_bytes()
+    assert len(read) == 71 - 64
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_only_rows_of_the_same_question_are_kept(saved_models, images, tmp_path, monkeypatch):
+    out, inputs = tmp_path / "answers.csv", [str(images)]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(patch, 1)
+        predict(saved_models, inputs, out=out)
+    (partial,) = tmp_path.glob("*.partial")
+    read = count_reads(monkeypatch)
+    predict(saved_models, inputs, out=out, top_k=2)
+    assert len(read) == 70 and "label_3" not in out.read_text() and partial.exists()
+    lines = partial.read_bytes().splitlines(keepends=True)
+    partial.write_bytes(b"".join([*lines[:5], *lines[6:]]))  # as if the fifth image were new
+    del read[:]
+    predict(saved_models, inputs, out=out)
+    assert len(read) == 70 - 4 and len(rows_of(out.read_text(encoding="utf-8"))) == 70
+
+
+def test_directories_are_searched_for_images(tmp_path):
+    for name in ("10.JPG", "9.jfif", "notes.txt", "raw", ".hidden.jpg", "sub/x.webp", ".git/y.png", "z.gif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    strange = os.fsdecode(b"caf\xe9")
+    (tmp_path / strange).mkdir()
+    (tmp_path / strange / "a.bmp").touch()
+    (tmp_path / strange / "a.txt").touch()
+    found = [os.path.relpath(path, tmp_path) for path in list_images([str(tmp_path)])]
+    assert sorted(found) == sorted(["9.jfif", "10.JPG", f"{strange}/a.bmp", "sub/x.webp", "z.gif"])
+    assert found.index("9.jfif") < found.index("10.JPG")
+    assert list(list_images([str(tmp_path / "raw"), "nowhere"])) == [str(tmp_path / "raw"), "nowhere"]
+
+
+def test_large_files_are_not_read_and_batches_are_bounded(tmp_path, monkeypatch):
+    huge = tmp_path / "huge.jpg"
+    with open(huge, "wb") as file:
+        file.truncate(predict_lib.MAX_BYTES + 1)  # takes no place on disk
+    assert predict_lib._read(huge) == b""
+    assert predict_lib._read("\0") == b""
+    monkeypatch.setattr(predict_lib, "_BATCH_BYTES", 3 * predict_lib.MAX_BYTES)
+    assert [len(b) for b in predict_lib._batches([huge] * 5 + ["nowhere"] * 70)] == [3, 32, 32, 8]
+
+
+def test_bad_questions_are_named(saved_models, images, tmp_path):
+    with pytest.raises(UsageError, match="at least one IMAGE or DIR"):
+        predict(saved_models, [])
+    with pytest.raises(UsageError, match=r"Expected images \(.jpg, .*found none"):
+        predict(saved_models, [str(tmp_path)])
+    with pytest.raises(UsageError, match="existing directory for the answers"):
+        predict(saved_models, [str(images)], out=tmp_path / "no" / "x.csv")
+    with pytest.raises(UsageError, match="existing directory for the answers"):
+        predict(saved_models, [str(images)], out=tmp_path)
+    with pytest.raises(UsageError, match="top_k from 1 to 4"):
+        predict(saved_models, [str(images)], top_k=5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_odd_names_survive_csv_and_json():
+    rows = [Row('a "b",\nc.jpg', GOOD), Row("x\r.jpg", Answer(False), "why, then"), Row("é\u2028.jpg", GOOD)]
+    for written in (Csv(2, False), JsonLines()):
+        text = written.header() + "".join(map(written.lines, rows))
+        read = list(written.read(io.BytesIO(text.encode())))
+        assert [(path, valid) for path, valid, _ in read] == [(r.path, r.answer.valid) for r in rows]
+        assert read[-1][2] == len(text.encode())
+        for cut in range(len(text.encode())):  # whatever a kill leaves
+            kept = list(written.read(io.BytesIO(text.encode()[:cut])))
+            assert kept == [r for r in read if r[2] <= cut]
+
+
+def test_none_of_these_is_written(tmp_path):
+    row = Row("a.jpg", GOOD._replace(none_of_these=0.125))
+    assert rows_of(Csv(2, True).header() + Csv(2, True).lines(row))[0]["none_of_these"] == "0.125"
+    assert json.loads(JsonLines().lines(row))["none_of_these"] == 0.125
+    assert "(none of these)        12.5%" in Table(LABELS, 5, 80).lines(row)
+
+
+@pytest.mark.parametrize("width", [20, 44, 60, 100])
+def test_the_table_is_aligned(width):
+    long = Row("crawl/魚/a very long name of a picture.jpg", GOOD)
+    table = Table(
+        [*LABELS, "a label that is much too long for a terminal of usual width"], cells(long.path), width
+    )
+    bad = Row("bad\x1b[31m.jpg", Answer(False), "an animated WebP")
+    lines = (table.header() + table.lines(long) + table.lines(bad)).splitlines()
+    assert len({cells(line) for line in lines[:4]}) == 1 and cells(lines[0]) <= max(width, 40)
+    assert lines[2].split("  ")[0].endswith("picture.jpg") and lines[2].endswith("75.0%")
+    assert lines[3].endswith("below 0.1%") and lines[3].startswith("     ")
+    assert "\x1b" not in lines[4] and lines[4].endswith("not used: an animated WebP")

@@ -1,0 +1,198 @@
+"""How answers are written: CSV and JSON lines for programs, a table for people.
+
+CSV and JSON lines are read back, so that a killed run can go on behind its last complete row.
+Names that are not UTF-8 appear with backslash escapes; what is written is always valid UTF-8.
+"""
+
+import csv
+import io
+import json
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from urnet_tf.serving.predictor import Answer
+
+
+class Row(NamedTuple):
+    """One image: its printable path, what the model says, and why not if it says nothing."""
+
+    path: str
+    answer: Answer
+    reason: str = ""
+
+
+class Csv:
+    """One row an image: path, valid, reason, label_1, probability_1, ..., none_of_these if there is such."""
+
+    def __init__(self, top_k: int, none_of_these: bool):
+        ranked = [f"{what}_{place}" for place in range(1, top_k + 1) for what in ("label", "probability")]
+        self._header = ["path", "valid", "reason", *ranked, *(["none_of_these"] if none_of_these else [])]
+
+    def header(self) -> str:
+        """The first line."""
+        return _csv_line(self._header)
+
+    def lines(self, row: Row) -> str:
+        """The line of one image; empty fields where it was not answered."""
+        answer = row.answer
+        pairs = zip(answer.labels, map(_number, answer.probabilities), strict=True)
+        values = [row.path, "true" if answer.valid else "false", row.reason, *(v for p in pairs for v in p)]
+        if answer.none_of_these is not None:
+            values.append(_number(answer.none_of_these))
+        return _csv_line(values + [""] * (len(self._header) - len(values)))
+
+    def read(self, file) -> Iterator[tuple[str, bool, int]]:
+        """Yields (path, valid, where the row ends) of the complete rows of a binary file."""
+        end = 0
+
+        def complete_lines():
+            nonlocal end
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                end += len(line)
+                yield line.decode("utf-8", "replace")
+
+        rows = csv.reader(complete_lines())
+        try:
+            if next(rows, None) != self._header:
+                return
+            for values in rows:
+                if len(values) != len(self._header):  # cut off inside of a quoted field
+                    return
+                yield values[0], values[1] == "true", end
+        except csv.Error:
+            return
+
+
+class JsonLines:
+    """One object an image: path, valid, reason, predictions [{label, class, probability}], none_of_these."""
+
+    def header(self) -> str:
+        """Nothing."""
+        return ""
+
+    def lines(self, row: Row) -> str:
+        """The line of one image."""
+        answer = row.answer
+        ranked = zip(answer.labels, answer.classes, answer.probabilities, strict=True)
+        values = {
+            "path": row.path,
+            "valid": answer.valid,
+            "reason": row.reason,
+            "predictions": [{"label": n, "class": c, "probability": _number(p)} for n, c, p in ranked],
+        }
+        if answer.none_of_these is not None:
+            values["none_of_these"] = _number(answer.none_of_these)
+        return json.dumps(values, ensure_ascii=False) + "\n"
+
+    def read(self, file) -> Iterator[tuple[str, bool, int]]:
+        """Yields (path, valid, where the line ends) of the complete lines of a binary file."""
+        end = 0
+        for line in file:
+            try:
+                values = json.loads(line)
+                path, valid = values["path"], values["valid"]
+            except (ValueError, KeyError, TypeError):
+                return
+            if not line.endswith(b"\n"):
+                return
+            end += len(line)
+            yield path, valid, end
+
+
+class Table:
+    """A line a class: the image, the class, its probability; as wide as a terminal at most.
+
+    Args:
+      labels: all that may appear; with `longest_path` they fix the widths, so that rows can be
+        written before the last one is known.
+      longest_path: cells of the widest path.
+      width: of the terminal.
+    """
+
+    def __init__(self, labels: Sequence[str], longest_path: int, width: int):
+        room = max(width, 40) - len("  ") - len("  probability")
+        longest_label = max(cells(_one_line(label)) for label in (*labels, "class", _NONE))
+        self._label = min(longest_label, max(room // 2, room - longest_path))
+        self._path = min(max(longest_path, len("image")), room - self._label)
+
+    def header(self) -> str:
+        """The names of the columns."""
+        return self._line("image", "class", "probability") + "-" * (self._path + self._label + 15) + "\n"
+
+    def lines(self, row: Row) -> str:
+        """One line a class, the path in the first; or why there is no answer."""
+        path, answer = _one_line(row.path), row.answer
+        if not answer.valid:
+            return f"{_left(_shortened(path, self._path), self._path)}  not used: {_one_line(row.reason)}\n"
+        ranked = list(zip(answer.labels, answer.probabilities, strict=True))
+        if answer.none_of_these is not None:
+            ranked.append((_NONE, answer.none_of_these))
+        paths = [path] + [""] * (len(ranked) - 1)
+        return "".join(
+            self._line(p, _one_line(label), _percent(probability))
+            for p, (label, probability) in zip(paths, ranked, strict=True)
+        )
+
+    def read(self, file) -> Iterator[tuple[str, bool, int]]:
+        """Nothing: shortened paths cannot be known again."""
+        return iter(())
+
+    def _line(self, path, label, probability):
+        path = _left(_shortened(path, self._path), self._path)
+        label = _left(_shortened(label, self._label, keep_end=False), self._label)
+        return f"{path}  {label}  {probability:>11}\n"
+
+
+_NONE = "(none of these)"
+
+
+def cells(text: str) -> int:
+    """How many cells of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(_cells_of(letter) for letter in text)
+
+
+def _cells_of(letter):
+    if unicodedata.combining(letter):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+
+
+def _shortened(text, width, keep_end=True):
+    """The end of a path, which tells most, or the beginning of a label, in at most `width` cells."""
+    if cells(text) <= width:
+        return text
+    kept, used = [], 1  # one for the dots
+    for letter in reversed(text) if keep_end else text:
+        used += _cells_of(letter)
+        if used > width:
+            break
+        kept.append(letter)
+    return "…" + "".join(reversed(kept)) if keep_end else "".join(kept) + "…"
+
+
+def _left(text, width):
+    return text + " " * (width - cells(text))
+
+
+def _one_line(text):
+    """Names from the web for a terminal: one line, no control characters."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _percent(share):
+    return "below 0.1%" if share < 0.001 else f"{100 * share:.1f}%"
+
+
+def _number(value):
+    return float(f"{value:.6g}")
+
+
+def _csv_line(values):
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\r\n").writerow(values)  # what is in it is quoted inside of fields
+    return buffer.getvalue().removesuffix("\r\n") + "\n"

@@ -1,0 +1,155 @@
+"""Finds the model that a path means, with its labels, its preparation and its version.
+
+A path is a model file (.keras, .tflite, .onnx), a version directory, a model directory with
+numbered versions (the highest counts), a directory with one model directory, or the work directory
+of a run. Labels and preparation come from inside a `.tflite` file where they are, else from
+`labels.txt` and `export.json` beside the model. Nothing of it needs TensorFlow.
+"""
+
+import dataclasses
+import os
+import pathlib
+
+from urnet_tf.errors import UsageError
+from urnet_tf.serving.preparation import Preparation
+from urnet_tf.serving.tflite_metadata import read_metadata
+from urnet_tf.store import read_json
+
+KINDS = {"saved_model": "SavedModel", "keras": "Keras", "tflite": "TFLite", "onnx": "ONNX"}
+_SUFFIXES = {".keras": "keras", ".tflite": "tflite", ".onnx": "onnx"}
+_PREFERRED = ("*.keras", "*_float32.tflite", "*.onnx", "*.tflite")  # of a version without a SavedModel
+_WANTED = "saved_model.pb, or a .keras, .tflite or .onnx file, or numbered versions of such"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFile:
+    """A model on disk and what belongs to it."""
+
+    path: pathlib.Path  # a file; the version directory of a SavedModel
+    kind: str  # one of KINDS
+    name: str
+    version: int | None
+    labels: tuple[str, ...]
+    preparation: Preparation | None  # None: a SavedModel alone, which prepares images itself
+
+    def __str__(self):
+        version = "" if self.version is None else f", version {self.version}"
+        return f"{self.name}{version} ({KINDS[self.kind]}): {self.path}"
+
+
+def find_model(path: str | os.PathLike) -> ModelFile:
+    """Finds the model file that a path means.
+
+    Raises:
+      UsageError: there is none, there are several, or its labels or preparation are missing.
+    """
+    path = pathlib.Path(path)
+    try:
+        if path.is_dir():
+            return _describe(_file_in(path))
+        if path.is_file():
+            return _describe(path.parent if path.name == "saved_model.pb" else path)
+    except OSError as error:
+        raise UsageError(f"Cannot read the model {path}: {error.strerror or error}.") from None
+    raise UsageError(f"Expected a model at {path}; there is no such file or directory.")
+
+
+def _file_in(directory):
+    """The model in a directory of any level."""
+    if found := _file_of_version(directory, loose=False):
+        return found
+    if versions := _versions(directory):
+        return _file_of_version(versions[-1])
+    models = [p for p in sorted(directory.iterdir()) if p.is_dir() and _versions(p)]
+    if len(models) > 1:
+        names = ", ".join(p.name for p in models)
+        raise UsageError(
+            f"Expected one model in {directory}; it holds {names}. Say which: {directory / models[0].name}"
+        )
+    if models:
+        return _file_of_version(_versions(models[0])[-1])
+    if (directory / "export").is_dir():  # the work directory of a run
+        return _file_in(directory / "export")
+    if found := _file_of_version(directory):
+        return found
+    hint = " This run has no export yet: `urnet run` makes it." if (directory / "pack").is_dir() else ""
+    held = sorted(p.name for p in directory.iterdir())
+    shown = ", ".join(held[:5]) + (", ..." if len(held) > 5 else "") if held else "nothing"
+    raise UsageError(f"Expected {_WANTED} in {directory}; it holds {shown}.{hint}")
+
+
+def _versions(directory):
+    """The numbered sub-directories that hold a model, in the order of their numbers."""
+    numbered = [p for p in directory.iterdir() if p.name.isdecimal() and p.is_dir() and _file_of_version(p)]
+    return sorted(numbered, key=lambda p: int(p.name))
+
+
+def _file_of_version(directory, loose=True):
+    """The SavedModel of a version directory, else (`loose`) its best other file, else None."""
+    if (directory / "saved_model.pb").is_file():
+        return directory
+    files = (p for pattern in _PREFERRED for p in sorted(directory.glob(pattern)) if p.is_file())
+    return next(files, None) if loose else None
+
+
+def _describe(path):
+    kind = "saved_model" if path.is_dir() else _SUFFIXES.get(path.suffix.lower())
+    if kind is None or (kind == "saved_model" and not (path / "saved_model.pb").is_file()):
+        raise UsageError(f"Expected a model ({', '.join(_SUFFIXES)} or a SavedModel); received {path}.")
+    directory = (path if path.is_dir() else path.parent).resolve()
+    labels, preparation = None, None
+    if kind == "tflite":
+        labels, preparation = read_metadata(path)
+    facts = _read_facts(directory, ("export.json", "assets/model.json"))
+    labels = labels or _read_labels(directory, ("assets/labels.txt", "labels.txt"))
+    if not labels:
+        raise UsageError(f"Expected the names of the classes in {directory / 'labels.txt'}; there are none.")
+    if preparation is None:
+        preparation = _read_preparation(directory, facts)
+    if preparation is None and kind != "saved_model":
+        raise UsageError(
+            f"Expected how images are prepared, in {directory / 'export.json'}; it is missing. Use the "
+            "model inside its export, or copy that file, too."
+        )
+    version = facts.get("version")
+    if directory.name.isdecimal():
+        version = int(directory.name) if version is None else version
+        fallback = directory.parent.name
+    else:
+        fallback = directory.name if kind == "saved_model" else path.stem
+    return ModelFile(path, kind, str(facts.get("name") or fallback), version, tuple(labels), preparation)
+
+
+def _read_facts(directory, names):
+    for name in names:
+        if (directory / name).is_file():
+            try:
+                facts = read_json(directory / name)
+            except ValueError:
+                facts = None
+            if not isinstance(facts, dict):
+                raise UsageError(f"Expected a JSON object in {directory / name}; it is damaged.")
+            return facts
+    return {}
+
+
+def _read_labels(directory, names):
+    for name in names:
+        if (directory / name).is_file():
+            try:
+                return (directory / name).read_text(encoding="utf-8").splitlines()
+            except UnicodeDecodeError:
+                raise UsageError(f"Expected UTF-8 text in {directory / name}.") from None
+    return None
+
+
+def _read_preparation(directory, facts):
+    if "preparation" not in facts:
+        return None
+    try:
+        return Preparation.from_dict(facts["preparation"])
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"Expected how images are prepared, in {directory / 'export.json'}; received "
+            f"{facts['preparation']!r}: {error}"
+        ) from None

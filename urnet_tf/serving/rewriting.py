@@ -1,0 +1,85 @@
+"""Copies of a Keras model that compute the same in another way, as file formats and servers need it."""
+
+from urnet_tf.errors import UsageError
+
+LOGITS, FEATURES, NONE_OF_THESE = "logits", "features", "none_of_these"
+
+
+def with_named_outputs(model):
+    """The model, images → a dictionary of outputs.
+
+    Args:
+      model: Keras model images → logits [B, C]; or → a dictionary of `logits` and, where there are
+        such, `features` [B, D] and `none_of_these` [B] or [B, 1], the probability that an image
+        belongs to no class. Where only the logits are given and a dense layer makes them, what
+        enters that layer becomes `features`.
+
+    Raises:
+      UsageError: other outputs.
+    """
+    import keras
+
+    if isinstance(model, keras.Sequential):
+        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    names = {LOGITS, FEATURES, NONE_OF_THESE}
+    if isinstance(model.output, dict):
+        if LOGITS in model.output and set(model.output) <= names:
+            return model
+        received = ", ".join(model.output)
+        raise UsageError(f"Expected outputs {LOGITS}, {FEATURES}, {NONE_OF_THESE}; received {received}.")
+    if len(model.outputs) != 1:
+        raise UsageError(f"Expected a model with one output or named ones; it has {len(model.outputs)}.")
+    outputs, last = {LOGITS: model.outputs[0]}, model.layers[-1]
+    activation = getattr(last, "activation", None)
+    if isinstance(last, keras.layers.Softmax) or activation is keras.activations.softmax:
+        raise UsageError(
+            f"Expected a model that ends in logits; its last layer {last.name} is a softmax, which every "
+            "export adds itself. Leave it out: keras.Model(model.input, <what enters the softmax>)."
+        )
+    if isinstance(last, keras.layers.Dense) and last.output is outputs[LOGITS]:
+        outputs[FEATURES] = last.input
+    return keras.Model(model.input, outputs, name=model.name)
+
+
+def layers_of(model):
+    """All layers, those of nested models too."""
+    for layer in model.layers:
+        yield layer
+        if hasattr(layer, "layers"):
+            yield from layers_of(layer)
+
+
+def float32_copy(model):
+    """The model itself when it computes in float32, else a copy with the same weights that does."""
+    import keras
+
+    def change(node):
+        if isinstance(node, (list, tuple)):
+            return type(node)(change(v) for v in node)
+        if not isinstance(node, dict):
+            return node
+        if node.get("class_name") == "DTypePolicy":
+            return {**node, "config": {"name": "float32"}}
+        return {key: change(value) for key, value in node.items()}
+
+    if all(layer.compute_dtype == "float32" for layer in layers_of(model)):
+        return model
+    copy = keras.saving.deserialize_keras_object(change(keras.saving.serialize_keras_object(model)))
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def with_grouped_convolutions(model, implementation: str):
+    """A copy whose grouped convolutions compute so; the model itself when it has none."""
+    import keras
+
+    from urnet_tf.models.grouped_convolution import GroupedConv2D, with_implementation
+
+    if not any(isinstance(layer, GroupedConv2D) for layer in layers_of(model)):
+        return model
+    return with_implementation(keras.Model(model.input, model.output), implementation)
+
+
+def tf_variables(model) -> list:
+    """The TensorFlow variables to write, each once; without the seeds of dropout, which is off."""
+    return [v.value for v in model.weights]
