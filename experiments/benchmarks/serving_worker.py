@@ -21,7 +21,7 @@ TFLITE_KINDS = ("float32", "float16", "dynamic_int8", "int8")
 
 
 def draw_photos(count, size=PHOTO_PX):
-    """JPEG files of about 30 kB, as photographs of this size have."""
+    """JPEG files of about 50 kB, as detailed photographs of this size have."""
     import numpy as np
     from PIL import Image
 

@@ -143,13 +143,12 @@ def decode_batch_views(
 def _each(image_bytes, show, shape):
     """`show` of every file: float32 [n, *shape], zeros where it fails, and valid bool [n]."""
     count = tf.size(image_bytes, out_type=tf.int64)
-    # An image that is always good keeps the batch from being empty.
-    sentinel = tf.io.encode_png(tf.zeros([1, 1, 3], tf.uint8))
-    files = tf.concat([image_bytes, sentinel[None]], 0)
-    dataset = tf.data.Dataset.from_tensor_slices((tf.range(count + 1), files))
+    dataset = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
     dataset = dataset.map(lambda index, encoded: (index, show(encoded)), num_parallel_calls=tf.data.AUTOTUNE)
-    indices, images = dataset.ignore_errors().batch(count + 1).get_single_element()
-    indices, images = indices[:-1], images[:-1]  # order is kept: the sentinel is last
+    # One more that is always good keeps the batch from being empty.
+    last = tf.data.Dataset.from_tensors((count, tf.zeros(shape)))
+    indices, images = dataset.ignore_errors().concatenate(last).batch(count + 1).get_single_element()
+    indices, images = indices[:-1], images[:-1]
     valid = tf.scatter_nd(indices[:, None], tf.ones_like(indices, tf.int32), count[None]) > 0
     images = tf.cond(
         tf.reduce_all(valid),
