@@ -208,7 +208,7 @@ def test_a_second_run_does_nothing_and_needs_no_tensorflow(finished_run, drawn_c
 
 
 def test_other_weights_run_again_from_reweight_on(copy, drawn_crawl, urnet, small_run):
-    settings = [*small_run, "--set", "reweight.confidence.enabled=false"]
+    settings = [*small_run, "--set=reweight.confidence.enabled=false", "--set=export.formats=[saved_model]"]
     done = urnet("run", "--data", drawn_crawl, "--workdir", copy, *settings)
     assert done.returncode == 0, done.stderr[-3000:]
     ran = {name for name, action in what_was_done(done.stderr).items() if action == "runs"}

@@ -64,7 +64,7 @@ def test_a_run_killed_twice_ends_with_the_same_bytes(
     drawn_crawl, finished_run, urnet_command, small_run, tmp_path
 ):
     # Checkpoints and exports do not enter the weights, so the run with other ones is what to compare with.
-    cheap = ("--set=export.formats=[saved_model]", "--set=export.check_images=4")
+    cheap = ("--set=export.formats=[keras]", "--set=export.check_images=4")
     workdir = tmp_path / "killed"
     command = urnet_command(
         "run", "--data", drawn_crawl, "--workdir", workdir, *small_run, *EVERY_STEP, *cheap

@@ -29,7 +29,6 @@ import contextlib
 import json
 import os
 import pathlib
-import select
 import statistics
 import subprocess
 import sys
@@ -38,7 +37,8 @@ import time
 
 import numpy as np
 from absl import app, flags
-from serving_worker import TFLITE_KINDS  # of this directory
+from paired_workers import Worker, WorkerError, count_busy_cores  # of this directory
+from serving_worker import TFLITE_KINDS
 from step_tables import paired
 
 WORKER = pathlib.Path(__file__).resolve().with_name("serving_worker.py")
@@ -69,50 +69,6 @@ _COMPARE = flags.DEFINE_bool("compare_convolutions", False, "only native and blo
 _OUT = flags.DEFINE_string("out", None, "JSON file for the results")
 
 
-class WorkerError(Exception):
-    """A row gave no answer; the message says why."""
-
-
-class Worker:
-    """The process of one row."""
-
-    def __init__(self, spec, python=sys.executable, environment=()):
-        path = os.pathsep.join(filter(None, (str(WORKER.parents[2]), os.environ.get("PYTHONPATH"))))
-        self.log = tempfile.TemporaryFile("w+", errors="replace")
-        self.process = subprocess.Popen(
-            [python, str(WORKER), json.dumps(spec)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self.log, text=True, env=os.environ | {"PYTHONPATH": path} | dict(environment),
-        )  # fmt: skip
-
-    def ask(self, batch, calls):
-        """The seconds of each call."""
-        try:
-            print(batch, calls, file=self.process.stdin, flush=True)
-        except BrokenPipeError:
-            pass  # the worker ended; its log says why
-        return self.answer()
-
-    def answer(self):
-        """The next answer.
-
-        Raises:
-          WorkerError: none within --limit_s, or the process ended.
-        """
-        if not select.select([self.process.stdout], [], [], _LIMIT.value)[0]:
-            raise WorkerError(f"over {_LIMIT.value:.0f} s")
-        line = self.process.stdout.readline()
-        if not line:
-            code = self.process.wait()
-            self.log.seek(0)
-            lines = [found for found in self.log.read().splitlines() if "Error" in found] or ["no message"]
-            raise WorkerError(f"ended with {code}: {lines[-1].strip()[:300]}")
-        return json.loads(line)
-
-    def stop(self):
-        self.process.kill()
-        self.process.wait()
-
-
 def main(_):
     variant = _variant(_ARCH.value)
     rows = _rows()
@@ -131,7 +87,7 @@ def main(_):
             "saved_models_only": _COMPARE.value,
         }  # fmt: skip
         print(f"writing the files of {_ARCH.value}", flush=True)
-        writer = Worker({"row": "write", **spec})
+        writer = Worker(WORKER, {"row": "write", **spec}, _LIMIT.value)
         try:
             sizes = writer.answer()
         finally:
@@ -175,7 +131,7 @@ def _measure(rows, spec):
             extra = dict(extra)
             environment = extra.pop("environment", {})
             python = _TORCH.value if row == "torch" else sys.executable
-            workers[row] = Worker({**spec, "row": row, **extra}, python, environment)
+            workers[row] = Worker(WORKER, {**spec, "row": row, **extra}, _LIMIT.value, python, environment)
         for row in rows:
             with _losing(workers, results, row):
                 workers[row].answer()
@@ -190,7 +146,7 @@ def _measure(rows, spec):
                 order = [*calls][first:] + [*calls][:first]
                 for row in (row for row in order if row in workers):
                     time.sleep(0.05)  # until the threads of the row before have gone to sleep
-                    others.append(_busy_cores(0.1))
+                    others.append(count_busy_cores(0.1))
                     with _losing(workers, results, row):
                         seconds = workers[row].ask(batch, calls[row])[1:]  # the first finds cold caches
                         results[row]["calls"].setdefault(batch, []).extend(seconds)
@@ -289,20 +245,6 @@ def _variant(arch):
             f"Expected --arch efficientnet_lite0 or {', '.join(VARIANTS)}; received {arch!r}."
         )
     return VARIANTS.get(arch)
-
-
-def _busy_cores(seconds):
-    """How many cores are at work during a wait in which no row is."""
-
-    def times():
-        fields = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
-        return sum(map(int, fields)), int(fields[3]) + int(fields[4])
-
-    try:
-        (total, idle), _, (total_then, idle_then) = times(), time.sleep(seconds), times()
-    except OSError:
-        return 0.0  # not a Linux
-    return os.cpu_count() * (1 - (idle_then - idle) / max(1, total_then - total))
 
 
 def _torch_problem():

@@ -28,15 +28,14 @@ import os
 import pathlib
 import platform
 import re
-import select
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
 from absl import app, flags
-from step_tables import MODES, format_tables  # of this directory
+from paired_workers import Worker, WorkerError, count_busy_cores  # of this directory
+from step_tables import MODES, format_tables
 
 WORKER = pathlib.Path(__file__).resolve().with_name("step_worker.py")
 ROWS = {  # library, variant
@@ -70,63 +69,6 @@ _OUT = flags.DEFINE_string("out", None, "JSON file to keep results in")
 _PROFILE = flags.DEFINE_bool("profile", False, "print where the time of a training step goes, and stop")
 
 
-class WorkerError(Exception):
-    """A row gave no answer; the message says why."""
-
-
-class Worker:
-    """The process of one row."""
-
-    def __init__(self, row, configuration):
-        library, variant = ROWS[row]
-        groups = {"cardinality": 1, "width_per_group": 64} if row == "ours_dense" else {}
-        spec = {**configuration, **groups, "library": library, "variant": variant}
-        self.row = row
-        # urnet_tf, installed or not
-        path = os.pathsep.join(filter(None, (str(WORKER.parents[2]), os.environ.get("PYTHONPATH"))))
-        self.log = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(
-            [_TORCH.value if library == "torch" else sys.executable, str(WORKER), json.dumps(spec)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
-            env=os.environ | {"PYTHONPATH": path},
-        )
-
-    def ask(self, request):
-        """Sends `request` and waits for the answer."""
-        try:
-            print(request, file=self.process.stdin, flush=True)
-        except BrokenPipeError:
-            pass  # the worker ended; its log says why
-        return self.answer()
-
-    def answer(self):
-        """The next answer, a dict.
-
-        Raises:
-          WorkerError: none within --limit_s, or the process ended.
-        """
-        if not select.select([self.process.stdout], [], [], _LIMIT.value)[0]:
-            raise WorkerError(f"over {_LIMIT.value:.0f} s")
-        line = self.process.stdout.readline()
-        if not line:
-            self.log.seek(0)
-            lines = self.log.read().strip().splitlines() or ["no message"]
-            raise WorkerError(f"ended with {self.process.wait()}: {lines[-1].strip()[:200]}")
-        return json.loads(line)
-
-    def stop(self):
-        self.process.kill()
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout, self.log):
-            try:
-                stream.close()
-            except BrokenPipeError:
-                pass  # a request that the worker did not live to read
-
-
 def main(_):
     rows = _available(_check_rows(_ROWS.value))
     configurations = _configurations()
@@ -140,7 +82,7 @@ def main(_):
     print(f"{len(waiting)} of {len(configurations)} configurations to measure, about {minutes:.0f} minutes")
     for name, configuration in waiting.items():
         print(f"  {name}: about {_estimated_gb(configuration, _rows_of(configuration, rows)):.1f} GB")
-    if waiting and (busy := _busy_cores(1)) > 0.1:
+    if waiting and (busy := count_busy_cores(1)) > 0.1:
         print(f"Other processes use {busy:.1f} cores: for a fair comparison wait until they are done")
     try:
         for name, configuration in waiting.items():
@@ -168,11 +110,11 @@ def _measure(name, configuration, rows):
     try:
         for row in rows:
             _say(f"{name}: {row} starts")
-            workers[row] = Worker(row, configuration)
+            workers[row] = _start(row, configuration)
             try:
                 results[row].update(workers[row].answer())
                 for mode in MODES:
-                    steps[row, mode] = _warm_up(workers[row], mode, configuration["batch"], results[row])
+                    steps[row, mode] = _warm_up(workers[row], row, mode, configuration["batch"], results[row])
             except WorkerError as error:
                 _lose(workers, row, error, results[row])
         for round_ in range(_ROUNDS.value):
@@ -183,7 +125,7 @@ def _measure(name, configuration, rows):
                     if row not in workers or not steps.get((row, mode)):
                         continue
                     time.sleep(0.1)  # until the threads of the row before have gone to sleep
-                    others.append(_busy_cores(0.2))
+                    others.append(count_busy_cores(0.2))
                     try:
                         answer = workers[row].ask(f"{mode} {steps[row, mode]}")
                     except WorkerError as error:
@@ -199,7 +141,14 @@ def _measure(name, configuration, rows):
             worker.stop()
 
 
-def _warm_up(worker, mode, batch, result):
+def _start(row, configuration):
+    library, variant = ROWS[row]
+    groups = {"cardinality": 1, "width_per_group": 64} if row == "ours_dense" else {}
+    spec = {**configuration, **groups, "library": library, "variant": variant}
+    return Worker(WORKER, spec, _LIMIT.value, _TORCH.value if library == "torch" else sys.executable)
+
+
+def _warm_up(worker, row, mode, batch, result):
     """Two steps; returns how many steps make a turn, 0 for a row that is too slow for turns."""
     try:
         first = worker.ask(f"{mode} 1")
@@ -210,7 +159,7 @@ def _warm_up(worker, mode, batch, result):
     result[f"{mode}_peak_mb"] = answer["peak_mb"]
     (seconds,) = answer["seconds"]
     _say(f"  {mode}: first step {first['seconds'][0]:.1f} s, then {seconds:.2f} s")
-    if seconds > SLOW_S and worker.row.startswith("keras"):
+    if seconds > SLOW_S and row.startswith("keras"):
         result[mode] = [batch / seconds]
         result["notes"][mode] = "one step only"
         return 0
@@ -229,7 +178,7 @@ def _lose(workers, row, error, result, mode=None):
 def _profile(rows, named_configuration):
     name, configuration = named_configuration
     for row in rows:
-        worker = Worker(row, configuration)
+        worker = _start(row, configuration)
         try:
             worker.answer()
             worker.ask("training 3")
@@ -350,21 +299,6 @@ def _available_gb():
         return int(re.search(r"MemAvailable:\s+(\d+)", meminfo)[1]) / 1e6
     except OSError:
         return float("inf")  # not a Linux; the estimate is printed
-
-
-def _busy_cores(seconds):
-    """How many cores are at work during a wait in which no worker is."""
-
-    def times():
-        fields = pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
-        total, idle = sum(map(int, fields)), int(fields[3]) + int(fields[4])
-        return total, idle
-
-    try:
-        (total, idle), _, (total_then, idle_then) = times(), time.sleep(seconds), times()
-    except OSError:
-        return 0.0  # not a Linux
-    return os.cpu_count() * (1 - (idle_then - idle) / max(1, total_then - total))
 
 
 def _machine():
