@@ -207,6 +207,7 @@ def test_a_second_run_does_nothing_and_needs_no_tensorflow(finished_run, drawn_c
     assert {p.name for p in after if before.get(p) != after[p]} <= {"config.yaml", ".lock"}
 
 
+@pytest.mark.slow  # 40 s; what runs again is tested without running in test_runner.py
 def test_other_weights_run_again_from_reweight_on(copy, drawn_crawl, urnet, small_run):
     settings = [*small_run, "--set=reweight.confidence.enabled=false", "--set=export.formats=[saved_model]"]
     done = urnet("run", "--data", drawn_crawl, "--workdir", copy, *settings)

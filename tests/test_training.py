@@ -84,9 +84,8 @@ def weights_of(model):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"ema": 0.9, "clip_norm": 1.0},
+        {"ema": 0.9, "clip_norm": 1.0, "accumulate_steps": 4},
         {"optimizer": "sgd", "label_smoothing": 0.1},
-        {"ema": 0.9, "accumulate_steps": 4},
     ],
 )
 def test_interrupted_run_ends_bitwise_equal(settings, tmp_path):

@@ -225,7 +225,7 @@ def _judge(facts, path, formats, failures, tolerance, allow_drift):
         reason = find_refusal(
             PRECISIONS[kind], entry["parity"], entry["accuracy"], facts["reference"], tolerance
         )
-        entry |= {"kept": reason is None or allow_drift, "refused": reason}
+        entry |= {"precision": PRECISIONS[kind], "kept": reason is None or allow_drift, "refused": reason}
         if reason:
             verdict = "kept, since drift is allowed" if allow_drift else "refused"
             logging.warning("%s is %s: %s.", kind, verdict, reason)
@@ -233,7 +233,9 @@ def _judge(facts, path, formats, failures, tolerance, allow_drift):
             _remove(path, kind, entry["file"])
     for kind, reason in failures.items():
         logging.warning("%s was not written: %s", kind, reason)
-        entries[kind] = {"file": None, "kept": False, "refused": reason}
+        entries[kind] = {
+            "file": None, "precision": PRECISIONS[kind], "kept": False, "refused": reason
+        }  # fmt: skip
     facts["formats"] = {kind: entries[kind] for kind in formats}
     if not any(entry["kept"] for entry in entries.values()):
         reasons = "\n".join(f"  {kind}: {entry['refused']}" for kind, entry in entries.items())
