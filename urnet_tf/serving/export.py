@@ -164,7 +164,7 @@ def file_of(kind: str, name: str) -> str:
 
 
 class _Writer:
-    """Writes the formats of one model; what several of them need is made once."""
+    """Writes the formats of one model."""
 
     def __init__(self, model, labels, path, facts, preparation, calibration_images):
         import keras
@@ -172,7 +172,6 @@ class _Writer:
         self._model, self._labels, self._path, self._facts = model, labels, path, facts
         self._preparation, self._calibration_images = preparation, calibration_images
         self._classifier = keras.Model(model.input, model.output[LOGITS], name=model.name)
-        self._calibration = None
 
     def write(self, kind: str) -> None:
         """Writes one format.
@@ -183,9 +182,9 @@ class _Writer:
         path = self._path / file_of(kind, self._facts["name"])
         size = self._preparation.image_size_px
         if kind == SAVED_MODEL:
-            told = ("name", "version", "created", "classes", "preparation", "top_k", "versions")
             from urnet_tf.serving import saved_model
 
+            told = ("name", "version", "created", "classes", "preparation", "top_k", "versions")
             saved_model.write_saved_model(
                 self._model, self._labels, self._path, self._preparation, top_k=self._facts["top_k"],
                 facts={key: self._facts[key] for key in told},
@@ -210,12 +209,11 @@ class _Writer:
             )  # fmt: skip
 
     def _read_calibration(self):
-        if self._calibration is None:
-            images, valid = self._preparation.decode(np.array(self._calibration_images, dtype=object))
-            self._calibration = images.numpy()[valid.numpy()]
-            if not len(self._calibration):
-                raise UsageError("None of the calibration images can be decoded.")
-        return self._calibration
+        images, valid = self._preparation.decode(np.array(self._calibration_images, dtype=object))
+        images = images.numpy()[valid.numpy()]
+        if not len(images):
+            raise UsageError("None of the calibration images can be decoded.")
+        return images
 
 
 def _judge(facts, path, formats, failures, tolerance, allow_drift):

@@ -182,8 +182,7 @@ def _keras_network(file):
     import tensorflow as tf
 
     from urnet_tf.models import backbone, urnet  # noqa: F401  register their layers for load_model
-    from urnet_tf.serving.rewriting import float32_copy
-    from urnet_tf.serving.saved_model import LOGITS, NONE_OF_THESE
+    from urnet_tf.serving.rewriting import LOGITS, NONE_OF_THESE, float32_copy
 
     model = float32_copy(keras.saving.load_model(file.path, compile=False))
     size = file.preparation.image_size_px
