@@ -47,24 +47,3 @@ def test_bad_usage_is_one_sentence_and_exit_2(tmp_path, arguments, message):
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    ("precision", "kept", "status"),
-    [("float32", True, 0), ("int8", False, 0), ("float16", False, 0), ("float32", False, 1)],
-)
-def test_a_refused_float32_file_is_an_error_and_a_smaller_one_a_finding(
-    precision, kept, status, tmp_path, capsys
-):
-    from urnet_tf import __main__ as main
-    from urnet_tf.store import Workdir
-
-    workdir = Workdir(tmp_path)
-    workdir.open_partial("export", "k")
-    entry = {"kept": kept, "precision": precision, "refused": None if kept else "9.00 points lost"}
-    workdir.finish("export", {"facts": {"formats": {"some_file": entry}}})
-    assert main._report_refusals(workdir) == status
-    told = capsys.readouterr().err
-    assert told == (
-        "" if kept else "urnet: some_file was refused: 9.00 points lost. --allow_drift keeps it.\n"
-    )

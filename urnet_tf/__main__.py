@@ -173,15 +173,13 @@ def _closing_lines(workdir):
 
 
 def _report_refusals(workdir):
-    """Tells which files lie too far from Keras; the exit status: 1 where one of them is float32.
+    """Tells which files lie too far from Keras; the exit status."""
+    from urnet_tf.serving.parity import explain_refusals
 
-    There something is wrong; that 8 bits cost more than they may is a finding like others.
-    """
-    formats = workdir.marker("export")["facts"]["formats"]
-    refused = {kind: entry for kind, entry in formats.items() if not entry["kept"]}
-    for kind, entry in refused.items():
-        print(f"urnet: {kind} was refused: {entry['refused']}. --allow_drift keeps it.", file=sys.stderr)
-    return 1 if any(entry["precision"] == "float32" for entry in refused.values()) else 0
+    sentences, is_error = explain_refusals(workdir.marker("export")["facts"]["formats"])
+    for sentence in sentences:
+        print(f"urnet: {sentence} --allow_drift keeps it.", file=sys.stderr)
+    return 1 if is_error else 0
 
 
 def _why(arguments):

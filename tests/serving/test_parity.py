@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from urnet_tf.serving.parity import Comparison, Tolerance, find_refusal
+from urnet_tf.serving.parity import Comparison, Tolerance, explain_refusals, find_refusal
 
 EXPECTED = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3]])
 
@@ -83,3 +83,13 @@ def test_the_tolerance_decides():
     assert find_refusal("float32", parity(0.5, 0.5), None, None, Tolerance(float32=0.6)) is None
     lost = find_refusal("int8", parity(), {"top1": 0.9}, {"top1": 1.0}, Tolerance(int8_points=9.9))
     assert "10.00 points lost" in lost
+
+
+@pytest.mark.parametrize(
+    ("precision", "kept", "is_error"),
+    [("float32", True, False), ("int8", False, False), ("float16", False, False), ("float32", False, True)],
+)
+def test_a_refused_float32_file_is_an_error_and_a_smaller_one_a_finding(precision, kept, is_error):
+    entry = {"kept": kept, "precision": precision, "refused": None if kept else "9.00 points lost"}
+    told = [] if kept else ["some_file was refused: 9.00 points lost."]
+    assert explain_refusals({"some_file": entry}) == (told, is_error)

@@ -110,3 +110,17 @@ def find_refusal(
         f"top-1 accuracy {100 * accuracy['top1']:.2f} % where Keras has {100 * reference['top1']:.2f} %: "
         f"{lost:.2f} points lost (allowed {tolerance.int8_points:g}), {agreement}"
     )
+
+
+def explain_refusals(formats: dict[str, dict]) -> tuple[list[str], bool]:
+    """Sentences about the refused files of an export, and whether one of them is an error.
+
+    A float32 file that differs from Keras is wrong; that 8 bits cost more than they may is a
+    finding like others.
+
+    Args:
+      formats: kind of file to its entry of export.json (`kept`, `precision`, `refused`).
+    """
+    refused = {kind: entry for kind, entry in formats.items() if not entry["kept"]}
+    sentences = [f"{kind} was refused: {entry['refused']}." for kind, entry in refused.items()]
+    return sentences, any(entry["precision"] == "float32" for entry in refused.values())
