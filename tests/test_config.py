@@ -99,3 +99,26 @@ def test_every_default_satisfies_its_own_rule():
 def test_importing_the_configuration_does_not_import_tensorflow():
     code = "import sys, urnet_tf.config, urnet_tf.store, urnet_tf.schema; print('tensorflow' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+def test_a_preset_is_the_default_of_what_is_not_set():
+    best, sound, paper = (load_config(None, [f"preset={name}"]) for name in ("best", "sound", "paper"))
+    assert best == Config()
+    assert best.train.fit.loss.logit_adjustment == 1.0 and not best.reweight.class_weight.enabled
+    assert sound.train.fit.loss.logit_adjustment == 0.0 and sound.reweight.class_weight.enabled
+    assert dataclasses.replace(sound.reweight, fidelity="paper") == paper.reweight
+    own = load_config(None, ["preset=sound", "train.fit.mixup=0.2", "reweight.rounds=2"])
+    assert own.train.fit.mixup == 0.2 and own.reweight.rounds == 2
+    assert own.train.fit.loss == sound.train.fit.loss
+    assert from_dict(to_dict(own)) == own
+
+
+def test_setting_one_value_of_a_section_keeps_the_defaults_of_the_others():
+    changed = load_config(None, ["train.fit.epochs=5", "train.fit.loss.gce_q=0.4"]).train.fit
+    assert changed.mixup == Config().train.fit.mixup is not None
+    assert changed.loss.logit_adjustment == Config().train.fit.loss.logit_adjustment == 1.0
+
+
+def test_an_unknown_preset_is_named():
+    with pytest.raises(UsageError, match="preset.*'bst'"):
+        load_config(None, ["preset=bst"])

@@ -17,10 +17,11 @@ LAYERS = [
     ("errors",),
     ("config", "config_tree", "schema"),
     ("store", "progress"),
-    ("data", "reweighting", "metrics", "losses"),
+    ("data", "reweighting", "metrics", "losses", "robust_losses"),
     ("models",),
     (
         "optimization",
+        "refit",
         "training",
         "inference",
         "serving",
@@ -54,7 +55,8 @@ NUMPY_ONLY = """
     data/drawn_scenes.py data/drawn_crawl.py data/hostile_files.py
     reweighting/class_weight.py reweighting/cluster_weight.py reweighting/instance_weight.py
     reweighting/self_confidence.py reweighting/soft_label.py reweighting/bag_saliency.py
-    reweighting/combine.py models/checkpoint_reader.py models/tensor_files.py models/pretrained.py
+    reweighting/combine.py reweighting/page_text.py reweighting/rank_prior.py data/sentences.py
+    models/checkpoint_reader.py models/tensor_files.py models/pretrained.py
     models/resnext_variants.py models/weight_matching.py models/network_cost.py models/step_cost.py
 """.split()
 JUNK_DRAWERS = {"utils", "helpers", "common", "misc", "manager", "util"}

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from urnet_tf import training
 from urnet_tf.errors import RunError
+from urnet_tf.losses import SparseSoftCrossEntropy
 from urnet_tf.models.urnet import build_urnet
 
 BAGS, SIZE, DIM, CLASSES = 8, 3, 12, 5
@@ -85,7 +86,7 @@ def weights_of(model):
     "settings",
     [
         {"ema": 0.9, "clip_norm": 1.0, "accumulate_steps": 4},
-        {"optimizer": "sgd", "label_smoothing": 0.1},
+        {"optimizer": "sgd", "loss": SparseSoftCrossEntropy(label_smoothing=0.1)},
     ],
 )
 def test_interrupted_run_ends_bitwise_equal(settings, tmp_path):
@@ -206,10 +207,11 @@ MIRRORED = """
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     import keras, numpy as np, pytest
-    from test_training import BagBatches, CLASSES, DIM, SIZE, StopAt
+    from test_training import BAGS, BagBatches, CLASSES, DIM, SIZE, StopAt
     from urnet_tf import training
     from urnet_tf.errors import UsageError
     from urnet_tf.models.urnet import build_urnet
+    from urnet_tf.robust_losses import build_loss
 
     def build(strategy):
         with strategy.scope():
@@ -246,6 +248,12 @@ MIRRORED = """
         raise SystemExit("an odd batch passed")
     except UsageError as error:
         assert "2 devices divide" in str(error)
+    try:
+        loss = build_loss("elr", class_counts=np.ones(CLASSES), num_instances=BAGS)
+        training.fit_model(build(mirrored), BagBatches(), loss=loss, **settings)
+        raise SystemExit("a memory on two devices passed")
+    except UsageError as error:
+        assert "received 2 devices" in str(error)
     print("equal")
 """
 

@@ -15,7 +15,25 @@ import yaml
 from urnet_tf import config_tree
 from urnet_tf.errors import UsageError
 
-SOUND, PAPER = "sound", "paper"
+BEST, SOUND, PAPER = "best", "sound", "paper"
+
+# What a preset sets before the settings of a file or command line. The defaults below are `best`: what
+# measurement chose. `sound` is the paper's system with its formulas repaired, `paper` the literal one.
+_PAPERS_STEPS = {
+    "reweight": {
+        "rounds": 1,
+        "class_weight": {"enabled": True},
+        "page_text": {"enabled": False},
+        "rank_prior": {"enabled": False},
+        "soft_label": {"kind": "supposed"},
+    },
+    "train": {"fit": {"mixup": None, "loss": {"logit_adjustment": 0.0}}},
+}
+PRESETS = {
+    BEST: {},
+    SOUND: _PAPERS_STEPS,
+    PAPER: _PAPERS_STEPS | {"reweight": _PAPERS_STEPS["reweight"] | {"fidelity": PAPER}},
+}
 
 
 def _choice(default, *choices):
@@ -82,6 +100,17 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True)
+class LossConfig:
+    kind: str = _choice("cross_entropy", "gce", "sce", "focal", "elr")
+    gce_q: float = _between(0.7, 0.01, 1.0)  # towards 0 cross entropy, 1 mean absolute error (Zhang 2018)
+    sce_reverse: float = _at_least(1.0, 0.0)  # weight of the reverse cross entropy; beta / alpha of Wang 2019
+    focal_gamma: float = _at_least(2.0, 0.0)  # Lin 2017
+    elr_weight: float = _at_least(3.0, 0.0)  # lambda of the early-learning term (Liu 2020)
+    elr_momentum: float = _between(0.7, 0.0, 1.0)  # of each image's averaged prediction
+    logit_adjustment: float = _at_least(0.0, 0.0)  # tau log(class share) is added to the logits (Menon 2021)
+
+
+@dataclass(frozen=True)
 class FitConfig:
     epochs: float = _at_least(20.0, 0.0)  # passes over the training images
     batch_images: int = _at_least(255, 1)  # images per step; fewer where a pass has under four steps
@@ -92,7 +121,9 @@ class FitConfig:
     weight_decay: float = _at_least(1e-4, 0.0)
     momentum: float = _between(0.9, 0.0, 1.0)  # sgd
     clip_norm: float | None = _at_least(None, 0.0)  # of each variable's gradient
-    label_smoothing: float = _between(0.0, 0.0, 0.99)
+    loss: LossConfig = field(default_factory=LossConfig)
+    label_smoothing: float = _between(0.0, 0.0, 0.99)  # with any loss
+    mixup: float | None = _at_least(None, 1e-3)  # alpha of Beta(alpha, alpha) (Zhang 2018); None = off
     ema: float | None = _between(None, 0.0, 1.0)  # momentum of averaged weights; None = off
     checkpoint_s: float = _at_least(60.0, 0.0)  # seconds between checkpoints
 
@@ -111,8 +142,10 @@ class ExtractConfig:
 
 @dataclass(frozen=True)
 class ClassWeightConfig:
-    enabled: bool = True
-    alpha: float | None = _between(None, 0.0, 1.0)  # Eq. 4; None: sound 1, paper 0.5
+    enabled: bool = False  # best balances classes by train.fit.loss.logit_adjustment instead
+    kind: str = _choice("inverse", "effective_number")  # of the class size (Eq. 2-4), or Cui 2019
+    alpha: float | None = _between(None, 0.0, 1.0)  # Eq. 4; None: sound 1, paper 0.5; only with inverse
+    effective_beta: float = _between(0.999, 0.0, 1.0)  # effective_number: 0 = no weights, 1 = inverse
 
 
 @dataclass(frozen=True)
@@ -145,9 +178,23 @@ class SelfConfidenceConfig:
 
 
 @dataclass(frozen=True)
+class PageTextConfig:
+    enabled: bool = True  # evidence from title, description and tags; nothing happens where there are none
+    encoder: str = "hashed"  # hashed words; "minilm" (README), a .vec or .bin file, or a folder with a BERT
+    floor: float = _between(0.05, 0.0, 1.0)  # smallest weight, as a share of the class mean
+
+
+@dataclass(frozen=True)
+class RankPriorConfig:
+    enabled: bool = True  # base rate P(right | source, rank), read off the crawl
+    floor: float = _between(0.05, 0.0, 1.0)  # smallest weight, as a share of the class mean
+
+
+@dataclass(frozen=True)
 class SoftLabelConfig:
     enabled: bool = True
-    beta: float = _between(0.8, 0.0, 1.0)  # share of the given label, Eq. 10
+    kind: str = _choice("distribution", "supposed")  # all that the folds suppose, or one label (Eq. 10)
+    beta: float = _between(0.8, 0.0, 1.0)  # share of the given label, Eq. 10; distribution: the smallest
 
 
 @dataclass(frozen=True)
@@ -159,10 +206,16 @@ class CombineConfig:
 @dataclass(frozen=True)
 class ReweightConfig:
     fidelity: str = _choice(SOUND, PAPER)  # repaired formulas, or the literal ones
+    rounds: int = _between(
+        2, 1, 2
+    )  # 2: weighted heads of the folds are asked again; needs baseline.folds > 1
+    refit: FitConfig = field(default_factory=lambda: FitConfig(loss=LossConfig(logit_adjustment=1.0)))
     class_weight: ClassWeightConfig = field(default_factory=ClassWeightConfig)
     cluster_weight: ClusterWeightConfig = field(default_factory=ClusterWeightConfig)
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     self_confidence: SelfConfidenceConfig = field(default_factory=SelfConfidenceConfig)
+    page_text: PageTextConfig = field(default_factory=PageTextConfig)
+    rank_prior: RankPriorConfig = field(default_factory=RankPriorConfig)
     soft_label: SoftLabelConfig = field(default_factory=SoftLabelConfig)
     combine: CombineConfig = field(default_factory=CombineConfig)
 
@@ -177,7 +230,9 @@ class BagConfig:
 class TrainConfig:
     init: str = _choice("pretrained", "baseline")  # finetune: what the network starts from
     bag: BagConfig = field(default_factory=BagConfig)
-    fit: FitConfig = field(default_factory=FitConfig)
+    fit: FitConfig = field(
+        default_factory=lambda: FitConfig(loss=LossConfig(logit_adjustment=1.0), mixup=0.4)
+    )
 
 
 @dataclass(frozen=True)
@@ -230,6 +285,7 @@ class RuntimeConfig:
 
 @dataclass(frozen=True)
 class Config:
+    preset: str = _choice(BEST, SOUND, PAPER)  # the defaults of all that is not set; see PRESETS
     seed: int = _at_least(0, 0)
     ingest: IngestConfig = field(default_factory=IngestConfig)
     pack: PackConfig = field(default_factory=PackConfig)
@@ -263,20 +319,54 @@ def load_config(path: str | None = None, overrides: Sequence[str] = ()) -> Confi
 
 def from_dict(tree: Mapping) -> Config:
     """Builds a Config from nested mappings; see `load_config` for the errors raised."""
-    config = config_tree.build(Config, tree)
+    # An unknown preset is an error of `build`.
+    config = config_tree.build(Config(), config_tree.merge(PRESETS.get(tree.get("preset", BEST), {}), tree))
     combine = config.reweight.combine
     if not combine.smallest < 1.0 < combine.largest:
         raise UsageError(
             "Expected reweight.combine.smallest < 1 < reweight.combine.largest; received "
             f"{combine.smallest} and {combine.largest}."
         )
+    _check_class_weight(config.reweight.class_weight)
     _check_export(config.export)
     train, bags = config.train.fit, max(1, config.train.fit.batch_images // config.train.bag.size)
     _check_parts("baseline.fit", config.baseline.fit, config.baseline.fit.batch_images, "images")
     _check_parts("train.fit", train, bags, f"bags of {config.train.bag.size}")
     if config.runtime.jit_compile and config.runtime.strategy != "none":
         raise UsageError("Expected runtime.strategy=none with runtime.jit_compile; received mirrored.")
+    for key in ("baseline.fit", "reweight.refit", "train.fit"):
+        _check_elr(key, select(config, key), config.runtime)
     return config
+
+
+def has_second_round(config: Config) -> bool:
+    """Whether weighted heads of the folds are asked again; with one fold there is nobody to ask."""
+    rounds = config.reweight.rounds or (2 if config.model.mode == "frozen" else 1)
+    return rounds > 1 and config.baseline.folds > 1
+
+
+def _check_class_weight(settings):
+    if settings.kind != "inverse" and settings.alpha is not None:
+        raise UsageError(
+            f"Expected reweight.class_weight.alpha=null with kind={settings.kind}, which has no alpha but "
+            f"effective_beta; received {settings.alpha}."
+        )
+
+
+def _check_elr(key, fit, runtime):
+    """What a memory of each image's predictions rules out."""
+    if fit.loss.kind != "elr":
+        return
+    if fit.mixup is not None:
+        raise UsageError(
+            f"Expected {key}.mixup=null with {key}.loss.kind=elr, as a mixed image has no predictions of "
+            f"its own to remember; received {fit.mixup}."
+        )
+    if runtime.strategy != "none":
+        raise UsageError(
+            f"Expected runtime.strategy=none with {key}.loss.kind=elr, as each device would remember only "
+            f"its own images; received {runtime.strategy}."
+        )
 
 
 def _check_export(export):

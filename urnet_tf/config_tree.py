@@ -27,7 +27,7 @@ def read(path: pathlib.Path) -> dict:
     base_tree = _read_yaml(path.parent / base)
     if "base" in base_tree:
         raise UsageError(f"{path}: its base {base} has a base itself; only one level is allowed.")
-    return _merge(base_tree, tree)
+    return merge(base_tree, tree)
 
 
 def override(tree: dict, overrides: Sequence[str]) -> dict:
@@ -67,11 +67,12 @@ def _read_yaml(path: pathlib.Path) -> dict:
     return tree
 
 
-def _merge(base: dict, over: dict) -> dict:
+def merge(base: Mapping, over: Mapping) -> dict:
+    """`base` with all that `over` sets, section by section."""
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
     return merged
 
 
@@ -79,8 +80,8 @@ def _one_line(error) -> str:
     return " ".join(str(error).split())
 
 
-def build(cls, tree, prefix: str = ""):
-    """Builds a dataclass, and those inside, from nested mappings.
+def build(default, tree, prefix: str = ""):
+    """A dataclass like `default`, and those inside, with what nested mappings set.
 
     Fields may carry `choices`, `minimum` and `maximum` in their metadata. `prefix` is what the
     messages put before a key.
@@ -92,17 +93,17 @@ def build(cls, tree, prefix: str = ""):
         tree = {}
     if not isinstance(tree, Mapping):
         raise UsageError(f"Expected a section at {prefix[:-1]!r}; received {tree!r}.")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(default)}
+    hints = typing.get_type_hints(type(default))
     values = {}
     for key, value in tree.items():
         if key not in fields:
             raise UsageError(_unknown_key(str(key), prefix, fields))
         if dataclasses.is_dataclass(hints[key]):
-            values[key] = build(hints[key], value, f"{prefix}{key}.")
+            values[key] = build(getattr(default, key), value, f"{prefix}{key}.")
         else:
             values[key] = _checked(value, hints[key], fields[key].metadata, f"{prefix}{key}")
-    return cls(**values)
+    return dataclasses.replace(default, **values)
 
 
 def _unknown_key(key, prefix, fields):

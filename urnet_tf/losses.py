@@ -1,45 +1,100 @@
 """Cross entropy and accuracy on sparse soft targets: no row of length C is ever made on the host.
 
 A target is float32 [..., 2K]: K class ids, then their K probabilities. An id may occur more than
-once; its probabilities add. With logits z [..., C] and smoothing e,
+once; its probabilities add. With logits z [..., C], p = softmax(z) and smoothing e,
 
-  loss = sum_k p_k (logsumexp(z) - (1 - e) z[id_k] - e mean(z))
+  loss = sum_k t_k ((1 - e) l(p[id_k]) + e mean_c l(p_c)),    cross entropy: l(p) = -log p
 
-which is the cross entropy of softmax(z) to the target mixed with e parts of the uniform one.
+which for cross entropy is the one to the target mixed with e parts of the uniform distribution;
+`robust_losses` has other l(p). The loss is linear in the target, so that mixed and weighted rows have
+exactly the mixture of their losses.
+
+With logit adjustment z is the model's logits + tau log(class share), in the loss alone: what the model
+itself says is then corrected for the class sizes, as class weights do in another way.
+
+Source: Menon et al., Long-tail Learning via Logit Adjustment, 2021.
 """
+
+from collections.abc import Sequence
 
 import keras
 from keras import ops
 
 
 @keras.saving.register_keras_serializable(package="urnet_tf")
-class SparseSoftCrossEntropy(keras.losses.Loss):
-    """Cross entropy between packed sparse soft targets [..., 2K] and predictions [..., C].
+class SparseSoftLoss(keras.losses.Loss):
+    """Loss between packed sparse soft targets [..., 2K] and logits [..., C]; children say what a class costs.
 
     Keep the reduction `sum_over_batch_size`: weights of mean 1 then leave the learning rate alone,
     and several replicas give the result of one.
 
     Args:
-      from_logits: whether predictions are logits (else probabilities).
       label_smoothing: share e of the uniform distribution in the target.
+      logit_offsets: C numbers that are added to the logits; None = none.
+    """
+
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        logit_offsets: Sequence[float] | None = None,
+        reduction: str = "sum_over_batch_size",
+        name: str | None = None,
+        **kwargs,
+    ):
+        super().__init__(name=name, reduction=reduction, **kwargs)
+        self.label_smoothing = label_smoothing
+        self.logit_offsets = None if logit_offsets is None else [float(offset) for offset in logit_offsets]
+
+    def call(self, y_true, y_pred):
+        ids, probs = unpack_targets(y_true)
+        log_probs = ops.log_softmax(self.adjust(y_pred), axis=-1)
+        cost = self.class_cost(ops.take_along_axis(log_probs, ids, axis=-1))
+        if self.label_smoothing:
+            uniform = ops.mean(self.class_cost(log_probs), axis=-1, keepdims=True)
+            cost = (1.0 - self.label_smoothing) * cost + self.label_smoothing * uniform
+        return ops.sum(probs * cost, axis=-1)
+
+    def class_cost(self, log_prob):
+        """The loss l(p) of a sure target by the logarithm of its class's probability, of any shape."""
+        raise NotImplementedError
+
+    def adjust(self, logits):
+        """Logits [..., C] with the offsets."""
+        return logits if self.logit_offsets is None else logits + ops.array(self.logit_offsets, "float32")
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "label_smoothing": self.label_smoothing,
+            "logit_offsets": self.logit_offsets,
+        }
+
+
+@keras.saving.register_keras_serializable(package="urnet_tf")
+class SparseSoftCrossEntropy(SparseSoftLoss):
+    """Cross entropy, which also takes probabilities.
+
+    Args:
+      from_logits: whether predictions are logits (else probabilities).
+      label_smoothing, logit_offsets, reduction: see `SparseSoftLoss`.
     """
 
     def __init__(
         self,
         from_logits: bool = True,
         label_smoothing: float = 0.0,
-        reduction: str = "sum_over_batch_size",
-        name: str = "sparse_soft_cross_entropy",
+        name="sparse_soft_cross_entropy",
         **kwargs,
     ):
-        super().__init__(name=name, reduction=reduction, **kwargs)
+        super().__init__(label_smoothing, name=name, **kwargs)
         self.from_logits = from_logits
-        self.label_smoothing = label_smoothing
 
     def call(self, y_true, y_pred):
         ids, probs = unpack_targets(y_true)
         logits = y_pred if self.from_logits else ops.log(ops.maximum(y_pred, keras.config.epsilon()))
-        log_norm = ops.logsumexp(logits, axis=-1, keepdims=True) if self.from_logits else 0.0
+        logits = self.adjust(logits)
+        normalized = not self.from_logits and self.logit_offsets is None
+        log_norm = 0.0 if normalized else ops.logsumexp(logits, axis=-1, keepdims=True)
         smoothing = self.label_smoothing
         expected = (1.0 - smoothing) * ops.take_along_axis(logits, ids, axis=-1)
         if smoothing:
@@ -47,11 +102,7 @@ class SparseSoftCrossEntropy(keras.losses.Loss):
         return ops.sum(probs * (log_norm - expected), axis=-1)
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "from_logits": self.from_logits,
-            "label_smoothing": self.label_smoothing,
-        }
+        return {**super().get_config(), "from_logits": self.from_logits}
 
 
 @keras.saving.register_keras_serializable(package="urnet_tf")
@@ -69,6 +120,11 @@ class SparseSoftAccuracy(keras.metrics.Mean):
 
 
 def unpack_targets(targets):
-    """Splits packed targets float32 [..., 2K] into ids int32 [..., K] and probabilities [..., K]."""
+    """Splits targets float32 [..., 2K] into ids int32 [..., K] and probabilities [..., K].
+
+    A column more at the end, the instance id, is left out.
+    """
+    if targets.shape[-1] % 2:
+        targets = targets[..., :-1]
     ids, probs = ops.split(targets, 2, axis=-1)
     return ops.cast(ids, "int32"), probs

@@ -80,6 +80,8 @@ WEIGHT_COLUMNS = {
     "cluster_weight": "float32",
     "confidence": "float32",  # factor from the image-text confidence
     "self_confidence": "float32",  # factor from the probability of the label by models that did not see it
+    "page_text": "float32",  # factor from title, description and tags of the page
+    "rank_prior": "float32",  # factor from source and search rank
     "saliency": "float32",  # attention inside a bag times the bag size; 1 = neutral; filled by training
     "supposed_label": "int32",  # what the baseline predicts
     "sample_weight": "float32",  # what Keras receives: mean 1

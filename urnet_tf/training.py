@@ -3,7 +3,7 @@
 A run is one `fit` call over steps start..total, one Keras "epoch"; passes over the data are counted
 here. Keras puts averaged (EMA) weights in place at the end of every `fit` call, so one call a run
 is what keeps resuming exact. A checkpoint holds all variables of model (dropout seeds and batch
-statistics too) and optimizer, the step, and the running means of the pass in hand: on CPUs a killed
+statistics too), optimizer and loss, the step, and the running means of the pass in hand: on CPUs a killed
 run that is started again ends with bitwise the weights and history of an undisturbed one. (On GPUs
 that also needs `tf.config.experimental.enable_op_determinism()`.)
 """
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -28,9 +28,12 @@ from absl import logging
 from tqdm import tqdm
 
 from urnet_tf import store
+from urnet_tf.data.mixup import MixedBatches
 from urnet_tf.errors import RunError, UsageError
-from urnet_tf.losses import SparseSoftAccuracy, SparseSoftCrossEntropy
+from urnet_tf.losses import SparseSoftAccuracy, SparseSoftCrossEntropy, SparseSoftLoss
+from urnet_tf.models.urnet import INSTANCE
 from urnet_tf.optimization import Trainee, build_optimizer
+from urnet_tf.robust_losses import EarlyLearningLoss
 
 _CHECKPOINT = "checkpoint.npz"
 _LOG_SECONDS = 10.0  # between lines of a log; passes over small crawls are over in an instant
@@ -48,7 +51,8 @@ def fit_model(
     momentum: float = 0.9,
     clip_norm: float | None = None,
     ema: float | None = None,
-    label_smoothing: float = 0.0,
+    loss: SparseSoftLoss | None = None,
+    mixup: float | None = None,
     loss_weights: Mapping[str, float] | None = None,
     accumulate_steps: int = 1,
     jit_compile: bool = False,
@@ -57,6 +61,7 @@ def fit_model(
     log_dir: str | os.PathLike | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     description: str = "fit",
+    build_trainee: Callable[[keras.Model, int], Trainee] = Trainee,
 ) -> list[dict]:
     """Trains a model on sparse soft targets with sample weights; continues a killed run.
 
@@ -68,7 +73,10 @@ def fit_model(
       total_steps: steps of the whole run.
       optimizer, learning_rate, warmup_fraction, weight_decay, momentum, clip_norm, ema: see
         `build_optimizer`.
-      label_smoothing: share of the uniform distribution in every target.
+      loss: of every output, as `build_loss` gives it; None = cross entropy. `EarlyLearningLoss` is for
+        the instances, on one device and without mixup: bags get the cross entropy. `batches.dataset`
+        must then take `instance_ids=True`.
+      mixup: alpha of `MixedBatches`, which mixes the rows of each step; None = off.
       loss_weights: factor of each output's loss, for models with several; None = 1.
       accumulate_steps: parts that a batch is split into to save memory. A step stays one batch: with
         rates, clipping, averages, history and checkpoints as without. The weights end equal up to
@@ -79,23 +87,34 @@ def fit_model(
       log_dir: TensorBoard scalars go there; None = off.
       callbacks: more Keras callbacks; the whole run is one epoch to them.
       description: names the run in logs and errors.
+      build_trainee: (model, accumulate_steps) -> what takes the steps: for other rules of learning.
 
     Returns:
       One dictionary a pass: step, epoch, learning_rate and the means of losses and metrics.
 
     Raises:
-      UsageError: the batch does not divide by devices and parts, or XLA on several devices.
+      UsageError: the batch does not divide by devices and parts, XLA or a loss that remembers instances
+        on several devices, or such a loss with mixup.
       RunError: the loss is not finite, or the checkpoint belongs to another model.
     """
     strategy = model.distribute_strategy
     replicas = strategy.num_replicas_in_sync
+    loss = loss or SparseSoftCrossEntropy()
+    remembers = isinstance(loss, EarlyLearningLoss)
+    if remembers and (replicas > 1 or mixup is not None):
+        raise UsageError(
+            f"Expected one device and no mixup for a loss that remembers each image; received {replicas} "
+            f"devices and mixup={mixup}."
+        )
+    if mixup is not None:
+        batches = MixedBatches(batches, mixup)
     _check_divisible(batches, replicas, accumulate_steps)
     if jit_compile and replicas > 1:
         raise UsageError(
             f"Expected runtime.jit_compile=false on {replicas} devices; XLA cannot compile a mirrored step."
         )
     with strategy.scope():
-        trainee = Trainee(model, accumulate_steps)
+        trainee = build_trainee(model, accumulate_steps)
         rule, schedule = build_optimizer(
             model,
             total_steps,
@@ -108,24 +127,25 @@ def fit_model(
             ema=ema,
         )
         outputs = model.output if isinstance(model.output, dict) else None
-        loss = SparseSoftCrossEntropy(label_smoothing=label_smoothing)
+        plain = loss.cross_entropy() if remembers else loss
         trainee.compile(
             optimizer=rule,
-            loss={name: loss for name in outputs} if outputs else loss,
+            loss={name: loss if name == INSTANCE else plain for name in outputs} if outputs else loss,
             loss_weights=dict(loss_weights) if loss_weights else None,
             metrics={name: [SparseSoftAccuracy()] for name in outputs} if outputs else [SparseSoftAccuracy()],
             jit_compile=jit_compile,
             auto_scale_loss=False,  # `build_optimizer` has done it
         )
         rule.build(trainee.trainable_variables)
-    run = _Run(trainee, batches.steps_per_epoch, total_steps, schedule, description, log_dir)
+    memory = [loss.memory] if remembers else []
+    run = _Run(trainee, memory, batches.steps_per_epoch, total_steps, schedule, description, log_dir)
     checkpoint = pathlib.Path(checkpoint_dir, _CHECKPOINT) if checkpoint_dir is not None else None
     if checkpoint is not None and checkpoint.exists():
         run.restore(checkpoint)
         logging.info("%s: continues at step %d of %d", description, run.step, total_steps)
     if run.step < total_steps:
         trainee.fit(
-            batches.dataset(run.step, total_steps),
+            batches.dataset(run.step, total_steps, **({"instance_ids": True} if remembers else {})),
             steps_per_epoch=total_steps - run.step,
             epochs=1,
             shuffle=False,
@@ -209,8 +229,9 @@ def _number_shared_objects(config):
 class _Run:
     """Where a run stands: the step, the means of the pass in hand, the passes done."""
 
-    def __init__(self, model, steps_per_epoch, total_steps, schedule, description, log_dir):
-        self.model, self.steps_per_epoch, self.total_steps = model, steps_per_epoch, total_steps
+    def __init__(self, model, memory, steps_per_epoch, total_steps, schedule, description, log_dir):
+        self.model, self.memory = model, memory
+        self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
         self.schedule, self.description = schedule, description
         self.step, self.history = 0, []
         self._sums, self._count = {}, 0
@@ -269,7 +290,8 @@ class _Run:
         self._sums, self._count = state["sums"], state["count"]
 
     def _variables(self):
-        groups = {"model": self.model.variables, "optimizer": self.model.optimizer.variables}
+        model = self.model
+        groups = {"model": model.variables, "optimizer": model.optimizer.variables, "loss": self.memory}
         return {f"{group}-{i}": v for group, variables in groups.items() for i, v in enumerate(variables)}
 
     def _diverged(self, what):

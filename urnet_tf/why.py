@@ -42,6 +42,16 @@ FACTOR_WORDS = {
         "models that never saw it would hardly give it this label",
         "models that never saw it give it this label too",
     ),
+    "page_text": (
+        "Does the text of its page fit the class?",
+        "the text of its page fits another class better",
+        "the text of its page names the class",
+    ),
+    "rank_prior": (
+        "Are results of its source and rank mostly right?",
+        "results of its source and rank are often wrong",
+        "results of its source and rank are mostly right",
+    ),
     "saliency": (
         "Does the trained network look at it in a bag of its class?",
         "beside others of its class the network looks past it",

@@ -128,6 +128,16 @@ def test_tokens_are_cleaned():
     assert text.word_tokens([]) == []
 
 
+def test_word_pieces_by_hand():
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "mon", "##arch", "cafe", "&", "more", "'", "s", "##s"]
+    found = text.word_pieces(
+        ["Monarch", "<b>CAF\u00c9s</b> &amp; more", "", "zebra mon's"], vocabulary, max_tokens=6
+    )
+    assert found == [[2, 4, 5, 3], [2, 6, 11, 7, 8, 3], [2, 3], [2, 1, 4, 9, 10, 3]]
+    assert text.word_pieces(["mon mon mon mon mon"], vocabulary, max_tokens=4) == [[2, 4, 4, 3]]
+    assert text.word_pieces([], vocabulary, max_tokens=4) == []
+
+
 class Known:
     """Two known words."""
 
@@ -151,3 +161,9 @@ def test_class_vectors_average_texts_by_hand():
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-6)
     assert unknown == [1, 2] and not np.array_equal(vectors[1], vectors[2])
     assert vectors.dtype == np.float32
+
+
+def test_a_text_is_the_mean_of_its_unit_word_vectors():
+    found = text.text_vectors(["King, lion", "IMG_4711", ""], Known())
+    np.testing.assert_allclose(found[0], (np.eye(8)[0] + np.eye(8)[1]) / 2**0.5, rtol=1e-6)
+    assert not found[1:].any() and found.dtype == np.float32

@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from urnet_tf.reweighting.class_weight import compute_class_weight, count_labels
+from urnet_tf.reweighting.class_weight import (
+    compute_class_weight,
+    compute_effective_number_weight,
+    count_labels,
+)
 
 LABELS = np.repeat([0, 1, 2], [1, 2, 5])
 
@@ -50,3 +54,21 @@ def test_labels_out_of_range_are_refused():
 def test_an_unknown_fidelity_is_refused():
     with pytest.raises(ValueError, match="'sound' or 'paper'; received 'papr'"):
         compute_class_weight(LABELS, num_classes=3, alpha=0.5, fidelity="papr")
+
+
+def test_effective_number_by_hand():
+    # (1 - 1/2^n) / (1 - 1/2) = 1, 3/2, 31/16; inverse 1, 2/3, 16/31; over images 1 + 4/3 + 80/31
+    weights = compute_effective_number_weight(LABELS, num_classes=4, beta=0.5)
+    scale = 8 / (1 + 4 / 3 + 80 / 31)
+    np.testing.assert_allclose(weights, [scale, scale * 2 / 3, scale * 16 / 31, 0], rtol=1e-6)
+    assert weights.dtype == np.float32
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9, 0.9999, 1.0])
+def test_effective_number_lies_between_equal_and_inverse_weights(beta):
+    weights = compute_effective_number_weight(LABELS, num_classes=3, beta=beta)
+    assert weights[LABELS].mean() == pytest.approx(1.0, abs=1e-6)
+    inverse = compute_class_weight(LABELS, num_classes=3, alpha=1.0)
+    assert 1 <= weights[0] / weights[2] * (1 + 1e-6) and weights[0] / weights[2] <= 5 * (1 + 1e-6)
+    if beta in (0.0, 1.0):
+        np.testing.assert_allclose(weights, [1, 1, 1] if beta == 0.0 else inverse, rtol=1e-6)

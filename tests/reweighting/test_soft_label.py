@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from urnet_tf.reweighting.soft_label import compute_soft_targets
+from urnet_tf.reweighting.soft_label import compute_distribution_targets, compute_soft_targets
 
 GIVEN, SUPPOSED = np.array([3, 1]), np.array([3, 2])
 
@@ -24,3 +24,24 @@ def test_beta_one_switches_soft_labels_off():
     for fidelity in ("paper", "sound"):
         _, probs = compute_soft_targets(GIVEN, SUPPOSED, beta=1.0, fidelity=fidelity)
         np.testing.assert_array_equal(probs, [[1, 0], [1, 0]])
+
+
+def test_a_distribution_by_hand():
+    # beta .8 and p .5: share .8 + .2 * .5 = .9; the rest .1 goes to classes 2 and 0 as .6 : .2.
+    ids, probs = compute_distribution_targets(
+        np.array([2]), np.array([0.5]), np.array([[2, 0]]), np.array([[0.6, 0.2]]), beta=0.8
+    )
+    np.testing.assert_array_equal(ids, [[2, 2, 0]])
+    np.testing.assert_allclose(probs, [[0.9, 0.075, 0.025]], rtol=1e-6)
+
+
+def test_a_believed_label_keeps_everything_and_rows_sum_to_one():
+    generator = np.random.default_rng(0)
+    top = np.sort(generator.dirichlet(np.ones(5), 50))[:, ::-1][:, :3]
+    ids = np.argsort(generator.random((50, 9)), axis=1)[:, :3]
+    given_prob = np.r_[1.0, generator.random(49)]
+    _, probs = compute_distribution_targets(np.full(50, 4), given_prob, ids, top, beta=0.6)
+    np.testing.assert_allclose(probs.sum(axis=1), 1.0, rtol=1e-6)
+    assert probs[0, 0] == 1.0 and (probs[:, 0] >= 0.6).all()
+    order = np.argsort(given_prob)
+    assert (np.diff(probs[order, 0]) >= 0).all()

@@ -210,6 +210,25 @@ def test_finetune_stages_resume_after_a_kill(tiny, workdir, monkeypatch):
     assert branch.input_shape == (None, 16, 16, 3) and branch.output_shape == (None, 3)
 
 
+@pytest.mark.parametrize(
+    ("mode", "options", "instance_loss", "bag_loss"),
+    [
+        # Heads start at zero, so that the first step sees probabilities of 1/3.
+        ("frozen", {"loss": {"kind": "elr"}, "mixup": None}, np.log(3) + 3 * np.log(1 - 0.3 / 3), np.log(3)),
+        ("finetune", {"loss": {"kind": "gce"}, "mixup": 0.4}, *[(1 - 3**-0.7) / 0.7] * 2),
+    ],
+)
+def test_losses_and_mixup_work_in_both_stages(tiny, workdir, mode, options, instance_loss, bag_loss):
+    tree = config_lib.to_dict(settings(mode, 1))
+    for stage in ("baseline", "train"):
+        tree[stage]["fit"] |= {"epochs": 0} | options  # one step
+    config = config_lib.from_dict(tree)
+    assert run(baseline, config, workdir)["loss"] == pytest.approx(instance_loss, rel=1e-4)
+    run(train, config, workdir)
+    (facts,) = store.read_json(workdir / "train" / "history.json")
+    assert facts["instance_loss"] / facts["bag_loss"] == pytest.approx(instance_loss / bag_loss, rel=1e-4)
+
+
 def test_estimates_grow_with_the_data():
     small, large = Facts(1000, 800, 10, cores=2), Facts(100_000, 80_000, 10, cores=2)
     for mode in ("frozen", "finetune"):

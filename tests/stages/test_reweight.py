@@ -12,6 +12,7 @@ from urnet_tf.stages import reweight
 from urnet_tf.stages.stage import Facts, StageContext
 
 SIZES, DIM = (24, 40, 12), 16
+QUICK = ("reweight.confidence.epochs=10", "reweight.refit.learning_rate=0.05")  # few images: few steps
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +31,18 @@ def workdir(tmp_path_factory):
     order = np.argsort(-probs, axis=1, kind="stable")
 
     everything = count + 1
+    names = ["lion", "school bus", "pizza"]
+    titles = [f"my {names[t]} photo" if i % 5 else "IMG_0815" for i, t in enumerate(truth)]
     columns = {name: [""] * everything for name in schema.INSTANCE_COLUMNS}
     columns |= {
         "instance_id": np.arange(everything), "label": [*labels, 0], "rank": np.arange(everything) % 12 + 1,
         "split": ["train"] * count + ["val"], "path": [f"a/{i}.jpg" for i in range(everything)],
         "source": [["google", "flickr"][i % 2] for i in range(everything)],
+        "title": [*titles, ""],
         "query": [f"q{i % 3}" for i in range(everything)],
         "width_px": [64] * everything, "height_px": [64] * everything,
     }  # fmt: skip
     store.write_table(root / "pack/instances.parquet", columns, schema.INSTANCE_COLUMNS)
-    names = ["lion", "school bus", "pizza"]
     store.write_json(
         root / "pack/classes.json",
         [{"label": i, "id": f"n{i}", "name": n, "words": [n], "queries": []} for i, n in enumerate(names)],
@@ -64,7 +67,7 @@ def workdir(tmp_path_factory):
 
 def run(workdir, key, *overrides):
     out = workdir.open_partial("reweight", key)
-    context = StageContext(load_config(None, ["reweight.confidence.epochs=10", *overrides]), workdir, out)
+    context = StageContext(load_config(None, [*QUICK, *overrides]), workdir, out)
     facts = reweight.run(context)
     json.dumps(facts)
     table = store.read_table(out / "weights.parquet")
@@ -72,15 +75,16 @@ def run(workdir, key, *overrides):
     return facts, {name: store.column(table, name) for name in table.column_names}, out
 
 
-def test_sound_weights_prefer_right_labels(workdir):
+def test_weights_prefer_right_labels(workdir):
     facts, columns, out = run(workdir, "sound")
     right = np.load(workdir.root / "truth.npy") == columns["label"]
     assert columns["sample_weight"].mean(dtype=float) == pytest.approx(1.0, abs=1e-5)
-    for name in ("cluster_weight", "confidence", "self_confidence", "sample_weight"):
+    evidence = ("cluster_weight", "confidence", "self_confidence", "page_text")
+    for name in (*evidence, "sample_weight"):
         assert columns[name][right].mean() > 1.3 * columns[name][~right].mean(), name
     for label in range(3):
         own = columns["label"] == label
-        for name in ("cluster_weight", "confidence", "self_confidence"):
+        for name in (*evidence, "rank_prior"):
             assert columns[name][own].mean() == pytest.approx(1.0, abs=1e-5)
     assert set(columns["cluster"]) <= set(range(5)) and columns["path"][3] == "a/3.jpg"
     assert (columns["saliency"] == 1).all()
@@ -91,10 +95,31 @@ def test_sound_weights_prefer_right_labels(workdir):
     assert facts["clean_rate_estimate"] == pytest.approx(right.mean(), abs=0.02)
     assert facts["bag_guarantee"] == pytest.approx(1 - (1 - facts["clean_rate_estimate"]) ** 3)
     assert 10 < facts["effective_sample_size"] < sum(SIZES)
+    assert facts["pages"]["with_text"] == 1.0
+    # Every fifth page is a file name, which may lie nearer to any class.
+    assert facts["pages"]["nearer_to_another_class"] == pytest.approx((~right).mean(), abs=0.2)
+
+
+def test_the_second_round_asks_weighted_models_that_did_not_see_the_image(workdir):
+    _, first, _ = run(workdir, "one", "reweight.rounds=1")
+    facts, second, out = run(workdir, "two")
+    right = np.load(workdir.root / "truth.npy") == second["label"]
+    assert sorted(path.name for path in (out / "second_round").iterdir()) == [
+        f"head{fold}.keras" for fold in range(4)
+    ]
+    assert (second["supposed_label"] == np.load(workdir.root / "truth.npy")).mean() > 0.9
+    assert not np.array_equal(first["self_confidence"], second["self_confidence"])
+    assert second["self_confidence"][right].mean() > 1.3 * second["self_confidence"][~right].mean()
+    np.testing.assert_array_equal(first["cluster"], second["cluster"])
+
+
+def test_one_fold_has_no_second_round(workdir):
+    _, _, out = run(workdir, "one fold", "baseline.folds=1")
+    assert not (out / "second_round").exists()
 
 
 def test_paper_form_is_the_literal_product(workdir):
-    facts, columns, out = run(workdir, "paper", "reweight.fidelity=paper")
+    facts, columns, out = run(workdir, "paper", "preset=paper")
     assert (columns["self_confidence"] == 1).all()
     product = columns["class_weight"] * columns["cluster_weight"] * columns["confidence"]
     np.testing.assert_allclose(columns["sample_weight"], product, rtol=1e-5)
@@ -106,9 +131,12 @@ def test_paper_form_is_the_literal_product(workdir):
 
 
 def test_everything_off_is_ones(workdir):
-    names = ("class_weight", "cluster_weight", "confidence", "self_confidence", "soft_label")
+    names = (
+        "class_weight", "cluster_weight", "confidence", "self_confidence", "page_text", "rank_prior",
+        "soft_label",
+    )  # fmt: skip
     facts, columns, out = run(workdir, "off", *(f"reweight.{name}.enabled=false" for name in names))
-    for name in ("class_weight", "cluster_weight", "confidence", "self_confidence", "sample_weight"):
+    for name in (*names[:-1], "sample_weight"):
         assert (columns[name] == 1).all()
     assert (columns["cluster"] == -1).all()
     np.testing.assert_array_equal(np.load(out / "target_probs.npy"), [[1.0, 0.0]] * sum(SIZES))

@@ -7,6 +7,8 @@ started, so a resumed run sees bitwise the same batches. No string leaves the pi
 Targets are sparse: `y: float32 [..., 2K]` holds K class ids, then their K probabilities (class ids
 below 2**24 are exact in float32). The target of a bag is the mean of its instances' targets: their
 N_b K ids, then their probabilities / N_b. The weight of a bag is the mean of its instances' weights.
+
+A loss that remembers instances gets their ids as a last column of these targets, not of the bags'.
 """
 
 import numpy as np
@@ -38,29 +40,31 @@ class _Batches:
         """Steps until every instance was seen once, rounded up."""
         return self.sampler.steps_per_epoch
 
-    def _targets(self, ids):
+    def _targets(self, ids, instance_ids):
         """(y, w) of ids, flat: for bags (y instance, y bag, w instance, w bag)."""
         classes = np.asarray(self._target_ids[ids], np.float32)
         probs = np.asarray(self._target_probs[ids], np.float32)
         weights = np.asarray(self._weights[ids], np.float32)
-        targets = np.concatenate([classes, probs], axis=-1)
+        columns = [classes, probs, ids[..., None].astype(np.float32)] if instance_ids else [classes, probs]
+        targets = np.concatenate(columns, axis=-1)
         if not self.bag:
             return targets, weights
         bags, bag_size, _ = classes.shape
         bag_targets = np.concatenate([classes.reshape(bags, -1), probs.reshape(bags, -1) / bag_size], axis=-1)
         return targets, bag_targets.astype(np.float32), weights, compute_bag_weight(weights)
 
-    def _shaped_targets(self, tensors):
+    def _shaped_targets(self, tensors, instance_ids):
         """Gives the outputs of `_targets` their static shapes and the structure that `fit` takes."""
         width = 2 * self._target_ids.shape[1]
+        instance_width = width + instance_ids
         shape = self.sampler.shape
         if not self.bag:
             targets, weights = tensors
-            targets.set_shape([*shape, width])
+            targets.set_shape([*shape, instance_width])
             weights.set_shape(shape)
             return targets, weights
         targets, bag_targets, weights, bag_weights = tensors
-        targets.set_shape([*shape, width])
+        targets.set_shape([*shape, instance_width])
         bag_targets.set_shape([shape[0], shape[1] * width])
         weights.set_shape(shape)
         bag_weights.set_shape(shape[:1])
@@ -69,6 +73,13 @@ class _Batches:
     @property
     def _num_targets(self):
         return 4 if self.bag else 2
+
+    def _check_ids(self, instance_ids):
+        if instance_ids and len(self._weights) > 2**24:
+            raise UsageError(
+                f"Expected at most {2**24:,} images for a loss that remembers them, as float32 counts no "
+                f"further; received {len(self._weights):,}."
+            )
 
 
 class FeatureBatches(_Batches):
@@ -87,26 +98,34 @@ class FeatureBatches(_Batches):
         super().__init__(sampler, target_ids, target_probs, weights, bag)
         self._features = features
 
-    def dataset(self, start_step: int, stop_step: int):
+    def dataset(self, start_step: int, stop_step: int, instance_ids: bool = False):
         """Streams the batches of steps `start_step` to `stop_step - 1`.
+
+        Args:
+          instance_ids: whether y of instances ends with the instance id, a column more.
 
         Returns:
           `tf.data.Dataset` of (x, y, w): x float32 [B, D], y float32 [B, 2K], w float32 [B]; for bags
           x [B, N_b, D], y {"instance": [B, N_b, 2K], "bag": [B, 2 N_b K]} and
           w {"instance": [B, N_b], "bag": [B]}.
+
+        Raises:
+          UsageError: ids are asked for that float32 does not hold exactly.
         """
         import tensorflow as tf
 
+        self._check_ids(instance_ids)
+
         def rows_of(step):
             ids, _ = self.sampler.batch(step)
-            return (self._features[ids].astype(np.float32), *self._targets(ids))
+            return (self._features[ids].astype(np.float32), *self._targets(ids, instance_ids))
 
         def element(step):
             features, *targets = tf.numpy_function(
                 rows_of, [step], [tf.float32] * (1 + self._num_targets), stateful=False
             )
             features.set_shape([*self.sampler.shape, self._features.shape[1]])
-            return features, *self._shaped_targets(targets)
+            return features, *self._shaped_targets(targets, instance_ids)
 
         # Python holds one lock, so more than two calls at a time gain nothing.
         steps = tf.data.Dataset.range(start_step, stop_step)
@@ -136,14 +155,16 @@ class ImageBatches(_Batches):
         self._augment = augment
         self._crop_fraction = crop_fraction
 
-    def dataset(self, start_step: int, stop_step: int):
+    def dataset(self, start_step: int, stop_step: int, instance_ids: bool = False):
         """Streams the batches of steps `start_step` to `stop_step - 1`.
 
         Returns:
-          `tf.data.Dataset` of (x, y, w): x float32 [B, S, S, 3] or [B, N_b, S, S, 3], RGB, 0-255; y and w
-          as in `FeatureBatches.dataset`.
+          `tf.data.Dataset` of (x, y, w): x float32 [B, S, S, 3] or [B, N_b, S, S, 3], RGB, 0-255; the
+          rest as in `FeatureBatches.dataset`.
         """
         import tensorflow as tf
+
+        self._check_ids(instance_ids)
 
         def bytes_of(step):
             ids, epochs = self.sampler.batch(step)
@@ -151,7 +172,7 @@ class ImageBatches(_Batches):
             return np.array(self._store.read(ids.ravel()), dtype=object), seeds.reshape(-1, 2)
 
         def targets_of(step):
-            return self._targets(self.sampler.batch(step)[0])
+            return self._targets(self.sampler.batch(step)[0], instance_ids)
 
         def images_of(step):
             encoded, seeds = tf.numpy_function(bytes_of, [step], [tf.string, tf.int32], stateful=False)
@@ -160,9 +181,8 @@ class ImageBatches(_Batches):
             return tf.data.Dataset.from_tensor_slices((encoded, seeds))
 
         def targets(step):
-            return self._shaped_targets(
-                tf.numpy_function(targets_of, [step], [tf.float32] * self._num_targets, stateful=False)
-            )
+            columns = tf.numpy_function(targets_of, [step], [tf.float32] * self._num_targets, stateful=False)
+            return self._shaped_targets(columns, instance_ids)
 
         # Images, not batches, are decoded in parallel: the memory does not grow with the cores.
         shape = self.sampler.shape

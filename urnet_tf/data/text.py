@@ -3,11 +3,12 @@
 In: class words and queries, and a source of word vectors: hashed character n-grams, or a fastText
 `.vec` or `.bin` file. Out: one L2-normalised vector a class, float32 [C, T].
 
-`word_tokens` is the only place where tensorflow-text enters; the vectors need numpy alone.
+tensorflow-text enters here alone, for `word_tokens` and `word_pieces`; the vectors need only numpy.
 """
 
 import hashlib
 import html
+import itertools
 import mmap
 import os
 import pathlib
@@ -35,13 +36,37 @@ def word_tokens(texts: Sequence[str]) -> list[list[str]]:
     import tensorflow as tf
     import tensorflow_text
 
-    plain = [_TAG.sub(" ", html.unescape(text)).encode("utf-8", "replace") for text in texts]
     with tf.device("/CPU:0"):
-        folded = tf.strings.lower(tensorflow_text.normalize_utf8(plain, "NFKC"), encoding="utf-8")
+        folded = tf.strings.lower(
+            tensorflow_text.normalize_utf8(_without_markup(texts), "NFKC"), encoding="utf-8"
+        )
         joined = tf.strings.regex_replace(folded, "['\u2019]", "")  # "devil's" is one word
         spaced = tf.strings.regex_replace(joined, r"[\pP\pS]", " ")  # the tokenizer takes ", 12" for one
         tokens = tensorflow_text.UnicodeScriptTokenizer().tokenize(spaced).to_list()
     return [[word for word in (t.decode("utf-8") for t in row) if _WORD.search(word)] for row in tokens]
+
+
+def word_pieces(texts: Sequence[str], vocabulary: Sequence[str], *, max_tokens: int) -> list[list[int]]:
+    """The numbers of each text's word pieces as an uncased BERT sees them: no HTML, "[CLS]" … "[SEP]".
+
+    Args:
+      vocabulary: the pieces in the order of their numbers, "##" before those that continue a word.
+      max_tokens: with the two marks; what is beyond is cut off.
+
+    Source: tensorflow-text's FastBertTokenizer (Song et al., 2021).
+    """
+    if not len(texts):
+        return []
+    import tensorflow as tf
+    import tensorflow_text
+
+    with tf.device("/CPU:0"):
+        tokenizer = tensorflow_text.FastBertTokenizer(
+            list(vocabulary), token_out_type=tf.int32, lower_case_nfd_strip_accents=True
+        )
+        pieces = tokenizer.tokenize(_without_markup(texts)).to_list()
+    start, end = vocabulary.index("[CLS]"), vocabulary.index("[SEP]")
+    return [[start, *row[: max_tokens - 2], end] for row in pieces]
 
 
 class TextVectors(Protocol):
@@ -84,19 +109,33 @@ def class_text_vectors(classes: Sequence[Mapping], source: TextVectors) -> tuple
     tokens = iter(word_tokens([text for row in texts for text in row]))
     tokenised = [list(dict.fromkeys(tuple(next(tokens)) for _ in row)) for row in texts]
 
-    words = sorted({word for row in tokenised for text in row for word in text})
-    number = {word: i for i, word in enumerate(words)}
-    vectors = _unit(source.vectors(words))
+    vectors = iter(_mean_vectors([text for row in tokenised for text in row], source))
     result, unknown = np.zeros((len(classes), source.dim), np.float32), []
     for label, row in enumerate(tokenised):
-        means = [vectors[[number[word] for word in text]].mean(axis=0) for text in row if text]
+        means = [vector for vector in itertools.islice(vectors, len(row)) if vector.any()]
         if means:
-            result[label] = _unit(np.stack(means)).mean(axis=0)
+            result[label] = np.mean(means, axis=0)
         if not result[label].any():
             unknown.append(label)
             name = str(classes[label]["name"] or classes[label]["id"])
             result[label] = HashedVectors(source.dim).vectors([name.lower()])[0]
     return _unit(result), unknown
+
+
+def text_vectors(texts: Sequence[str], source: TextVectors) -> np.ndarray:
+    """The mean of each text's unit word vectors: float32 [n, T], L2-normalised; zeros where none is known."""
+    return _mean_vectors(word_tokens(texts), source)
+
+
+def _mean_vectors(tokenised, source):
+    words = sorted({word for text in tokenised for word in text})
+    number = {word: i for i, word in enumerate(words)}
+    vectors = _unit(source.vectors(words))
+    result = np.zeros((len(tokenised), source.dim), np.float32)
+    for row, text in enumerate(tokenised):
+        if text:
+            result[row] = vectors[[number[word] for word in text]].mean(axis=0)
+    return _unit(result)
 
 
 class HashedVectors:
@@ -268,6 +307,10 @@ def fnv1a(text: str) -> int:
     for byte in text.encode("utf-8", "replace"):
         value = ((value ^ (byte if byte < 128 else byte | 0xFFFFFF00)) * 16777619) & 0xFFFFFFFF
     return value
+
+
+def _without_markup(texts):
+    return [_TAG.sub(" ", html.unescape(text)).encode("utf-8", "replace") for text in texts]
 
 
 def _unit(rows):

@@ -47,9 +47,11 @@ GLOSSARY = (
     ("cluster, cluster_weight", "Group of look-alikes in the class, and how well it stands for the class."),
     ("confidence", "How well the picture fits the words of its class."),
     ("self_confidence", "How probable models that never saw the image find its label."),
+    ("page_text", "What title, description and tags of the page say about the label."),
+    ("rank_prior", "How often results of this source and search rank are right."),
     (
         "sample_weight",
-        "The class weight times the mean of the evidence, within limits; mean 1.",
+        "Class weight, page text and rank prior times the mean of the other evidence, within limits; mean 1.",
     ),
     ("saliency", "Attention that the trained network gives the image in a bag of its class; 1 is neutral."),
     (

@@ -20,7 +20,15 @@ from urnet_tf.errors import UsageError
 
 BASELINE, URNET = "baseline", "urnet"  # the two models that are compared
 DOUBTFUL_BELOW = 0.1
-FACTORS = ("class_weight", "cluster_weight", "confidence", "self_confidence", "saliency")
+FACTORS = (
+    "class_weight",
+    "cluster_weight",
+    "confidence",
+    "self_confidence",
+    "page_text",
+    "rank_prior",
+    "saliency",
+)
 _RANK_BINS = 16
 _MIN_IN_BIN = 30
 _COLUMNS_IN_PROFILE = 120

@@ -1,10 +1,11 @@
-"""Class weights against unequal class sizes (Sec. 4.1, Eq. 2-4).
+"""Class weights against unequal class sizes (Sec. 4.1, Eq. 2-4), or by the effective number of samples.
 
 In: the labels of the training images. Out: one weight a class, float32 [C].
 
   r_j = 1 / N_j                                  (Eq. 2-3, up to a constant that cancels)
   paper: w_j = (1 - alpha) + alpha r_j / sum(r)  (Eq. 4)
   sound: w_j = (1 - alpha) + alpha N / (C N_j)
+  effective number: w_j = s (1 - beta) / (1 - beta^N_j), s such that the mean over images is 1
 """
 
 import numpy as np
@@ -39,6 +40,28 @@ def compute_class_weight(
     else:
         share = inverse * len(labels) / max(np.count_nonzero(sizes), 1)
     return ((1.0 - alpha) + alpha * share).astype(np.float32)
+
+
+def compute_effective_number_weight(labels: np.ndarray, *, num_classes: int, beta: float) -> np.ndarray:
+    """The weight of every class by what its images are worth when they overlap; the mean over images is 1.
+
+    A class of n images counts as (1 - beta^n) / (1 - beta) different ones, never more than
+    1 / (1 - beta). A class without images has the weight 0; no image receives it.
+
+    Args:
+      labels: int [N], 0..num_classes-1.
+      beta: 0 = all weights equal, 1 = every class has the same sum of weights.
+
+    Returns:
+      float32 [C].
+
+    Source: Cui et al., Class-Balanced Loss Based on Effective Number of Samples, 2019.
+    Differs: theirs sum to C over the classes, so that the learning rate depends on the class sizes.
+    """
+    sizes = count_labels(labels, num_classes)
+    effective = sizes.astype(float) if beta == 1.0 else (1.0 - beta**sizes) / (1.0 - beta)
+    inverse = np.divide(1.0, effective, out=np.zeros(num_classes), where=sizes > 0)
+    return (inverse * len(labels) / max((inverse * sizes).sum(), np.finfo(float).tiny)).astype(np.float32)
 
 
 def count_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Soft labels: the given label beside the supposed one (Sec. 4.5, Eq. 10).
 
-In: given labels and what the baseline predicts. Out: sparse targets, K = 2 (class ids and their
-probabilities). Nothing of size N x C is made.
+In: given labels and what the baseline predicts. Out: sparse targets (class ids and their
+probabilities), K = 2 for one supposed label, 1 + k for k of them. Nothing of size N x C is made.
 
   y~_i = beta e(given) + (1 - beta) e(supposed)   (hard bootstrapping)
 """
@@ -39,3 +39,34 @@ def compute_soft_targets(
     first = np.where(agree, 1.0, beta)
     second = np.zeros_like(first) if is_literal(fidelity) else 1.0 - first
     return ids, np.stack([first, second], axis=-1).astype(np.float32)
+
+
+def compute_distribution_targets(
+    given: np.ndarray, given_prob: np.ndarray, topk_ids: np.ndarray, topk_probs: np.ndarray, *, beta: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The given label beside all that other models suppose, each instance with a share of its own.
+
+      y~_i = beta_i e(given) + (1 - beta_i) P_i,   beta_i = beta + (1 - beta) p_i
+
+    P_i are the out-of-fold probabilities of the k likeliest classes, divided by their sum; p_i is that
+    of the given label. So a label that other models believe in stays as it is, and only a doubted one
+    gives up a share of 1 - beta. As each P_i comes from models that did not see the image, training on
+    it distils the ensemble of the folds.
+
+    Args:
+      given: int [N].
+      given_prob: float [N].
+      topk_ids: int [N, k].
+      topk_probs: float [N, k]; not all 0 in a row.
+      beta: smallest share of the given label.
+
+    Returns:
+      ids int32 [N, 1 + k] and probs float32 [N, 1 + k]; rows sum to 1. An id may occur twice.
+
+    Source: after Eq. 10; soft bootstrapping, Reed et al., 2015.
+    """
+    share = beta + (1.0 - beta) * np.asarray(given_prob, np.float64)
+    supposed = topk_probs / np.sum(topk_probs, axis=1, keepdims=True, dtype=np.float64)
+    ids = np.concatenate([np.asarray(given)[:, None], topk_ids], axis=1).astype(np.int32)
+    probs = np.concatenate([share[:, None], (1.0 - share)[:, None] * supposed], axis=1)
+    return ids, probs.astype(np.float32)

@@ -15,6 +15,7 @@ from urnet_tf import schema, store
 from urnet_tf.config import Config
 from urnet_tf.errors import UsageError
 from urnet_tf.models.network_cost import count_classifier
+from urnet_tf.reweighting.class_weight import count_labels
 from urnet_tf.stages.stage import (
     Estimate,
     Facts,
@@ -172,7 +173,9 @@ def _fit(context, name, ids, labels, num_classes):
         checkpoint_dir=context.out / f"checkpoint_{name}",
         log_dir=context.out / "tensorboard" / name,
         description=f"baseline {name}",
-        **fit_settings(fit, config.runtime, batch_images),
+        **fit_settings(
+            fit, config.runtime, batch_images, count_labels(labels[ids], num_classes), len(labels)
+        ),
     )
     store.write_json(context.out / f"history_{name}.json", history)
     training.save_model(model, context.out / f"model_{name}.keras")

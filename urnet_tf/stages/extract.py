@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 
 from urnet_tf import schema, store
-from urnet_tf.config import Config
+from urnet_tf.config import Config, has_second_round
 from urnet_tf.stages.stage import (
     Estimate,
     Facts,
@@ -70,6 +70,8 @@ def run(context: StageContext) -> dict:
             head = load(f"fold{fold}")
             columns.write(ids, inference.predict_top_k(head, features, ids, labels[ids], k, class_scale))
         else:
+            if has_second_round(config):  # the second round trains heads on what this network sees
+                _extract_fold(context, load, fold, images, shape, view)
             units = context.units(f"fold{fold}", inference.count_units(len(ids), batch))
             inference.extract_top_k(
                 load(f"fold{fold}"), images, ids, labels[ids], columns, units, class_scale=class_scale,
@@ -89,6 +91,20 @@ def run(context: StageContext) -> dict:
     }
 
 
+def _extract_fold(context, load, fold, images, shape, view):
+    """Fills features_fold<fold>.npy float16 [N, D]: all training images by the network of a fold."""
+    from urnet_tf import inference
+    from urnet_tf.models.classifier import backbone_of
+
+    batch = context.config.extract.batch_images
+    features = store.open_column(context.out / f"features_fold{fold}.npy", shape, np.float16)
+    units = context.units(f"features_fold{fold}", inference.count_units(shape[0], batch))
+    inference.extract_features(
+        backbone_of(load(f"fold{fold}")), images, np.arange(shape[0]), features, units, batch_size=batch,
+        **view,
+    )  # fmt: skip
+
+
 def estimate(config: Config, facts: Facts) -> Estimate:
     """Heads on features take seconds; networks two passes over the training images."""
     rows = facts.train_images
@@ -97,12 +113,19 @@ def estimate(config: Config, facts: Facts) -> Estimate:
     disk = rows * (8 * config.extract.top_k + 12)
     if config.model.mode == "frozen":
         return Estimate(rows, 15.0 + rows / 20_000, disk, 2 * 10**9)
-    passes = 2 if config.baseline.folds > 1 else 1
+    folds = config.baseline.folds
+    again = folds if has_second_round(config) else 0
+    passes = (2 if folds > 1 else 1) + again
     seconds = 30.0 + forward_seconds(config, passes * rows, facts)
-    disk += rows * count_backbone(config).feature_dim * 2
+    disk += rows * count_backbone(config).feature_dim * 2 * (1 + again)
     # Networks are read one after the other, and what the last one held may not have been freed.
     memory = inference_bytes(config, facts, 2, config.extract.batch_images)
     return Estimate(rows, seconds, disk, memory, f"{passes} pass(es) of the network")
+
+
+def _extra_columns(config: Config) -> str:
+    """What is written for the second round and without it is not."""
+    return "features of folds" if config.model.mode == "finetune" and has_second_round(config) else ""
 
 
 STAGE = Stage(
@@ -111,4 +134,5 @@ STAGE = Stage(
     depends_on=("extract",),
     run=run,
     estimate=estimate,
+    inputs=_extra_columns,
 )

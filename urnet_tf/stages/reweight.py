@@ -6,13 +6,14 @@ confidence.npy, the cosine of image and class text before it became a weight. A 
 is a column of ones.
 """
 
+import dataclasses
 import os
 
 import numpy as np
 from absl import logging
 
 from urnet_tf import schema, store
-from urnet_tf.config import PAPER, Config
+from urnet_tf.config import PAPER, Config, has_second_round
 from urnet_tf.errors import UsageError
 from urnet_tf.progress import progress
 from urnet_tf.reweighting import (
@@ -21,76 +22,81 @@ from urnet_tf.reweighting import (
     cluster_weight,
     combine,
     instance_weight,
+    page_text,
+    rank_prior,
     self_confidence,
     soft_label,
 )
-from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
+from urnet_tf.stages.stage import (
+    Estimate,
+    Facts,
+    Stage,
+    StageContext,
+    fit_settings,
+    images_per_step,
+)
+
+# Columns that multiply the weight, and guesses of one thing, whether the label is right (see `combine`).
+# Page text and rank are calibrated: flat where they tell nothing, so they need no share of a mean.
+FACTORS = ("class_weight", "page_text", "rank_prior")
+EVIDENCE = ("cluster_weight", "confidence", "self_confidence")
 
 # Measured with 1,280 features on one core of a small machine.
 _START_SECONDS = 15.0  # TensorFlow, for its text operations, and scikit-learn
 _CLUSTER_SECONDS = 7e-5  # a row; a class is clustered with its neighbours
 _TEXT_MAP_SECONDS = 2e-5  # a training image and epoch
 _CONFIDENCE_SECONDS = 5e-5  # a row
+_REFIT_SECONDS = 3e-5  # an image and pass of a linear head
+_TEXTS_A_PART = 4096  # encoded before they are kept
 _POOL_INSTANCES = 100_000  # fewer are clustered before processes have started
 
 
 def run(context: StageContext) -> dict:
     """Computes all factors, combines them and writes the columns."""
     config = context.config.reweight
-    fidelity = config.fidelity
     table, labels, num_classes = _read_instances(context)
-    paper = fidelity == PAPER
     seen = {
         name: np.asarray(store.read_array(context.path("extract", f"{name}.npy")))
         for name in ("given_prob", "topk_ids", "topk_probs", "balanced_given_prob", "balanced_id")
     }
-    # Raw predictions prefer the large classes; targets and weights made of them would do so again.
-    supposed = seen["topk_ids"][:, 0] if paper else seen["balanced_id"]
-    given_prob = seen["given_prob"] if paper else seen["balanced_given_prob"]
-    ones = np.ones(len(labels), np.float32)
-    factors = dict.fromkeys(("class_weight", "cluster_weight", "confidence", "self_confidence"), ones)
-    evidence, facts = [], {}
-
+    opinion = _first_opinion(config.fidelity, seen, labels, num_classes)
+    columns = {"cluster": np.full(len(labels), -1, np.int32)}
+    facts = {}
+    # These do not change with the opinion of the second round, or too little for their price.
+    fixed = {}
     if config.class_weight.enabled:
-        alpha = config.class_weight.alpha
-        if alpha is None:
-            alpha = 0.5 if paper else 1.0
-        factors["class_weight"] = class_weight.compute_class_weight(
-            labels, num_classes=num_classes, alpha=alpha, fidelity=fidelity
-        )[labels]
-
-    cluster = np.full(len(labels), -1, np.int32)
+        fixed["class_weight"] = _weigh_classes(config.class_weight, labels, num_classes, config.fidelity)[
+            labels
+        ]
     if config.cluster_weight.enabled:
-        cluster, factors["cluster_weight"] = _cluster(context, labels, supposed, given_prob, num_classes)
-        evidence.append("cluster_weight")
-
-    if config.confidence.enabled:
-        factors["confidence"], text_facts = _confidence(context, table, labels, num_classes)
-        facts.update(text_facts)
-        evidence.append("confidence")
-
-    self_on = config.self_confidence.enabled
-    if self_on or (self_on is None and not paper):
-        factors["self_confidence"] = self_confidence.compute_self_confidence_weight(
-            given_prob, labels, num_classes=num_classes, floor=config.self_confidence.floor
+        columns["cluster"], fixed["cluster_weight"] = _cluster(
+            context, labels, opinion.supposed, opinion.given_prob, num_classes
         )
-        evidence.append("self_confidence")
+    if config.confidence.enabled:
+        fixed["confidence"], text_facts = _confidence(context, table, labels, num_classes)
+        facts.update(text_facts)
 
-    sample_weight = combine.combine_weights(
-        [factors["class_weight"]], [factors[name] for name in evidence], smallest=config.combine.smallest,
-        largest=config.combine.largest, fidelity=fidelity,
-    )  # fmt: skip
+    folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
+    page_score = None
+    if config.page_text.enabled:
+        page_score, facts["pages"] = _score_pages(context, table, labels)
 
-    soft = config.soft_label
-    target_ids, target_probs = soft_label.compute_soft_targets(
-        labels, supposed, beta=soft.beta if soft.enabled else 1.0, fidelity=fidelity
-    )
+    def weigh(opinion):
+        return _weigh(config, fixed, page_score, opinion, folds, table, labels, num_classes)
+
+    factors, sample_weight = weigh(opinion)
+    if has_second_round(context.config):
+        opinion = _ask_again(context, labels, folds, sample_weight, num_classes)
+        factors, sample_weight = weigh(opinion)
+
+    target_ids, target_probs = _soft_targets(config, labels, opinion)
     store.write_array(context.out / "target_ids.npy", target_ids)
     store.write_array(context.out / "target_probs.npy", target_probs)
-    columns = {
+    ones = np.ones(len(labels), np.float32)
+    columns |= dict.fromkeys((*FACTORS, *EVIDENCE), ones) | factors | {
         "instance_id": np.arange(len(labels)), "label": labels,
-        "path": table.column("path").combine_chunks(), **factors, "cluster": cluster, "saliency": ones,
-        "supposed_label": supposed, "sample_weight": sample_weight,
+        "path": table.column("path").combine_chunks(), "saliency": ones,
+        "supposed_label": opinion.supposed, "sample_weight": sample_weight,
     }  # fmt: skip
     store.write_table(context.out / "weights.parquet", columns, schema.WEIGHT_COLUMNS)
 
@@ -104,10 +110,10 @@ def run(context: StageContext) -> dict:
         "clean_rate_estimate": clean_rate,
         "bag_guarantee": guarantee,
         "bag_size": context.config.train.bag.size,
-        "disagreement": float(np.mean(supposed != labels)),
+        "disagreement": float(np.mean(opinion.supposed != labels)),
         "factors": {
             name: {"mean": float(f.mean(dtype=float)), "min": float(f.min()), "max": float(f.max())}
-            for name, f in {**factors, "sample_weight": sample_weight}.items()
+            for name, f in ((name, columns[name]) for name in (*FACTORS, *EVIDENCE, "sample_weight"))
         },
     }
     # A weak model doubts right labels; one that was trained on the labels doubts too few.
@@ -121,9 +127,137 @@ def run(context: StageContext) -> dict:
     return facts
 
 
+@dataclasses.dataclass(frozen=True)
+class _Opinion:
+    """What models that did not see an image say of it."""
+
+    given_prob: np.ndarray  # float [N], of the given label
+    supposed: np.ndarray  # int32 [N], the likeliest class
+    topk_ids: np.ndarray  # int32 [N, k]
+    topk_probs: np.ndarray  # float [N, k]
+
+
+def _first_opinion(fidelity, seen, labels, num_classes):
+    """That of the baseline's folds, which believed every label alike."""
+    if fidelity == PAPER:
+        return _Opinion(seen["given_prob"], seen["topk_ids"][:, 0], seen["topk_ids"], seen["topk_probs"])
+    # Raw predictions prefer the large classes; targets and weights made of them would do so again.
+    scale = class_weight.compute_class_weight(labels, num_classes=num_classes, alpha=1.0)
+    balanced = seen["topk_probs"] * scale[seen["topk_ids"]]
+    return _Opinion(seen["balanced_given_prob"], seen["balanced_id"], seen["topk_ids"], balanced)
+
+
+def _ask_again(context, labels, folds, weights, num_classes):
+    """That of weighted heads on the features of the folds' networks."""
+    from urnet_tf import refit
+
+    config, fit = context.config, context.config.reweight.refit
+
+    def features_of(fold):
+        if config.model.mode == "frozen":
+            return store.read_array(_features_path(context))
+        return store.read_array(context.path("extract", f"features_fold{fold}.npy"))
+
+    batch_images = images_per_step(fit, len(labels))
+    found = refit.ask_folds_again(
+        features_of, labels, folds, weights, num_classes=num_classes,
+        k=min(config.extract.top_k, num_classes), epochs=fit.epochs, batch_images=batch_images,
+        fit_settings=lambda counts, images: fit_settings(fit, config.runtime, batch_images, counts, images),
+        dropout=config.model.dropout, seed=config.seed, directory=context.out / "second_round",
+    )  # fmt: skip
+    return _Opinion(found.given_prob, found.topk_ids[:, 0], found.topk_ids, found.topk_probs)
+
+
+def _weigh(config, fixed, page_score, opinion, folds, table, labels, num_classes):
+    """The factors {name: float32 [N]} that are switched on, and the sample weights float32 [N]."""
+    factors, shape = dict(fixed), {"labels": labels, "num_classes": num_classes}
+    on = config.self_confidence.enabled
+    if on or (on is None and config.fidelity != PAPER):
+        factors["self_confidence"] = self_confidence.compute_self_confidence_weight(
+            opinion.given_prob, floor=config.self_confidence.floor, **shape
+        )
+    sources, unexplained = _codes(table, "source")[0], opinion.given_prob
+    if page_score is not None:
+        expected = page_text.calibrate_page_score(
+            page_score, labels, sources, opinion.given_prob, folds, num_classes=num_classes
+        )
+        factors["page_text"] = page_text.compute_page_text_weight(
+            expected, floor=config.page_text.floor, **shape
+        )
+        unexplained = unexplained / np.maximum(expected, config.page_text.floor)
+    if config.rank_prior.enabled:
+        factors["rank_prior"] = rank_prior.compute_rank_prior(
+            unexplained, sources=sources, ranks=store.column(table, "rank"),
+            floor=config.rank_prior.floor, **shape,
+        )  # fmt: skip
+    ones = np.ones(len(labels), np.float32)
+    sample_weight = combine.combine_weights(
+        [ones, *(factors[name] for name in FACTORS if name in factors)],
+        [factors[name] for name in EVIDENCE if name in factors],
+        smallest=config.combine.smallest, largest=config.combine.largest, fidelity=config.fidelity,
+    )  # fmt: skip
+    return factors, sample_weight
+
+
+def _score_pages(context, table, labels):
+    """What each page says of its label: float32 [N], NaN without text; and facts about the pages."""
+    from urnet_tf.data import sentences
+    from urnet_tf.models import sentence_encoder
+
+    columns = [table.column(name).to_pylist() for name in ("title", "description", "tags")]
+    texts, places = sentences.unique_texts(columns)
+    if not texts:
+        return np.full(len(labels), np.nan, np.float32), {"with_text": 0.0}
+    classes = store.read_json(context.path("pack", "classes.json"))
+    names, name_labels = sentences.class_names(classes)
+    encode = sentence_encoder.open_sentence_encoder(
+        context.config.reweight.page_text.encoder, dim=context.config.reweight.confidence.text_dim
+    )
+    parts = -(-len(texts) // _TEXTS_A_PART)
+    name_vectors = encode(names)
+    shape = (len(texts), name_vectors.shape[1])
+    vectors = store.open_column(context.out / "page_vectors.npy", shape, np.float16)
+    log = context.units("pages", parts)
+    pending = log.pending()
+    for part in progress(pending, "page text", total=len(pending), unit="parts"):
+        rows = slice(part * _TEXTS_A_PART, (part + 1) * _TEXTS_A_PART)
+        vectors[rows] = encode(texts[rows])
+        log.complete(part)
+    score = page_text.compute_page_score(vectors, places, labels, name_vectors, name_labels)
+    store.write_array(context.out / "page_score.npy", score)
+    known = np.isfinite(score)
+    nearer = float(np.mean(score[known] < 0)) if known.any() else 0.0
+    return score, {"with_text": float(known.mean()), "nearer_to_another_class": nearer}
+
+
+def _soft_targets(config, labels, opinion):
+    """Target ids int32 [N, K] and probabilities float32 [N, K]."""
+    settings = config.soft_label
+    if settings.enabled and settings.kind == "distribution":
+        return soft_label.compute_distribution_targets(
+            labels, opinion.given_prob, opinion.topk_ids, opinion.topk_probs, beta=settings.beta
+        )
+    beta = settings.beta if settings.enabled else 1.0
+    return soft_label.compute_soft_targets(labels, opinion.supposed, beta=beta, fidelity=config.fidelity)
+
+
+def _weigh_classes(settings, labels, num_classes, fidelity):
+    """The configured class weights: float32 [C]."""
+    if settings.kind == "effective_number":
+        return class_weight.compute_effective_number_weight(
+            labels, num_classes=num_classes, beta=settings.effective_beta
+        )
+    alpha = settings.alpha
+    if alpha is None:
+        alpha = 0.5 if fidelity == PAPER else 1.0
+    return class_weight.compute_class_weight(labels, num_classes=num_classes, alpha=alpha, fidelity=fidelity)
+
+
 def _read_instances(context):
     path = context.path("pack", "instances.parquet")
-    table = store.read_table(path, ["split", "label", "path", "source", "query", "rank"])
+    table = store.read_table(
+        path, ["split", "label", "path", "source", "query", "rank", "title", "description", "tags"]
+    )
     train_images = int((store.column(table, "split") == schema.TRAIN).sum())
     table = table.slice(0, train_images)  # training images come first
     classes = store.read_json(context.path("pack", "classes.json"))
@@ -246,26 +380,36 @@ def estimate(config: Config, facts: Facts) -> Estimate:
         maps = config.baseline.folds if settings.fidelity != PAPER else 1
         seconds += learned_from * settings.confidence.epochs * maps * _TEXT_MAP_SECONDS
         seconds += rows * _CONFIDENCE_SECONDS
+    if has_second_round(config):
+        seen = rows * (config.baseline.folds - 1)
+        seconds += seen * settings.refit.epochs * _REFIT_SECONDS
     return Estimate(rows=rows, seconds=seconds, disk_bytes=rows * 100, memory_bytes=rows * 300 + 15 * 10**8)
 
 
 def inputs(config: Config) -> str:
-    """Fingerprint of the file with text vectors, if there is one.
+    """Fingerprint of the files with text vectors and of the sentence encoder, if there are any.
 
     Raises:
-      UsageError: the file is missing.
+      UsageError: a file is missing.
     """
-    confidence = config.reweight.confidence
-    if not confidence.enabled or confidence.text_vectors == "hashed":
-        return ""
-    try:
-        status = os.stat(confidence.text_vectors)
-    except OSError as error:
-        raise UsageError(
-            f"Cannot read reweight.confidence.text_vectors {confidence.text_vectors!r}: {error.strerror}; "
-            "expected 'hashed', or a fastText .vec or .bin file."
-        ) from None
-    return store.fingerprint(os.path.abspath(confidence.text_vectors), status.st_size, status.st_mtime_ns)
+    settings, files = config.reweight, []
+    if settings.confidence.enabled and settings.confidence.text_vectors != "hashed":
+        files.append(settings.confidence.text_vectors)
+    if settings.page_text.enabled:
+        from urnet_tf.models.sentence_encoder import encoder_files
+
+        files += encoder_files(settings.page_text.encoder)
+    facts = []
+    for name in files:
+        try:
+            status = os.stat(name)
+        except OSError as error:
+            raise UsageError(
+                f"Cannot read the text vectors {str(name)!r}: {error.strerror}; expected 'hashed', or a "
+                "fastText .vec or .bin file."
+            ) from None
+        facts.append((os.path.abspath(name), status.st_size, status.st_mtime_ns))
+    return store.fingerprint(*facts) if facts else ""
 
 
 STAGE = Stage(

@@ -131,14 +131,27 @@ def open_augmenter(config: Config, **changes):
     return build_augmenter(**(settings | changes))
 
 
-def fit_settings(fit: FitConfig, runtime: RuntimeConfig, rows: int) -> dict:
+def fit_settings(
+    fit: FitConfig, runtime: RuntimeConfig, rows: int, class_counts=None, num_instances: int | None = None
+) -> dict:
     """A section `fit` as keywords of `training.fit_model`, for steps of `rows` images or bags.
 
     Like the devices, XLA changes no more than the rounding, so that no stage depends on `jit_compile`.
+
+    Args:
+      class_counts, num_instances: of the training images; what some losses need, see `build_loss`.
     """
-    settings = dataclasses.asdict(fit) | {"jit_compile": runtime.jit_compile}
+    from urnet_tf.robust_losses import build_loss
+
+    settings = {field.name: getattr(fit, field.name) for field in dataclasses.fields(fit)}
+    settings["jit_compile"] = runtime.jit_compile
     settings["accumulate_steps"] = math.gcd(fit.accumulate_steps, rows)  # rows are fewer on small crawls
-    return {name: value for name, value in settings.items() if name not in ("epochs", "batch_images")}
+    settings["loss"] = build_loss(
+        **dataclasses.asdict(fit.loss), label_smoothing=fit.label_smoothing, class_counts=class_counts,
+        num_instances=num_instances,
+    )  # fmt: skip
+    left_out = ("epochs", "batch_images", "label_smoothing")
+    return {name: value for name, value in settings.items() if name not in left_out}
 
 
 def images_per_step(fit: FitConfig, images: int) -> int:

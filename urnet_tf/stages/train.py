@@ -92,11 +92,12 @@ def _fit(context, labels, sample_weight):
 
     config, settings = context.config, context.config.train
     bag_size, fit = settings.bag.size, settings.fit
+    num_classes = len(store.read_json(context.path("pack", "classes.json")))
     strategy = training.build_strategy(config.runtime.strategy)
     with training.precision_policy(config.runtime.precision), strategy.scope():
         model = urnet.build_urnet(
             _base(context, strategy.num_replicas_in_sync > 1),
-            len(store.read_json(context.path("pack", "classes.json"))),
+            num_classes,
             bag_size,
             attention_dim=config.model.attention_dim,
             dropout=config.model.dropout,
@@ -111,7 +112,14 @@ def _fit(context, labels, sample_weight):
         checkpoint_dir=context.out / "checkpoint",
         log_dir=context.out / "tensorboard",
         description="urnet",
-        **fit_settings(fit, config.runtime, data.sampler.shape[0]),
+        # What the loss takes for the size of a class is what its images count.
+        **fit_settings(
+            fit,
+            config.runtime,
+            data.sampler.shape[0],
+            np.bincount(labels, weights=np.maximum(sample_weight, 0), minlength=num_classes),
+            len(labels),
+        ),  # fmt: skip
     )
     store.write_json(context.out / "history.json", history)
     training.save_model(model, context.out / "urnet.keras")
@@ -142,7 +150,8 @@ def _bag_batches(context, labels, sample_weight, augmented):
 
     config, bag_size = context.config, context.config.train.bag.size
     batch_bags = max(1, images_per_step(config.train.fit, len(labels)) // bag_size)
-    sampler = BagSampler(np.arange(len(labels)), labels, bag_size, batch_bags, config.seed)
+    ids = np.flatnonzero(sample_weight)  # images of weight 0 take no place in a step
+    sampler = BagSampler(ids, labels[ids], bag_size, batch_bags, config.seed)
     targets = (
         np.asarray(store.read_array(context.path("reweight", "target_ids.npy"))),
         np.asarray(store.read_array(context.path("reweight", "target_probs.npy"))),

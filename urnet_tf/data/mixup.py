@@ -1,0 +1,101 @@
+"""mixup: every row of a batch becomes a mixture of itself and another row of the batch.
+
+  x = l x_a + (1 - l) x_b,  l ~ Beta(alpha, alpha)
+  w = l w_a + (1 - l) w_b,  target = (l w_a / w) target_a + ((1 - l) w_b / w) target_b
+
+With a loss that is linear in the target, as those of `losses` are, a mixed row then costs exactly
+l w_a loss_a + (1 - l) w_b loss_b. Sparse targets of K entries become ones of 2K. A bag is mixed with
+another bag, image by image, with one l.
+
+Source: Zhang et al., mixup: Beyond Empirical Risk Minimization, 2018.
+Differs: sample weights; l is drawn for each row, not once a batch.
+"""
+
+import numpy as np
+
+from urnet_tf.errors import UsageError
+
+
+class MixedBatches:
+    """Mixes what other batches give; the element of a step depends on step and seed alone.
+
+    Args:
+      batches: `FeatureBatches` or `ImageBatches`, plain or of bags, of a fixed size.
+      alpha: of Beta(alpha, alpha); small: rows hardly change; 1: every share is as likely.
+      seed: of partners and shares; None = the sampler's.
+
+    Raises:
+      UsageError: alpha is not above 0, or the last batch may be short.
+    """
+
+    def __init__(self, batches, alpha: float, seed: int | None = None):
+        if not alpha > 0:
+            raise UsageError(f"Expected an alpha of mixup above 0; received {alpha}.")
+        if batches.sampler.shape[0] is None:
+            raise UsageError("Expected batches of a fixed size for mixup; received ones in sequence.")
+        self.sampler, self._batches, self._alpha = batches.sampler, batches, alpha
+        self._seed = batches.sampler.seed if seed is None else seed
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps until every instance was seen once, rounded up."""
+        return self._batches.steps_per_epoch
+
+    def draw(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """(partner int32 [B], share of the row itself float32 [B]) of a step."""
+        # The samplers count from 0 under the same kind of key.
+        generator = np.random.Generator(np.random.Philox(key=[self._seed, int(step)], counter=[0, 0, 0, 1]))
+        rows = self.sampler.shape[0]
+        partner = generator.permutation(rows).astype(np.int32)
+        return partner, generator.beta(self._alpha, self._alpha, rows).astype(np.float32)
+
+    def dataset(self, start_step: int, stop_step: int):
+        """Streams the mixed batches of steps `start_step` to `stop_step - 1`.
+
+        Returns:
+          `tf.data.Dataset` of (x, y, w) as the mixed batches give them, but for y: its rows hold 4K numbers.
+        """
+        import tensorflow as tf
+
+        rows = self.sampler.shape[:1]
+
+        def mixed(step, element):
+            partner, share = tf.numpy_function(self.draw, [step], [tf.int32, tf.float32], stateful=False)
+            partner.set_shape(rows)
+            share.set_shape(rows)
+            x, y, w = element
+            x = _mix(x, partner, share)
+            if not isinstance(y, dict):
+                return x, *_mix_targets(y, w, partner, share)
+            both = {name: _mix_targets(y[name], w[name], partner, share) for name in y}
+            return x, {name: y for name, (y, _) in both.items()}, {name: w for name, (_, w) in both.items()}
+
+        steps = tf.data.Dataset.range(start_step, stop_step)
+        both = tf.data.Dataset.zip((steps, self._batches.dataset(start_step, stop_step)))
+        return both.map(mixed, num_parallel_calls=2, deterministic=True).prefetch(2)
+
+
+def _mix(x, partner, share):
+    import tensorflow as tf
+
+    share = _as_column(share, x)
+    return share * x + (1.0 - share) * tf.gather(x, partner)
+
+
+def _mix_targets(y, w, partner, share):
+    """Targets [B, ..., 4K] and weights [B, ...] of targets [B, ..., 2K] and weights [B, ...]."""
+    import tensorflow as tf
+
+    share = _as_column(share, w)
+    own, other = share * w, (1.0 - share) * tf.gather(w, partner)
+    weight = own + other
+    ids, probs = tf.split(y, 2, axis=-1)
+    own, other = (tf.math.divide_no_nan(part, weight)[..., None] for part in (own, other))
+    mixed = [ids, tf.gather(ids, partner), own * probs, other * tf.gather(probs, partner)]
+    return tf.concat(mixed, axis=-1), weight
+
+
+def _as_column(share, x):
+    import tensorflow as tf
+
+    return tf.reshape(share, (-1, *[1] * (len(x.shape) - 1)))
