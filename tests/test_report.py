@@ -47,7 +47,8 @@ def make_inputs(per_class=12, classes=4, names=None, seed=0, **changes):
         "top_probs": np.stack([ones * 0.8, ones * 0.1], 1),
         "weights": {
             "class_weight": ones, "cluster": np.zeros(n, np.int32), "cluster_weight": rng.random(n) + 0.5,
-            "confidence": ones, "self_confidence": given, "saliency": ones, "page_text": ones, "rank_prior": ones, "supposed_label": top,
+            "confidence": ones, "self_confidence": given, "saliency": ones, "page_text": ones,
+            "rank_prior": ones, "supposed_label": top,
             "sample_weight": weight,
         },
         "quarantine": {k: np.array([], object) for k in ("path", "status", "reason")},

@@ -99,7 +99,8 @@ def write_weights(root):
     columns = {
         "instance_id": np.arange(N), "label": TRAIN_LABELS, "path": [""] * N, "class_weight": ones,
         "cluster": np.zeros(N, np.int32), "cluster_weight": ones, "confidence": ones,
-        "self_confidence": given / given.mean(), "saliency": ones, "page_text": ones, "rank_prior": ones, "supposed_label": top,
+        "self_confidence": given / given.mean(), "saliency": ones, "page_text": ones,
+        "rank_prior": ones, "supposed_label": top,
         "sample_weight": given / given.mean(),
     }  # fmt: skip
     store.write_table(root / "reweight" / "weights.parquet", columns, schema.WEIGHT_COLUMNS)
