@@ -1,0 +1,315 @@
+"""One unit of work: one row with one seed, from the configuration to its figures in a file.
+
+    OUT/packs/<key>/        ingest and pack; rows that change neither share it, over all seeds
+    OUT/seed0-<key>/        baseline and extract, frozen features shared over seeds; the later stages of a
+                            row replace those of the row before
+    OUT/units/<row>.seed0.json, .npz    the figures of a unit, and its predictions
+
+A unit is complete when its file holds the key of its settings: a killed run goes on behind the last
+one. Rows with the same settings are computed once. The steps of a row are those of the network that is
+measured; what its weights cost (folds, a second round) is in the seconds.
+"""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from ablations import other_methods, rows as row_lists
+from ablations.truth import read_truth
+from urnet_tf import metrics, runner, schema, store
+from urnet_tf.config import load_config
+from urnet_tf.errors import RunError, UsageError
+from urnet_tf.reweighting.combine import effective_sample_size
+
+_WEIGHTS = tuple(name for name, dtype in schema.WEIGHT_COLUMNS.items() if dtype == "float32")
+_KEPT, _COPIED, _MEASURED = "kept", "copied", "measured"
+_ROW_STAGES = ("reweight", "train", "evaluate")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What all units have in common."""
+
+    out: pathlib.Path
+    settings: tuple[str, ...]  # of the command line, with ingest.path
+    config_path: str | None = None
+    truth_path: str | None = None  # for scoring, and for the oracle
+
+    def load(self, settings: tuple[str, ...], seed: int):
+        """The configuration of a row, and the harness's own settings."""
+        plain, own = row_lists.split_settings(settings)
+        return load_config(self.config_path, [*self.settings, f"seed={seed}", *plain]), own
+
+    def unit_path(self, name: str, seed: int) -> pathlib.Path:
+        return self.out / "units" / f"{name}.seed{seed}.json"
+
+
+def run_units(
+    experiment: Experiment, rows: dict[str, tuple[str, ...]], seeds: list[int],
+    report: Callable[[str], None], finished: Callable[[int], None] = lambda seed: None,
+) -> None:  # fmt: skip
+    """Measures every row with every seed, seed by seed; a row that fails is noted and does not stop others.
+
+    Args:
+      rows: name to settings.
+      report: told of progress, a line at a time.
+      finished: called after each seed.
+
+    Raises:
+      UsageError, RunError: the data cannot be read; rows whose budgets cannot be equal.
+    """
+    check_budgets(experiment, rows)
+    _prepare_pack(experiment, experiment.load((), 0)[0])  # what fails here would fail in every row
+    (experiment.out / "units").mkdir(exist_ok=True)
+    left, spent, announced = len(rows) * len(seeds), [], False
+    for seed in seeds:
+        for name, settings in rows.items():
+            start = time.monotonic()
+            done = _complete(experiment, name, settings, seed)
+            left -= 1
+            if done == _KEPT:
+                continue
+            spent.append(time.monotonic() - start)
+            if done == _MEASURED and not announced:
+                most, announced = runner.format_seconds((left + 1) * spent[-1]), True
+                report(
+                    f"{left + 1} units of {len(rows)} rows x {len(seeds)} seeds to go; the first, with what "
+                    f"it needs, took {spent[-1]:.0f} s: at most about {most} together."
+                )
+            # The first of a seed pays for its baseline, so the mean and not the median.
+            rest = runner.format_seconds(left * float(np.mean(spent)))
+            unit = store.read_json(experiment.unit_path(name, seed))
+            what = f"failed: {unit['error']}" if "error" in unit else _headline(unit)
+            report(f"seed {seed}, {name}: {what}; {spent[-1]:.0f} s; {left} left, about {rest}")
+        finished(seed)
+
+
+def check_budgets(experiment: Experiment, rows: dict[str, tuple[str, ...]]) -> None:
+    """Refuses, before anything is computed, rows that would take unequal numbers of steps.
+
+    Raises:
+      UsageError: naming the rows.
+    """
+    budgets = {}
+    for name, settings in rows.items():
+        config, own = experiment.load(settings, 0)
+        fit = config.baseline.fit if own.get("figures.model") == "baseline" else config.train.fit
+        budgets.setdefault((fit.epochs, fit.batch_images), []).append(name)
+    if len(budgets) > 1:
+        told = "; ".join(
+            f"{epochs:g} epochs of {batch}: {', '.join(names)}" for (epochs, batch), names in budgets.items()
+        )
+        raise UsageError(
+            f"Expected rows with equal numbers of steps; received {told}. Set baseline.fit and train.fit "
+            "alike."
+        )
+
+
+def read_units(experiment: Experiment, rows: dict, seeds: list[int]) -> dict[str, dict[int, dict]]:
+    """Row to seed to unit, of the units that are there; their keys are not looked at."""
+    found = {name: {seed: _read(experiment.unit_path(name, seed)) for seed in seeds} for name in rows}
+    return {name: {seed: unit for seed, unit in units.items() if unit} for name, units in found.items()}
+
+
+def fuse_seeds(experiment: Experiment, name: str, seeds: list[int]) -> dict[str, dict]:
+    """Figures by split of the mean probability over the seeds of a row: {} when a seed is missing.
+
+    Of each seed the five best classes are kept; the others count as 0, so the figures are near those of
+    the full probabilities, not equal.
+    """
+    paths = [experiment.unit_path(name, seed).with_suffix(".npz") for seed in seeds]
+    if len(paths) < 2 or not all(path.exists() for path in paths):
+        return {}
+    files = [dict(np.load(path)) for path in paths]
+    first, rows = files[0], np.arange(len(files[0]["labels"]))[:, None]
+    scores = np.zeros((len(rows), int(first["num_classes"])), np.float32)
+    for file in files:
+        scores[rows, file["top_ids"]] += file["top_probs"] / len(files)
+    top_ids, top_probs = metrics.top_k(scores, 5)
+    return _summarize(**{**first, "top_ids": top_ids, "top_probs": top_probs})
+
+
+def _complete(experiment, name, settings, seed):
+    """Sees to it that the unit's file is there: _KEPT from before, _COPIED from a like row, or _MEASURED."""
+    path, done = experiment.unit_path(name, seed), _MEASURED
+    try:
+        config, own = _resolve(experiment, settings, seed)
+        key = store.fingerprint(runner.stage_keys(config)["evaluate"], own)
+        if _is_complete(_read(path), key, experiment.truth_path):
+            return _KEPT
+        others = (p for p in path.parent.glob(f"*.seed{seed}.json") if p != path)
+        twin = next((p for p in others if _is_complete(_read(p), key, experiment.truth_path)), None)
+        if twin is not None:
+            shutil.copyfile(twin.with_suffix(".npz"), path.with_suffix(".npz"))
+            unit, done = _read(twin), _COPIED
+        else:
+            unit, predictions = _measure(experiment, config, own)
+            with store.atomic_path(path.with_suffix(".npz")) as temporary, open(temporary, "wb") as file:
+                np.savez_compressed(file, **predictions)
+        unit |= {"key": key, "row": name, "seed": seed, "settings": list(settings)}
+    except Exception as error:  # one row's failure is a line of the table
+        unit = {"row": name, "seed": seed, "settings": list(settings)}
+        unit["error"] = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    store.write_json(path, unit)
+    return done
+
+
+def _is_complete(unit, key, truth_path):
+    return bool(unit) and unit.get("key") == key and (truth_path is None or unit["auroc"] is not None)
+
+
+def _read(path):
+    try:
+        return store.read_json(path)
+    except (OSError, ValueError):
+        return None
+
+
+def _resolve(experiment, settings, seed):
+    """The configuration of a row; on fewer images it makes more passes, to as many steps."""
+    config, own = experiment.load(settings, seed)
+    images = _count_images(experiment, config)
+    more = images["train"] / _count_images(experiment, experiment.load((), seed)[0])["train"]
+    extra = []
+    if more != 1.0:
+        epochs = {"baseline": config.baseline.fit.epochs / more, "train": config.train.fit.epochs / more}
+        extra = [f"{stage}.fit.epochs={value!r}" for stage, value in epochs.items()]
+    # With the validation list asked for, predictions of both lists are written.
+    split = next((split for split in (schema.VAL, schema.TEST) if images[split]), None)
+    if split is None:
+        raise RunError("There is no validation or test image, so nothing can be measured.")
+    return experiment.load((*settings, *extra, f"evaluate.split={split}"), seed)
+
+
+def _count_images(experiment, config):
+    facts = _prepare_pack(experiment, config).marker("pack")["facts"]
+    return {split: facts[f"{split}_images"] for split in schema.SPLITS}
+
+
+def _prepare_pack(experiment, config):
+    """The work directory with the packed images that a configuration asks for."""
+    key = runner.stage_keys(config)["pack"]
+    workdir = store.Workdir(experiment.out / "packs" / key[:12])
+    _run_up_to("pack", config, workdir, key)
+    return workdir
+
+
+def _prepare_seed(experiment, config):
+    """The work directory with the baseline and its predictions that a configuration asks for."""
+    keys = runner.stage_keys(config)
+    workdir = store.Workdir(experiment.out / f"seed{config.seed}-{keys['extract'][:12]}")
+    workdir.root.mkdir(parents=True, exist_ok=True)
+    for stage in ("ingest", "pack"):
+        if not workdir.path(stage).exists():
+            workdir.path(stage).symlink_to(_prepare_pack(experiment, config).path(stage).resolve())
+    if config.model.mode == "frozen":
+        given = [runner.plain_setting(config, "model"), config.runtime.precision]
+        given += [runner.find_stage("baseline").inputs(config), config.model.weights or config.seed]
+        features = experiment.out / "features" / store.fingerprint(keys["pack"], given)[:12]
+        if features.exists() and not workdir.path("baseline").exists():
+            _copy_features(features, workdir.open_partial("baseline", keys["baseline"]))
+        _run_up_to("extract", config, workdir, keys["extract"])
+        if not features.exists():
+            with store.atomic_path(features) as temporary:
+                _copy_features(workdir.path("baseline"), temporary)
+    else:
+        _run_up_to("extract", config, workdir, keys["extract"])
+    return workdir
+
+
+def _copy_features(source, target):
+    """Features and the marks of their units; the large file is linked, for it never changes."""
+    if (target / "units_features").exists():
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "features.npy").unlink(missing_ok=True)
+    os.link(source / "features.npy", target / "features.npy")
+    shutil.copytree(source / "units_features", target / "units_features")
+
+
+def _run_up_to(last, config, workdir, key):
+    marker = workdir.marker(last)
+    if marker is None or marker["key"] != key:
+        steps = runner.make_plan(config, workdir)
+        names = [step.stage.name for step in steps]
+        runner.run(config, workdir, steps[: names.index(last) + 1])
+
+
+def _measure(experiment, config, own):
+    """Runs the stages that differ between rows; returns the unit and its predictions."""
+    import keras
+
+    method = {key: value for key, value in own.items() if key != "figures.model"}
+    workdir, keys = _prepare_seed(experiment, config), runner.stage_keys(config)
+    stages = {name: runner.find_stage(name) for name in _ROW_STAGES}
+    stages |= other_methods.replace_stages(stages, method, experiment.truth_path)
+    with runner.lock(workdir):
+        for name, stage in stages.items():
+            workdir.recover(name)
+            marker, key = workdir.marker(name), store.fingerprint(keys[name], method)
+            if marker is None or marker["key"] != key:
+                runner.run_stage(stage, config, workdir, key)
+    keras.utils.clear_session()  # or every row would be slower than the one before
+    return _read_results(experiment, workdir, own.get("figures.model", "urnet"))
+
+
+def _read_results(experiment, workdir, model):
+    markers = {name: workdir.marker(name) for name in ("baseline", "extract", *_ROW_STAGES)}
+    predictions = _read_predictions(workdir, model)
+    unit = {
+        "model": model,
+        "figures": _summarize(**predictions),
+        "steps": markers["train"]["facts"]["steps"],
+        "seconds": {name: marker["seconds"] for name, marker in markers.items()},
+        "effective_share": None,
+        "auroc": None if experiment.truth_path is None else {},
+    }
+    if model in ("baseline", "folds", "folds_rank"):
+        unit["steps"] = store.read_json(workdir.path("baseline") / "history_full.json")[-1]["step"]
+        return unit, predictions
+    weights = store.read_table(workdir.path("train") / "weights.parquet")
+    sample_weight = store.column(weights, "sample_weight")
+    unit["effective_share"] = effective_sample_size(sample_weight) / len(sample_weight)
+    if experiment.truth_path is not None:
+        right = read_truth(experiment.truth_path, weights.column("path").to_pylist())
+        # A factor that is off is a column of ones and tells nothing; nor does attention nobody trained.
+        columns = {name: store.column(weights, name) for name in _WEIGHTS}
+        if not markers["train"]["settings"]["train"]["bag"]["loss_weight"]:
+            columns.pop("saliency")
+        unit["auroc"] = {n: metrics.auroc(v, right) for n, v in columns.items() if v.min() < v.max()}
+    return unit, predictions
+
+
+def _read_predictions(workdir, model):
+    path = workdir.path("evaluate") / f"predictions_{model}.npz"
+    if not path.exists():
+        raise RunError(f"The evaluation has no model {model}; with baseline.folds=1 there are no folds.")
+    splits = store.column(store.read_table(workdir.path("pack") / "instances.parquet", ["split"]), "split")
+    with np.load(path) as file:
+        return {
+            "labels": file["label"],
+            "splits": splits[file["instance_id"]].astype(str),
+            "top_ids": file["top_ids"],
+            "top_probs": file["top_probs"],
+            "num_classes": len(store.read_json(workdir.path("pack") / "classes.json")),
+        }
+
+
+def _summarize(labels, splits, top_ids, top_probs, num_classes):
+    """Figures of each list that has labels, in the order in which they are preferred for a report."""
+    figures = {}
+    for split in (schema.TEST, schema.VAL):
+        rows = (splits == split) & metrics.labelled(labels)
+        if rows.any():
+            figures[split] = metrics.summarize(labels[rows], top_ids[rows], top_probs[rows], int(num_classes))
+    return figures
+
+
+def _headline(unit):
+    split, figures = next(iter(unit["figures"].items()))
+    return f"{split} {100 * figures['balanced_top1']:.2f} / {100 * figures['balanced_top5']:.2f}"
