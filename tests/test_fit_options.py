@@ -51,9 +51,9 @@ def loss_of(kind):
     ("bag", "kind", "settings"),
     [
         (False, "elr", {}),
-        (True, "elr", {"accumulate_steps": 2}),
+        pytest.param(True, "elr", {"accumulate_steps": 2}, marks=pytest.mark.slow),
         pytest.param(True, "elr", {"jit_compile": True}, marks=pytest.mark.slow),
-        (False, "gce", {"mixup": 0.4}),
+        pytest.param(False, "gce", {"mixup": 0.4}, marks=pytest.mark.slow),
         (True, "sce", {"mixup": 0.4}),
     ],
 )

@@ -12,7 +12,10 @@ from urnet_tf.stages import reweight
 from urnet_tf.stages.stage import Facts, StageContext
 
 SIZES, DIM = (24, 40, 12), 16
-QUICK = ("reweight.confidence.epochs=10", "reweight.refit.learning_rate=0.05")  # few images: few steps
+QUICK = (
+    "reweight.confidence.epochs=10", "reweight.rounds=1",
+    "reweight.refit.learning_rate=0.05",  # few images: few steps
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +104,8 @@ def test_weights_prefer_right_labels(workdir):
 
 
 def test_the_second_round_asks_weighted_models_that_did_not_see_the_image(workdir):
-    _, first, _ = run(workdir, "one", "reweight.rounds=1")
-    facts, second, out = run(workdir, "two")
+    _, first, _ = run(workdir, "one")
+    facts, second, out = run(workdir, "two", "reweight.rounds=2")
     right = np.load(workdir.root / "truth.npy") == second["label"]
     assert sorted(path.name for path in (out / "second_round").iterdir()) == [
         f"head{fold}.keras" for fold in range(4)
@@ -114,7 +117,7 @@ def test_the_second_round_asks_weighted_models_that_did_not_see_the_image(workdi
 
 
 def test_one_fold_has_no_second_round(workdir):
-    _, _, out = run(workdir, "one fold", "baseline.folds=1")
+    _, _, out = run(workdir, "one fold", "baseline.folds=1", "reweight.rounds=2")
     assert not (out / "second_round").exists()
 
 
@@ -145,7 +148,7 @@ def test_everything_off_is_ones(workdir):
 
 def test_a_killed_run_goes_on_to_the_same_files(workdir, monkeypatch):
     names = ("weights.parquet", "target_ids.npy", "target_probs.npy", "confidence.npy")
-    _, _, out = run(workdir, "whole")
+    _, _, out = run(workdir, "whole", "reweight.rounds=2")
     expected = [(out / name).read_bytes() for name in names]
 
     complete = store.UnitLog.complete
@@ -156,9 +159,9 @@ def test_a_killed_run_goes_on_to_the_same_files(workdir, monkeypatch):
 
     monkeypatch.setattr(store.UnitLog, "complete", complete_one)
     with pytest.raises(KeyboardInterrupt):
-        run(workdir, "killed")
+        run(workdir, "killed", "reweight.rounds=2")
     monkeypatch.setattr(store.UnitLog, "complete", complete)
-    _, _, out = run(workdir, "killed")
+    _, _, out = run(workdir, "killed", "reweight.rounds=2")
     assert [(out / name).read_bytes() for name in names] == expected
 
 
