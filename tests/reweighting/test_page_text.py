@@ -5,7 +5,6 @@ import pytest
 
 from urnet_tf.reweighting.page_text import (
     _isotonic_means,
-    _pool_adjacent_violators,
     calibrate_page_score,
     compute_page_score,
     compute_page_text_weight,
@@ -39,12 +38,6 @@ def test_score_does_not_depend_on_the_chunk(monkeypatch):
 def test_names_by_class_are_expected(name_labels):
     with pytest.raises(ValueError, match="two or more classes"):
         compute_page_score(NAMES, np.zeros((1, 1), int), np.zeros(1, int), NAMES, np.array(name_labels))
-
-
-def test_pooling_by_hand():
-    # Means 1, 3, 2, 2, 5: the falling three become 10 / 4; an empty bin joins the block before.
-    pooled = _pool_adjacent_violators(np.array([1.0, 6, 2, 2, 0, 5]), np.array([1, 2, 1, 1, 0, 1]))
-    np.testing.assert_allclose(pooled, [1, 2.5, 2.5, 2.5, 2.5, 5])
 
 
 def test_isotonic_means_are_sklearns_where_bins_are_single_scores():

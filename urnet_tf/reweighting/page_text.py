@@ -139,20 +139,13 @@ def _isotonic_means(score, values, asked):
 
     Bins of equal counts first: a row alone at an end would otherwise be a step of its own.
     """
+    import scipy.optimize
+
     bins = max(1, min(_MAX_BINS, len(score) // _MIN_ROWS))
     edges = np.unique(np.quantile(score, np.linspace(0, 1, bins + 1)[1:-1], method="inverted_cdf"))
     bin_of = np.searchsorted(edges, score)
     counts = np.bincount(bin_of, minlength=len(edges) + 1)
     sums = np.bincount(bin_of, weights=values, minlength=len(edges) + 1)
-    return _pool_adjacent_violators(sums, counts)[np.searchsorted(edges, asked)]
-
-
-def _pool_adjacent_violators(sums, counts):
-    """The mean of each bin, after joining neighbours until no mean falls; empty bins join theirs."""
-    blocks = []  # sum, count, bins
-    for total, count in zip(sums, counts, strict=True):
-        blocks.append((total, count, 1))
-        while len(blocks) > 1 and blocks[-2][0] * blocks[-1][1] >= blocks[-1][0] * blocks[-2][1]:
-            (total, count, width), (before, count_before, width_before) = blocks.pop(), blocks.pop()
-            blocks.append((before + total, count_before + count, width_before + width))
-    return np.repeat([total / max(count, 1) for total, count, _ in blocks], [width for *_, width in blocks])
+    filled = counts > 0  # all but perhaps the last
+    fitted = scipy.optimize.isotonic_regression(sums[filled] / counts[filled], weights=counts[filled]).x
+    return fitted[(np.cumsum(filled) - 1)[np.searchsorted(edges, asked)]]
