@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from urnet_tf.config import Config, from_dict, load_config, select, to_dict
+from urnet_tf.config import Config, from_dict, has_second_round, load_config, select, to_dict
 from urnet_tf.errors import UsageError
 
 
@@ -117,6 +117,16 @@ def test_setting_one_value_of_a_section_keeps_the_defaults_of_the_others():
     changed = load_config(None, ["train.fit.epochs=5", "train.fit.loss.gce_q=0.4"]).train.fit
     assert changed.mixup == Config().train.fit.mixup is not None
     assert changed.loss.logit_adjustment == Config().train.fit.loss.logit_adjustment == 1.0
+
+
+def test_best_trains_whole_networks_plainly():
+    frozen, whole = load_config(), load_config(None, ["model.mode=finetune"])
+    assert whole.reweight.class_weight.enabled and whole.train.fit.mixup is None
+    assert whole.train.fit.loss.logit_adjustment == 0.0 and whole.reweight.page_text.enabled
+    assert has_second_round(frozen) and not has_second_round(whole)
+    assert has_second_round(load_config(None, ["model.mode=finetune", "reweight.rounds=2"]))
+    assert not has_second_round(load_config(None, ["baseline.folds=1"]))
+    assert load_config(None, ["model.mode=finetune", "train.fit.mixup=0.2"]).train.fit.mixup == 0.2
 
 
 def test_an_unknown_preset_is_named():

@@ -17,23 +17,23 @@ from urnet_tf.errors import UsageError
 
 BEST, SOUND, PAPER = "best", "sound", "paper"
 
-# What a preset sets before the settings of a file or command line. The defaults below are `best`: what
-# measurement chose. `sound` is the paper's system with its formulas repaired, `paper` the literal one.
+_PLAIN_FIT = {"fit": {"mixup": None, "loss": {"logit_adjustment": 0.0}}}
 _PAPERS_STEPS = {
-    "reweight": {
-        "rounds": 1,
-        "class_weight": {"enabled": True},
-        "page_text": {"enabled": False},
-        "rank_prior": {"enabled": False},
-        "soft_label": {"kind": "supposed"},
-    },
-    "train": {"fit": {"mixup": None, "loss": {"logit_adjustment": 0.0}}},
+    "rounds": 1,
+    "class_weight": {"enabled": True},
+    "page_text": {"enabled": False},
+    "rank_prior": {"enabled": False},
+    "soft_label": {"kind": "supposed"},
 }
+# What a preset sets before the settings of a file or command line. The defaults below are `best` for frozen
+# features: what measurement chose. `sound` is the paper's system with its formulas repaired, `paper` the
+# literal one. Whole networks learned too slowly with mixup and logit adjustment in the measured budgets.
 PRESETS = {
     BEST: {},
-    SOUND: _PAPERS_STEPS,
-    PAPER: _PAPERS_STEPS | {"reweight": _PAPERS_STEPS["reweight"] | {"fidelity": PAPER}},
+    SOUND: {"reweight": _PAPERS_STEPS, "train": _PLAIN_FIT},
+    PAPER: {"reweight": _PAPERS_STEPS | {"fidelity": PAPER}, "train": _PLAIN_FIT},
 }
+_BEST_FINETUNE = {"reweight": {"class_weight": {"enabled": True}}, "train": _PLAIN_FIT}
 
 
 def _choice(default, *choices):
@@ -206,9 +206,8 @@ class CombineConfig:
 @dataclass(frozen=True)
 class ReweightConfig:
     fidelity: str = _choice(SOUND, PAPER)  # repaired formulas, or the literal ones
-    rounds: int = _between(
-        2, 1, 2
-    )  # 2: weighted heads of the folds are asked again; needs baseline.folds > 1
+    # 2: weighted heads of the folds are asked again (not with one fold); None: frozen 2, finetune 1
+    rounds: int | None = _between(None, 1, 2)
     refit: FitConfig = field(default_factory=lambda: FitConfig(loss=LossConfig(logit_adjustment=1.0)))
     class_weight: ClassWeightConfig = field(default_factory=ClassWeightConfig)
     cluster_weight: ClusterWeightConfig = field(default_factory=ClusterWeightConfig)
@@ -319,8 +318,11 @@ def load_config(path: str | None = None, overrides: Sequence[str] = ()) -> Confi
 
 def from_dict(tree: Mapping) -> Config:
     """Builds a Config from nested mappings; see `load_config` for the errors raised."""
-    # An unknown preset is an error of `build`.
-    config = config_tree.build(Config(), config_tree.merge(PRESETS.get(tree.get("preset", BEST), {}), tree))
+    config = config_tree.build(Config(), tree)  # checks every value, preset and mode among them
+    settings = PRESETS[config.preset]
+    if config.preset == BEST and config.model.mode == "finetune":
+        settings = _BEST_FINETUNE
+    config = config_tree.build(Config(), config_tree.merge(settings, tree))
     combine = config.reweight.combine
     if not combine.smallest < 1.0 < combine.largest:
         raise UsageError(
