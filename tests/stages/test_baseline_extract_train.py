@@ -1,5 +1,6 @@
 """The three training stages on a drawn image store, with a tiny network in place of the backbone."""
 
+import dataclasses
 import types
 
 import keras
@@ -205,9 +206,32 @@ def test_finetune_stages_resume_after_a_kill(tiny, workdir, monkeypatch):
     features = store.read_array(workdir / "extract" / "features.npy")
     assert features.shape == (TRAIN, 16) and (np.abs(features).sum(1) > 0).all()
     assert (store.read_array(workdir / "extract" / "given_prob.npy") > 0).all()
+    _check_features_of_folds(config, workdir, features)
     run(train, config, workdir)
     branch = keras.models.load_model(workdir / "train" / "instance.keras")
     assert branch.input_shape == (None, 16, 16, 3) and branch.output_shape == (None, 3)
+
+
+def _check_features_of_folds(config, workdir, features):
+    """A second round wants what the network of each fold sees in all images: its head repeats its answers."""
+    from urnet_tf.models.classifier import head_of
+
+    first = np.array(store.read_array(workdir / "extract" / "given_prob.npy"))
+    again = dataclasses.replace(config.reweight, rounds=2)
+    run(extract, dataclasses.replace(config, reweight=again), workdir)
+    np.testing.assert_array_equal(store.read_array(workdir / "extract" / "given_prob.npy"), first)
+    folds = store.read_array(workdir / "baseline" / "fold.npy")
+    for fold in range(2):
+        seen = store.read_array(workdir / "extract" / f"features_fold{fold}.npy")
+        assert seen.shape == features.shape and not np.array_equal(seen, features)
+        head = head_of(keras.models.load_model(workdir / "baseline" / f"model_fold{fold}.keras"))
+        probs = keras.ops.softmax(head(seen.astype("float32"))).numpy()
+        given = probs[np.arange(TRAIN), store.column(_labels(workdir), "label")]
+        np.testing.assert_allclose(given[folds == fold], first[folds == fold], rtol=0.02)
+
+
+def _labels(workdir):
+    return store.read_table(workdir / "reweight" / "weights.parquet", ["label"])
 
 
 @pytest.mark.parametrize(
