@@ -17,7 +17,7 @@ SMALL_RUN = (
     "pack.short_side_px=64", "pack.images_per_shard=250", "model.image_size_px=64", "baseline.folds=2",
     "baseline.fit.epochs=10", "baseline.fit.batch_images=48", "train.fit.epochs=10",
     "train.fit.batch_images=48", "export.check_images=16", "export.formats=[saved_model,tflite_float32]",
-    "report.classes=4",
+    "report.classes=4", "reweight.refit.epochs=5",
 )  # fmt: skip
 
 

@@ -59,6 +59,7 @@ def test_it_learns_less_noise_than_plain_fitting():
     assert accuracy[1] > accuracy[0] + 0.05, accuracy
 
 
+@pytest.mark.slow
 def test_nothing_forgotten_is_plain_fitting():
     """Two networks that forget nothing do not touch each other."""
     x, labels, *_ = data()
