@@ -23,6 +23,7 @@ UNKNOWN = "not measured"
 _EXPORTS = "/path/to/exports"
 _FOLDED_FROM = 30  # classes
 _SETTINGS = (  # those that shape the model; paths are left out, they are nobody's business
+    "preset",
     "seed",
     "ingest.sources",
     "ingest.max_rank",
@@ -36,6 +37,15 @@ _SETTINGS = (  # those that shape the model; paths are left out, they are nobody
     "augment.policy",
     "baseline.folds",
     "reweight.fidelity",
+    "reweight.rounds",
+    "reweight.class_weight.enabled",
+    "reweight.cluster_weight.enabled",
+    "reweight.confidence.enabled",
+    "reweight.self_confidence.enabled",
+    "reweight.page_text.enabled",
+    "reweight.rank_prior.enabled",
+    "reweight.soft_label.enabled",
+    "reweight.soft_label.kind",
     "reweight.soft_label.beta",
     "train.init",
     "train.bag.size",
@@ -46,6 +56,9 @@ _SETTINGS = (  # those that shape the model; paths are left out, they are nobody
     "train.fit.learning_rate",
     "train.fit.weight_decay",
     "train.fit.label_smoothing",
+    "train.fit.mixup",
+    "train.fit.loss.kind",
+    "train.fit.loss.logit_adjustment",
 )
 _DUPLICATES = {
     "train_and_evaluation": "held back from training, since they are also validation or test images",
