@@ -4,6 +4,8 @@ In: given labels and what the baseline predicts. Out: sparse targets (class ids 
 probabilities), K = 2 for one supposed label, 1 + k for k of them. Nothing of size N x C is made.
 
   y~_i = beta e(given) + (1 - beta) e(supposed)   (hard bootstrapping)
+
+In "sound" the share 1 - beta is multiplied by the probability of the supposed label.
 """
 
 import numpy as np
@@ -12,7 +14,7 @@ from urnet_tf.reweighting import SOUND, is_literal
 
 
 def compute_soft_targets(
-    given: np.ndarray, supposed: np.ndarray, *, beta: float, fidelity: str = SOUND
+    given: np.ndarray, supposed: np.ndarray, supposed_prob: np.ndarray, *, beta: float, fidelity: str = SOUND
 ) -> tuple[np.ndarray, np.ndarray]:
     """The two entries of every instance's target.
 
@@ -22,7 +24,8 @@ def compute_soft_targets(
     Args:
       given: int [N].
       supposed: int [N].
-      beta: share of the given label.
+      supposed_prob: float [N], what the model gives the supposed label; "paper" does not look at it.
+      beta: smallest share of the given label.
 
     Returns:
       ids int32 [N, 2] and probs float32 [N, 2].
@@ -30,14 +33,19 @@ def compute_soft_targets(
     Source: Eq. 10, Sec. 4.5, with the cluster weight of Eq. 6 that is "0 otherwise".
     Differs: in "paper" that 0 removes the supposed label's term, so a row on which the labels
     disagree sums to beta, not to 1: its loss is multiplied by beta and nothing else happens. In
-    "sound" the cluster weight is a scalar of the instance (part of its sample weight), the
-    supposed label keeps its share, and rows sum to 1.
+    "sound" the cluster weight is a scalar of the instance (part of its sample weight) and rows sum
+    to 1. There the supposed label has a share of (1 - beta) times its probability: the likeliest class of
+    a model that is unsure is often wrong, too.
     """
     given, supposed = np.asarray(given), np.asarray(supposed)
     agree = given == supposed
     ids = np.stack([given, supposed], axis=-1).astype(np.int32)
-    first = np.where(agree, 1.0, beta)
-    second = np.zeros_like(first) if is_literal(fidelity) else 1.0 - first
+    if is_literal(fidelity):
+        first = np.where(agree, 1.0, beta)
+        second = np.zeros_like(first)
+    else:
+        second = np.where(agree, 0.0, (1.0 - beta) * np.asarray(supposed_prob, np.float64))
+        first = 1.0 - second
     return ids, np.stack([first, second], axis=-1).astype(np.float32)
 
 

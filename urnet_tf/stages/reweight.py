@@ -238,7 +238,11 @@ def _soft_targets(config, labels, opinion):
             labels, opinion.given_prob, opinion.topk_ids, opinion.topk_probs, beta=settings.beta
         )
     beta = settings.beta if settings.enabled else 1.0
-    return soft_label.compute_soft_targets(labels, opinion.supposed, beta=beta, fidelity=config.fidelity)
+    is_supposed = opinion.topk_ids == opinion.supposed[:, None]
+    supposed_prob = np.sum(opinion.topk_probs * is_supposed, axis=1) / np.sum(opinion.topk_probs, axis=1)
+    return soft_label.compute_soft_targets(
+        labels, opinion.supposed, supposed_prob, beta=beta, fidelity=config.fidelity
+    )
 
 
 def _weigh_classes(settings, labels, num_classes, fidelity):
