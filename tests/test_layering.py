@@ -31,9 +31,10 @@ LAYERS = [
         "report",
         "why",
     ),
+    ("config_effects",),
     ("stages",),
     ("runner",),
-    ("__main__",),
+    ("__main__", "console"),
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
@@ -47,7 +48,8 @@ SINGLE_ENTRY = {
     "tensorflow_serving": "serving/tf_serving.py",
 }
 NUMPY_ONLY = """
-    config.py config_tree.py schema.py errors.py store.py metrics.py ensemble.py submission.py why.py
+    config.py config_tree.py config_effects.py console.py schema.py errors.py store/files.py
+    store/workdir.py metrics.py ensemble.py submission.py why.py
     runner.py serving/model_files.py serving/preparation.py serving/parity.py serving/model_card.py
     serving/answer_formats.py serving/server.py serving/flatbuffer_model.py serving/tflite_metadata.py
     data/crawl.py data/readers.py data/list_reader.py data/webvision.py data/search_metadata.py
@@ -113,7 +115,7 @@ def test_only_the_command_line_reads_flags():
 
 def test_only_stages_and_the_shell_read_the_configuration():
     for path in MODULES:
-        if layer_of(path) not in ("stages", "runner", "__main__", "config"):
+        if layer_of(path) not in ("stages", "runner", "__main__", "config", "config_effects"):
             assert "urnet_tf.config" not in {n for n in imports_of(path) if n.count(".") == 1}, path
 
 

@@ -279,6 +279,7 @@ class RuntimeConfig:
     strategy: str = _choice("none", "mirrored")  # several devices of this machine
     precision: str = _choice("float32", "mixed_bfloat16", "mixed_float16")  # float16: GPUs without bfloat16
     jit_compile: bool = False  # XLA, for one GPU only: on CPUs it is many times slower
+    verify_hashes: bool = True  # of results before they are read; false looks at sizes alone (huge runs)
     workers: int | None = _at_least(None, 1)  # processes of the offline stages; None = cores
 
 

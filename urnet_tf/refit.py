@@ -8,13 +8,12 @@ are.
 
 import os
 import pathlib
-import shutil
 from collections.abc import Callable
 
 import keras
 import numpy as np
 
-from urnet_tf import inference, training
+from urnet_tf import inference, store, training
 from urnet_tf.data.batches import FeatureBatches
 from urnet_tf.data.sampling import InstanceSampler
 from urnet_tf.inference import TopK
@@ -79,7 +78,7 @@ def ask_folds_again(
                 **fit_settings(counts, len(labels)),
             )
             training.save_model(head, path)
-            shutil.rmtree(directory / f"checkpoint{fold}", ignore_errors=True)
+            store.remove(directory / f"checkpoint{fold}", directory)
         head = keras.saving.load_model(path, compile=False)
         answers = inference.predict_top_k(
             head, features, held, labels[held], k, np.ones(num_classes, np.float32)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -65,7 +66,8 @@ def write_workdir(root, test_labels=True, finetune=False):
     for fold in range(FOLDS):
         head(3 + fold, inputs).save(root / "baseline" / f"model_fold{fold}.keras")
     if not finetune:
-        store.write_array(root / "baseline" / "features.npy", FEATURES)
+        (root / "features").mkdir()
+        store.write_array(root / "features" / "features.npy", FEATURES)
     return labels
 
 
@@ -73,6 +75,9 @@ def context_of(root, *overrides):
     settings = [f"baseline.folds={FOLDS}", f"model.image_size_px={SIZE}", "evaluate.batch_images=8"]
     config = config_lib.load_config(None, [*settings, *overrides])
     workdir = store.Workdir(root)
+    for stage in ("pack", "features", "baseline", "train"):
+        if workdir.path(stage).exists():
+            workdir.write_marker(workdir.path(stage), {"facts": {}})
     return StageContext(config, workdir, workdir.open_partial("evaluate", "k"))
 
 
@@ -141,7 +146,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_files(tmp_path, monkeypatch):
     whole = context_of(tmp_path)
     evaluate.run(whole)
     files = {p.name: p.read_bytes() for p in whole.out.iterdir()}
-    store.shutil.rmtree(whole.out)
+    shutil.rmtree(whole.out)
 
     written = evaluate._write_part
     calls = []

@@ -19,10 +19,10 @@ QUICK = (
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
+def workdir(tmp_path_factory, mark_complete):
     """Three classes, 30 % wrong labels, features that tell the truth; one validation image."""
     root = tmp_path_factory.mktemp("run")
-    for stage in ("pack", "baseline", "extract"):
+    for stage in ("pack", "features", "baseline", "extract"):
         (root / stage).mkdir()
     generator = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], SIZES)
@@ -51,7 +51,7 @@ def workdir(tmp_path_factory):
         [{"label": i, "id": f"n{i}", "name": n, "words": [n], "queries": []} for i, n in enumerate(names)],
     )
     store.write_array(root / "baseline/fold.npy", (np.arange(count) % 4).astype(np.int8))
-    store.write_array(root / "baseline/features.npy", np.r_[features, features[:1]].astype(np.float16))
+    store.write_array(root / "features/features.npy", np.r_[features, features[:1]].astype(np.float16))
     store.write_array(root / "extract/topk_ids.npy", order[:, :2].astype(np.int32))
     store.write_array(
         root / "extract/topk_probs.npy", np.take_along_axis(probs, order, 1)[:, :2].astype(np.float32)
@@ -63,9 +63,8 @@ def workdir(tmp_path_factory):
     store.write_array(
         root / "extract/balanced_given_prob.npy", balanced[np.arange(count), labels].astype(np.float32)
     )
-    store.write_json(root / "extract/done.json", {"facts": {"features": "baseline/features.npy"}})
     np.save(root / "truth.npy", truth)
-    return store.Workdir(root)
+    return mark_complete(root, extract={"features": "features/features.npy"})
 
 
 def run(workdir, key, *overrides):
@@ -191,4 +190,4 @@ def test_another_file_of_text_vectors_is_another_input(tmp_path):
     once = reweight.inputs(config)
     path.write_text("1 2\nlion 1 2.5\n")
     assert reweight.inputs(config) != once
-    assert reweight.inputs(load_config()) == ""
+    assert reweight.inputs(load_config()) == {}

@@ -26,7 +26,7 @@ from urnet_tf.data.crawl import (
     rejected_row,
     running_number,
 )  # fmt: skip
-from urnet_tf.data.search_metadata import Records, read_rank, read_records
+from urnet_tf.data.search_metadata import Records, metadata_places, read_rank, read_records
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
 
@@ -58,6 +58,30 @@ def count_classes(path: str) -> int:
 def info_files(path: str) -> list[str]:
     """Paths of the text files that describe the tree, sorted."""
     return sorted(glob.glob(os.path.join(glob.escape(path), "info", "*.txt")))
+
+
+def listed_files(path: str, sources: Sequence[str] | None = None) -> Iterator[str]:
+    """Paths of all listed images, as they are on disk, and of the metadata files, relative to the tree.
+
+    Raises:
+      UsageError: a file of `info/` is missing.
+    """
+    next(_lines(path, "synsets.txt"), None)  # without it there is no tree
+    folders, metas = _Folders(os.path.abspath(path)), {}
+    for part in _list_parts(path, sources):
+        for line in _lines(path, f"train_filelist_{part}.txt"):
+            yield folders.find(line.rpartition(" ")[0].rstrip())
+        for line in _lines(path, f"train_meta_list_{part}.txt"):
+            metas.setdefault(line.rpartition(" ")[0].strip())
+    for meta in metas:
+        yield from metadata_places(meta)
+    for split in (VAL, TEST):
+        folder = _evaluation_folder(path, split)
+        if folder is None or not os.path.exists(os.path.join(path, "info", f"{split}_filelist.txt")):
+            continue
+        for line in _lines(path, f"{split}_filelist.txt"):
+            name = line.rpartition(" ")[0].rstrip() or line
+            yield folders.find(name if name.startswith(f"{folder}/") else f"{folder}/{name}")
 
 
 def read_webvision(

@@ -20,7 +20,6 @@ import datetime
 import os
 import pathlib
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -42,7 +41,7 @@ from urnet_tf.serving.rewriting import (
     layers_of,
     with_named_outputs,
 )
-from urnet_tf.store import atomic_path, write_json, write_text
+from urnet_tf.store import atomic_path, remove, write_json, write_text
 
 PRECISIONS = {
     SAVED_MODEL: "float32",
@@ -243,10 +242,10 @@ def _judge(facts, path, formats, failures, tolerance, allow_drift):
 
 
 def _remove(path, kind, file):
-    (path / file).unlink()
+    remove(path / file, path)
     if kind == SAVED_MODEL:
         for folder in ("variables", "assets"):
-            shutil.rmtree(path / folder)
+            remove(path / folder, path)
 
 
 def _draw_photo():
@@ -284,7 +283,7 @@ def _make_directory(directory):
         directory.mkdir(parents=True, exist_ok=True)
         with atomic_path(directory / "writable") as temporary:
             temporary.touch()
-        (directory / "writable").unlink()
+        remove(directory / "writable", directory)
     except OSError as error:
         raise UsageError(f"Cannot write the export to {directory}: {error.strerror}.") from None
 

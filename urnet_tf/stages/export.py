@@ -8,7 +8,6 @@ so a server that watches a copy of it sees a newer model.
 """
 
 import hashlib
-import shutil
 
 import numpy as np
 
@@ -41,7 +40,7 @@ def run(context: StageContext) -> dict:
     """Builds the model image → logits, exports it, checks it on images of the store."""
     config, settings = context.config, context.config.export
     if (context.out / settings.name).is_dir():
-        shutil.rmtree(context.out / settings.name)  # of a killed run: the version must not grow with it
+        context.remove(settings.name)  # of a killed run: the version must not grow with it
     classes = read_json(context.path("pack", "classes.json"))
     table = read_table(context.path("pack", "instances.parquet"), ["split", "label", "content_hash"])
     splits, labels = column(table, "split"), column(table, "label")
@@ -71,7 +70,7 @@ def run(context: StageContext) -> dict:
             settings.tolerance_float32, settings.tolerance_float16, settings.tolerance_int8_points
         ),
         allow_drift=settings.allow_drift,
-        first_version=next_version(context.path("export", settings.name)),
+        first_version=next_version(context.workdir.path("export") / settings.name),
         data=_describe_data(context, column(table, "content_hash")),
         settings=config_lib.to_dict(config),
     )  # fmt: skip
@@ -139,7 +138,7 @@ def _image_model(context):
 
 def _describe_data(context, hashes):
     """What the model was trained on, for the model card."""
-    markers = {name: context.workdir.marker(name)["facts"] for name in ("ingest", "pack", "reweight")}
+    markers = {name: context.marker(name)["facts"] for name in ("ingest", "pack", "reweight")}
     digest = hashlib.blake2b(digest_size=16)
     for content_hash in sorted(hashes):
         digest.update(content_hash.encode())
@@ -156,9 +155,12 @@ def _describe_data(context, hashes):
 
 STAGE = Stage(
     name="export",
-    needs=("ingest", "pack", "baseline", "reweight", "train"),
+    needs=("ingest", "pack", "reweight", "train"),
     depends_on=(
-        "export", "model.image_size_px", "model.crop_fraction", "pack.short_side_px", "ingest.max_pixels",
+        "seed", "export", "model.mode", "model.backbone", "model.weights", "model.image_size_px",
+        "model.crop_fraction", "model.resnext_depth", "model.resnext_cardinality",
+        "model.resnext_width_per_group", "model.resnext_squeeze_excitation", "model.resnext_deep_stem",
+        "model.resnext_small_stem", "pack.short_side_px", "ingest.max_pixels",
     ),
     run=run,
     estimate=estimate,

@@ -14,6 +14,7 @@ from absl import logging
 
 from urnet_tf import schema, store
 from urnet_tf.config import PAPER, Config, has_second_round
+from urnet_tf.config_effects import resolve
 from urnet_tf.errors import UsageError
 from urnet_tf.progress import progress
 from urnet_tf.reweighting import (
@@ -65,9 +66,7 @@ def run(context: StageContext) -> dict:
     # These do not change with the opinion of the second round, or too little for their price.
     fixed = {}
     if config.class_weight.enabled:
-        fixed["class_weight"] = _weigh_classes(config.class_weight, labels, num_classes, config.fidelity)[
-            labels
-        ]
+        fixed["class_weight"] = _weigh_classes(context.config, labels, num_classes)[labels]
     if config.cluster_weight.enabled:
         columns["cluster"], fixed["cluster_weight"] = _cluster(
             context, labels, opinion.supposed, opinion.given_prob, num_classes
@@ -217,7 +216,7 @@ def _score_pages(context, table, labels):
     name_vectors = encode(names)
     shape = (len(texts), name_vectors.shape[1])
     vectors = store.open_column(context.out / "page_vectors.npy", shape, np.float16)
-    log = context.units("pages", parts)
+    log = context.units("pages", parts, vectors)
     pending = log.pending()
     for part in progress(pending, "page text", total=len(pending), unit="parts"):
         rows = slice(part * _TEXTS_A_PART, (part + 1) * _TEXTS_A_PART)
@@ -245,16 +244,17 @@ def _soft_targets(config, labels, opinion):
     )
 
 
-def _weigh_classes(settings, labels, num_classes, fidelity):
+def _weigh_classes(config, labels, num_classes):
     """The configured class weights: float32 [C]."""
+    settings = config.reweight.class_weight
     if settings.kind == "effective_number":
         return class_weight.compute_effective_number_weight(
             labels, num_classes=num_classes, beta=settings.effective_beta
         )
-    alpha = settings.alpha
-    if alpha is None:
-        alpha = 0.5 if fidelity == PAPER else 1.0
-    return class_weight.compute_class_weight(labels, num_classes=num_classes, alpha=alpha, fidelity=fidelity)
+    alpha = resolve(config, "reweight.class_weight.alpha")
+    return class_weight.compute_class_weight(
+        labels, num_classes=num_classes, alpha=alpha, fidelity=config.reweight.fidelity
+    )
 
 
 def _read_instances(context):
@@ -269,21 +269,21 @@ def _read_instances(context):
 
 
 def _features_path(context):
-    return context.workdir.root / context.workdir.marker("extract")["facts"]["features"]
+    return context.path(*context.marker("extract")["facts"]["features"].split("/"))
 
 
 def _cluster(context, labels, supposed, given_prob, num_classes):
     """Groups and weights; the groups of complete classes are kept when the stage is killed."""
     settings = context.config.reweight.cluster_weight
     fidelity = context.config.reweight.fidelity
-    kind = settings.kind or ("size" if fidelity == PAPER else "purity")
+    kind = resolve(context.config, "reweight.cluster_weight.kind")
     confusion = cluster_weight.confusion_from_predictions(labels, supposed, num_classes=num_classes)
     neighbours = cluster_weight.most_confused(confusion, neighbours=settings.neighbours)
     bounds = np.searchsorted(labels, np.arange(num_classes + 1)).tolist()
     rows = [(bounds[label], bounds[label + 1]) for label in range(num_classes)]
 
     group_column = store.open_column(context.out / "groups.npy", (len(labels),), np.int32)
-    log = context.units("cluster", num_classes)
+    log = context.units("cluster", num_classes, group_column)
     pending = log.pending()
     workers = context.config.runtime.workers or os.cpu_count() or 1
     found = cluster_weight.cluster_classes(
@@ -342,7 +342,7 @@ def _confidence(context, table, labels, num_classes):
         text_vectors,
         train_ids,
         np.zeros_like(folds) if paper else folds,
-        loss=settings.loss or ("pairwise" if paper else "contrastive"),
+        loss=resolve(context.config, "reweight.confidence.loss"),
         temperature=settings.temperature,
         epochs=settings.epochs,
         seed=context.config.seed,
@@ -390,8 +390,8 @@ def estimate(config: Config, facts: Facts) -> Estimate:
     return Estimate(rows=rows, seconds=seconds, disk_bytes=rows * 100, memory_bytes=rows * 300 + 15 * 10**8)
 
 
-def inputs(config: Config) -> str:
-    """Fingerprint of the files with text vectors and of the sentence encoder, if there are any.
+def inputs(config: Config) -> dict:
+    """Fingerprints of the files with text vectors and of the sentence encoder, if there are any.
 
     Raises:
       UsageError: a file is missing.
@@ -412,15 +412,18 @@ def inputs(config: Config) -> str:
                 f"Cannot read the text vectors {str(name)!r}: {error.strerror}; expected 'hashed', or a "
                 "fastText .vec or .bin file."
             ) from None
-        facts.append((os.path.abspath(name), status.st_size, status.st_mtime_ns))
-    return store.fingerprint(*facts) if facts else ""
+        facts.append((os.path.realpath(name), status.st_size, status.st_mtime_ns))
+    return {"the files of text vectors": store.fingerprint(*facts)} if facts else {}
 
 
 STAGE = Stage(
     name="reweight",
-    needs=("pack", "baseline", "extract"),
-    depends_on=("seed", "reweight"),
+    needs=("pack", "features", "baseline", "extract"),
+    depends_on=(
+        "seed", "reweight", "model.mode", "model.dropout", "baseline.folds", "extract.top_k", "train.bag.size",
+        "runtime.precision",
+    ),
     run=run,
     estimate=estimate,
     inputs=inputs,
-)
+)  # fmt: skip

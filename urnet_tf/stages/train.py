@@ -1,12 +1,10 @@
 """Stage `train`: the URNet on bags, with sample weights and soft targets of `reweight`.
 
-Reads the image store (pack), features or a network (baseline), the weights and targets
+Reads the image store (pack), features (frozen) or a network (baseline), the weights and targets
 (reweight). Writes urnet.keras, its instance branch instance.keras, saliency.npy and
 weights.parquet with the saliency filled in. A strategy is off when its weights are ones: there
 are no other branches in the code. The fit and the pass for the saliency resume.
 """
-
-import shutil
 
 import numpy as np
 
@@ -42,7 +40,7 @@ def run(context: StageContext) -> dict:
     path = context.out / "urnet.keras"
     if not path.exists():
         _fit(context, labels, store.column(weights, "sample_weight"))
-    shutil.rmtree(context.out / "checkpoint", ignore_errors=True)
+    context.remove("checkpoint")
     model = keras.saving.load_model(path, compile=False)
     training.save_model(urnet.instance_branch(model), context.out / "instance.keras")
     saliency = _measure_saliency(context, model, labels)
@@ -129,7 +127,7 @@ def _base(context, synchronized):
     """The feature size, or the network that training starts from."""
     config = context.config
     if config.model.mode == "frozen":
-        return store.read_array(context.path("baseline", "features.npy")).shape[1]
+        return store.read_array(context.path("features", "features.npy")).shape[1]
     import keras
 
     from urnet_tf.models.classifier import backbone_of
@@ -158,7 +156,7 @@ def _bag_batches(context, labels, sample_weight, augmented):
         sample_weight,
     )
     if config.model.mode == "frozen":
-        features = store.read_array(context.path("baseline", "features.npy"))
+        features = store.read_array(context.path("features", "features.npy"))
         return batches.FeatureBatches(features, sampler, *targets, bag=True)
     augmenter = open_augmenter(config) if augmented else open_augmenter(config, policy="none")
     return batches.ImageBatches(
@@ -189,7 +187,7 @@ def _measure_saliency(context, model, labels):
         inference.build_function(saliency_model(model), bags),
         stream,
         rows,
-        context.units("saliency", inference.count_units(rows, bags)),
+        context.units("saliency", inference.count_units(rows, bags), attention),
         write,
         batch_size=bags,
         description="saliency",
@@ -200,7 +198,7 @@ def _measure_saliency(context, model, labels):
 
 STAGE = Stage(
     name="train",
-    needs=("pack", "baseline", "extract", "reweight"),
+    needs=("pack", "features", "baseline", "reweight"),
     depends_on=("seed", "model", "augment", "train", "runtime.precision"),
     run=run,
     estimate=estimate,
