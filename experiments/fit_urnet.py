@@ -7,6 +7,9 @@ Without it, noisy Gaussian ones are drawn. Images become features by `build_back
 
 import sys
 
+import urnet_tf  # noqa: F401  before keras: switches on TensorFlow's fast kernels
+
+# isort: split
 import keras
 import numpy as np
 from sklearn import linear_model, model_selection

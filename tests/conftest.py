@@ -10,6 +10,8 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import pytest  # noqa: E402  (the variables must be set before anything imports TensorFlow)
 
+import urnet_tf  # noqa: E402, F401  (switches oneDNN on, as the program does)
+
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 # Of runs of the whole flow: small and fast, with two shards, several clusters, bags and folds.
