@@ -8,6 +8,8 @@ import tensorflow as tf
 from urnet_tf.models import grouped_convolution
 from urnet_tf.models.grouped_convolution import GroupedConv2D, runs_natively, with_implementation
 
+pytestmark = pytest.mark.onednn
+
 
 def loop_convolution(images, kernel, *, strides=1, dilation=1, groups=1):
     """Valid grouped convolution, one output at a time."""

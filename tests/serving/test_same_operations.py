@@ -9,6 +9,8 @@ import pytest
 from urnet_tf.models import grouped_convolution
 from urnet_tf.serving.flatbuffer_model import unpack_model
 
+pytestmark = pytest.mark.onednn
+
 
 def saved_model_operations(path):
     from tensorflow.core.protobuf import saved_model_pb2
