@@ -29,11 +29,11 @@ SMALL_RUN = (
 
 
 # Files that share the finished run of the whole flow.
-_FLOW_FILES = ("test_flow.py", "test_kill.py")
+_FLOW_FILES = ("test_flow.py", "test_readme.py", "test_kill.py")
 # Files that share a SavedModel.
 _ENGINE_FILES = ("test_saved_model.py", "test_engines.py", "test_server.py", "test_tf_serving.py")
 # The longest start first, so that no worker ends long after the other.
-_LONG_FILES = (*_FLOW_FILES, "test_readme.py", "test_training.py")
+_LONG_FILES = (*_FLOW_FILES, "test_training.py")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
