@@ -65,7 +65,8 @@ def test_a_run_killed_twice_ends_with_the_same_bytes(
 ):
     # Checkpoints and exports do not enter the weights, so the run with other ones is what to compare with.
     # A checkpoint a step would cost more than the steps.
-    cheap = ("--set=export.formats=[keras]", "--set=export.check_images=4", "--set=train.fit.checkpoint_s=0.2")
+    cheap = ("export.formats=[keras]", "export.check_images=4", "train.fit.checkpoint_s=0.2")
+    cheap = [f"--set={setting}" for setting in cheap]
     workdir = tmp_path / "killed"
     command = urnet_command(
         "run", "--data", drawn_crawl, "--workdir", workdir, *small_run, *cheap

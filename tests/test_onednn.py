@@ -62,8 +62,8 @@ def test_it_is_too_late_once_tensorflow_is_loaded(switch):
 def test_importing_any_part_of_the_package_switches_it_on_and_loads_nothing_heavy():
     program = f"""
 import builtins, io, os, sys
-real = builtins.open
-builtins.open = lambda name, *a, **k: io.StringIO({AVX2!r}) if name == "/proc/cpuinfo" else real(name, *a, **k)
+real, text = builtins.open, {AVX2!r}
+builtins.open = lambda name, *a, **k: io.StringIO(text) if name == "/proc/cpuinfo" else real(name, *a, **k)
 import urnet_tf.errors
 heavy = {{"tensorflow", "keras", "numpy"}} & set(sys.modules)
 print(os.environ.get("{VARIABLE}"), sorted(heavy))

@@ -16,8 +16,8 @@ BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```$", README, flags=re.M | re.S)
 SET_UP = ("bash experiments/quickstart.sh", "bash tests/run.sh")
 
 
-# `urnet` on the path. With $RUN_FLAGS set, what computes for minutes gets them: the crawl and the settings of a
-# run that is complete, so that the command finds all stages done and checks them.
+# `urnet` on the path. With $RUN_FLAGS set, what computes for minutes gets them: the crawl and the settings of
+# a run that is complete, so that the command finds all stages done.
 URNET = """#!/bin/sh
 case "$*" in
   *--dry_run*) ;;
