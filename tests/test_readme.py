@@ -89,3 +89,9 @@ def test_the_set_up_scripts_are_named_and_parse():
 def test_links_lead_to_files():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (REPOSITORY / target).exists(), target
+
+
+def test_the_second_run_of_the_tests_is_the_one_that_is_described():
+    script = (REPOSITORY / "tests" / "run.sh").read_text()
+    (command,) = re.findall(r"^ +(TF_ENABLE_ONEDNN_OPTS=0 .*)$", script, re.M)
+    assert f"`{command}`" in README
