@@ -14,7 +14,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A module may import modules of its own layer and of those before it.
 LAYERS = [
-    ("errors",),
+    ("errors", "onednn"),
     ("config", "config_tree", "schema"),
     ("store", "progress"),
     ("data", "reweighting", "metrics", "losses", "robust_losses"),
@@ -50,7 +50,7 @@ SINGLE_ENTRY = {
 NUMPY_ONLY = """
     config.py config_tree.py config_effects.py console.py schema.py errors.py store/files.py
     store/workdir.py metrics.py ensemble.py submission.py why.py
-    runner.py serving/model_files.py serving/preparation.py serving/parity.py serving/model_card.py
+    onednn.py runner.py serving/model_files.py serving/preparation.py serving/parity.py serving/model_card.py
     serving/answer_formats.py serving/server.py serving/flatbuffer_model.py serving/tflite_metadata.py
     data/crawl.py data/readers.py data/list_reader.py data/webvision.py data/search_metadata.py
     data/probe.py data/crops.py data/instance_table.py data/image_store.py data/sampling.py

@@ -83,13 +83,14 @@ def weights_of(model):
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "stops"),
     [
-        {"ema": 0.9, "clip_norm": 1.0, "accumulate_steps": 4},
-        {"optimizer": "sgd", "loss": SparseSoftCrossEntropy(label_smoothing=0.1)},
+        # In the middle of a pass, then again in the next one.
+        ({"ema": 0.9, "clip_norm": 1.0, "accumulate_steps": 4}, (6, 3)),
+        ({"optimizer": "sgd", "loss": SparseSoftCrossEntropy(label_smoothing=0.1)}, (6,)),
     ],
 )
-def test_interrupted_run_ends_bitwise_equal(settings, tmp_path):
+def test_interrupted_run_ends_bitwise_equal(settings, stops, tmp_path):
     settings = {
         "total_steps": 11,
         "learning_rate": 0.05,
@@ -99,7 +100,7 @@ def test_interrupted_run_ends_bitwise_equal(settings, tmp_path):
     straight = model_with_statistics()
     history = training.fit_model(straight, BagBatches(), **settings)
     assert [h["step"] for h in history] == [4, 8, 11]
-    for stop in (6, 3):  # in the middle of a pass, then again in the next one
+    for stop in stops:
         killed = model_with_statistics()
         with pytest.raises(KeyboardInterrupt):
             training.fit_model(
@@ -157,6 +158,7 @@ def test_bag_loss_weight_zero_leaves_the_bag_branch_alone():
     np.testing.assert_array_equal(model.get_layer("bag_logits").kernel.numpy(), before)
 
 
+@pytest.mark.slow  # a smaller network does the same in test_optimization.py
 def test_mixed_precision_resumes(tmp_path):
     models = []
     for name, stop in (("straight", None), ("killed", 2), ("killed", None)):

@@ -75,8 +75,8 @@ def packed(tmp_path_factory):
     return root
 
 
-def settings(mode, folds, **train_section):
-    fit = {"epochs": 20, "batch_images": 12, "learning_rate": 0.02, "checkpoint_s": 0}
+def settings(mode, folds, epochs=20, **train_section):
+    fit = {"epochs": epochs, "batch_images": 12, "learning_rate": 0.02, "checkpoint_s": 0}
     return config_lib.from_dict(
         {
             "model": {"mode": mode, "image_size_px": 16, "weights": None, "dropout": 0.1},
@@ -188,7 +188,7 @@ def test_one_fold_is_in_sample(tiny, workdir):
 
 
 def test_finetune_stages_resume_after_a_kill(tiny, workdir, monkeypatch):
-    config = settings("finetune", 2, init="baseline", bag={"size": 2, "loss_weight": 0.0})
+    config = settings("finetune", 2, epochs=2, init="baseline", bag={"size": 2, "loss_weight": 0.0})
     from urnet_tf import training
 
     saved = training.save_model
