@@ -131,6 +131,22 @@ def test_paper_form_is_the_literal_product(workdir):
     sums = np.load(out / "target_probs.npy").sum(axis=1)
     np.testing.assert_allclose(sums, np.where(disagree, 0.8, 1.0), rtol=1e-6)
     assert facts["factors"]["class_weight"]["max"] < 1.0
+    assert facts["negative_weight_share"] == (columns["sample_weight"] < 0).mean() > 0
+    assert facts["supposed_by"] == schema.BASELINE and facts["fidelity"] == "paper"
+    mean = columns["sample_weight"].mean(dtype=float)
+    _, scaled, _ = run(workdir, "paper", "preset=paper", "reweight.combine.unit_mean=true")
+    np.testing.assert_allclose(scaled["sample_weight"], columns["sample_weight"] / mean, rtol=1e-5)
+
+
+def test_what_the_scale_of_the_weights_does_is_told():
+    assert reweight.describe_scale(np.float32([0.5, 1.5])) == []
+    against, scale = reweight.describe_scale(np.float32([0.3, 0.1, -0.2, 0.0]))
+    assert against == "25.0% of the weights are below 0: these images count against their labels."
+    assert "mean 0.05, not 1, so the loss is 20 times smaller" in scale and "20 times less learning" in scale
+    assert "reweight.combine.unit_mean=true" in scale
+    (scale,) = reweight.describe_scale(np.float32([3.0, 5.0]))
+    assert "4 times larger" in scale and "4 times more learning rate" in scale
+    assert "count against the labels" in reweight.describe_scale(np.float32([-0.3, 0.1]))[1]
 
 
 def test_everything_off_is_ones(workdir):
