@@ -8,6 +8,7 @@ from PIL import Image
 
 from urnet_tf.errors import UsageError
 from urnet_tf.report import ReportInputs, build_page, compute_reliability, figures, pictures, summary
+from urnet_tf.reweighting.combine import effective_sample_size
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -94,9 +95,9 @@ def test_find_doubtful_compares_inside_the_class():
 
 
 def test_effective_sample_size():
-    assert summary.effective_sample_size([1, 1, 1, 1]) == 4
-    assert summary.effective_sample_size([2, 0, 0, 0]) == 1
-    assert summary.effective_sample_size([3, 1]) == pytest.approx(16 / 10)
+    assert effective_sample_size([1, 1, 1, 1]) == 4
+    assert effective_sample_size([2, 0, 0, 0]) == 1
+    assert effective_sample_size([3, 1]) == pytest.approx(16 / 10)
 
 
 def test_class_sizes_and_profile():

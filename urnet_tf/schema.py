@@ -95,6 +95,6 @@ BALANCED_BASELINE = "balanced_baseline"  # the same if all classes were equally 
 SECOND_ROUND = "second_round"  # heads of the folds that were trained again with weights
 SUPPOSED_BY = {  # in words
     BASELINE: "the baseline",
-    BALANCED_BASELINE: "the baseline, balanced by class size,",
+    BALANCED_BASELINE: "the baseline balanced by class size",
     SECOND_ROUND: "the weighted heads of the second round",
 }

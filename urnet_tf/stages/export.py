@@ -163,7 +163,7 @@ def _describe_data(context, hashes):
     for content_hash in sorted(hashes):
         digest.update(content_hash.encode())
     counts = ("images", "train_images", "val_images", "test_images")
-    noise = ("clean_rate_estimate", "effective_sample_size", "disagreement", "negative_confidence_share")
+    noise = ("clean_rate_estimate", "effective_sample_size", "disagreement", "negative_weight_share")
     return {
         **{name: markers["pack"].get(name) for name in counts},
         "content_hash": digest.hexdigest(),
