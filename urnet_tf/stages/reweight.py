@@ -41,6 +41,11 @@ from urnet_tf.stages.stage import (
 FACTORS = ("class_weight", "page_text", "rank_prior")
 EVIDENCE = ("cluster_weight", "confidence", "self_confidence")
 
+# What `extract` wrote that is read here.
+_SEEN = (
+    "given_prob", "topk_ids", "topk_probs", "balanced_given_prob", "balanced_topk_ids", "balanced_topk_probs",
+)  # fmt: skip
+
 # Measured with 1,280 features on one core of a small machine.
 _START_SECONDS = 15.0  # TensorFlow, for its text operations, and scikit-learn
 _CLUSTER_SECONDS = 7e-5  # a row; a class is clustered with its neighbours
@@ -55,11 +60,8 @@ def run(context: StageContext) -> dict:
     """Computes all factors, combines them and writes the columns."""
     config = context.config.reweight
     table, labels, num_classes = _read_instances(context)
-    seen = {
-        name: np.asarray(store.read_array(context.path("extract", f"{name}.npy")))
-        for name in ("given_prob", "topk_ids", "topk_probs", "balanced_given_prob", "balanced_id")
-    }
-    opinion = _first_opinion(config.fidelity, seen, labels, num_classes)
+    seen = {name: np.asarray(store.read_array(context.path("extract", f"{name}.npy"))) for name in _SEEN}
+    opinion = _first_opinion(config.fidelity, seen)
     columns = {"cluster": np.full(len(labels), -1, np.int32)}
     facts = {}
     # These do not change with the opinion of the second round, or too little for their price.
@@ -138,23 +140,22 @@ class _Opinion:
 
     author: str  # of `schema.SUPPOSED_BY`
     given_prob: np.ndarray  # float [N], of the given label
-    supposed: np.ndarray  # int32 [N], the likeliest class
-    topk_ids: np.ndarray  # int32 [N, k]
+    topk_ids: np.ndarray  # int32 [N, k], best first
     topk_probs: np.ndarray  # float [N, k]
 
+    @property
+    def supposed(self):
+        """The likeliest class: int32 [N]."""
+        return self.topk_ids[:, 0]
 
-def _first_opinion(fidelity, seen, labels, num_classes):
+
+def _first_opinion(fidelity, seen):
     """That of the baseline's folds, which believed every label alike."""
     if fidelity == PAPER:
-        return _Opinion(
-            schema.BASELINE, seen["given_prob"], seen["topk_ids"][:, 0], seen["topk_ids"], seen["topk_probs"]
-        )
+        return _Opinion(schema.BASELINE, seen["given_prob"], seen["topk_ids"], seen["topk_probs"])
     # Raw predictions prefer the large classes; targets and weights made of them would do so again.
-    scale = class_weight.compute_class_weight(labels, num_classes=num_classes, alpha=1.0)
-    balanced = seen["topk_probs"] * scale[seen["topk_ids"]]
-    return _Opinion(
-        schema.BALANCED_BASELINE, seen["balanced_given_prob"], seen["balanced_id"], seen["topk_ids"], balanced
-    )
+    balanced = (seen[f"balanced_{name}"] for name in ("given_prob", "topk_ids", "topk_probs"))
+    return _Opinion(schema.BALANCED_BASELINE, *balanced)
 
 
 def _ask_again(context, labels, folds, weights, num_classes):
@@ -175,9 +176,7 @@ def _ask_again(context, labels, folds, weights, num_classes):
         fit_settings=lambda counts, images: fit_settings(fit, config.runtime, batch_images, counts, images),
         dropout=config.model.dropout, seed=config.seed, directory=context.out / "second_round",
     )  # fmt: skip
-    return _Opinion(
-        schema.SECOND_ROUND, found.given_prob, found.topk_ids[:, 0], found.topk_ids, found.topk_probs
-    )
+    return _Opinion(schema.SECOND_ROUND, found.given_prob, found.topk_ids, found.topk_probs)
 
 
 def _weigh(config, fixed, page_score, opinion, folds, table, labels, num_classes):
@@ -279,8 +278,7 @@ def _soft_targets(config, labels, opinion):
             labels, opinion.given_prob, opinion.topk_ids, opinion.topk_probs, beta=settings.beta
         )
     beta = settings.beta if settings.enabled else 1.0
-    is_supposed = opinion.topk_ids == opinion.supposed[:, None]
-    supposed_prob = np.sum(opinion.topk_probs * is_supposed, axis=1) / np.sum(opinion.topk_probs, axis=1)
+    supposed_prob = opinion.topk_probs[:, 0] / np.sum(opinion.topk_probs, axis=1)
     return soft_label.compute_soft_targets(
         labels, opinion.supposed, supposed_prob, beta=beta, fidelity=config.fidelity
     )
@@ -463,5 +461,6 @@ STAGE = Stage(
     depends_on=("seed", "reweight"),
     run=run,
     estimate=estimate,
+    version=2,
     inputs=inputs,
 )
