@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from urnet_tf import schema, store
+from urnet_tf import config as config_lib, runner, schema, store
 from urnet_tf.data.crawl import printable
 from urnet_tf.data.hostile_files import USABLE, write_hostile_files
 from urnet_tf.stages import NAMES
@@ -251,6 +251,75 @@ def test_a_dry_run_tells_rows_time_disk_and_memory_and_writes_nothing(drawn_craw
     for line in stages:
         assert re.search(r" \d+ +[\d.]+ (s|min|h) ", line), line
     assert re.fullmatch(r"Together about [\d.]+ \w+, [\d.]+ \wB of disk, [\d.]+ \wB of memory\.", total)
+
+
+# --------------------------------------------------------------------------------- other presets
+
+
+def tiny_backbone(name, image_size_px, weights=None, *, seed=0, synchronized=False, **_):
+    """In place of the real networks, with as many features as the one of the finished run."""
+    import keras
+
+    image = keras.Input((image_size_px, image_size_px, 3), name="image")
+    initializer = keras.initializers.HeNormal(seed=seed)
+    x = keras.layers.Rescaling(1 / 128, -1.0, name="rescale")(image)
+    x = keras.layers.Conv2D(8, 8, strides=4, kernel_initializer=initializer, name="conv")(x)
+    x = keras.layers.BatchNormalization(synchronized=synchronized, name="bn")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(keras.layers.ReLU(name="relu")(x))
+    x = keras.layers.Dense(1280, kernel_initializer=initializer, dtype="float32", name="features")(x)
+    return keras.Model(image, x, name="tiny")
+
+
+@pytest.fixture
+def run_here(small_run, drawn_crawl):
+    """Runs the flow in this process: (workdir, *settings) → stage → action."""
+
+    def run(root, *settings):
+        small = [flag.removeprefix("--set=") for flag in small_run]
+        settings = [*small, "export.formats=[keras]", "train.fit.epochs=2", *settings]
+        config = config_lib.load_config(None, [*settings, f"ingest.path={drawn_crawl}"])
+        workdir = store.Workdir(root)
+        plan = runner.make_plan(config, workdir)
+        runner.run(config, workdir, plan)
+        assert all(workdir.marker(name)["facts"] for name in NAMES)
+        assert {step.action for step in runner.make_plan(config, workdir)} == {runner.SKIP}
+        return {step.stage.name: step.action for step in plan}
+
+    return run
+
+
+@pytest.mark.parametrize("preset", ["sound", "paper"])
+def test_every_preset_comes_to_its_end(copy, run_here, monkeypatch, preset):
+    """Beside `best`, which the finished run has."""
+    monkeypatch.setattr("urnet_tf.models.backbone.build_backbone", tiny_backbone)
+    done = run_here(copy, f"preset={preset}")
+    ran = {name for name, action in done.items() if action == runner.RUN}
+    assert ran == {"reweight", "train", "evaluate", "export", "report"}
+    weight = np.array([row["sample_weight"] for row in read(copy, "train", "weights.parquet")])
+    if preset == "paper":
+        assert (weight < 0).any() and weight.mean() < 0.5
+    else:
+        assert (weight > 0).all() and weight.mean() == pytest.approx(1, abs=1e-5)
+
+
+FINETUNE = ("model.mode=finetune", "model.image_size_px=32", "pack.short_side_px=32", "baseline.fit.epochs=1",
+            "reweight.confidence.epochs=2", "export.check_images=4", "ingest.first_classes=3")  # fmt: skip
+
+
+def test_a_whole_network_is_trained_to_the_last_stage(run_here, tmp_path, monkeypatch):
+    monkeypatch.setattr("urnet_tf.models.backbone.build_backbone", tiny_backbone)
+    assert set(run_here(tmp_path / "w", *FINETUNE).values()) == {runner.RUN}
+    figures = store.read_json(tmp_path / "w" / "evaluate" / "metrics.json")["models"]
+    assert {"baseline", "urnet", "ensemble"} <= figures.keys() and figures["urnet"]["n"] == 12
+
+
+@pytest.mark.slow  # 80 s
+def test_a_resnext_is_trained_to_the_last_stage(run_here, tmp_path):
+    network = (
+        "model.backbone=resnext", "model.weights=null", "model.resnext_depth=26",
+        "model.resnext_small_stem=true", "preset=paper",
+    )  # fmt: skip
+    assert set(run_here(tmp_path / "w", *FINETUNE, *network).values()) == {runner.RUN}
 
 
 # ----------------------------------------------------------------------------------------- why

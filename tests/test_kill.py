@@ -100,7 +100,7 @@ MOMENTS = (
     Moment("baseline", "model_fold1.keras"),
     Moment("extract"),
     Moment("extract", "topk_ids.npy"),
-    Moment("extract", "balanced_id.npy"),
+    Moment("extract", "balanced_topk_ids.npy"),
     Moment("reweight"),
     Moment("reweight", "units_cluster/000003.json"),
     Moment("reweight", "confidence.npy"),

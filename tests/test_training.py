@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from urnet_tf.data.batches import pack_targets
 from urnet_tf import training
 from urnet_tf.errors import RunError
 from urnet_tf.losses import SparseSoftCrossEntropy
@@ -39,18 +40,18 @@ class BagBatches:
                 -1,
             )
             .astype("float32")
-            .reshape(BAGS, SIZE, 4)
+            .reshape(BAGS, SIZE, 2, 2)
         )
-        bag = np.concatenate([y[..., :2].reshape(BAGS, -1), y[..., 2:].reshape(BAGS, -1) / SIZE], -1)
+        bag = pack_targets(y[..., 0, :].reshape(BAGS, -1), y[..., 1, :].reshape(BAGS, -1) / SIZE)
         w = rng.uniform(0.5, 1.5, (BAGS, SIZE)).astype("float32")
-        return x, y, bag.astype("float32"), w, w.mean(1, dtype="float32")
+        return x, y, bag, w, w.mean(1, dtype="float32")
 
     def dataset(self, start, stop):
         def element(step):
             x, y, bag, w, bag_w = tf.numpy_function(self.rows, [step], [tf.float32] * 5, stateful=False)
             for tensor, shape in zip(
                 (x, y, bag, w, bag_w),
-                ((BAGS, SIZE, DIM), (BAGS, SIZE, 4), (BAGS, 4 * SIZE), (BAGS, SIZE), (BAGS,)),
+                ((BAGS, SIZE, DIM), (BAGS, SIZE, 2, 2), (BAGS, 2, 2 * SIZE), (BAGS, SIZE), (BAGS,)),
                 strict=True,
             ):
                 tensor.set_shape(shape)

@@ -201,6 +201,7 @@ class SoftLabelConfig:
 class CombineConfig:
     smallest: float = _at_least(0.05, 0.0)  # sound: bounds of the combined weight
     largest: float = _at_least(10.0, 0.0)
+    unit_mean: bool = False  # paper: scale the product to mean 1, as sound always does; false = literal
 
 
 @dataclass(frozen=True)

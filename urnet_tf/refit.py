@@ -19,6 +19,7 @@ from urnet_tf.data.sampling import InstanceSampler
 from urnet_tf.inference import TopK
 from urnet_tf.models.classifier import build_classifier
 from urnet_tf.models.seeding import layer_seed
+from urnet_tf.reweighting.combine import scale_to_mean_one
 
 
 def ask_folds_again(
@@ -53,6 +54,9 @@ def ask_folds_again(
 
     Returns:
       `TopK` of all N; the balanced fields equal the others.
+
+    Raises:
+      RunError: the weights of the images that a head learns from have a mean of 0 or less.
     """
     directory = pathlib.Path(directory)
     directory.mkdir(exist_ok=True)
@@ -65,8 +69,8 @@ def ask_folds_again(
         if not path.exists():
             head_seed = layer_seed(seed, f"refit{fold}")
             # The mean over the seen ones is 1, as in any training: the learning rate stays.
-            scaled = np.asarray(weights / np.mean(weights[seen], dtype=np.float64), np.float32)
-            counts = np.bincount(labels[seen], weights=scaled[seen], minlength=num_classes)
+            scaled = scale_to_mean_one(weights, seen).astype(np.float32)
+            counts = np.bincount(labels[seen], np.maximum(scaled[seen], 0), minlength=num_classes)
             head = build_classifier(features.shape[1], num_classes, dropout=dropout, seed=head_seed)
             sampler = InstanceSampler(seen, batch_images, head_seed)
             training.fit_model(

@@ -8,7 +8,7 @@ import pytest
 
 from urnet_tf import config as config_lib, schema, store
 from urnet_tf.data import image_store
-from urnet_tf.errors import UsageError
+from urnet_tf.errors import RunError, UsageError
 from urnet_tf.stages import baseline, extract, features, train
 from urnet_tf.stages.stage import Facts, StageContext, images_per_step
 
@@ -163,6 +163,15 @@ def test_frozen_stages(tiny, workdir, monkeypatch):
     before = (workdir / "train" / "urnet.keras").read_bytes()
     run(train, config, workdir)
     assert (workdir / "train" / "urnet.keras").read_bytes() == before
+
+
+def test_the_mass_of_a_class_is_counted_in_average_images():
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    # 0.03, 0.01, -0.5 | 0.02, 0.04 | -0.1: 0.04, 0.06 and 0 of 0.1 for their labels, on 6 images
+    weights = np.array([0.03, 0.01, -0.5, 0.02, 0.04, -0.1])
+    np.testing.assert_allclose(train.compute_class_mass(labels, weights, 4), [2.4, 3.6, 0, 0], rtol=1e-12)
+    with pytest.raises(RunError, match="all 6 weigh 0 or less"):
+        train.compute_class_mass(labels, -np.abs(weights), 4)
 
 
 @pytest.mark.parametrize(("images", "size"), [(10_000, 256), (1024, 256), (1023, 128), (30, 4), (2, 1)])

@@ -125,6 +125,23 @@ def test_cached_features_give_all_figures(tmp_path):
     assert not (context.out / "parts").exists()
 
 
+def test_the_calibration_error_takes_the_bins_that_are_asked_for(tmp_path):
+    import keras
+
+    labels, ids = write_workdir(tmp_path), np.arange(43, 60)
+    unsure = head(2)
+    unsure.set_weights([0.2 * values for values in unsure.get_weights()])
+    keras.saving.save_model(unsure, tmp_path / "train" / "instance.keras")
+    top = metrics.top_k(expected_probs(tmp_path, "train/instance.keras", ids), 5)
+    told = {}
+    for bins in (2, 40):
+        context = context_of(tmp_path, f"evaluate.ece_bins={bins}", "baseline.folds=1")
+        told[bins] = evaluate.run(context)["models"]["urnet"]["ece"]
+        expected = metrics.summarize(labels[ids], *top, C, bins)["ece"]
+        assert told[bins] == pytest.approx(expected, abs=1e-5)
+    assert abs(told[2] - told[40]) > 0.01
+
+
 def test_without_test_labels_val_is_measured_and_every_listed_test_image_has_a_line(tmp_path):
     labels = write_workdir(tmp_path, test_labels=False)
     context = context_of(tmp_path)

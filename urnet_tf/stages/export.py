@@ -14,6 +14,7 @@ import numpy as np
 from urnet_tf import config as config_lib
 from urnet_tf.config import Config
 from urnet_tf.data.image_store import ImageStore
+from urnet_tf.errors import RunError
 from urnet_tf.models.network_cost import count_classifier
 from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
 from urnet_tf.serving import export
@@ -46,11 +47,7 @@ def run(context: StageContext) -> dict:
     splits, labels = column(table, "split"), column(table, "label")
     ids = choose_check_ids(splits, labels, settings.check_images)
     store = ImageStore(context.path("pack"))
-    weights = read_table(context.path("train", "weights.parquet"), ["instance_id", "sample_weight"])
-    trusted = choose_trusted_ids(
-        column(weights, "instance_id"), column(weights, "sample_weight"), settings.calibration_images,
-        config.seed,
-    )  # fmt: skip
+    trusted = _choose_calibration(context) if "tflite_int8" in settings.formats else ()
     facts = export.export_classifier(
         _image_model(context),
         [c["name"] for c in classes],
@@ -99,11 +96,33 @@ def choose_check_ids(splits: np.ndarray, labels: np.ndarray, count: int | None) 
 
 
 def choose_trusted_ids(ids: np.ndarray, weights: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """At most `count` different training images, drawn by weight, ascending."""
-    share = np.asarray(weights, np.float64)
+    """At most `count` different training images, drawn by weight, ascending; none of weight 0 or less.
+
+    Args:
+      ids: int [N].
+      weights: float [N]; a negative weight counts against the label, so it is no trust.
+
+    Raises:
+      RunError: no weight is above 0.
+    """
+    share = np.maximum(np.asarray(weights, np.float64), 0.0)
+    if not share.sum() > 0:
+        raise RunError(
+            f"Expected training images with a weight above 0, to set the ranges of tflite_int8; all "
+            f"{len(share):,} weigh 0 or less. Leave tflite_int8 out of export.formats, or weigh with "
+            "reweight.fidelity=sound."
+        )
     share = share / share.sum()
     count = min(count, int((share > 0).sum()))
     return np.sort(np.random.default_rng(seed).choice(ids, count, replace=False, p=share))
+
+
+def _choose_calibration(context):
+    weights = read_table(context.path("train", "weights.parquet"), ["instance_id", "sample_weight"])
+    return choose_trusted_ids(
+        column(weights, "instance_id"), column(weights, "sample_weight"),
+        context.config.export.calibration_images, context.config.seed,
+    )  # fmt: skip
 
 
 def estimate(config: Config, facts: Facts) -> Estimate:
@@ -143,7 +162,7 @@ def _describe_data(context, hashes):
     for content_hash in sorted(hashes):
         digest.update(content_hash.encode())
     counts = ("images", "train_images", "val_images", "test_images")
-    noise = ("clean_rate_estimate", "effective_sample_size", "disagreement", "negative_confidence_share")
+    noise = ("clean_rate_estimate", "effective_sample_size", "disagreement", "negative_weight_share")
     return {
         **{name: markers["pack"].get(name) for name in counts},
         "content_hash": digest.hexdigest(),

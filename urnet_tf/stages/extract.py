@@ -113,7 +113,7 @@ def estimate(config: Config, facts: Facts) -> Estimate:
     rows = facts.train_images
     if rows is None:
         return Estimate()
-    disk = rows * (8 * config.extract.top_k + 12)
+    disk = rows * (16 * config.extract.top_k + 8)
     if config.model.mode == "frozen":
         return Estimate(rows, 15.0 + rows / 20_000, disk, 2 * 10**9)
     folds = config.baseline.folds
@@ -140,5 +140,6 @@ STAGE = Stage(
     ),
     run=run,
     estimate=estimate,
+    version=2,
     inputs=_extra_columns,
 )  # fmt: skip

@@ -42,6 +42,11 @@ from urnet_tf.stages.stage import (
 FACTORS = ("class_weight", "page_text", "rank_prior")
 EVIDENCE = ("cluster_weight", "confidence", "self_confidence")
 
+# What `extract` wrote that is read here.
+_SEEN = (
+    "given_prob", "topk_ids", "topk_probs", "balanced_given_prob", "balanced_topk_ids", "balanced_topk_probs",
+)  # fmt: skip
+
 # Measured with 1,280 features on one core of a small machine.
 _START_SECONDS = 15.0  # TensorFlow, for its text operations, and scikit-learn
 _CLUSTER_SECONDS = 7e-5  # a row; a class is clustered with its neighbours
@@ -56,11 +61,8 @@ def run(context: StageContext) -> dict:
     """Computes all factors, combines them and writes the columns."""
     config = context.config.reweight
     table, labels, num_classes = _read_instances(context)
-    seen = {
-        name: np.asarray(store.read_array(context.path("extract", f"{name}.npy")))
-        for name in ("given_prob", "topk_ids", "topk_probs", "balanced_given_prob", "balanced_id")
-    }
-    opinion = _first_opinion(config.fidelity, seen, labels, num_classes)
+    seen = {name: np.asarray(store.read_array(context.path("extract", f"{name}.npy"))) for name in _SEEN}
+    opinion = _first_opinion(config.fidelity, seen)
     columns = {"cluster": np.full(len(labels), -1, np.int32)}
     facts = {}
     # These do not change with the opinion of the second round, or too little for their price.
@@ -87,6 +89,8 @@ def run(context: StageContext) -> dict:
     if has_second_round(context.config):
         opinion = _ask_again(context, labels, folds, sample_weight, num_classes)
         factors, sample_weight = weigh(opinion)
+    for sentence in describe_scale(sample_weight):
+        logging.info("%s", sentence)
 
     target_ids, target_probs = _soft_targets(config, labels, opinion)
     store.write_array(context.out / "target_ids.npy", target_ids)
@@ -106,6 +110,9 @@ def run(context: StageContext) -> dict:
     facts |= {
         "rows": len(labels),
         "effective_sample_size": combine.effective_sample_size(sample_weight),
+        "negative_weight_share": float(np.mean(sample_weight < 0)),
+        "fidelity": config.fidelity,
+        "supposed_by": opinion.author,
         "clean_rate_estimate": clean_rate,
         "bag_guarantee": guarantee,
         "bag_size": context.config.train.bag.size,
@@ -130,20 +137,24 @@ def run(context: StageContext) -> dict:
 class _Opinion:
     """What models that did not see an image say of it."""
 
+    author: str  # of `schema.SUPPOSED_BY`
     given_prob: np.ndarray  # float [N], of the given label
-    supposed: np.ndarray  # int32 [N], the likeliest class
-    topk_ids: np.ndarray  # int32 [N, k]
+    topk_ids: np.ndarray  # int32 [N, k], best first
     topk_probs: np.ndarray  # float [N, k]
 
+    @property
+    def supposed(self):
+        """The likeliest class: int32 [N]."""
+        return self.topk_ids[:, 0]
 
-def _first_opinion(fidelity, seen, labels, num_classes):
+
+def _first_opinion(fidelity, seen):
     """That of the baseline's folds, which believed every label alike."""
     if fidelity == PAPER:
-        return _Opinion(seen["given_prob"], seen["topk_ids"][:, 0], seen["topk_ids"], seen["topk_probs"])
+        return _Opinion(schema.BASELINE, seen["given_prob"], seen["topk_ids"], seen["topk_probs"])
     # Raw predictions prefer the large classes; targets and weights made of them would do so again.
-    scale = class_weight.compute_class_weight(labels, num_classes=num_classes, alpha=1.0)
-    balanced = seen["topk_probs"] * scale[seen["topk_ids"]]
-    return _Opinion(seen["balanced_given_prob"], seen["balanced_id"], seen["topk_ids"], balanced)
+    balanced = (seen[f"balanced_{name}"] for name in ("given_prob", "topk_ids", "topk_probs"))
+    return _Opinion(schema.BALANCED_BASELINE, *balanced)
 
 
 def _ask_again(context, labels, folds, weights, num_classes):
@@ -164,7 +175,7 @@ def _ask_again(context, labels, folds, weights, num_classes):
         fit_settings=lambda counts, images: fit_settings(fit, config.runtime, batch_images, counts, images),
         dropout=config.model.dropout, seed=config.seed, directory=context.out / "second_round",
     )  # fmt: skip
-    return _Opinion(found.given_prob, found.topk_ids[:, 0], found.topk_ids, found.topk_probs)
+    return _Opinion(schema.SECOND_ROUND, found.given_prob, found.topk_ids, found.topk_probs)
 
 
 def _weigh(config, fixed, page_score, opinion, folds, table, labels, num_classes):
@@ -194,6 +205,7 @@ def _weigh(config, fixed, page_score, opinion, folds, table, labels, num_classes
         [ones, *(factors[name] for name in FACTORS if name in factors)],
         [factors[name] for name in EVIDENCE if name in factors],
         smallest=config.combine.smallest, largest=config.combine.largest, fidelity=config.fidelity,
+        unit_mean=config.combine.unit_mean,
     )  # fmt: skip
     return factors, sample_weight
 
@@ -229,6 +241,34 @@ def _score_pages(context, table, labels):
     return score, {"with_text": float(known.mean()), "nearer_to_another_class": nearer}
 
 
+def describe_scale(weights: np.ndarray) -> list[str]:
+    """Sentences on what literal weights do to training beyond preferring some images.
+
+    Args:
+      weights: float [N], sample weights.
+
+    Returns:
+      What to tell: of negative weights, and of a mean that is not about 1.
+    """
+    mean, negative = float(np.mean(weights, dtype=float)), float(np.mean(weights < 0))
+    told = []
+    if negative:
+        told.append(f"{negative:.1%} of the weights are below 0: these images count against their labels.")
+    if mean <= 0:
+        told.append(
+            f"The weights have the mean {mean:.3g}: taken together they count against the labels. Set "
+            "reweight.confidence.enabled=false or reweight.fidelity=sound."
+        )
+    elif not 0.95 <= mean <= 1.05:
+        times, size, much = (1 / mean, "smaller", "less") if mean < 1 else (mean, "larger", "more")
+        told.append(
+            f"The weights have the mean {mean:.3g}, not 1, so the loss is {times:.2g} times {size}: with "
+            f"train.fit.optimizer=sgd this is {times:.2g} times {much} learning rate (adamw divides it out). "
+            "reweight.combine.unit_mean=true scales the weights to mean 1."
+        )
+    return told
+
+
 def _soft_targets(config, labels, opinion):
     """Target ids int32 [N, K] and probabilities float32 [N, K]."""
     settings = config.soft_label
@@ -237,8 +277,7 @@ def _soft_targets(config, labels, opinion):
             labels, opinion.given_prob, opinion.topk_ids, opinion.topk_probs, beta=settings.beta
         )
     beta = settings.beta if settings.enabled else 1.0
-    is_supposed = opinion.topk_ids == opinion.supposed[:, None]
-    supposed_prob = np.sum(opinion.topk_probs * is_supposed, axis=1) / np.sum(opinion.topk_probs, axis=1)
+    supposed_prob = opinion.topk_probs[:, 0] / np.sum(opinion.topk_probs, axis=1)
     return soft_label.compute_soft_targets(
         labels, opinion.supposed, supposed_prob, beta=beta, fidelity=config.fidelity
     )
@@ -425,5 +464,6 @@ STAGE = Stage(
     ),
     run=run,
     estimate=estimate,
+    version=2,
     inputs=inputs,
 )  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 
 from urnet_tf import schema, store
 from urnet_tf.config import Config
+from urnet_tf.errors import RunError
 from urnet_tf.models.network_cost import count_urnet
 from urnet_tf.stages.stage import (
     Estimate,
@@ -115,12 +116,34 @@ def _fit(context, labels, sample_weight):
             fit,
             config.runtime,
             data.sampler.shape[0],
-            np.bincount(labels, weights=np.maximum(sample_weight, 0), minlength=num_classes),
+            compute_class_mass(labels, sample_weight, num_classes),
             len(labels),
         ),  # fmt: skip
     )
     store.write_json(context.out / "history.json", history)
     training.save_model(model, context.out / "urnet.keras")
+
+
+def compute_class_mass(labels: np.ndarray, weights: np.ndarray, num_classes: int) -> np.ndarray:
+    """What the images of each class count, in average images: float64 [C], the sum is N.
+
+    Weights are divided by their mean, so that a class does not seem smaller for the scale of all weights;
+    an image that counts against its class adds nothing to it.
+
+    Args:
+      labels: int [N].
+      weights: float [N].
+
+    Raises:
+      RunError: no weight is above 0.
+    """
+    mass = np.bincount(labels, np.maximum(weights, 0.0), minlength=num_classes)
+    if not mass.sum() > 0:
+        raise RunError(
+            f"Expected training images with a weight above 0; all {len(labels):,} weigh 0 or less, so "
+            "there is nothing to learn. Weigh with reweight.fidelity=sound, or switch factors off."
+        )
+    return mass * (len(labels) / mass.sum())
 
 
 def _base(context, synchronized):
@@ -202,4 +225,5 @@ STAGE = Stage(
     depends_on=("seed", "model", "augment", "train", "runtime.precision"),
     run=run,
     estimate=estimate,
+    version=2,
 )
