@@ -35,6 +35,7 @@ from urnet_tf.stages.stage import (
     fit_settings,
     images_per_step,
 )
+from urnet_tf.text_rules import show_path
 
 # Columns that multiply the weight, and guesses of one thing, whether the label is right (see `combine`).
 # Page text and rank are calibrated: flat where they tell nothing, so they need no share of a mean.
@@ -409,7 +410,7 @@ def inputs(config: Config) -> str:
             status = os.stat(name)
         except OSError as error:
             raise UsageError(
-                f"Cannot read the text vectors {str(name)!r}: {error.strerror}; expected 'hashed', or a "
+                f"Cannot read the text vectors {show_path(name)}: {error.strerror}; expected 'hashed', or a "
                 "fastText .vec or .bin file."
             ) from None
         facts.append((os.path.abspath(name), status.st_size, status.st_mtime_ns))
