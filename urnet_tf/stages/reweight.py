@@ -163,6 +163,7 @@ def _ask_again(context, labels, folds, weights, num_classes):
     found = refit.ask_folds_again(
         features_of, labels, folds, weights, num_classes=num_classes,
         k=min(config.extract.top_k, num_classes), epochs=fit.epochs, batch_images=batch_images,
+        settings_prefix="reweight.refit.",
         fit_settings=lambda counts, images: fit_settings(fit, config.runtime, batch_images, counts, images),
         dropout=config.model.dropout, seed=config.seed, directory=context.out / "second_round",
     )  # fmt: skip
