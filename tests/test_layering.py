@@ -15,7 +15,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module may import modules of its own layer and of those before it.
 LAYERS = [
     ("errors", "onednn"),
-    ("config", "config_tree", "schema"),
+    ("text_rules",),
+    ("config", "config_checks", "config_file", "config_tree", "schema"),
     ("store", "progress"),
     ("data", "reweighting", "metrics", "losses", "robust_losses"),
     ("models",),
@@ -48,8 +49,8 @@ SINGLE_ENTRY = {
     "tensorflow_serving": "serving/tf_serving.py",
 }
 NUMPY_ONLY = """
-    config.py config_tree.py config_effects.py console.py schema.py errors.py store/files.py
-    store/workdir.py metrics.py ensemble.py submission.py why.py
+    config.py config_checks.py config_effects.py config_file.py config_tree.py console.py text_rules.py
+    schema.py errors.py store/files.py store/workdir.py metrics.py ensemble.py submission.py why.py
     onednn.py runner.py serving/model_files.py serving/preparation.py serving/parity.py serving/model_card.py
     serving/answer_formats.py serving/server.py serving/flatbuffer_model.py serving/tflite_metadata.py
     data/crawl.py data/readers.py data/list_reader.py data/webvision.py data/search_metadata.py

@@ -262,7 +262,7 @@ MIRRORED = """
         end(mirrored, deep_model, Bags(), jit_compile=True)
         raise SystemExit("XLA passed")
     except UsageError as error:
-        assert "runtime.jit_compile=false on 2 devices" in str(error)
+        assert "Expected no jit_compile on 2 devices" in str(error)
     print("equal")
 """
 

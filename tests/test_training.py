@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from urnet_tf import config, training
 from urnet_tf.data.batches import pack_targets
-from urnet_tf import training
 from urnet_tf.errors import RunError
 from urnet_tf.losses import SparseSoftCrossEntropy
 from urnet_tf.models.urnet import build_urnet
@@ -188,11 +189,17 @@ def test_nan_stops_and_names_the_step(tmp_path):
             x, *rest = super().rows(step)
             return (x * (np.nan if step == 4 else 1), *rest)
 
-    with pytest.raises(RunError, match=r"head: the loss is nan at step 5 of 9.*learning_rate"):
+    with pytest.raises(RunError) as caught:
         training.fit_model(
             build_urnet(DIM, CLASSES, SIZE), Poisoned(), total_steps=9, description="head",
-            checkpoint_dir=tmp_path, checkpoint_s=0,
+            settings_prefix="train.fit.", checkpoint_dir=tmp_path, checkpoint_s=0,
         )  # fmt: skip
+    message = str(caught.value)
+    assert message.startswith("head: the loss is nan at step 5 of 9.")
+    advised = re.findall(r"train\.fit\.\w+", message)
+    assert advised == ["train.fit.learning_rate", "train.fit.clip_norm", "train.fit.warmup_fraction"]
+    assert all(hasattr(config.select(config.Config(), "train.fit"), key.split(".")[-1]) for key in advised)
+    assert "fit." not in message.replace("train.fit.", "")
 
 
 def test_checkpoint_of_another_model_is_refused(tmp_path):

@@ -106,6 +106,7 @@ RULES = (
     Rule("reweight.confidence.floor", _is_sound, "reweight.fidelity=sound"),
     Rule("reweight.combine.smallest", _is_sound, "reweight.fidelity=sound"),
     Rule("reweight.combine.largest", _is_sound, "reweight.fidelity=sound"),
+    Rule("reweight.combine.unit_mean", lambda c: not _is_sound(c), "reweight.fidelity=paper"),
     Rule(
         "export.calibration_images", lambda c: "tflite_int8" in c.export.formats,
         "tflite_int8 in export.formats",

@@ -36,6 +36,7 @@ def ask_folds_again(
     dropout: float,
     seed: int,
     directory: str | os.PathLike,
+    settings_prefix: str = "",
 ) -> TopK:
     """Trains a linear head a fold, without the fold, and predicts the fold.
 
@@ -51,6 +52,7 @@ def ask_folds_again(
       dropout: before the classifier.
       seed: of the run.
       directory: finished heads and checkpoints are kept there, so that a killed call continues.
+      settings_prefix: see `training.fit_model`.
 
     Returns:
       `TopK` of all N; the balanced fields equal the others.
@@ -79,6 +81,7 @@ def ask_folds_again(
                 total_steps=training.count_steps(epochs, len(seen), batch_images),
                 checkpoint_dir=directory / f"checkpoint{fold}",
                 description=f"second round, fold {fold}",
+                settings_prefix=settings_prefix,
                 **fit_settings(counts, len(labels)),
             )
             training.save_model(head, path)

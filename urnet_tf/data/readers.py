@@ -24,6 +24,7 @@ from urnet_tf.data.crawl import (
 from urnet_tf.data.probe import os_status
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
+from urnet_tf.text_rules import show_path
 
 FOLDER, LIST, WEBVISION = "folder", "list", "webvision"
 _SPLIT_FOLDERS = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
@@ -42,11 +43,12 @@ def detect_kind(path: str) -> str:
     if os.path.isdir(path):
         return WEBVISION if webvision.looks_like(path) else FOLDER
     if not os.path.exists(path):
-        raise UsageError(f"Expected images at {path}; there is no such file or folder.")
+        raise UsageError(f"Expected images at {show_path(path)}; there is no such file or folder.")
     if os.path.splitext(path)[1].lower() in list_reader.SUFFIXES:
         return LIST
     raise UsageError(
-        f"Expected a folder, a WebVision tree or a list ({', '.join(list_reader.SUFFIXES)}); received {path}."
+        f"Expected a folder, a WebVision tree or a list ({', '.join(list_reader.SUFFIXES)}); received "
+        f"{show_path(path)}."
     )
 
 

@@ -29,6 +29,7 @@ from urnet_tf.data.crawl import (
 from urnet_tf.data.search_metadata import Records, metadata_places, read_rank, read_records
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
+from urnet_tf.text_rules import quote
 
 _SOURCES = ("google", "flickr")
 _EVALUATION_FOLDERS = ("{}_images_256", "{}_images_resized", "{}_images")
@@ -107,7 +108,8 @@ def read_webvision(
     for part in _list_parts(path, sources):
         listing.read_train_list(path, part, sources)
     if not listing.labels:
-        raise UsageError(f"Expected training images of {sources or 'any source'} in {path}; received none.")
+        wanted = quote(sources) if sources else "any source"
+        raise UsageError(f"Expected training images of {wanted} in {path}; received none.")
     notes = listing.add_queries(classes, texts, given_queries)
     rows, more_notes = listing.with_metadata(texts)
     notes += more_notes

@@ -42,6 +42,7 @@ from urnet_tf.serving.rewriting import (
     with_named_outputs,
 )
 from urnet_tf.store import atomic_path, remove, write_json, write_text
+from urnet_tf.text_rules import FILE_NAME, check_text
 
 PRECISIONS = {
     SAVED_MODEL: "float32",
@@ -289,8 +290,7 @@ def _make_directory(directory):
 
 
 def _check_arguments(model, class_names, name, check_images, preparation, formats, calibration_images):
-    if not name or name in (".", "..") or "/" in name or "\\" in name:
-        raise UsageError(f"Expected a plain name for the export (no path); received {name!r}.")
+    check_text(name, FILE_NAME, "the export's name")
     num_classes, num_names = model.output[LOGITS].shape[-1], len(class_names)
     if num_classes != num_names:
         raise UsageError(f"The model gives {num_classes} classes; received {num_names} names.")

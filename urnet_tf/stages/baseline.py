@@ -142,6 +142,7 @@ def _fit(context, name, ids, labels, num_classes):
         checkpoint_dir=context.out / f"checkpoint_{name}",
         log_dir=context.out / "tensorboard" / name,
         description=f"baseline {name}",
+        settings_prefix="baseline.fit.",
         **fit_settings(
             fit, config.runtime, batch_images, count_labels(labels[ids], num_classes), len(labels)
         ),

@@ -14,6 +14,7 @@ from urnet_tf.progress import progress
 from urnet_tf.schema import DUPLICATE_COLUMNS, DUPLICATE_KINDS, QUARANTINE_COLUMNS, TEST, TRAIN, VAL
 from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
 from urnet_tf.store import Workdir, hash_file, read_table, write_json, write_table
+from urnet_tf.text_rules import show_path
 
 FILES_PER_UNIT = 20_000
 _SECONDS_PER_FILE = 1.5e-4  # measured: listing, reading and hashing small local files on 2 cores
@@ -135,7 +136,7 @@ def _file_hash(path):
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror}.") from None
+        raise UsageError(f"Cannot read {show_path(path)}: {error.strerror}.") from None
 
 
 def rescan(config: Config, workdir: Workdir) -> str | None:
@@ -165,7 +166,9 @@ def _kind(settings):
     if settings.kind == "auto":
         return found
     if (settings.kind == readers.LIST) != (found == readers.LIST):
-        raise UsageError(f"Expected a {settings.kind} at ingest.path; {settings.path} is a {found}.")
+        raise UsageError(
+            f"Expected a {settings.kind} at ingest.path; {show_path(settings.path)} is a {found}."
+        )
     return settings.kind
 
 

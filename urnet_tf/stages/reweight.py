@@ -36,6 +36,7 @@ from urnet_tf.stages.stage import (
     fit_settings,
     images_per_step,
 )
+from urnet_tf.text_rules import show_path
 
 # Columns that multiply the weight, and guesses of one thing, whether the label is right (see `combine`).
 # Page text and rank are calibrated: flat where they tell nothing, so they need no share of a mean.
@@ -172,6 +173,7 @@ def _ask_again(context, labels, folds, weights, num_classes):
     found = refit.ask_folds_again(
         features_of, labels, folds, weights, num_classes=num_classes,
         k=min(config.extract.top_k, num_classes), epochs=fit.epochs, batch_images=batch_images,
+        settings_prefix="reweight.refit.",
         fit_settings=lambda counts, images: fit_settings(fit, config.runtime, batch_images, counts, images),
         dropout=config.model.dropout, seed=config.seed, directory=context.out / "second_round",
     )  # fmt: skip
@@ -448,7 +450,7 @@ def inputs(config: Config) -> dict:
             status = os.stat(name)
         except OSError as error:
             raise UsageError(
-                f"Cannot read the text vectors {str(name)!r}: {error.strerror}; expected 'hashed', or a "
+                f"Cannot read the text vectors {show_path(name)}: {error.strerror}; expected 'hashed', or a "
                 "fastText .vec or .bin file."
             ) from None
         facts.append((os.path.realpath(name), status.st_size, status.st_mtime_ns))

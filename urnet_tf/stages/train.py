@@ -111,6 +111,7 @@ def _fit(context, labels, sample_weight):
         checkpoint_dir=context.out / "checkpoint",
         log_dir=context.out / "tensorboard",
         description="urnet",
+        settings_prefix="train.fit.",
         # What the loss takes for the size of a class is what its images count.
         **fit_settings(
             fit,
