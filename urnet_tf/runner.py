@@ -246,7 +246,8 @@ def identify_stages(config: Config) -> dict[str, Identity]:
     """
     found = {}
     for stage in STAGES:
-        settings, inputs = effective_settings(config, stage.depends_on), stage.inputs(config)
+        keys = stage.depends_on if stage.applies(config) else ()
+        settings, inputs = effective_settings(config, keys), stage.inputs(config)
         needed = {name: found[name].key for name in stage.needs}
         key = fingerprint(stage.name, stage.version, settings, inputs, needed)
         found[stage.name] = Identity(key, stage.version, settings, inputs)
@@ -420,7 +421,7 @@ def _too_large(config, step, machine):
     name, hint = step.stage.name, ""
     if step.estimate.training is not None:
         hint = f" Lower {name}.fit.batch_images or raise {name}.fit.accumulate_steps."
-    elif hasattr(config_lib.select(config, name), "batch_images"):
+    elif hasattr(getattr(config, name, None), "batch_images"):  # `features` has no section
         hint = f" Lower {name}.batch_images."
     needed, there = format_bytes(step.estimate.memory_bytes), format_bytes(machine.memory_bytes)
     return f"Warning: {name} needs about {needed} of memory; this machine has {there}.{hint}"

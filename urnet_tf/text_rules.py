@@ -43,7 +43,9 @@ def bare(text: str, limit: int = 80) -> str:
 
 def show_path(path) -> str:
     """A path for a message; longer than other values may be, as its middle tells most."""
-    return bare(os.fspath(path), 200)
+    text = os.fspath(path)
+    shown = "".join(repr(sign)[1:-1] if unicodedata.category(sign) in _BREAKING else sign for sign in text)
+    return cut(shown, 200)
 
 
 def check_text(text: str, form: str, what: str) -> None:

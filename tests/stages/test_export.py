@@ -156,6 +156,7 @@ def test_weights_are_looked_at_for_int8_alone(root, monkeypatch):
     weights = {"instance_id": [0, 1, 2, 3], "sample_weight": [-1.0] * 4}
     dtypes = {"instance_id": "int64", "sample_weight": "float32"}
     store.write_table(root / "train" / "weights.parquet", weights, dtypes)
+    store.Workdir(root).write_marker(root / "train", {"facts": {}})
     assert export.run(context_of(root, "export.formats=[keras]"))["formats"]["keras"]["kept"]
     with pytest.raises(RunError, match="weight above 0"):
         export.run(context_of(root, "export.formats=[keras,tflite_int8]"))

@@ -223,7 +223,7 @@ def test_who_predicted_the_supposed_labels_is_told(workdir):
     facts, columns, out = run(workdir, "two", "reweight.rounds=2")
     assert facts["supposed_by"] == schema.SECOND_ROUND
     folds = np.load(workdir.root / "baseline/fold.npy")
-    features = np.load(workdir.root / "baseline/features.npy").astype(np.float32)[: len(folds)]
+    features = np.load(workdir.root / "features/features.npy").astype(np.float32)[: len(folds)]
     for fold in range(4):
         head = keras.saving.load_model(out / "second_round" / f"head{fold}.keras", compile=False)
         said = np.asarray(head(features[folds == fold])).argmax(axis=1)

@@ -80,5 +80,6 @@ STAGE = Stage(
     ),
     run=run,
     estimate=estimate,
+    applies=lambda config: config.model.mode == "frozen",
     inputs=inputs,
 )  # fmt: skip

@@ -120,6 +120,7 @@ class Stage:
     depends_on: tuple[str, ...]  # dotted configuration keys, of settings or sections, that change the result
     run: Callable[[StageContext], dict]  # returns facts for the marker (plain JSON)
     estimate: Callable[[Config, Facts], Estimate]
+    applies: Callable[[Config], bool] = lambda config: True  # False: `run` has nothing to do
     version: int = 1  # raise it when the same settings give another result
     # What is read from outside: words for a person → fingerprint.
     inputs: Callable[[Config], dict[str, str]] = lambda config: {}
