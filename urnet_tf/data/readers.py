@@ -26,6 +26,7 @@ from urnet_tf.data.crawl import (
 from urnet_tf.data.probe import os_reason, os_status, retried_or_stop
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
+from urnet_tf.text_rules import show_path
 
 FOLDER, LIST, WEBVISION = "folder", "list", "webvision"
 _SPLIT_FOLDERS = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
@@ -44,20 +45,24 @@ def detect_kind(path: str) -> str:
     """
     if not is_utf8(os.path.abspath(path)):
         raise UsageError(
-            f"Expected a path in UTF-8 for the images; received {printable(path)}. Rename it, or give a link."
+            f"Expected a path in UTF-8 for the images; received {show_path(printable(path))}. Rename it, or "
+            "give a link."
         )
     try:
         mode = retried_or_stop(path, lambda: os.stat(path)).st_mode
     except FileNotFoundError:
-        raise UsageError(f"Expected images at {path}; there is no such file or folder.") from None
+        raise UsageError(f"Expected images at {show_path(path)}; there is no such file or folder.") from None
     except OSError as error:
-        raise UsageError(f"Expected images at {path}; it cannot be opened: {os_reason(error)}.") from None
+        raise UsageError(
+            f"Expected images at {show_path(path)}; it cannot be opened: {os_reason(error)}."
+        ) from None
     if stat.S_ISDIR(mode):
         return WEBVISION if webvision.looks_like(path) else FOLDER
     if stat.S_ISREG(mode) and os.path.splitext(path)[1].lower() in list_reader.SUFFIXES:
         return LIST
     raise UsageError(
-        f"Expected a folder, a WebVision tree or a list ({', '.join(list_reader.SUFFIXES)}); received {path}."
+        f"Expected a folder, a WebVision tree or a list ({', '.join(list_reader.SUFFIXES)}); received "
+        f"{show_path(path)}."
     )
 
 
@@ -80,17 +85,34 @@ def count_classes(path: str, kind: str = "auto", first_classes: int | None = Non
     return min(count, first_classes or count)
 
 
-def fingerprint_folder(path: str) -> str:
-    """A hash of the names, sizes and times of all files below a directory."""
-    digest = hashlib.blake2b(digest_size=16)
-    for relative, problem in walk(path):
+def fingerprint_files(path: str, kind: str, image_root: str | None = None, sources=None) -> str:
+    """The number of listed files, and a hash of their names, sizes and times: "120 files #5e0c...".
+
+    In a WebVision tree the metadata files count, too. Opens no image.
+
+    Raises:
+      RunError: the disk or network fails, which is no change of the files.
+    """
+    if kind == FOLDER:
+        root, files = path, walk(path)
+    elif kind == LIST:
+        root, listed = list_reader.listed_files(path, image_root)
+        files = ((name, None) for name in listed)
+    else:
+        root, files = path, ((name, None) for name in webvision.listed_files(path, sources))
+    digest, count = hashlib.blake2b(digest_size=16), 0
+    for name, problem in files:
         try:
-            status = os.stat(os.path.join(path, relative))
+            file = os.path.join(root, name)
+            status = retried_or_stop(file, lambda file=file: os.stat(file))
             facts = f"{status.st_size}:{status.st_mtime_ns}"
         except OSError as error:
             facts = os_status(error)
-        digest.update(os.fsencode(relative) + f"\0{problem}:{facts}\n".encode())
-    return digest.hexdigest()
+        except ValueError:  # a NUL in the name
+            facts = "bad_name"
+        digest.update(os.fsencode(name) + f"\0{problem}:{facts}\n".encode())
+        count += 1
+    return f"{count:,} files #{digest.hexdigest()}"
 
 
 def read_folder(path: str) -> Crawl:

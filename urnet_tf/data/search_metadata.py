@@ -35,14 +35,19 @@ class Records:
         return self._by_id.get(stem, record)
 
 
+def metadata_places(listed: str) -> list[str]:
+    """Where a listed metadata file may lie, relative to the tree; the first one found counts."""
+    return [os.path.join(folder, listed) for folder in ("meta", "", "info")]
+
+
 def read_records(root, listed):
     """The records of a metadata file, or None where it is missing or broken.
 
     Raises:
       RunError: the disk or network fails.
     """
-    for folder in ("meta", "", "info"):
-        path = os.path.join(root, folder, listed)
+    for place in metadata_places(listed):
+        path = os.path.join(root, place)
         try:
             records = retried_or_stop(path, lambda path=path: _read_json(path))
         except (FileNotFoundError, NotADirectoryError):

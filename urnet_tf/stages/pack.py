@@ -74,7 +74,7 @@ def run(context: StageContext) -> dict:
     """
     config = context.config
     table = store.read_table(context.path("ingest", "candidates.parquet"))
-    root = context.workdir.marker("ingest")["facts"]["root"]
+    root = context.marker("ingest")["facts"]["root"]
     candidates = _Candidates(root, *(table.column(name).to_pylist() for name in ("path", "content_hash")))
     _forget_other_candidates(context)
     shards = -(-len(table) // config.pack.images_per_shard)
@@ -128,9 +128,9 @@ def _forget_other_candidates(context):
     note = context.out / "candidates.txt"
     if note.exists() and note.read_text(encoding="utf-8") == digest:
         return
-    shutil.rmtree(context.out / "units_pack", ignore_errors=True)
+    context.remove("units_pack")
     for shard in context.out.glob("*.arrayrecord"):
-        shard.unlink()
+        context.remove(shard.name)
     store.write_text(note, digest)
 
 
