@@ -53,7 +53,7 @@ DUPLICATE_KINDS = ("train_and_evaluation", "several_labels", "same_label")
 
 STATUS = {
     "bad_row": "the row of the list cannot be read",
-    "bad_name": "the file name is not valid UTF-8",
+    "bad_name": "the file name is not valid UTF-8 or holds a null byte",
     "missing": "there is no such file",
     "not_a_file": "a directory or device, not a file",
     "symlink_loop": "the symbolic link leads to itself",

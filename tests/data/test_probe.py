@@ -1,5 +1,6 @@
 """The hostile set: every file gets a status and a reason, none raises."""
 
+import errno
 import io
 import os
 import struct
@@ -8,7 +9,8 @@ import zlib
 import pytest
 from PIL import Image
 
-from urnet_tf.data.probe import probe_file, probe_files
+from urnet_tf.data import probe as probe_module
+from urnet_tf.data.probe import environment_failure, map_in_threads, probe_file, probe_files
 from urnet_tf.schema import STATUS
 
 LIMITS = {"max_bytes": 2**20, "max_pixels": 50_000_000, "min_side_px": 8}
@@ -174,3 +176,54 @@ def test_results_come_in_the_order_of_the_paths(tmp_path, workers):
                 file.write(encoded("GIF", size=(10 + number, 10)))
     results = list(probe_files(iter(paths), workers=workers, **LIMITS))
     assert [r.width for r in results] == [10 + n if n % 3 else 0 for n in range(100)]
+
+
+ENVIRONMENT = ("EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM", "ETIMEDOUT", "EHOSTDOWN", "ENOTCONN", "ENODEV")
+OF_THE_FILE = ("ENOENT", "ENOTDIR", "ELOOP", "ENAMETOOLONG", "EACCES", "EPERM", "EISDIR", "ENXIO", "EILSEQ")
+
+
+def raising(code, times, then):
+    """A function that fails a few times, and the list of its calls."""
+    calls = []
+
+    def call(*arguments):
+        calls.append(arguments)
+        if len(calls) <= times:
+            raise OSError(getattr(errno, code), code)
+        return then(*arguments)
+
+    return call, calls
+
+
+@pytest.mark.parametrize("code", ENVIRONMENT)
+def test_a_fault_of_the_environment_is_tried_again_and_is_no_verdict(tmp_path, monkeypatch, code):
+    monkeypatch.setattr(probe_module.time, "sleep", lambda _: None)
+    path, read = tmp_path / "x.jpg", probe_module._read
+    path.write_bytes(USABLE["jpeg"])
+    call, calls = raising(code, 3, read)
+    monkeypatch.setattr(probe_module, "_read", call)
+    assert probe_file(str(path), **LIMITS).status is None and len(calls) == 4
+    call, calls = raising(code, 99, read)
+    monkeypatch.setattr(probe_module, "_read", call)
+    with pytest.raises(OSError) as caught:
+        list(probe_files([str(path)], workers=1, **LIMITS))
+    assert caught.value.filename == str(path) and len(calls) == 4
+    sentence = str(environment_failure(caught.value))
+    assert str(path) in sentence and code in sentence and "run the same command again" in sentence
+
+
+@pytest.mark.parametrize("code", OF_THE_FILE)
+def test_a_fault_of_the_file_is_a_verdict_at_once(tmp_path, monkeypatch, code):
+    call, calls = raising(code, 99, None)
+    monkeypatch.setattr(probe_module, "_read", call)
+    result = probe_file(str(tmp_path / "x.jpg"), **LIMITS)
+    assert result.status in STATUS and result.reason == code and len(calls) == 1
+
+
+def test_threads_keep_the_order_and_stop_with_what_was_raised():
+    assert list(map_in_threads(lambda n: n * n, range(100), 7, at_once=3)) == [n * n for n in range(100)]
+    done = []
+    with pytest.raises(ZeroDivisionError):
+        for result in map_in_threads(lambda n: 1 // (5 - n), range(1000), 2):
+            done.append(result)
+    assert len(done) == 5

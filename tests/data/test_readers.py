@@ -1,6 +1,11 @@
 """Class folders and lists."""
 
+import errno
 import os
+import pathlib
+import random
+import subprocess
+import time
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -19,7 +24,7 @@ from urnet_tf.data.readers import (
     read_folder,
     walk,
 )
-from urnet_tf.errors import UsageError
+from urnet_tf.errors import RunError, UsageError
 
 
 def plant(root, *names, data=b"x"):
@@ -285,6 +290,119 @@ def test_a_parquet_file_that_is_none(tmp_path):
     (tmp_path / "l.parquet").write_bytes(b"nothing")
     with pytest.raises(UsageError, match="Cannot read the list"):
         read_list(str(tmp_path / "l.parquet"))
+
+
+def not_utf8(*values):
+    """A text column that claims to be UTF-8."""
+    encoded = pa.array([v if isinstance(v, bytes) else v.encode() for v in values], pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(encoded), encoded.buffers())
+
+
+def test_parquet_text_that_is_not_utf8(tmp_path):
+    columns = {
+        "path": not_utf8("a.jpg", b"b\xff.jpg", "c.jpg"),
+        "label": not_utf8("x", "x", b"\xe9"),
+        "title": not_utf8(b"caf\xe9", "", "good"),
+    }
+    path = str(tmp_path / "l.parquet")
+    pa.parquet.write_table(pa.table(columns), path)
+    crawl = read_list(path)
+    assert listed(crawl, "path", "label", "title") == [("a.jpg", 1, "caf\\xe9"), ("c.jpg", 0, "good")]
+    (row,) = crawl.rejected.to_pylist()
+    assert (row["path"], row["status"]) == ("b\\xff.jpg", "bad_name")
+    assert row["reason"] == "row 2 of l.parquet: the path is not valid UTF-8"
+
+
+def test_every_damaged_parquet_file_ends_in_one_sentence(tmp_path):
+    good, path = tmp_path / "good.parquet", str(tmp_path / "l.parquet")
+    table = pa.table({"path": ["a.jpg", "b.jpg"], "label": ["x", "y"], "tags": [["t"], None]})
+    pa.parquet.write_table(table, good)
+    data, draw, refused = good.read_bytes(), random.Random(0), 0
+    for _ in range(300):
+        damaged = bytearray(data)
+        for _ in range(draw.choice([1, 2, 5])):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        pathlib.Path(path).write_bytes(damaged[: draw.choice([len(data), draw.randrange(len(data))])])
+        for read in (read_list, count_rows):
+            try:
+                read(path)
+            except UsageError as error:
+                assert "\n" not in str(error) and len(str(error)) < 400 + len(path)
+                refused += 1
+    assert refused > 100
+
+
+def test_two_parquet_columns_of_one_name(tmp_path):
+    table = pa.table([["a"], ["b"], ["x"]], names=["path", "path", "label"])
+    pa.parquet.write_table(table, tmp_path / "l.parquet")
+    with pytest.raises(UsageError, match="Multiple matches"):
+        read_list(str(tmp_path / "l.parquet"))
+
+
+def test_what_stands_where_a_file_should_be(tmp_path):
+    path = write_list(tmp_path, "path,label\na.jpg,x\n")
+    (tmp_path / "classes.txt").mkdir()
+    with pytest.raises(UsageError, match="one class name a line in .*classes.txt.*a directory"):
+        read_list(path)
+    (tmp_path / "classes.txt").rmdir()
+    os.mkfifo(tmp_path / "classes.txt")  # opened like a file it would wait for ever
+    with pytest.raises(UsageError, match="a pipe, socket or device"):
+        read_list(path)
+    os.symlink("/dev/zero", tmp_path / "endless.csv")
+    with pytest.raises(UsageError, match="Expected a folder, a WebVision tree or a list"):
+        detect_kind(str(tmp_path / "endless.csv"))
+
+
+def test_a_name_of_the_crawl_that_is_not_utf8_is_refused(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    plant(path, "a/1.jpg")
+    with pytest.raises(UsageError, match=r"in UTF-8 for the images; received .*caf\\xe9"):
+        detect_kind(path)
+
+
+def test_folders_1500_levels_deep(tmp_path):
+    plant(tmp_path, "a/1.jpg")
+    above = os.open(tmp_path / "a", os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=above)
+        below = os.open("d", os.O_RDONLY, dir_fd=above)
+        os.close(above)
+        above = below
+    os.close(os.open("x.jpg", os.O_CREAT | os.O_WRONLY, dir_fd=above))
+    os.close(above)
+    try:
+        deepest = "a/" + "d/" * 1500 + "x.jpg"
+        assert list(walk(str(tmp_path))) == [("a/1.jpg", None), (deepest, None)]
+        assert listed(read_folder(str(tmp_path)), "path") == [("a/1.jpg",), (deepest,)]
+    finally:  # what clears up behind pytest recurses
+        subprocess.run(["rm", "-rf", tmp_path / "a"], check=True)
+
+
+def test_folders_deeper_than_a_path_can_be_are_a_row(tmp_path):
+    part = "n" * 200
+    above = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(25):
+        os.mkdir(part, dir_fd=above)
+        above = os.open(part, os.O_RDONLY, dir_fd=above)
+    ((path, status),) = list(walk(str(tmp_path)))
+    assert status == "unreadable" and 15 < path.count("/") < 25
+
+
+def test_a_disk_that_fails_while_folders_are_listed_stops_the_run(tmp_path, monkeypatch):
+    plant(tmp_path, "a/1.jpg", "b/1.jpg")
+    scan, calls = os.scandir, []
+
+    def fails(path):
+        calls.append(path)
+        if str(path).endswith("/b"):
+            raise OSError(errno.EIO, "Input/output error")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", fails)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(RunError, match="Cannot read .*/b: Input/output error"):
+        list(walk(str(tmp_path)))
+    assert sum(path.endswith("/b") for path in calls) == 4
 
 
 def test_evaluation_images_from_elsewhere(tmp_path):

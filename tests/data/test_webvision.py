@@ -1,13 +1,16 @@
 """WebVision trees of both layouts, with the traps that the real ones hold."""
 
+import errno
 import json
 import os
+import time
 
 import pytest
 
+from urnet_tf.data import search_metadata
 from urnet_tf.data.readers import count_classes, count_rows, detect_kind
 from urnet_tf.data.webvision import read_webvision
-from urnet_tf.errors import UsageError
+from urnet_tf.errors import RunError, UsageError
 
 SYNSETS = "n01 tench, Tinca tinca\nn02 great white shark, man-eater\nn03 hen\n"
 
@@ -237,3 +240,43 @@ def test_webtiny(webtiny):
     assert min(len(c["queries"]) for c in crawl.classes) == 1
     assert sum(title != "" for title in crawl.rows["title"].to_pylist()) == 7103
     assert all(os.path.exists(webtiny / path) for path in crawl.rows["path"].to_pylist()[::50])
+
+
+def test_null_bytes_in_lists_are_rejected_rows(tmp_path):
+    version_1(tmp_path)
+    for name, lines in {
+        "train_filelist_google.txt": (
+            "google/q\0001/aa.jpg 0\ngoogle/q0001/b\0b.png 0\ngoogle/q0001/cc.jpg 0\n"
+        ),
+        "train_meta_list_google.txt": "google/q\0001.json 2\n\0 1\ngoogle/q0001.json\0 1\n",
+        "val_filelist.txt": "val\0.jpg 2\nval2.jpg 0\n",
+    }.items():
+        (tmp_path / "info" / name).write_text(lines)
+    crawl = read_webvision(str(tmp_path))
+    rejected = {row["path"]: row["status"] for row in crawl.rejected.to_pylist()}
+    assert rejected == dict.fromkeys(
+        ["google/q\0001/aa.jpg", "google/q0001/b\0b.png", "val_images_256/val\0.jpg"], "bad_name"
+    )
+    assert "google/q0001/cc.jpg" in crawl.rows["path"].to_pylist()
+
+
+@pytest.mark.parametrize("content", ['[{"id": "aa", "ti', "[" * 100_000, "[" + "9" * 5000 + "]", "\0", ""])
+def test_damaged_metadata_leaves_texts_empty_and_is_told(tmp_path, content):
+    version_1(tmp_path)
+    (tmp_path / "meta/google/q0001.json").write_text(content)
+    crawl = read_webvision(str(tmp_path))
+    assert any("metadata files are missing or broken" in note for note in crawl.notes)
+    titles = {row["path"]: row["title"] for row in crawl.rows.to_pylist()}
+    assert titles["google/q0001/aa.jpg"] == ""
+
+
+def test_a_disk_that_fails_under_metadata_stops_the_run(tmp_path, monkeypatch):
+    version_1(tmp_path)
+
+    def fails(path):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(search_metadata, "_read_json", fails)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(RunError, match="Cannot read .*json: Stale file handle"):
+        read_webvision(str(tmp_path))

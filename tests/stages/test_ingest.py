@@ -1,15 +1,18 @@
 """The ingest stage: from a folder, list or tree to its files; hostile input; killed and resumed."""
 
+import errno
 import json
 import os
 import pathlib
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from urnet_tf.config import from_dict
-from urnet_tf.errors import UsageError
+from urnet_tf.data import probe
+from urnet_tf.errors import RunError, UsageError
 from urnet_tf.schema import DUPLICATE_COLUMNS, INSTANCE_COLUMNS, QUARANTINE_COLUMNS
 from urnet_tf.stages import ingest
 from urnet_tf.stages.stage import Facts, StageContext
@@ -208,3 +211,50 @@ def test_hostile_files_of_the_drawn_crawl(drawn_crawl, tmp_path):
     used = [p for p in read_table(out / "candidates.parquet")["path"].to_pylist() if "hostile" in p]
     assert len(used) == 5  # four odd but good pictures, and the truncated one, which packing finds
     assert facts["num_classes"] == 12
+
+
+def test_a_disk_that_fails_stops_probing_and_is_no_verdict(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(ingest, "FILES_PER_UNIT", 16)
+    undisturbed, _ = run(tmp_path / "undisturbed", path=folder)
+    read = probe._read
+
+    def fails(path, max_bytes):
+        if path.endswith("dog/f/3.png"):
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path, max_bytes)
+
+    monkeypatch.setattr(probe, "_read", fails)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(RunError, match="Cannot read .*dog/f/3.png: Input/output error") as caught:
+        run(tmp_path / "work", path=folder)
+    assert "\n" not in str(caught.value)
+    monkeypatch.setattr(probe, "_read", read)
+    facts, _ = run(tmp_path / "work", path=folder)
+    assert facts == undisturbed
+
+
+@pytest.mark.parametrize("missing, stops", [(1, False), (18, True), (20, True)])
+def test_nearly_all_files_missing_is_a_disk_that_is_not_there(tmp_path, missing, stops):
+    rows = [f"{label}/{n}.png,{label}" for label in "ab" for n in range(10)]
+    draw_images(tmp_path, [row.split(",")[0] for row in rows])
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
+    gone = [tmp_path / row.split(",")[0] for row in rows[:missing]]
+    for path in gone:
+        path.rename(f"{path}.hidden")
+    if stops:
+        with pytest.raises(RunError, match=f"^{missing} of the 20 listed files are not there, .*mount"):
+            run(tmp_path / "work", path=tmp_path / "list.csv")
+        for path in gone:
+            os.rename(f"{path}.hidden", path)
+        missing = 0
+    facts, _ = run(tmp_path / "work", path=tmp_path / "list.csv")  # what was found missing is not remembered
+    assert facts["quarantined"].get("missing", 0) == missing
+
+
+def test_many_missing_files_are_told(tmp_path, caplog):
+    draw_images(tmp_path, [f"{label}/{n}.png" for label in "ab" for n in range(4)])
+    rows = [f"{label}/{n}.png,{label}" for label in "ab" for n in range(5)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
+    with caplog.at_level("WARNING"):
+        run(tmp_path / "work", path=tmp_path / "list.csv")
+    assert "2 of the 10 listed files are not there" in caplog.text

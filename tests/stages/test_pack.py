@@ -1,5 +1,7 @@
+import errno
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,11 +12,12 @@ from urnet_tf import schema, store
 from urnet_tf.config import from_dict
 from urnet_tf.data import image_store
 from urnet_tf.data.image_store import ImageStore
-from urnet_tf.errors import UsageError
+from urnet_tf.data.probe import content_hash
+from urnet_tf.errors import RunError, UsageError
 from urnet_tf.stages import pack
 from urnet_tf.stages.stage import Facts, StageContext
 
-CONFIG = {"pack": {"short_side_px": 32, "images_per_shard": 4}, "ingest": {"max_pixels": 10_000}}
+CONFIG = {"pack": {"short_side_px": 32, "images_per_shard": 4}, "ingest": {"max_pixels": 700_000}}
 
 
 def encode(kind, size=(48, 40), shade=0, **options):
@@ -43,22 +46,20 @@ FILES = [  # (split, label, name, bytes)
     ("train", 0, "kept.jpg", encode("JPEG", (40, 32), comment=b"note")),
     ("train", 0, "turned.jpg", turned()),
     ("train", 0, "cut.jpg", encode("JPEG", (40, 32), shade=9)[:-120]),
-    ("train", 1, "gone.jpg", None),
     ("train", 1, "animated.webp", animated()),
     ("train", 1, "still.webp", encode("WEBP", (64, 33))),
-    ("train", 1, "huge.png", encode("PNG", (200, 100))),
+    ("train", 1, "huge.png", encode("PNG", (1000, 800))),
     ("train", 1, "a.gif", encode("GIF", (33, 64))),
     ("val", 0, "b.bmp", encode("BMP", (20, 20))),
-    ("val", 1, "empty.jpg", b""),
+    ("val", 1, "long.bmp", encode("BMP", (70_000, 9))),
     ("test", -1, "c é.jpg", encode("JPEG", (100, 90), quality=90)),
     ("test", -1, "page.jpg", b"<html>"),
 ]
 STATUS_OF = {
     "cut.jpg": "decode_error",
-    "gone.jpg": "missing",
     "animated.webp": "unsupported",
     "huge.png": "too_many_pixels",
-    "empty.jpg": "empty",
+    "long.bmp": "unsupported",
     "page.jpg": "not_an_image",
 }
 
@@ -66,14 +67,14 @@ STATUS_OF = {
 def make_context(tmp_path, files=FILES, classes=2):
     root, workdir = tmp_path / "crawl", store.Workdir(tmp_path / "work")
     ingest = workdir.open_partial("ingest", "key")
-    root.mkdir()
+    root.mkdir(exist_ok=True)
     for _, _, name, data in files:
-        if data is not None:
-            (root / name).write_bytes(data)
+        (root / name).write_bytes(data)
     splits, labels, names, _ = zip(*files, strict=True)
     count = len(files)
     columns = {name: [""] * count for name in schema.INSTANCE_COLUMNS}
     columns |= {"split": splits, "label": labels, "path": names, "rank": range(1, count + 1)}
+    columns["content_hash"] = [content_hash(data) for _, _, _, data in files]
     columns |= {"width_px": [1] * count, "height_px": [1] * count, "source": ["web"] * count}
     dtypes = {name: dtype for name, dtype in schema.INSTANCE_COLUMNS.items() if name != "instance_id"}
     store.write_table(ingest / "candidates.parquet", columns, dtypes)
@@ -98,7 +99,8 @@ def test_every_candidate_is_an_image_or_a_row_with_a_reason(packed):
     context, facts = packed
     assert facts == {
         "images": 7, "train_images": 5, "val_images": 1, "test_images": 1, "num_classes": 2,
-        "bytes": facts["bytes"], "decode_errors": 6,
+        "bytes": facts["bytes"],
+        "quarantined": {"unsupported": 2, "decode_error": 1, "too_many_pixels": 1, "not_an_image": 1},
     }  # fmt: skip
     instances = store.read_table(context.out / "instances.parquet").to_pydict()
     assert list(instances) == list(schema.INSTANCE_COLUMNS)
@@ -114,7 +116,7 @@ def test_every_candidate_is_an_image_or_a_row_with_a_reason(packed):
     assert store.read_json(context.out / "classes.json") == store.read_json(
         context.path("ingest", "classes.json")
     )
-    assert [shard["count"] for shard in store.read_json(context.out / "shards.json")] == [3, 1, 3, 0]
+    assert [shard["count"] for shard in store.read_json(context.out / "shards.json")] == [3, 2, 2]
 
 
 def test_images_are_reduced_and_never_enlarged(packed):
@@ -157,12 +159,97 @@ def test_a_killed_run_resumes_to_identical_files(packed, tmp_path, monkeypatch):
         image_store, "write_shard", lambda *args: (written.append(args[1]), write_shard(*args))
     )
     assert pack.run(context) == packed[1]
-    assert written == [0, 1, 2, 3]  # none twice
+    assert written == [0, 1, 2]  # none twice
     for path in sorted(packed[0].out.rglob("*")):
         if path.is_file():
             assert path.read_bytes() == (context.out / path.relative_to(packed[0].out)).read_bytes(), (
                 path.name
             )
+
+
+def hide(context, name="still.webp"):
+    """Lets an image be gone, and gives the function that brings it back."""
+    path = context.workdir.marker("ingest")["facts"]["root"] + f"/{name}"
+    os.rename(path, path + ".hidden")
+    return lambda: os.rename(path + ".hidden", path)
+
+
+def test_images_that_cannot_be_opened_stop_it_and_nothing_is_lost(packed, tmp_path):
+    context = make_context(tmp_path)
+    bring_back = [hide(context, name) for name in ("still.webp", "a.gif", "b.bmp", "c é.jpg")]
+    with pytest.raises(RunError, match="4 of the images that ingest has read") as error:
+        pack.run(context)
+    assert str(error.value).count("No such file or directory") == 3
+    assert "--from ingest" in str(error.value) and "\n" not in str(error.value)
+    assert [path.name for path in context.out.glob("*.arrayrecord")] == ["images-00000.arrayrecord"]
+    for function in bring_back:
+        function()
+    assert pack.run(context) == packed[1]
+    for name in ("images-00001.arrayrecord", "instances.parquet", "quarantine.parquet"):
+        assert (context.out / name).read_bytes() == (packed[0].out / name).read_bytes()
+
+
+def test_a_folder_that_is_not_mounted_is_named(tmp_path):
+    context = make_context(tmp_path)
+    os.rename(tmp_path / "crawl", tmp_path / "elsewhere")
+    with pytest.raises(RunError, match=f"{len(FILES)} of the images .* The folder .*crawl is not there"):
+        pack.run(context)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.EACCES])
+def test_a_disk_that_fails_is_no_verdict_on_an_image(tmp_path, monkeypatch, code):
+    def fails(path, max_bytes):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(pack, "read_file", fails)
+    with pytest.raises(RunError, match=rf"1 of the images .*{os.strerror(code)}"):
+        pack.run(make_context(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff" + bytes(80)], ids=["empty", "zeros"])
+def test_a_file_that_was_damaged_since_ingest_stops_it(tmp_path, content):
+    context = make_context(tmp_path)
+    (tmp_path / "crawl" / "kept.jpg").write_bytes(content)
+    with pytest.raises(RunError, match=r"1 of the images .*kept.jpg \((the file holds other|.*no bytes)"):
+        pack.run(context)
+
+
+def test_shards_of_other_candidates_are_not_gone_on_with(tmp_path):
+    context = make_context(tmp_path)
+    hide(context)
+    with pytest.raises(RunError):
+        pack.run(context)  # the first shard is complete
+    context = make_context(tmp_path, [file for file in FILES if file[2] not in ("large.png", "still.webp")])
+    assert list(context.out.glob("*.arrayrecord"))  # there still, of the same key
+    with pytest.raises(UsageError, match=r"class 1 \(1\)"):
+        pack.run(context)
+    assert [shard["count"] for shard in store.read_json(context.out / "shards.json")] == [2, 2, 1]
+
+
+def test_an_error_that_is_not_the_images_is_not_swallowed(tmp_path, monkeypatch):
+    def fails(data, plain):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+
+    monkeypatch.setattr(pack, "_build_pack_image", lambda *_: fails)
+    with pytest.raises(RunError, match="large.png cannot be packed: OOM when allocating"):
+        pack.run(make_context(tmp_path))
+
+
+def test_what_libjpeg_prints_is_not_seen_and_not_kept(tmp_path, capfd):
+    jpeg = encode("JPEG", (40, 32))
+    noisy = jpeg[:-2] + b"abcdef" + jpeg[-2:]  # "Corrupt JPEG data: 6 extraneous bytes", and it is decoded
+    files = [("train", 0, f"{name}.jpg", data) for name, data in (("clean", jpeg), ("noisy", noisy))]
+    context = make_context(tmp_path, [*files, ("train", 1, "a.png", encode("PNG")), *FILES[-4:-2],
+                                      ("train", 1, "b.png", encode("PNG", shade=9))])  # fmt: skip
+    capfd.readouterr()
+    pack.run(context)
+    records = ImageStore(context.out).read([0, 1])
+    assert records[0] == image_store.plain_jpeg(jpeg, 32) and b"abcdef" not in records[1]
+    for record in records:
+        tf.io.decode_jpeg(record)
+    assert "JPEG" not in capfd.readouterr().err
+    tf.io.decode_jpeg(noisy)
+    assert "extraneous bytes" in capfd.readouterr().err  # outside of the stage all is as before
 
 
 def test_a_class_left_with_one_image_ends_the_run(tmp_path):

@@ -5,6 +5,9 @@ buffers (64-bit offsets), never as one Python object a row.
 """
 
 import dataclasses
+import errno
+import os
+import stat
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -75,7 +78,30 @@ class RowBuilder:
 
 def rejected_row(path, status, *, split=TRAIN, label=-1, source="", rank=0, reason=None) -> tuple:
     """A row of REJECTED_SCHEMA; without `reason` it takes the sentence of the status."""
-    return (printable(path), split, label, source, rank, status, reason or STATUS[status])
+    return (printable(path), split, label, printable(source), rank, status, reason or STATUS[status])
+
+
+def open_text(path: str, errors: str, newline: str | None = None):
+    """Opens a UTF-8 text file, with or without a mark at its start; never waits for a pipe or a device.
+
+    Args:
+      errors, newline: as for `open`.
+
+    Raises:
+      OSError: there is none, or it is no regular file.
+    """
+
+    def regular(name, flags):
+        descriptor = os.open(name, flags | os.O_NONBLOCK)
+        kind = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(kind):
+            os.close(descriptor)
+            if stat.S_ISDIR(kind):
+                raise OSError(errno.EISDIR, "a directory, not a file", name)
+            raise OSError(errno.ENXIO, "a pipe, socket or device, not a file", name)
+        return descriptor
+
+    return open(path, encoding="utf-8-sig", errors=errors, newline=newline, opener=regular)
 
 
 def is_utf8(text: str) -> bool:

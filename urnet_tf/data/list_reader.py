@@ -24,9 +24,11 @@ from urnet_tf.data.crawl import (
     clean_text,
     codes_of,
     is_utf8,
+    open_text,
     rejected_row,
     running_number,
 )  # fmt: skip
+from urnet_tf.data.probe import environment_failure, is_environment_fault
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
 
@@ -36,6 +38,7 @@ _REQUIRED = ("path", "label")
 _COLUMNS = ("path", "label", "source", "rank", "query", "title", "description", "tags", "split")
 _UTF16_MARKS = ("\udcff\udcfe", "\udcfe\udcff")  # as surrogate escapes
 _TEXT = pa.large_string()
+_UNREADABLE = (OSError, pa.ArrowException, UnicodeError, KeyError)  # what damaged Parquet files raise
 _SCHEMA = pa.schema([("line", pa.int64())] + [(name, _TEXT) for name in _COLUMNS])
 _SPLIT_NAMES = {"": TRAIN, "train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
 
@@ -51,7 +54,7 @@ def count_rows(path: str) -> int:
             for block in blocks:
                 lines, last = lines + block.count(b"\n"), block[-1:]
         return max(0, lines + (last != b"\n") - 1)
-    except (OSError, pa.ArrowInvalid) as error:
+    except _UNREADABLE as error:
         raise _unreadable(path, error) from None
 
 
@@ -125,13 +128,20 @@ def _is_parquet(path):
     return os.path.splitext(path)[1].lower() in (".parquet", ".pq")
 
 
+def _is_binary(kind):
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
 def _row_name(path, line):
     return f"{'row' if _is_parquet(path) else 'line'} {line} of {os.path.basename(path)}"
 
 
 def _unreadable(path, error):
+    if isinstance(error, OSError) and is_environment_fault(error):
+        error.filename = path
+        return environment_failure(error)
     reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-    return UsageError(f"Cannot read the list {path}: {reason}.")
+    return UsageError(f"Cannot read the list {path}: {reason[:300].rstrip('.')}.")
 
 
 def _check_columns(path, names):
@@ -147,7 +157,7 @@ def _read_text(path):
     """CSV or TSV as a table of _SCHEMA, and a builder with the rows that cannot be read."""
     rows, bad = RowBuilder(_SCHEMA), RowBuilder(REJECTED_SCHEMA)
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with open_text(path, errors="surrogateescape", newline="") as file:
             header = file.readline()
             file.seek(0)
             if header.startswith(_UTF16_MARKS):
@@ -197,32 +207,59 @@ def _read_text_rows(path, reader, rows, bad):
 
 
 def _read_parquet(path):
-    """A Parquet file as a table of _SCHEMA, and an empty builder of rejected rows."""
+    """A Parquet file as a table of _SCHEMA, and a builder with the rows that cannot be read."""
     try:
         names = pa.parquet.read_schema(path).names
         known = {name.strip().casefold(): name for name in names}
         _check_columns(path, list(known))
         known = {name: known[name] for name in _COLUMNS if name in known}
         table = pa.parquet.read_table(path, columns=list(known.values()))
-    except (OSError, pa.ArrowInvalid) as error:
+        found = {name: _as_text(path, table[column]) for name, column in known.items()}
+    except _UNREADABLE as error:
         raise _unreadable(path, error) from None
-    columns = {"line": pa.array(np.arange(1, len(table) + 1))}
+    columns, bad = {"line": pa.array(np.arange(1, len(table) + 1))}, RowBuilder(REJECTED_SCHEMA)
     for name in _COLUMNS:
-        text = _as_text(path, table[known[name]]) if name in known else pa.array([""] * len(table), _TEXT)
+        text = found[name][0] if name in found else pa.array([""] * len(table), _TEXT)
         limited = name in ("title", "description", "tags", "query")
         columns[name] = pc.utf8_slice_codeunits(text, 0, TEXT_LIMIT) if limited else text
-    return pa.table(columns, schema=_SCHEMA), RowBuilder(REJECTED_SCHEMA)
+    damaged = found["path"][1]
+    for row in damaged:
+        reason = f"{_row_name(path, row + 1)}: the path is not valid UTF-8"
+        bad.append(rejected_row(columns["path"][row].as_py(), "bad_name", reason=reason))
+    good = np.ones(len(table), bool)
+    good[damaged] = False
+    return pa.table(columns, schema=_SCHEMA).filter(pa.array(good)), bad
 
 
 def _as_text(path, column):
+    """A column as valid text without nulls, and the numbers of the rows that were not valid UTF-8."""
     try:
         if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
             column = pc.binary_join(column.cast(pa.list_(pa.string())), ", ")
-        return pc.fill_null(column.cast(_TEXT), "")
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise UsageError(
-            f"Expected text in the columns of {path}; received a column of {column.type}."
-        ) from None
+        column = pc.fill_null(column.cast(_TEXT), "")
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        if not _is_binary(column.type):
+            raise UsageError(
+                f"Expected text in the columns of {path}; received a column of {column.type}."
+            ) from error
+        column = pc.fill_null(column.cast(pa.large_binary()), b"")
+    encoded = column.cast(pa.large_binary())
+    try:
+        return encoded.cast(_TEXT), []  # this looks at the bytes
+    except pa.ArrowInvalid:
+        pass
+    chunks, damaged, row = [], [], 0
+    for chunk in encoded.chunks:
+        texts = []
+        for data in chunk.to_pylist():
+            try:
+                texts.append(data.decode("utf-8"))
+            except UnicodeDecodeError:
+                texts.append(data.decode("utf-8", "backslashreplace"))
+                damaged.append(row)
+            row += 1
+        chunks.append(pa.array(texts, _TEXT))
+    return pa.chunked_array(chunks, _TEXT), damaged
 
 
 def _splits(table, split):
@@ -246,13 +283,17 @@ def _ranks(column):
 
 def _read_class_names(path):
     """The names in classes.txt beside the list, or None."""
+    names = os.path.join(os.path.dirname(path), CLASSES_FILE)
     try:
-        with open(
-            os.path.join(os.path.dirname(path), CLASSES_FILE), encoding="utf-8-sig", errors="replace"
-        ) as file:
+        with open_text(names, errors="replace") as file:
             return [name for line in file if (name := line.strip())]
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise UsageError(
+            f"Expected one class name a line in {names}; it cannot be read: {error.strerror}. Mend it, or "
+            "remove it: then the labels name the classes."
+        ) from None
 
 
 def _resolve_labels(path, table, labels, unlabelled, splits, classes):

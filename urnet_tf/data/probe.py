@@ -4,6 +4,8 @@ Input: paths and limits. Output: a `ProbeResult` each. Nothing raises for a bad 
 status of `urnet_tf.schema.STATUS` and a reason. Only headers are read here, by a few lines a
 format, so a file that promises a billion pixels costs nothing; damage further inside is found
 when the image is packed.
+
+A disk or network that fails says nothing about an image: after a few tries that raises.
 """
 
 import collections
@@ -13,9 +15,12 @@ import itertools
 import os
 import stat
 import struct
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+from urnet_tf.errors import RunError
 
 PROBE_COLUMNS = {
     "status": "string",  # "" = usable
@@ -33,8 +38,16 @@ _OS_STATUS = {
     errno.ELOOP: "symlink_loop",
     errno.EISDIR: "not_a_file",
     errno.ENXIO: "not_a_file",
-    errno.ENODEV: "not_a_file",
+    errno.ENAMETOOLONG: "unreadable",
+    errno.EACCES: "unreadable",
+    errno.EPERM: "unreadable",
+    errno.EINVAL: "unreadable",
+    errno.EILSEQ: "unreadable",  # a name that the file system cannot hold
+    errno.EOVERFLOW: "unreadable",
 }
+_WAITS_S = (0.05, 0.25, 1.0)  # before the second, third and fourth try
+
+_Given, _Found = TypeVar("_Given"), TypeVar("_Found")
 
 
 class ProbeResult(NamedTuple):
@@ -48,7 +61,9 @@ class ProbeResult(NamedTuple):
     num_bytes: int = 0
 
 
-class _Refused(Exception):
+class Refused(Exception):
+    """A file that is not a readable one, with a status of `schema.STATUS` and a reason."""
+
     def __init__(self, status, reason):
         super().__init__(reason)
         self.status, self.reason = status, reason
@@ -57,22 +72,42 @@ class _Refused(Exception):
 def probe_files(
     paths: Iterable[str], *, max_bytes: int, max_pixels: int, min_side_px: int, workers: int
 ) -> Iterator[ProbeResult]:
-    """Probes files by several threads; results come in the order of `paths`."""
+    """Probes files by several threads; results come in the order of `paths`.
 
-    def probe_some(some):
-        return [probe_file(path, max_bytes, max_pixels, min_side_px) for path in some]
+    Raises:
+      OSError: see `probe_file`.
+    """
+    return map_in_threads(
+        lambda path: probe_file(path, max_bytes, max_pixels, min_side_px), paths, workers, _FILES_PER_TASK
+    )
 
-    paths = iter(paths)
-    tasks = iter(lambda: list(itertools.islice(paths, _FILES_PER_TASK)), [])
+
+def map_in_threads(
+    function: Callable[[_Given], _Found], values: Iterable[_Given], workers: int, at_once: int = 1
+) -> Iterator[_Found]:
+    """`function` of each value in the order of `values`, computed by several threads.
+
+    Args:
+      at_once: values that a thread takes at a time.
+    """
+
+    def some_results(some):
+        return [function(value) for value in some]
+
+    values = iter(values)
+    tasks = iter(lambda: list(itertools.islice(values, at_once)), [])
     workers = max(1, workers)
     window = collections.deque()  # bounded, so that a slow file does not let finished ones pile up
-    with ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
+    try:
         for task in tasks:
-            window.append(pool.submit(probe_some, task))
+            window.append(pool.submit(some_results, task))
             if len(window) >= 4 * workers:
                 yield from window.popleft().result()
         while window:
             yield from window.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def probe_file(path: str, max_bytes: int, max_pixels: int, min_side_px: int) -> ProbeResult:
@@ -83,24 +118,83 @@ def probe_file(path: str, max_bytes: int, max_pixels: int, min_side_px: int) -> 
       max_bytes: larger files are refused without being read.
       max_pixels: images whose header promises more are refused.
       min_side_px: images with a shorter side are refused.
+
+    Raises:
+      OSError: the disk or network fails, several times in a row; `filename` is the path.
     """
     try:
-        data = _read(path, max_bytes)
+        data = read_file(path, max_bytes)
         width, height = _image_size(data)
         if min(width, height) < min_side_px:
-            raise _Refused(
+            raise Refused(
                 "too_small", f"{width} x {height} pixels; the shortest side allowed is {min_side_px}"
             )
         if width * height > max_pixels:
-            raise _Refused(
+            raise Refused(
                 "too_many_pixels", f"the header promises {width} x {height} pixels; {max_pixels} are allowed"
             )
-    except _Refused as refused:
+    except Refused as refused:
         return ProbeResult(refused.status, refused.reason)
     except OSError as error:
+        if is_environment_fault(error):
+            raise
         return ProbeResult(os_status(error), os_reason(error))
-    content_hash = hashlib.blake2b(data, digest_size=16).hexdigest()
-    return ProbeResult(None, "", width, height, content_hash, len(data))
+    return ProbeResult(None, "", width, height, content_hash(data), len(data))
+
+
+def content_hash(data: bytes) -> str:
+    """What tells the bytes of a file from others: blake2b-128, hexadecimal."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def is_environment_fault(error: OSError) -> bool:
+    """Whether a failed call tells of the machine, its disks or its network, and not of the file.
+
+    Too many open files, no memory, a stale or unreachable share, a disk that gives errors, and whatever
+    else is not known to be a property of the file.
+    """
+    return error.errno is not None and error.errno not in _OS_STATUS
+
+
+def retried(call: Callable[[], _Found]) -> _Found:
+    """The result of `call`, which is tried again after a fault of the environment.
+
+    Raises:
+      OSError: what the last try raised; a fault of the file is raised at once.
+    """
+    for wait in _WAITS_S:
+        try:
+            return call()
+        except OSError as error:
+            if not is_environment_fault(error):
+                raise
+        time.sleep(wait)
+    return call()
+
+
+def retried_or_stop(path: str, call: Callable[[], _Found]) -> _Found:
+    """`retried`, for the listing of a crawl: the run ends where the disk or network goes on failing.
+
+    Raises:
+      OSError: a fault of the file.
+      RunError: a fault of the environment.
+    """
+    try:
+        return retried(call)
+    except OSError as error:
+        if not is_environment_fault(error):
+            raise
+        error.filename = path
+        raise environment_failure(error) from error
+
+
+def environment_failure(error: OSError) -> RunError:
+    """The end of a run for a fault of the environment while the crawl was read."""
+    return RunError(
+        f"Cannot read {error.filename}: {os_reason(error)}. The disk, the network or a limit of this machine "
+        "fails, which says nothing about the images: none was left out for it. Mend that and run the same "
+        "command again; it goes on from here."
+    )
 
 
 def os_status(error: OSError) -> str:
@@ -113,9 +207,23 @@ def os_reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _read(path, max_bytes):
+def read_file(path: str, max_bytes: int) -> bytes:
+    """The bytes of a regular file that is not empty; faults of the environment are tried again.
+
+    Raises:
+      Refused: no regular file, empty, longer than `max_bytes`, or its name cannot be a file's.
+      OSError: it cannot be read; `filename` is the path.
+    """
     if "\0" in path:
-        raise _Refused("bad_name", "the file name holds a null byte")
+        raise Refused("bad_name", "the file name holds a null byte")
+    try:
+        return retried(lambda: _read(path, max_bytes))
+    except OSError as error:
+        error.filename = path  # failed reads do not name it
+        raise
+
+
+def _read(path, max_bytes):
     _check_regular(os.stat(path), max_bytes)
     # Should the file have become a pipe meanwhile, O_NONBLOCK keeps the opening from waiting.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -128,19 +236,19 @@ def _read(path, max_bytes):
                 break
             data += more
     if not data:
-        raise _Refused("empty", "the file has no bytes")
+        raise Refused("empty", "the file has no bytes")
     return data
 
 
 def _check_regular(status, max_bytes):
     if stat.S_ISDIR(status.st_mode):
-        raise _Refused("not_a_file", "a directory, not a file")
+        raise Refused("not_a_file", "a directory, not a file")
     if not stat.S_ISREG(status.st_mode):
-        raise _Refused("not_a_file", "a pipe, socket or device, not a file")
+        raise Refused("not_a_file", "a pipe, socket or device, not a file")
     if status.st_size == 0:
-        raise _Refused("empty", "the file has no bytes")
+        raise Refused("empty", "the file has no bytes")
     if status.st_size > max_bytes:
-        raise _Refused("too_many_bytes", f"{status.st_size} bytes; {max_bytes} are allowed")
+        raise Refused("too_many_bytes", f"{status.st_size} bytes; {max_bytes} are allowed")
     return status.st_size
 
 
@@ -150,8 +258,8 @@ def _image_size(data):
             try:
                 return reader(data)
             except (struct.error, IndexError):
-                raise _Refused("decode_error", "the image header is damaged or cut off") from None
-    raise _Refused(*_other_kind(data))
+                raise Refused("decode_error", "the image header is damaged or cut off") from None
+    raise Refused(*_other_kind(data))
 
 
 def _jpeg_size(data):
@@ -173,9 +281,9 @@ def _jpeg_size(data):
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             precision, height, width = struct.unpack_from(">BHH", data, place + 2)
             if precision != 8:
-                raise _Refused("unsupported", f"a JPEG of {precision} bits a sample")
+                raise Refused("unsupported", f"a JPEG of {precision} bits a sample")
             if marker not in (0xC0, 0xC1, 0xC2, 0xC9, 0xCA):
-                raise _Refused("unsupported", "a lossless or hierarchical JPEG")
+                raise Refused("unsupported", "a lossless or hierarchical JPEG")
             return width, height
         place += max(length, 2)
 
@@ -202,11 +310,11 @@ def _bmp_size(data):
 
 def _riff_size(data):
     if data[8:12] != b"WEBP":
-        raise _Refused("not_an_image", "a RIFF file (sound or video), not an image")
+        raise Refused("not_an_image", "a RIFF file (sound or video), not an image")
     chunk = data[12:16]
     if chunk == b"VP8X":
         if data[20] & 2:
-            raise _Refused("unsupported", "an animated WebP")
+            raise Refused("unsupported", "an animated WebP")
         if len(data) < 30:
             raise IndexError
         return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1

@@ -7,6 +7,7 @@ Input: a directory `class/image.jpg` or `class/source/image.jpg`, maybe below `t
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -19,9 +20,10 @@ from urnet_tf.data.crawl import (
     RowBuilder,
     class_entry,
     is_utf8,
+    printable,
     rejected_row,
 )
-from urnet_tf.data.probe import os_status
+from urnet_tf.data.probe import os_reason, os_status, retried_or_stop
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
 from urnet_tf.text_rules import show_path
@@ -38,13 +40,25 @@ def detect_kind(path: str) -> str:
     """Tells whether a path is a "folder", "list" or "webvision" input.
 
     Raises:
-      UsageError: there is nothing at the path, or a file that is no list.
+      UsageError: there is nothing at the path, a file that is no list, or its name is not UTF-8.
+      RunError: the disk or network fails.
     """
-    if os.path.isdir(path):
+    if not is_utf8(os.path.abspath(path)):
+        raise UsageError(
+            f"Expected a path in UTF-8 for the images; received {show_path(printable(path))}. Rename it, or "
+            "give a link."
+        )
+    try:
+        mode = retried_or_stop(path, lambda: os.stat(path)).st_mode
+    except FileNotFoundError:
+        raise UsageError(f"Expected images at {show_path(path)}; there is no such file or folder.") from None
+    except OSError as error:
+        raise UsageError(
+            f"Expected images at {show_path(path)}; it cannot be opened: {os_reason(error)}."
+        ) from None
+    if stat.S_ISDIR(mode):
         return WEBVISION if webvision.looks_like(path) else FOLDER
-    if not os.path.exists(path):
-        raise UsageError(f"Expected images at {show_path(path)}; there is no such file or folder.")
-    if os.path.splitext(path)[1].lower() in list_reader.SUFFIXES:
+    if stat.S_ISREG(mode) and os.path.splitext(path)[1].lower() in list_reader.SUFFIXES:
         return LIST
     raise UsageError(
         f"Expected a folder, a WebVision tree or a list ({', '.join(list_reader.SUFFIXES)}); received "
@@ -75,6 +89,9 @@ def fingerprint_files(path: str, kind: str, image_root: str | None = None, sourc
     """The number of listed files, and a hash of their names, sizes and times: "120 files #5e0c...".
 
     In a WebVision tree the metadata files count, too. Opens no image.
+
+    Raises:
+      RunError: the disk or network fails, which is no change of the files.
     """
     if kind == FOLDER:
         root, files = path, walk(path)
@@ -86,7 +103,8 @@ def fingerprint_files(path: str, kind: str, image_root: str | None = None, sourc
     digest, count = hashlib.blake2b(digest_size=16), 0
     for name, problem in files:
         try:
-            status = os.stat(os.path.join(root, name))
+            file = os.path.join(root, name)
+            status = retried_or_stop(file, lambda file=file: os.stat(file))
             facts = f"{status.st_size}:{status.st_mtime_ns}"
         except OSError as error:
             facts = os_status(error)
@@ -161,28 +179,40 @@ def read_evaluation(path: str, split: str, classes: Sequence[dict], root: str) -
 
 
 def walk(root: str) -> Iterator[tuple[str, str | None]]:
-    """Walks a tree in natural order of names; no loop of links is entered.
+    """Walks a tree of any depth in natural order of names; no loop of links is entered.
 
     Yields:
       The path relative to `root` with "/", and None for a file or the status of a directory or
       name that cannot be used.
+
+    Raises:
+      RunError: the disk or network fails.
     """
-    yield from _walk(root, "", _LINKED_LEVELS, frozenset())
+    entered, ancestors = [], set()  # the directories from the root to here, and their identities
 
-
-def _walk(root, relative, links, ancestors):
-    directory = os.path.join(root, relative)
-    try:
-        status = os.stat(directory)
+    def enter(relative, links):
+        """Goes into a directory; the status that it has where that is not possible, else None."""
+        directory = os.path.join(root, relative)
+        try:
+            status, entries = retried_or_stop(directory, lambda: (os.stat(directory), _entries(directory)))
+        except OSError as error:
+            return os_status(error)
         identity = status.st_dev, status.st_ino
         if identity in ancestors:
-            yield relative, "symlink_loop"
-            return
-        entries = _entries(directory)
-    except OSError as error:
-        yield relative, os_status(error)
-        return
-    for entry in entries:
+            return "symlink_loop"
+        ancestors.add(identity)
+        entered.append((identity, relative, links, iter(entries)))
+        return None
+
+    if problem := enter("", _LINKED_LEVELS):
+        yield "", problem
+    while entered:
+        identity, relative, links, entries = entered[-1]
+        entry = next(entries, None)
+        if entry is None:
+            ancestors.remove(identity)
+            entered.pop()
+            continue
         path = f"{relative}/{entry.name}" if relative else entry.name
         if not is_utf8(entry.name):
             yield path, "bad_name"
@@ -191,8 +221,8 @@ def _walk(root, relative, links, ancestors):
                 yield path, None
         elif _suffix(entry.name) in _IMAGE_SUFFIXES or (links <= 0 and entry.is_symlink()):
             yield path, "not_a_file"
-        else:
-            yield from _walk(root, path, links - 1, ancestors | {identity})
+        elif problem := enter(path, links - 1):
+            yield path, problem
 
 
 def _entries(directory):
@@ -215,15 +245,17 @@ def _is_side_file(name):
 
 def _is_directory(entry):
     try:
-        return entry.is_dir()
+        return retried_or_stop(entry.path, entry.is_dir)
     except OSError:  # a link that leads to itself: probing tells
         return False
 
 
 def _folders(directory):
-    return [
-        e.name for e in _entries(directory) if _is_directory(e) and _suffix(e.name) not in _IMAGE_SUFFIXES
-    ]
+    try:
+        entries = retried_or_stop(directory, lambda: _entries(directory))
+    except OSError as error:
+        raise UsageError(f"Cannot list the folder {directory}: {os_reason(error)}.") from None
+    return [e.name for e in entries if _is_directory(e) and _suffix(e.name) not in _IMAGE_SUFFIXES]
 
 
 def _split_folders(root, folders):

@@ -9,6 +9,9 @@ import os
 
 import numpy as np
 
+from urnet_tf.data.crawl import open_text
+from urnet_tf.data.probe import retried_or_stop
+
 _LARGEST_RANK = np.iinfo(np.int32).max
 
 
@@ -38,17 +41,26 @@ def metadata_places(listed: str) -> list[str]:
 
 
 def read_records(root, listed):
-    """The records of a metadata file, or None."""
+    """The records of a metadata file, or None where it is missing or broken.
+
+    Raises:
+      RunError: the disk or network fails.
+    """
     for place in metadata_places(listed):
+        path = os.path.join(root, place)
         try:
-            with open(os.path.join(root, place), encoding="utf-8-sig", errors="replace") as file:
-                records = json.load(file)
+            records = retried_or_stop(path, lambda path=path: _read_json(path))
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError, RecursionError):
             return None
         return Records(records) if isinstance(records, list) else None
     return None
+
+
+def _read_json(path):
+    with open_text(path, errors="replace") as file:
+        return json.load(file)
 
 
 def read_rank(value, fallback):

@@ -23,9 +23,12 @@ from urnet_tf.data.crawl import (
     class_entry,
     clean_text,
     is_utf8,
+    open_text,
+    printable,
     rejected_row,
     running_number,
 )  # fmt: skip
+from urnet_tf.data.probe import environment_failure, is_environment_fault, retried_or_stop
 from urnet_tf.data.search_metadata import Records, metadata_places, read_rank, read_records
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
@@ -148,7 +151,7 @@ class _Listing:
             source = _source_of(folders, part)
             if sources is not None and source not in sources:
                 continue
-            if not is_utf8(listed):
+            if not _can_be_a_name(listed):
                 self.rejected.append(rejected_row(listed, "bad_name", label=label, source=source))
                 continue
             query = _QUERY_FOLDER.match(folders[-1]) if folders else None
@@ -175,7 +178,7 @@ class _Listing:
             if listed is None or label >= self.count:
                 continue
             listed = listed if listed.startswith(f"{folder}/") else f"{folder}/{listed}"
-            if is_utf8(listed):
+            if _can_be_a_name(listed):
                 rows.append((split, label, "", 0, "", "", "", "", self._folders.find(listed)))
             else:
                 self.rejected.append(rejected_row(listed, "bad_name", split=split, label=label))
@@ -267,6 +270,10 @@ class _Listing:
             self._path_chunk = []
 
 
+def _can_be_a_name(path):
+    return is_utf8(path) and "\0" not in path
+
+
 class _Folders:
     """Finds listed files, also under another extension; remembers the names of one folder."""
 
@@ -278,9 +285,10 @@ class _Folders:
         folder, _, name = listed.rpartition("/")
         if folder != self._folder:
             self._folder, self._stems = folder, None
+            directory = os.path.join(self._root, folder)
             try:
-                self._names = frozenset(os.listdir(os.path.join(self._root, folder)))
-            except OSError:
+                self._names = frozenset(retried_or_stop(directory, lambda: os.listdir(directory)))
+            except OSError:  # probing tells, for each of the files
                 self._names = frozenset()
         if name in self._names or not self._names:
             return listed
@@ -294,7 +302,7 @@ class _Folders:
 def _lines(path, name) -> Iterator[str]:
     """Lines of a file of info/ without surrounding white space; blank ones at the end are dropped."""
     try:
-        with open(os.path.join(path, "info", name), encoding="utf-8-sig", errors="surrogateescape") as file:
+        with open_text(os.path.join(path, "info", name), errors="surrogateescape") as file:
             blank = 0
             for line in file:
                 line = line.strip().replace("\t", " ")
@@ -305,6 +313,9 @@ def _lines(path, name) -> Iterator[str]:
                 blank = 0
                 yield line
     except OSError as error:
+        if is_environment_fault(error):
+            error.filename = os.path.join(path, "info", name)
+            raise environment_failure(error) from error
         raise UsageError(
             f"Expected the WebVision file info/{name} in {path}; it cannot be read: {error.strerror}."
         ) from None
@@ -394,7 +405,7 @@ def _list_parts(path, sources):
 def _source_of(folders, part):
     """google for google/q0001 and google_images_resized/q00932; else the name of the list."""
     first = re.sub(r"_(images|image)(_\w+)?$", "", folders[0]) if folders else ""
-    return first if first in _SOURCES or part == "all" else part
+    return first if first in _SOURCES or part == "all" else printable(part)
 
 
 def _evaluation_folder(path, split):

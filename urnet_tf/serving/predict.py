@@ -187,12 +187,15 @@ def _read(path):
 def _reason(classifier, path):
     """Why an image could not be answered, for a person."""
     from urnet_tf.data.image_formats import MAX_PIXELS
-    from urnet_tf.data.probe import probe_file
+    from urnet_tf.data.probe import os_reason, probe_file
 
     if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):
         return "a directory that may not be entered"
     max_pixels = classifier.preparation.max_pixels if classifier.preparation else MAX_PIXELS
-    found = probe_file(path, MAX_BYTES, max_pixels, min_side_px=1)
+    try:
+        found = probe_file(path, MAX_BYTES, max_pixels, min_side_px=1)
+    except OSError as error:
+        return os_reason(error)
     return found.reason or STATUS["decode_error"]
 
 

@@ -9,7 +9,7 @@ import concurrent.futures
 import os
 
 from urnet_tf.config import Config
-from urnet_tf.errors import UsageError
+from urnet_tf.errors import RunError, UsageError
 from urnet_tf.progress import progress
 from urnet_tf.schema import DUPLICATE_COLUMNS, DUPLICATE_KINDS, QUARANTINE_COLUMNS, TEST, TRAIN, VAL
 from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
@@ -19,6 +19,7 @@ from urnet_tf.text_rules import show_path
 FILES_PER_UNIT = 20_000
 _SECONDS_PER_FILE = 1.5e-4  # measured: listing, reading and hashing small local files on 2 cores
 _THREADS_PER_CORE = 4  # threads mostly wait for the disk
+_MISSING_TO_STOP, _MISSING_TO_WARN = 0.9, 0.1  # parts of the listed files
 
 
 def run(context: StageContext) -> dict:
@@ -37,6 +38,7 @@ def run(context: StageContext) -> dict:
     if not len(crawl.rows):
         raise UsageError(f"Expected images at {settings.path}; none of the rows there can be used.")
     probes = _probe(context, crawl)
+    _check_missing(context, crawl, probes)
     tables = build_instance_table(
         crawl.rows, probes, seed=settings.split_seed, val_fraction=settings.val_fraction,
         test_fraction=settings.test_fraction,
@@ -176,7 +178,7 @@ def _probe(context, crawl):
     """Probe results of all rows as a table, in listing order."""
     import pyarrow as pa
 
-    from urnet_tf.data.probe import PROBE_COLUMNS, probe_files
+    from urnet_tf.data.probe import PROBE_COLUMNS, environment_failure, probe_files
 
     settings = context.config.ingest
     cores = context.config.runtime.workers or os.cpu_count() or 1
@@ -195,13 +197,41 @@ def _probe(context, crawl):
                 workers=cores * _THREADS_PER_CORE,
             )  # fmt: skip
             rows = []
-            for result in results:
-                rows.append((result.status or "", *result[1:]))
-                bar.update()
+            try:
+                for result in results:
+                    rows.append((result.status or "", *result[1:]))
+                    bar.update()
+            except OSError as error:
+                raise environment_failure(error) from error
             columns = dict(zip(PROBE_COLUMNS, zip(*rows, strict=True), strict=True))
             write_table(units.directory / part(unit), columns, PROBE_COLUMNS)
             units.complete(unit)
     return pa.concat_tables([read_table(units.directory / part(unit)) for unit in range(total)])
+
+
+def _check_missing(context, crawl, probes):
+    """Tells of many missing files, and stops where nearly all are: the disk that holds them is not there."""
+    import numpy as np
+    from absl import logging
+
+    rows = np.flatnonzero(probes["status"].to_numpy() == "missing")
+    share = len(rows) / len(probes)
+    if share < _MISSING_TO_WARN:
+        return
+    paths = (crawl.rows["path"][int(row)].as_py() for row in rows[:3])
+    examples = ", ".join(os.path.join(crawl.root, path) for path in paths)
+    what = f"{len(rows)} of the {len(probes)} listed files are not there, for example {examples}"
+    if share < _MISSING_TO_STOP:
+        logging.warning(
+            "ingest: %s. If a disk or share is not mounted, mount it and run with --from ingest; else they are "
+            "left out.", what
+        )  # fmt: skip
+        return
+    context.remove("units_probe")  # nothing of it is worth going on with
+    raise RunError(
+        f"{what}. If a disk or share is not mounted, mount it; if the images lie elsewhere, give that folder "
+        "(ingest.image_root for a list); if they are gone, remove their rows. Then run the same command again."
+    )
 
 
 def _joined(*tables):

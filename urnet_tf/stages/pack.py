@@ -3,59 +3,108 @@
 Reads ingest's tables and the images. Writes ArrayRecord shards, `instances.parquet` (final ids),
 `quarantine.parquet` (ingest's rows and what could not be decoded) and `classes.json`. A shard is the
 unit of resuming.
+
+Only what is read and cannot be decoded becomes a row of the quarantine. Files that ingest has read and
+that cannot be read now, or that hold other bytes now, tell of a disk or a share and stop the stage.
 """
 
+import collections
+import contextlib
+import functools
+import hashlib
 import os
 import re
 import shutil
+from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 
 from urnet_tf import schema, store
 from urnet_tf.config import Config
 from urnet_tf.data import image_store
-from urnet_tf.errors import UsageError
+from urnet_tf.data.probe import Refused, content_hash, map_in_threads, os_reason, read_file
+from urnet_tf.errors import RunError, UsageError
 from urnet_tf.progress import progress
+from urnet_tf.serving.quiet import CapturedLibraryOutput
 from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
 
 _SMALLEST_CLASS = 2  # training images; below it neither folds nor bags make sense
 _REASON_LENGTH = 160
+_JPEG_SIDE_PX = 65_500  # the longest that the encoder writes
+_THREADS_FOR_OPENING = 16  # they wait for the disk
 # Measured, seconds of one core on a busy 2-core machine: 0.0009 for a 2.6 kB file of 64 px that is kept
 # as it is, 0.007 for a 78 kB file of 500 x 375 px that is reduced to a short side of 256.
 _SECONDS_PER_IMAGE, _SECONDS_PER_BYTE = 7e-4, 8e-8
 _STATUS_OF_MESSAGE = (
+    ("stored as JPEG", "unsupported"),
     ("pixels", "too_many_pixels"),
     ("not read", "unsupported"),
     ("not PNG", "not_an_image"),
 )
 
 
+class _Candidates(NamedTuple):
+    """What ingest tells of the files, in final order."""
+
+    root: str
+    paths: list[str]
+    hashes: list[str]  # as `probe` makes them; "" = not known
+
+    def full_path(self, row: int) -> str:
+        return os.path.join(self.root, self.paths[row])
+
+
+class _Packed(NamedTuple):
+    """What became of one file: a record, or a status and a reason, or why it is not as ingest read it."""
+
+    record: bytes = b""
+    status: str = ""
+    reason: str = ""
+    problem: str = ""
+    suspect: bool = False  # stored unchanged while a library printed warnings, of this image or another
+
+
 def run(context: StageContext) -> dict:
-    """Packs all candidates; see the module."""
+    """Packs all candidates; see the module.
+
+    Raises:
+      RunError: files that ingest has read cannot be read now.
+      UsageError: a class has too few images left.
+    """
     config = context.config
-    candidates = store.read_table(context.path("ingest", "candidates.parquet"))
+    table = store.read_table(context.path("ingest", "candidates.parquet"))
     root = context.marker("ingest")["facts"]["root"]
-    paths = [os.path.join(root, path) for path in candidates.column("path").to_pylist()]
-    shards = -(-len(paths) // config.pack.images_per_shard)
+    candidates = _Candidates(root, *(table.column(name).to_pylist() for name in ("path", "content_hash")))
+    _forget_other_candidates(context)
+    shards = -(-len(table) // config.pack.images_per_shard)
     log = context.units("pack", shards)
-    _pack_shards(context.out, paths, log, config)
+    _pack_shards(context.out, candidates, log, config)
     facts = log.facts()
     image_store.write_index(context.out, [shard["count"] for shard in facts])
     failures = [failure for shard in facts for failure in shard["failures"]]
-    kept = np.ones(len(paths), bool)
+    kept = np.ones(len(table), bool)
     kept[[row for row, _, _ in failures]] = False
-    instances = candidates.filter(kept)
-    _write_quarantine(context, candidates, failures)
+    instances = table.filter(kept)
+    _write_quarantine(context, table, failures)
     shutil.copyfile(context.path("ingest", "classes.json"), context.out / "classes.json")
-    counts = _check_classes(instances, context.out)
+    counts = _count_images(instances)
+    left_out = dict(collections.Counter(status for _, status, _ in failures).most_common())
+    logging.info(
+        "pack: %d images (%d train, %d val, %d test), %d rows left out%s.",
+        len(instances), *counts.values(), len(failures),
+        "".join(f", {count} {status}" for status, count in left_out.items()),
+    )  # fmt: skip
+    num_classes = _check_classes(instances, context.out)
     columns = {name: instances.column(name) for name in schema.INSTANCE_COLUMNS if name != "instance_id"}
     columns["instance_id"] = np.arange(len(instances))
     store.write_table(context.out / "instances.parquet", columns, schema.INSTANCE_COLUMNS)
     return {
         "images": len(instances),
         **counts,
+        "num_classes": num_classes,
         "bytes": sum(shard["bytes"] for shard in facts),
-        "decode_errors": len(failures),
+        "quarantined": left_out,
     }
 
 
@@ -72,66 +121,129 @@ def estimate(config: Config, facts: Facts) -> Estimate:
     )
 
 
-def _pack_shards(out, paths, log, config):
-    """Fills the shards that are not complete, in order, through one pipeline."""
-    size = config.pack.images_per_shard
-    pending = log.pending()
-    rows = [row for shard in pending for row in range(shard * size, min((shard + 1) * size, len(paths)))]
-    if not rows:
+def _forget_other_candidates(context):
+    """Removes shards of a run that was stopped and whose candidates ingest has listed anew since."""
+    with open(context.path("ingest", "candidates.parquet"), "rb") as file:
+        digest = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+    note = context.out / "candidates.txt"
+    if note.exists() and note.read_text(encoding="utf-8") == digest:
         return
-    pack_image = _build_pack_image(config.pack, config.ingest.max_pixels)
-    dataset = _dataset(paths, rows, pack_image, config)
-    packed = iter(progress(dataset.as_numpy_iterator(), "pack", total=len(rows), unit="images"))
-    ahead = next(packed, None)  # the pipeline drops failures: rows that are missing in it failed
-    for shard in pending:
-        end = min((shard + 1) * size, len(paths))
-        records, failures = [], []
-        for row in range(shard * size, end):
-            if ahead is not None and ahead[0] == row:
-                records.append(ahead[1])
-                ahead = next(packed, None)
-                continue
-            record, failure = _second_try(paths[row], pack_image, config)
-            if failure:
-                failures.append([row, *failure])
-            else:
-                records.append(record)
-        image_store.write_shard(out, shard, records)
-        facts = {"count": len(records), "bytes": sum(map(len, records)), "failures": failures}
-        log.complete(shard, facts)
+    context.remove("units_pack")
+    for shard in context.out.glob("*.arrayrecord"):
+        context.remove(shard.name)
+    store.write_text(note, digest)
 
 
-def _dataset(paths, rows, pack_image, config):
-    """Rows and packed bytes in order, less those that fail."""
-    import tensorflow as tf
-
-    rows = np.array(rows, np.int64)
-
-    def read(index):
-        row = rows[index]
-        try:
-            return row, *_read(paths[row], config.pack.short_side_px)
-        except OSError:
-            return row, b"", b""  # fails to decode; the second try says why
-
-    def packed(index):
-        row, data, plain = tf.numpy_function(read, [index], [tf.int64, tf.string, tf.string], stateful=False)
-        return row, pack_image(tf.ensure_shape(data, []), tf.ensure_shape(plain, []))
-
+def _pack_shards(out, candidates, log, config):
+    """Fills the shards that are not complete, in order."""
+    size, pending = config.pack.images_per_shard, log.pending()
+    rows_of = {s: range(s * size, min((s + 1) * size, len(candidates.paths))) for s in pending}
     workers = config.runtime.workers or os.cpu_count()
-    dataset = tf.data.Dataset.range(len(rows))
-    dataset = dataset.map(packed, num_parallel_calls=workers, deterministic=True)
-    return dataset.ignore_errors().prefetch(64)
+    total = sum(map(len, rows_of.values()))
+    with CapturedLibraryOutput() as printed, progress(None, "pack", total=total, unit="images") as bar:
+        packer = _Packer(candidates, config, printed)
+        for shard in pending:
+            records, failures, rows = [], [], rows_of[shard]
+            with contextlib.closing(map_in_threads(packer.pack, rows, workers)) as results:
+                for row, packed in zip(rows, results, strict=True):
+                    if packed.problem:
+                        left = [row for other in pending if other >= shard for row in rows_of[other]]
+                        raise _unreadable_now(candidates, left, {row: packed.problem})
+                    if packed.status:
+                        failures.append([row, packed.status, packed.reason])
+                    else:
+                        records.append((row, packed))
+                    bar.update()
+            # Here all threads are at rest, so that what is printed belongs to one image.
+            records = [packer.pack_alone(row).record if p.suspect else p.record for row, p in records]
+            image_store.write_shard(out, shard, records)
+            facts = {"count": len(records), "bytes": sum(map(len, records)), "failures": failures}
+            log.complete(shard, facts)
 
 
-def _read(path, short_side_px):
-    """The bytes of a file, and what can be stored of it unchanged (or nothing)."""
-    with open(path, "rb") as file:
-        data = file.read()
-    return data, image_store.plain_jpeg(data, short_side_px) or b""
+class _Packer:
+    """Packs single files, in several threads at once."""
+
+    def __init__(self, candidates, config, printed):
+        self._candidates, self._config, self._printed = candidates, config, printed
+        pack = config.pack
+        self._pack_image = _build_pack_image(pack.short_side_px, pack.jpeg_quality, config.ingest.max_pixels)
+
+    def pack(self, row: int) -> _Packed:
+        """Reads and packs a file."""
+        before = self._printed.size()
+        data, problem = self._read(row)
+        if problem:
+            return _Packed(problem=problem)
+        plain = image_store.plain_jpeg(data, self._config.pack.short_side_px) or b""
+        packed = self._encoded(row, data, plain)
+        # A file that libjpeg complains of would make it complain in every pass of every later stage.
+        return packed._replace(suspect=packed.record == plain and self._printed.size() > before)
+
+    def pack_alone(self, row: int) -> _Packed:
+        """Packs a file anew if decoding it makes a library print; no other may be packed meanwhile."""
+        before = self._printed.size()
+        packed = self.pack(row)
+        if self._printed.size() == before or packed.problem:
+            return packed
+        data, _ = self._read(row)
+        return self._encoded(row, data, b"")
+
+    def _read(self, row):
+        """The bytes of a file, and why they cannot be had."""
+        try:
+            return read_file(self._candidates.full_path(row), self._config.ingest.max_bytes), ""
+        except Refused as refused:
+            return b"", refused.reason
+        except OSError as error:
+            return b"", os_reason(error)
+
+    def _encoded(self, row, data, plain):
+        import tensorflow as tf
+
+        try:
+            try:
+                return _Packed(self._pack_image(tf.constant(data), tf.constant(plain)).numpy())
+            except tf.errors.InvalidArgumentError:  # again, eagerly, which tells why
+                function = self._pack_image.python_function
+                return _Packed(function(tf.constant(data), tf.constant(plain)).numpy())
+        except tf.errors.InvalidArgumentError as error:  # all that decoding says of an image, and no other
+            known = self._candidates.hashes[row]
+            if known and known != content_hash(data):
+                return _Packed(problem="the file holds other bytes now")
+            reason = _sentence(error.message)
+            status = next((status for text, status in _STATUS_OF_MESSAGE if text in reason), "decode_error")
+            return _Packed(status=status, reason=_sentence(f"{schema.STATUS[status]}: {reason}"))
+        except tf.errors.OpError as error:
+            path = self._candidates.full_path(row)
+            raise RunError(f"pack: {path} cannot be packed: {_sentence(error.message)}") from error
 
 
-def _build_pack_image(pack, max_pixels):
+def _unreadable_now(candidates, rows, problems):
+    """The end of the stage: counts the files of `rows` that cannot be opened, with those in `problems`."""
+
+    def problem_of(row):
+        try:
+            with open(candidates.full_path(row), "rb"):
+                return ""
+        except OSError as error:
+            return os_reason(error)
+
+    found = map_in_threads(problem_of, rows, _THREADS_FOR_OPENING, at_once=32)
+    problems = {row: problem for row, problem in zip(rows, found, strict=True) if problem} | problems
+    examples = ", ".join(f"{candidates.full_path(row)} ({problems[row]})" for row in sorted(problems)[:3])
+    root = candidates.root
+    where = "" if os.path.isdir(root) else f" The folder {root} is not there."
+    return RunError(
+        f"pack: {len(problems)} of the images that ingest has read cannot be read now, for example "
+        f"{examples}.{where} If a disk or share is missing or fails, bring it back and run the same command "
+        "again: what is packed stays. If files were removed or changed, run with --from ingest, which lists "
+        "them anew."
+    )
+
+
+@functools.cache
+def _build_pack_image(short_side_px, jpeg_quality, max_pixels):
     """A graph function: (file, what of it can be stored unchanged or nothing) -> JPEG bytes."""
     import tensorflow as tf
 
@@ -144,31 +256,21 @@ def _build_pack_image(pack, max_pixels):
             plain = tf.identity(plain)
 
         def encoded():
-            small = decode.resize_short_side(pixels, pack.short_side_px)
-            return tf.io.encode_jpeg(small, quality=pack.jpeg_quality, chroma_downsampling=False)
+            small = decode.resize_short_side(pixels, short_side_px)
+            message = f"A side of more than {_JPEG_SIDE_PX} pixels cannot be stored as JPEG."
+            fits = tf.debugging.assert_less_equal(tf.reduce_max(tf.shape(small)), _JPEG_SIDE_PX, message)
+            with tf.control_dependencies([fits]):
+                small = tf.identity(small)
+            return tf.io.encode_jpeg(small, quality=jpeg_quality, chroma_downsampling=False)
 
         return tf.cond(keep, lambda: plain, encoded)
 
-    return pack_image
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)] * 2)
+    def on_cpu(data, plain):
+        with tf.device("/CPU:0"):
+            return pack_image(data, plain)
 
-
-def _second_try(path, pack_image, config):
-    """Packs one image eagerly, which tells why it fails: (record, None) or (None, (status, reason))."""
-    import tensorflow as tf
-
-    try:
-        data, plain = _read(path, config.pack.short_side_px)
-    except OSError as error:
-        status = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
-        return None, (status, f"{error.strerror or 'the file cannot be read'}.")
-    if not data:
-        return None, ("empty", "The file has no bytes.")
-    try:
-        return pack_image(tf.constant(data), tf.constant(plain)).numpy(), None
-    except tf.errors.OpError as error:
-        reason = _sentence(error.message)
-        status = next((status for text, status in _STATUS_OF_MESSAGE if text in reason), "decode_error")
-        return None, (status, _sentence(f"{schema.STATUS[status]}: {reason}"))
+    return on_cpu
 
 
 def _sentence(message):
@@ -178,8 +280,13 @@ def _sentence(message):
     return (line if len(line) <= _REASON_LENGTH else line[: _REASON_LENGTH - 3] + "...") + "."
 
 
+def _count_images(instances):
+    splits = store.column(instances, "split")
+    return {f"{split}_images": int((splits == split).sum()) for split in schema.SPLITS}
+
+
 def _check_classes(instances, out):
-    """Counts of the final table; a class that is too small ends the run."""
+    """How many classes there are; one that is too small ends the run."""
     classes = store.read_json(out / "classes.json")
     splits, labels = store.column(instances, "split"), store.column(instances, "label")
     of_class = np.bincount(labels[splits == schema.TRAIN], minlength=len(classes))
@@ -191,8 +298,7 @@ def _check_classes(instances, out):
             f"Expected at least {_SMALLEST_CLASS} usable training images in each class; received fewer "
             f"for {names}{more}; {out / 'quarantine.parquet'} says why; add images or drop the class."
         )
-    counts = {f"{split}_images": int((splits == split).sum()) for split in schema.SPLITS}
-    return {**counts, "num_classes": len(classes)}
+    return len(classes)
 
 
 def _write_quarantine(context, candidates, failures):
@@ -214,4 +320,5 @@ STAGE = Stage(
     depends_on=("pack", "ingest.max_pixels"),
     run=run,
     estimate=estimate,
+    version=2,
 )
