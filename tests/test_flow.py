@@ -25,7 +25,7 @@ HEAVY = ("tensorflow", "keras", "sklearn", "ai_edge_litert")
 
 def what_was_done(stderr):
     """Stage → "skipped", "runs" or "resumes", from the log."""
-    found = re.findall(r"\[\d/\d\] (\w+): (?:complete, )?(skipped|runs|resumes)", stderr)
+    found = re.findall(r"\[\d+/\d+\] (\w+): (?:complete, )?(skipped|runs|resumes)", stderr)
     assert [name for name, _ in found] == list(NAMES)
     return dict(found)
 

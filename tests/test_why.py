@@ -57,7 +57,7 @@ def write_opinions(root, top, top_prob, given_prob, author, out_of_fold=0.6):
     (root / "reweight").mkdir(exist_ok=True)
     facts = {"extract": {"accuracy_out_of_fold": out_of_fold}, "reweight": {"supposed_by": author}}
     for stage, told in facts.items():
-        store.write_json(root / stage / store.MARKER, {"key": "k", "facts": told})
+        store.Workdir(root).write_marker(root / stage, {"key": "k", "facts": told})
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,7 @@ class Step:
     identity: Identity
     estimate: Estimate
     reason: str = ""  # why it is not skipped: a clause
+    follows: bool = False  # whether that is since a stage that it needs runs
 
     @property
     def key(self) -> str:
@@ -89,7 +90,7 @@ def make_plan(
         if stage.name == first:
             reason = "--from names it"
         elif made:
-            reason = f"{made[0]} runs"
+            reason = f"{made[-1]} runs"
         elif stage.name in again:
             reason = "it had to run again"
         else:
@@ -107,7 +108,7 @@ def make_plan(
                     action = RESUME
                 estimate = stage.estimate(config, facts)
         in_effect[stage.name] = marker
-        steps.append(Step(stage, action, identity, estimate, reason or ""))
+        steps.append(Step(stage, action, identity, estimate, reason or "", follows=bool(made)))
     return steps
 
 
@@ -259,13 +260,14 @@ def stage_keys(config: Config) -> dict[str, str]:
     return {name: identity.key for name, identity in identify_stages(config).items()}
 
 
+_NOT_YET = "it was not run yet"
 _NO_MARKER = f"its {MARKER} is missing or was changed"
 
 
 def _why_not_complete(stage, identity, marker, in_effect, workdir):
     """Why a stage has to run although what it needs is complete: a clause; None where it is complete."""
     if marker is None:
-        return _NO_MARKER if workdir.path(stage.name).exists() else "it was not run yet"
+        return _NO_MARKER if workdir.path(stage.name).exists() else _NOT_YET
     if marker["key"] != identity.key:
         return _changes(marker, identity)
     damage = workdir.find_damage(stage.name)
@@ -352,7 +354,9 @@ def format_plan(config: Config, steps: list[Step], workdir: Workdir) -> str:
         cells = (format_seconds(e.seconds), format_bytes(e.disk_bytes), format_bytes(e.memory_bytes))
         line = f"{step.stage.name:<10}{step.action:<8}{rows:>12}" + "".join(f"{c:>10}" for c in cells)
         lines.append(f"{line}  {e.note}".rstrip())
-    lines += [f"{step.stage.name} has to {step.action}, since {step.reason}." for step in steps if step.reason]
+    # That one stage runs since another does, or for the first time, goes without saying.
+    told = [step for step in steps if step.reason and step.reason != _NOT_YET and not step.follows]
+    lines += [f"{step.stage.name} has to {step.action}, since {step.reason}." for step in told]
     lines += [f"Warning: {sentence}" for sentence in format_ignored(config)]
     todo = [s for s in steps if s.action != SKIP]
     lines += _format_training(config, todo, machine.gpus)
