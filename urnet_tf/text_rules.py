@@ -48,6 +48,23 @@ def show_path(path) -> str:
     return cut(shown, 200)
 
 
+def one_line(text: str) -> str:
+    """A text from the web as it may be shown: on one line, without what steers a terminal or a reader.
+
+    Line breaks and tabs become blanks. Control characters (NUL, ESC), marks that turn the direction of
+    writing, halves of characters and other signs without a picture are left out.
+    """
+    if text.isprintable():
+        return text
+    return "".join(filter(None, map(_shown_sign, text)))
+
+
+def _shown_sign(sign):
+    if sign.isprintable() or unicodedata.category(sign) == "Zs":  # blanks of all widths
+        return sign
+    return " " if sign.isspace() else ""
+
+
 def check_text(text: str, form: str, what: str) -> None:
     """Refuses a text that cannot be what it is meant to be.
 

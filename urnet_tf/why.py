@@ -15,6 +15,7 @@ import numpy as np
 from urnet_tf import schema, store
 from urnet_tf.errors import UsageError
 from urnet_tf.reweighting.combine import average_amount
+from urnet_tf.text_rules import one_line
 
 _SHOWN = 10  # matches listed when a name is ambiguous
 _COMPARED = 2000  # paths compared with a name that nothing has
@@ -349,5 +350,5 @@ def _value(value):
 
 
 def _one_line(text):
-    """Text from the web for a terminal: one line, no control characters."""
-    return "".join(c if c.isprintable() else " " for c in text)[:200]
+    """Text from the web for a terminal."""
+    return one_line(text)[:200]

@@ -20,8 +20,10 @@ from typing import Protocol
 import numpy as np
 
 from urnet_tf.errors import UsageError
+from urnet_tf.text_rules import quote
 
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+_MAX_DIM = 100_000  # of word vectors; usual are 50 to 1,000
 _WORD = re.compile(r"[^\W_]")
 
 
@@ -183,8 +185,11 @@ class FastTextVec:
             _, self.dim = map(int, header)
         except ValueError:
             self.dim = 0
-        if self.dim < 1:
-            raise UsageError(f"Expected a first line '<words> <dim>' in {self.path}; received {header!r}.")
+        if not 1 <= self.dim <= _MAX_DIM:
+            raise UsageError(
+                f"Expected a first line '<words> <dim>' in {self.path}, dim at most {_MAX_DIM:,}; received "
+                f"{quote(header)}."
+            )
 
     def vectors(self, words: Sequence[str]) -> np.ndarray:
         """float32 [len(words), dim]; rows of zeros for unknown words."""

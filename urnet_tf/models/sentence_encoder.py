@@ -103,8 +103,14 @@ class BertEncoder:
             known = (config["model_type"], config["hidden_act"]) == ("bert", "gelu")
         except OSError as error:
             raise UsageError(f"Cannot read {error.filename}: {error.strerror}.") from None
-        except (ValueError, TypeError, KeyError) as error:
-            raise UsageError(f"Expected the settings of a BERT in {config_path}; {error!r}.") from None
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise UsageError(f"Expected the settings of a BERT in {config_path}; {quote(error)}.") from None
+        counts = (self._layers, self._heads, self._max_tokens)
+        if not all(type(count) is int and 0 < count <= _MAX_TOKENS for count in counts):
+            raise UsageError(
+                f"Expected 1 to {_MAX_TOKENS} layers, heads and positions in {config_path}; received "
+                f"{quote(counts)}."
+            )
         if not known or not {"[CLS]", "[SEP]", "[UNK]"} <= set(self._vocabulary):
             raise UsageError(
                 f"Expected a BERT with GELU and its word pieces in {folder}; it is another kind."

@@ -7,8 +7,11 @@ colours `s0`, `s1`, ...; equal input gives equal text.
 
 from collections.abc import Sequence
 
+import markupsafe
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
+
+from urnet_tf.text_rules import one_line
 
 WIDTH, HEIGHT = 440, 225
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 14, 40
@@ -88,7 +91,7 @@ def draw_histogram(
             body.append(
                 f'<rect class="s0" x="{across(low) + 0.5:.2f}" y="{base - tall:.2f}" '
                 f'width="{max(across(high) - across(low) - 1, 0.5):.2f}" height="{tall:.2f}">'
-                f"<title>{escape(tip)}</title></rect>"
+                f"<title>{_escaped(tip)}</title></rect>"
             )
     if edges[0] < mark < edges[-1]:
         x = across(mark)
@@ -141,7 +144,7 @@ def draw_legend(names: Sequence[str], kind: str = "s") -> Markup:
     if len(names) == 1 and not names[0]:
         return Markup()
     items = [
-        f'<span><i class="key {kind}{i % SERIES_COLOURS}"></i>{escape(name or "source not given")}</span>'
+        f'<span><i class="key {kind}{i % SERIES_COLOURS}"></i>{_escaped(name or "source not given")}</span>'
         for i, name in enumerate(names)
     ]
     return Markup(f'<div class="legend">{"".join(items)}</div>')
@@ -150,18 +153,18 @@ def draw_legend(names: Sequence[str], kind: str = "s") -> Markup:
 def _svg(width, height, label, body):
     box = f'viewBox="0 0 {width} {height}" style="max-width:{width}px"'
     return Markup(
-        f'<svg {box} role="img" aria-label="{escape(label)}"><title>{escape(label)}</title>'
+        f'<svg {box} role="img" aria-label="{_escaped(label)}"><title>{_escaped(label)}</title>'
         f"{''.join(map(str, body))}</svg>"
     )
 
 
 def _dot(x, y, s, tip, kind="s"):
     place = f'cx="{x:.1f}" cy="{y:.1f}" r="3.2"'
-    return f'<circle class="{kind}{s % SERIES_COLOURS}" {place}><title>{escape(tip)}</title></circle>'
+    return f'<circle class="{kind}{s % SERIES_COLOURS}" {place}><title>{_escaped(tip)}</title></circle>'
 
 
 def _text(x, y, text, anchor):
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{_escaped(text)}</text>'
 
 
 def _across(values, span, width):
@@ -214,3 +217,7 @@ def _plain_number(value):
 
 def _short(value):
     return f"{value:.3g}"
+
+
+def _escaped(text):
+    return markupsafe.escape(one_line(text))

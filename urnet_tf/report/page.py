@@ -2,6 +2,7 @@
 
 import pathlib
 
+import markupsafe
 import numpy as np
 
 from urnet_tf import schema
@@ -9,6 +10,7 @@ from urnet_tf.report import figures, pictures, summary
 from urnet_tf.report.summary import BASELINE, URNET, ReportInputs
 from urnet_tf.reweighting.combine import effective_sample_size
 from urnet_tf.serving.model_card import FORMAT_NAMES
+from urnet_tf.text_rules import one_line
 from urnet_tf.why import FACTOR_WORDS
 
 _HERE = pathlib.Path(__file__).parent
@@ -86,7 +88,7 @@ def build_page(
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-                                     lstrip_blocks=True)  # fmt: skip
+                                     lstrip_blocks=True, finalize=_shown)  # fmt: skip
     environment.filters |= {
         "capitalize_first": lambda text: text[:1].upper() + text[1:],
         "count": _count,
@@ -120,9 +122,13 @@ def build_page(
     )
 
 
-def _style(thumbnail_px):
-    import markupsafe
+def _shown(value):
+    """What an expression of the template gives: no text from the web steers the page or its reader."""
+    is_plain = isinstance(value, str) and not isinstance(value, markupsafe.Markup)
+    return one_line(value) if is_plain else value
 
+
+def _style(thumbnail_px):
     css = (_HERE / "page.css").read_text(encoding="utf-8")
     return markupsafe.Markup(f":root{{--thumb:{int(thumbnail_px)}px}}\n{css}")
 

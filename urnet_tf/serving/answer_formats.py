@@ -1,17 +1,20 @@
 """How answers are written: CSV and JSON lines for programs, a table for people.
 
-CSV and JSON lines are read back, so that a killed run can go on behind its last complete row.
+CSV and JSON lines are read back, so that a killed run can go on behind its last complete row. Texts in
+CSV that a spreadsheet would take for a formula (after = + - @, a tab or a line break) get a leading '.
 Names that are not UTF-8 appear with backslash escapes; what is written is always valid UTF-8.
 """
 
 import csv
 import io
 import json
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from urnet_tf.serving.predictor import Answer
+from urnet_tf.text_rules import one_line
 
 
 class Row(NamedTuple):
@@ -37,7 +40,9 @@ class Csv:
         """The line of one image; empty fields where it was not answered."""
         answer = row.answer
         pairs = zip(answer.labels, map(_number, answer.probabilities), strict=True)
-        values = [row.path, "true" if answer.valid else "false", row.reason, *(v for p in pairs for v in p)]
+        pairs = [(_guarded(label), probability) for label, probability in pairs]
+        values = [_guarded(row.path), "true" if answer.valid else "false", _guarded(row.reason)]
+        values += [value for pair in pairs for value in pair]
         if answer.none_of_these is not None:
             values.append(_number(answer.none_of_these))
         return _csv_line(values + [""] * (len(self._header) - len(values)))
@@ -61,7 +66,8 @@ class Csv:
             for values in rows:
                 if len(values) != len(self._header):  # cut off inside of a quoted field
                     return
-                yield values[0], values[1] == "true", end
+                path = values[0].removeprefix("'") if _FORMULA.match(values[0]) else values[0]
+                yield path, values[1] == "true", end
         except csv.Error:
             return
 
@@ -114,7 +120,7 @@ class Table:
 
     def __init__(self, labels: Sequence[str], longest_path: int, width: int):
         room = max(width, 40) - len("  ") - len("  probability")
-        longest_label = max(cells(_one_line(label)) for label in (*labels, "class", _NONE))
+        longest_label = max(cells(one_line(label)) for label in (*labels, "class", _NONE))
         self._label = min(longest_label, max(room // 2, room - longest_path))
         self._path = min(max(longest_path, len("image")), room - self._label)
 
@@ -124,15 +130,15 @@ class Table:
 
     def lines(self, row: Row) -> str:
         """One line a class, the path in the first; or why there is no answer."""
-        path, answer = _one_line(row.path), row.answer
+        path, answer = one_line(row.path), row.answer
         if not answer.valid:
-            return f"{_left(_shortened(path, self._path), self._path)}  not used: {_one_line(row.reason)}\n"
+            return f"{_left(_shortened(path, self._path), self._path)}  not used: {one_line(row.reason)}\n"
         ranked = list(zip(answer.labels, answer.probabilities, strict=True))
         if answer.none_of_these is not None:
             ranked.append((_NONE, answer.none_of_these))
         paths = [path] + [""] * (len(ranked) - 1)
         return "".join(
-            self._line(p, _one_line(label), _percent(probability))
+            self._line(p, one_line(label), _percent(probability))
             for p, (label, probability) in zip(paths, ranked, strict=True)
         )
 
@@ -147,6 +153,12 @@ class Table:
 
 
 _NONE = "(none of these)"
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")  # what was guarded before is guarded once more, to be told apart
+
+
+def _guarded(text):
+    """Text for a field of CSV, which a spreadsheet shows and does not compute."""
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def cells(text: str) -> int:
@@ -177,11 +189,6 @@ def _shortened(text, width, keep_end=True):
 
 def _left(text, width):
     return text + " " * (width - cells(text))
-
-
-def _one_line(text):
-    """Names from the web for a terminal: one line, no control characters."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _percent(share):

@@ -190,7 +190,9 @@ class _Writer:
                 facts={key: self._facts[key] for key in told},
             )  # fmt: skip
         elif kind == KERAS:
-            float32_copy(self._classifier).save(path)
+            from urnet_tf.training import save_model
+
+            save_model(float32_copy(self._classifier), path)
         elif kind == ONNX:
             from urnet_tf.serving import onnx_file
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from urnet_tf.data.crops import num_views
 from urnet_tf.serving import tf_serving
+from urnet_tf.text_rules import one_line
 
 FORMAT_NAMES = {
     "saved_model": "SavedModel",
@@ -335,5 +336,5 @@ def _code(text):
 
 def _plain(value):
     """Any text as one line of Markdown that shows just its characters."""
-    text = "".join(c for c in " ".join(str(value).split()) if c.isprintable())
+    text = " ".join(one_line(str(value)).split())
     return re.sub(r"[\\`*_\[\]<>&|~$@]|:(?=//)|(?<=\S)\.(?=[^\s\d])", r"\\\g<0>", text) or "(no name)"

@@ -14,6 +14,7 @@ from urnet_tf.errors import UsageError
 from urnet_tf.serving.preparation import Preparation
 from urnet_tf.serving.tflite_metadata import read_metadata
 from urnet_tf.store import read_json
+from urnet_tf.text_rules import quote
 
 KINDS = {"saved_model": "SavedModel", "keras": "Keras", "tflite": "TFLite", "onnx": "ONNX"}
 _SUFFIXES = {".keras": "keras", ".tflite": "tflite", ".onnx": "onnx"}
@@ -125,7 +126,7 @@ def _read_facts(directory, names):
         if (directory / name).is_file():
             try:
                 facts = read_json(directory / name)
-            except ValueError:
+            except (ValueError, RecursionError):
                 facts = None
             if not isinstance(facts, dict):
                 raise UsageError(f"Expected a JSON object in {directory / name}; it is damaged.")
@@ -148,8 +149,8 @@ def _read_preparation(directory, facts):
         return None
     try:
         return Preparation.from_dict(facts["preparation"])
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
         raise UsageError(
             f"Expected how images are prepared, in {directory / 'export.json'}; received "
-            f"{facts['preparation']!r}: {error}"
+            f"{quote(facts['preparation'])}: {error}"
         ) from None

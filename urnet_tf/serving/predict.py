@@ -7,12 +7,14 @@ be millions; while some are in the network the next ones are read and decoded.
 
 import collections
 import contextlib
+import fcntl
 import itertools
 import os
 import pathlib
 import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,6 +25,7 @@ from urnet_tf.progress import progress
 from urnet_tf.schema import STATUS
 from urnet_tf.serving.answer_formats import Csv, JsonLines, Row, Table, cells
 from urnet_tf.serving.model_files import find_model
+from urnet_tf.serving.quiet import CapturedLibraryOutput
 from urnet_tf.store import fingerprint
 
 FORMATS = ("table", "csv", "jsonl")
@@ -51,7 +54,8 @@ def predict(
       answer_format: one of FORMATS; None = table on a terminal, else by the suffix of `out`, else
         csv.
       out: file for the answers; None = standard output. It appears when all is done; until then
-        `<out>.<key>.partial` grows, and the same call goes on behind its last complete row.
+        `<out>.<key>.<random>.partial` grows, and the same call goes on behind its last complete row.
+        No link is followed: not `out`, and nothing of another user or of two names is gone on with.
 
     Returns:
       how many images could not be answered.
@@ -80,7 +84,7 @@ def predict(
         written = JsonLines()
 
     key = fingerprint(answer_format, top_k, *_identity(file.path))[:8]
-    with _opened(out, key, written, inputs) as (stream, done, failed):
+    with CapturedLibraryOutput(), _opened(out, key, written, inputs) as (stream, done, failed):
         if done:
             logging.info("Goes on after %d of %d images in %s", done, total, stream.name)
         rows = answer_files(classifier, itertools.islice(list_images(inputs), done, None), top_k)
@@ -216,9 +220,13 @@ def _choose_format(answer_format, out):
 def _check_out(out):
     if out is None:
         return None
-    out = pathlib.Path(os.path.realpath(out))  # what a link points to is replaced, not the link
+    out = pathlib.Path(out)
     if out.is_dir() or not out.parent.is_dir():
         raise UsageError(f"Expected a file in an existing directory for the answers; received {out}.")
+    if out.is_symlink() and (out.is_file() or not out.exists()):  # but /dev/stdout may lead to a pipe
+        raise UsageError(
+            f"Expected a file and no link for the answers; {out} leads to {os.path.realpath(out)}: give that."
+        )
     return out
 
 
@@ -238,18 +246,57 @@ def _opened(out, key, written, inputs):
             stream.write(written.header())
             yield stream, 0, 0
         return
-    partial = out.with_name(f"{out.name}.{key}.partial")
     try:
-        file = open(partial, "a+b")
+        partial, descriptor = _open_partial(out, key)
     except OSError as error:
         raise UsageError(f"Cannot write the answers to {out}: {error.strerror}.") from None
-    with file:
+    with open(descriptor, "a+b") as file:
         done, failed, end = _kept(file, written, inputs)
         file.truncate(end)
-        with open(partial, "a", encoding="utf-8", newline="") as stream:
+        same = {"opener": lambda *_: os.dup(descriptor)}
+        with open(partial, "a", encoding="utf-8", newline="", **same) as stream:
             stream.write("" if done else written.header())
             yield stream, done, failed
-    os.replace(partial, out)
+        os.fchmod(descriptor, 0o666 & ~_umask())
+        os.replace(partial, out)
+
+
+def _open_partial(out, key):
+    """The file of a stopped run of this question, else a new one of a name that nobody can foresee.
+
+    Returns:
+      its path, and its descriptor, which holds a lock: two runs never write to one file.
+    """
+    start = f"{out.name}.{key}."
+    for name in sorted(os.listdir(out.parent)):
+        if not (name.startswith(start) and name.endswith(".partial")):
+            continue
+        try:
+            descriptor = os.open(out.parent / name, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:  # a link, or of somebody else
+            continue
+        status = os.fstat(descriptor)
+        own = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1
+        if own and _locks(descriptor):
+            return out.parent / name, descriptor
+        os.close(descriptor)
+    descriptor, path = tempfile.mkstemp(".partial", start, out.parent)
+    _locks(descriptor)
+    return pathlib.Path(path), descriptor
+
+
+def _locks(descriptor):
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _kept(file, written, inputs):

@@ -41,14 +41,14 @@ def promote(version_dir: str | os.PathLike, directory: str | os.PathLike) -> pat
     source, directory = pathlib.Path(version_dir), pathlib.Path(directory)
     if not (source / "export.json").is_file():
         raise UsageError(f"Expected an export with export.json in {source}; found none.")
-    facts = read_json(source / "export.json")
-    check_text(facts["name"], FILE_NAME, f"the name in {source / 'export.json'}")
+    facts = _read_facts(source / "export.json")
+    check_text(str(facts["name"]), FILE_NAME, f"the name in {source / 'export.json'}")
     models = directory / tf_serving.CONFIG
     if os.path.lexists(models):
         tf_serving.read_models_config(models)  # so that a bad one is told before anything is copied
     target = directory / facts["name"]
     for other in target.glob("*/export.json"):
-        same = read_json(other)
+        same = _read_facts(other)
         if same | {"version": None} == facts | {"version": None}:
             raise UsageError(f"This export is there already, as {other.parent}.")
     version = next_version(target, facts["version"])
@@ -63,6 +63,16 @@ def promote(version_dir: str | os.PathLike, directory: str | os.PathLike) -> pat
     except OSError as error:
         raise UsageError(f"Cannot write to {target}: {error.strerror or error}.") from None
     return target / str(version)
+
+
+def _read_facts(path):
+    try:
+        facts = read_json(path)
+    except (ValueError, RecursionError):
+        facts = None
+    if not isinstance(facts, dict) or type(facts.get("version")) is not int or "name" not in facts:
+        raise UsageError(f"Expected the facts of an export in {path}; it is damaged. Export the model again.")
+    return facts
 
 
 def _warn_of_pins(models, name, version):

@@ -25,6 +25,7 @@ from urnet_tf.serving.preparation import Preparation
 LABELS_FILE, PREPARATION_FILE = "labels.txt", "preparation.json"
 _ENTRY = b"TFLITE_METADATA"  # the name by which readers find the buffer
 _IDENTIFIER = b"M001"
+_MAX_MEMBER_BYTES = 64 << 20
 _MIN_PARSER_VERSION = "1.0.0"  # the first one has all that is used here
 
 # Fields of the schema's tables, in its order, as far as they are written; a union has two.
@@ -107,14 +108,23 @@ def read_metadata(path: str | os.PathLike) -> tuple[list[str] | None, Preparatio
             names = archive.namelist()
             labels = preparation = None
             if LABELS_FILE in names:
-                labels = archive.read(LABELS_FILE).decode("utf-8").splitlines()
+                labels = _read_member(archive, LABELS_FILE).decode("utf-8").splitlines()
             if PREPARATION_FILE in names:
-                preparation = Preparation.from_dict(json.loads(archive.read(PREPARATION_FILE)))
-    except (zipfile.BadZipFile, ValueError, TypeError, AttributeError, EOFError) as error:
+                preparation = Preparation.from_dict(json.loads(_read_member(archive, PREPARATION_FILE)))
+    except OSError:
+        raise
+    except Exception as error:  # a damaged or hostile archive can fail in any way; all are bad input
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UsageError(
-            f"The labels or the preparation inside {path} are damaged ({error}). Export the model again."
+            f"The labels or the preparation inside {path} are damaged ({reason}). Export the model again."
         ) from error
     return labels, preparation
+
+
+def _read_member(archive, name):
+    if archive.getinfo(name).file_size > _MAX_MEMBER_BYTES:  # a few kilobytes may unpack to gigabytes
+        raise ValueError(f"{name} is too large")
+    return archive.read(name)
 
 
 def _append_files(content, files):

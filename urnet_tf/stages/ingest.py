@@ -223,14 +223,15 @@ def _check_missing(context, crawl, probes):
     what = f"{len(rows)} of the {len(probes)} listed files are not there, for example {examples}"
     if share < _MISSING_TO_STOP:
         logging.warning(
-            "ingest: %s. If a disk or share is not mounted, mount it and run with --from ingest; else they are "
-            "left out.", what
+            "ingest: %s. If a disk or share is not mounted, mount it and run with --from ingest; else they "
+            "are left out.", what
         )  # fmt: skip
         return
     context.remove("units_probe")  # nothing of it is worth going on with
     raise RunError(
-        f"{what}. If a disk or share is not mounted, mount it; if the images lie elsewhere, give that folder "
-        "(ingest.image_root for a list); if they are gone, remove their rows. Then run the same command again."
+        f"{what}. If a disk or share is not mounted, mount it; if the images lie elsewhere, give that "
+        "folder (ingest.image_root for a list); if they are gone, remove their rows. Then run the same "
+        "command again."
     )
 
 
