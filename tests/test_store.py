@@ -91,6 +91,16 @@ def test_what_a_killed_run_left_waits_while_another_key_runs(tmp_path):
     assert (workdir.open_partial("pack", "k1") / "part").read_text() == "1"
 
 
+def test_what_was_begun_with_other_results_is_not_continued(tmp_path):
+    workdir = store.Workdir(tmp_path)
+    (workdir.open_partial("pack", "k", "a") / "part").write_text("1")
+    assert (workdir.open_partial("pack", "k", "a") / "part").exists()
+    assert workdir.holds_partial("pack", "k")
+    assert not (workdir.open_partial("pack", "k", "b") / "part").exists()
+    workdir.open_partial("pack", "other")
+    assert workdir.open_partial("pack", "k", "a") and not (tmp_path / "pack.partial" / "part").exists()
+
+
 def complete(workdir, stage, key, content, seconds=0):
     (workdir.open_partial(stage, key) / "part").write_text(content)
     workdir.finish(stage, {"key": key, "seconds": seconds})

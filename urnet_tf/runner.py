@@ -181,7 +181,8 @@ def _check_space(step, workdir):
 def run_stage(stage: Stage, config: Config, workdir: Workdir, identity: Identity) -> float:
     """Runs one stage and gives its directory the final name; returns the seconds it took."""
     start = time.monotonic()
-    out = workdir.open_partial(stage.name, identity.key)
+    needs = {name: workdir.marker(name)["results"] for name in stage.needs}
+    out = workdir.open_partial(stage.name, identity.key, fingerprint(needs) if needs else "")
     facts = stage.run(StageContext(config, workdir, out))
     seconds = time.monotonic() - start
     marker = {
@@ -189,7 +190,7 @@ def run_stage(stage: Stage, config: Config, workdir: Workdir, identity: Identity
         "seconds": round(seconds, 3),
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "versions": versions(),
-        "needs": {name: workdir.marker(name)["results"] for name in stage.needs},
+        "needs": needs,
         "facts": facts,
     }
     workdir.finish(stage.name, marker)

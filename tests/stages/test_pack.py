@@ -214,18 +214,6 @@ def test_a_file_that_was_damaged_since_ingest_stops_it(tmp_path, content):
         pack.run(context)
 
 
-def test_shards_of_other_candidates_are_not_gone_on_with(tmp_path):
-    context = make_context(tmp_path)
-    hide(context)
-    with pytest.raises(RunError):
-        pack.run(context)  # the first shard is complete
-    context = make_context(tmp_path, [file for file in FILES if file[2] not in ("large.png", "still.webp")])
-    assert list(context.out.glob("*.arrayrecord"))  # there still, of the same key
-    with pytest.raises(UsageError, match=r"class 1 \(1\)"):
-        pack.run(context)
-    assert [shard["count"] for shard in store.read_json(context.out / "shards.json")] == [2, 2, 1]
-
-
 def test_an_error_that_is_not_the_images_is_not_swallowed(tmp_path, monkeypatch):
     def fails(data, plain):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")

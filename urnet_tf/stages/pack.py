@@ -11,7 +11,6 @@ that cannot be read now, or that hold other bytes now, tell of a disk or a share
 import collections
 import contextlib
 import functools
-import hashlib
 import os
 import re
 import shutil
@@ -76,7 +75,6 @@ def run(context: StageContext) -> dict:
     table = store.read_table(context.path("ingest", "candidates.parquet"))
     root = context.marker("ingest")["facts"]["root"]
     candidates = _Candidates(root, *(table.column(name).to_pylist() for name in ("path", "content_hash")))
-    _forget_other_candidates(context)
     shards = -(-len(table) // config.pack.images_per_shard)
     log = context.units("pack", shards)
     _pack_shards(context.out, candidates, log, config)
@@ -119,19 +117,6 @@ def estimate(config: Config, facts: Facts) -> Estimate:
     return Estimate(
         rows=facts.images, seconds=seconds, disk_bytes=int(facts.images * min(facts.bytes_per_image, largest))
     )
-
-
-def _forget_other_candidates(context):
-    """Removes shards of a run that was stopped and whose candidates ingest has listed anew since."""
-    with open(context.path("ingest", "candidates.parquet"), "rb") as file:
-        digest = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
-    note = context.out / "candidates.txt"
-    if note.exists() and note.read_text(encoding="utf-8") == digest:
-        return
-    context.remove("units_pack")
-    for shard in context.out.glob("*.arrayrecord"):
-        context.remove(shard.name)
-    store.write_text(note, digest)
 
 
 def _pack_shards(out, candidates, log, config):

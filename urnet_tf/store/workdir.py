@@ -190,9 +190,20 @@ class Workdir:
                 else:
                     self._verified[stage, name] = _state(status)
 
-    def open_partial(self, stage: str, key: str) -> pathlib.Path:
-        """The directory that a stage fills; what is there under another key is kept beside."""
+    def open_partial(self, stage: str, key: str, made_from: str = "") -> pathlib.Path:
+        """The directory that a stage fills; what is there under another key is kept beside.
+
+        Args:
+          key: without white space.
+          made_from: of what the stage reads, which may be made again with other results under one key: what
+            was begun with these is not continued.
+        """
         partial, kept = self._partial(stage), self._kept_partial(stage)
+        name, key = key, f"{key} {made_from}".strip()
+        if partial.exists() and _read_key(partial) != key and _name(_read_key(partial)) == name:
+            remove(partial, self.root)
+        if _read_key(kept) != key and _name(_read_key(kept)) == name:
+            remove(kept, self.root)
         if partial.exists() and _read_key(partial) != key:
             aside = self.root / f"{stage}.partial.old"
             remove(aside, self.root)
@@ -211,7 +222,7 @@ class Workdir:
 
     def holds_partial(self, stage: str, key: str) -> bool:
         """Whether a killed run of this stage under the same key can be continued."""
-        return key in (_read_key(self._partial(stage)), _read_key(self._kept_partial(stage)))
+        return key in (_name(_read_key(self._partial(stage))), _name(_read_key(self._kept_partial(stage))))
 
     def partial_bytes(self, stage: str) -> int:
         """What a killed run of the stage left, in bytes."""
@@ -325,6 +336,11 @@ def _read_key(directory):
         return (directory / _KEY_FILE).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def _name(key):
+    """The key without what its stage was made from."""
+    return key.partition(" ")[0] if key is not None else None
 
 
 def _hash_or_reason(path):
