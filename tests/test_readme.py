@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from urnet_tf.stages import NAMES
+
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```$", README, flags=re.M | re.S)
