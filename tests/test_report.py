@@ -332,6 +332,23 @@ def test_everything_from_the_web_is_escaped():
         assert text in tags.text
 
 
+def test_texts_cannot_turn_the_page_or_hide_in_it():
+    steering = "a\0b\x1b[31mc\u202ed\u2066e"
+    names = np.array([steering] * 5, object)
+    inputs = make_inputs(
+        names=[steering] * 4, source_names=[steering] * 2, settings=steering, places=((steering, steering),),
+        read_rows=lambda ids: [{"title": steering, "path": steering, "query": steering} for _ in ids],
+        quarantine={"path": names, "status": names, "reason": names},
+        duplicates={"content_hash": names, "kind": names, "path": names},
+    )  # fmt: skip
+    page = build_page(inputs, title=steering)
+    assert not [sign for sign in page if not sign.isprintable() and sign not in "\n\N{NO-BREAK SPACE}"]
+    assert "ab[31mcde" in page
+    one = np.array([0.2, 0.9])
+    drawing = figures.draw_lines([(steering, one, one)], steering, steering, steering)
+    assert str(drawing).translate({10: "", 0xA0: ""}).isprintable() and "ab[31mcde" in drawing
+
+
 def test_page_is_one_offline_file_and_repeats():
     page = build_page(make_inputs(), title="My crawl")
     assert page == build_page(make_inputs(), title="My crawl")

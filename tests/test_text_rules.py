@@ -5,7 +5,7 @@ import pytest
 from urnet_tf import store, text_rules
 from urnet_tf.errors import UsageError
 from urnet_tf.serving import tf_serving
-from urnet_tf.text_rules import FILE_NAME, LINE, PATH, bare, check_text, quote
+from urnet_tf.text_rules import FILE_NAME, LINE, PATH, bare, check_text, one_line, quote
 
 
 @pytest.mark.parametrize("name", ["urnet", "a", "v1.2_final-3", "Käfer", "x" * 100, "models"], ids=bare)
@@ -78,3 +78,11 @@ def test_long_values_lose_their_middle():
     assert shown.startswith("'abx") and shown.endswith("xyz'")
     assert "(100,006 characters)" in shown and len(shown) <= 80
     assert quote("x" * 78) == repr("x" * 78) and bare("a\tb") == r"a\tb"
+
+
+def test_what_steers_a_reader_is_left_out():
+    turning = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"
+    assert one_line(f"a{turning}b\0c\x1b[31md\x7f\x9be\ud800f\ufeff") == "abc[31mdef"
+    assert one_line("a\nb\tc\r\nd\u2028e\x85f") == "a b c  d e f"
+    for text in ("", "Käfer 魚 😀", "45\N{NO-BREAK SPACE}%", "two  blanks"):
+        assert one_line(text) == text

@@ -99,10 +99,16 @@ def test_hashed_texts_need_no_file():
     assert found.shape == (3, 64) and not found[2].any()
 
 
-@pytest.mark.parametrize("damage", ["config", "kind", "vocabulary", "weights", "missing"])
+@pytest.mark.parametrize("damage", ["nested", "layers", "config", "kind", "vocabulary", "weights", "missing"])
 def test_an_unsound_folder_is_a_usage_error(tmp_path, damage):
     write_bert(tmp_path, **({"hidden_act": "relu"} if damage == "kind" else {}))
-    if damage == "config":
+    if damage == "nested":
+        (tmp_path / "config.json").write_text("[" * 100_000)
+    elif damage == "layers":
+        (tmp_path / "config.json").write_text(
+            (tmp_path / "config.json").read_text().replace(f': {LAYERS}', ": 1e99", 1)
+        )
+    elif damage == "config":
         (tmp_path / "config.json").write_text("{}")
     elif damage == "vocabulary":
         (tmp_path / "vocab.txt").write_text("lion\n")

@@ -1,7 +1,9 @@
 """Exports of a tiny model in all formats: what is written, the gate, refusal, promotion."""
 
+import io
 import json
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from urnet_tf.serving import export
 from urnet_tf.serving.parity import Tolerance
 from urnet_tf.serving.preparation import Preparation
 from urnet_tf.serving.promotion import next_version, promote
+from urnet_tf.serving.rewriting import with_named_outputs
 
 SIZE = 32
 LABELS = np.array([0, 1, 2, 3, 4, 5, 0, 1, 2, 3, -1])
@@ -49,6 +52,17 @@ def test_all_formats_are_kept_and_near_keras(exported):
     assert set(signatures) == {"serving_default", "tensor", "features"}
     sizes = {kind: entry["bytes"] for kind, entry in facts["formats"].items()}
     assert sizes["tflite_float16"] < sizes["tflite_float32"]
+
+
+def test_the_keras_file_holds_no_date_and_repeats(exported, tiny_model, tiny_preparation, tmp_path):
+    directory, facts = exported
+    written = (directory / "tiny" / "1" / "tiny.keras").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(written)) as archive:
+        assert {info.date_time[0] for info in archive.infolist()} == {1980}
+        assert json.loads(archive.read("metadata.json"))["date_saved"] == ""
+    writer = export._Writer(with_named_outputs(tiny_model), [], tmp_path, facts, tiny_preparation, ())
+    writer.write("keras")
+    assert (tmp_path / "tiny.keras").read_bytes() == written
 
 
 def test_accuracy_is_of_the_labelled_images(exported, tiny_model, tiny_photos, tiny_preparation):

@@ -86,3 +86,12 @@ def test_what_is_missing_is_named(tmp_path):
     (bare.parent / "export.json").write_text('{"preparation": {"crops": "10"}}')
     with pytest.raises(UsageError, match="export.json; received .*image_size_px"):
         find_model(bare)
+
+
+@pytest.mark.parametrize("facts", ["{", "[" * 100_000, "[]", "\0", '{"preparation": {"image_size_px": []}}'])
+def test_damaged_facts_are_one_sentence(tmp_path, facts):
+    version = write_version(tmp_path / "3", "tiny.keras")
+    (version / "export.json").write_text(facts)
+    with pytest.raises(UsageError, match="export.json") as caught:
+        find_model(version)
+    assert "\n" not in str(caught.value)

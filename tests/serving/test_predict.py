@@ -225,6 +225,78 @@ def test_odd_names_survive_csv_and_json():
             assert kept == [r for r in read if r[2] <= cut]
 
 
+FORMULAS = ["=1+1", "+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "'=1", "''@x"]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_csv_holds_no_formula_and_is_read_back(text):
+    answer = Answer(True, (0,), (text,), (0.5,))
+    written = Csv(1, False)
+    line = written.header() + written.lines(Row(text, answer)) + written.lines(Row(text, Answer(False), text))
+    for row in csv.reader(io.StringIO(line, newline="")):
+        assert not any(field[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") for field in row)
+        assert row[0] in ("path", "'" + text)
+    assert [path for path, _, _ in written.read(io.BytesIO(line.encode()))] == [text, text]
+    assert ",0.5" in line  # numbers stay numbers
+
+
+@pytest.mark.parametrize("text", ["'quoted", "a=1", "/x/-y.jpg", " =1", "é"])
+def test_csv_leaves_other_texts_as_they_are(text):
+    line = Csv(1, False).lines(Row(text, GOOD._replace(classes=(0,), labels=(text,), probabilities=(1.0,))))
+    assert next(csv.reader([line]))[0] == text
+
+
+def open_partials(out):
+    return [predict_lib._open_partial(out, "key") for _ in range(2)]
+
+
+def test_partial_files_have_names_that_nobody_can_foresee_and_one_owner(tmp_path):
+    out = tmp_path / "answers.csv"
+    (one, first), (two, second) = open_partials(out)
+    assert one != two  # two runs at once never share a file
+    assert one.parent == tmp_path and one.name.startswith("answers.csv.key.") and one.stat().st_mode & 0o077 == 0
+    os.write(first, b"kept")
+    os.close(first)
+    os.close(second)
+    two.unlink()
+    again, descriptor = predict_lib._open_partial(out, "key")
+    assert again == one and os.pread(descriptor, 9, 0) == b"kept"
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("kind", ["link", "second name", "pipe", "directory"])
+def test_files_that_others_laid_out_are_not_gone_on_with(tmp_path, kind):
+    victim, trap = tmp_path / "victim", tmp_path / "answers.csv.key.trap.partial"
+    victim.write_text("precious")
+    make = {"link": trap.symlink_to, "second name": trap.hardlink_to}
+    if kind in make:
+        make[kind](victim)
+    else:
+        os.mkfifo(trap) if kind == "pipe" else trap.mkdir()
+    path, descriptor = predict_lib._open_partial(tmp_path / "answers.csv", "key")
+    os.close(descriptor)
+    assert path != trap and victim.read_text() == "precious"
+
+
+def test_answers_do_not_follow_a_link(saved_models, images, tmp_path):
+    victim, out = tmp_path / "victim", tmp_path / "answers.csv"
+    for exists in (False, True):
+        if exists:
+            victim.write_text("precious")
+        out.unlink(missing_ok=True)
+        out.symlink_to(victim)
+        with pytest.raises(UsageError, match="no link for the answers; .*answers.csv leads to .*victim"):
+            predict(saved_models, [str(images)], out=out)
+    assert victim.read_text() == "precious" and out.is_symlink()
+    assert predict_lib._check_out("/dev/null") is not None  # devices are written to
+
+
+def test_answers_have_the_rights_of_any_new_file(saved_models, images, tmp_path):
+    (tmp_path / "usual").touch()
+    predict(saved_models, [next(list_images([str(images)]))], out=tmp_path / "answers.csv")
+    assert (tmp_path / "answers.csv").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
 def test_none_of_these_is_written(tmp_path):
     row = Row("a.jpg", GOOD._replace(none_of_these=0.125))
     assert rows_of(Csv(2, True).header() + Csv(2, True).lines(row))[0]["none_of_these"] == "0.125"

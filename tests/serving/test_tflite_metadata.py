@@ -1,5 +1,6 @@
 """Metadata of `.tflite` files: read back by hand from the bytes, by our reader, by a task library."""
 
+import contextlib
 import io
 import json
 import os
@@ -112,6 +113,24 @@ def test_metadata_replaces_what_was_there(path, tmp_path, tiny_preparation):
     np.testing.assert_array_equal(
         build_tflite_classifier(again)(images), build_tflite_classifier(path)(images)
     )
+
+
+def test_an_archive_that_unpacks_to_gigabytes_or_is_damaged_is_told(tmp_path):
+    bomb = tmp_path / "bomb.tflite"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("labels.txt", bytes(65 << 20))
+    assert bomb.stat().st_size < 100_000
+    with pytest.raises(UsageError, match="labels.txt is too large"):
+        read_metadata(bomb)
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("preparation.json", "[" * 100_000)
+    with pytest.raises(UsageError, match="damaged"):
+        read_metadata(bomb)
+    data = bytearray(bomb.read_bytes())
+    for at in range(len(data)):  # every byte of the archive
+        bomb.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+        with contextlib.suppress(UsageError):
+            read_metadata(bomb)
 
 
 def test_a_plain_file_has_none_and_damage_is_told(path, tmp_path, tiny_model):

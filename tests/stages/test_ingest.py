@@ -234,7 +234,8 @@ def test_a_disk_that_fails_stops_probing_and_is_no_verdict(folder, tmp_path, mon
 
 
 @pytest.mark.parametrize("missing, stops", [(1, False), (18, True), (20, True)])
-def test_nearly_all_files_missing_is_a_disk_that_is_not_there(tmp_path, missing, stops):
+def test_nearly_all_files_missing_is_a_disk_that_is_not_there(tmp_path, monkeypatch, missing, stops):
+    monkeypatch.setattr(ingest, "inputs", lambda config: "as it was before the disk went")
     rows = [f"{label}/{n}.png,{label}" for label in "ab" for n in range(10)]
     draw_images(tmp_path, [row.split(",")[0] for row in rows])
     (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))

@@ -15,6 +15,7 @@ class Preparation:
 
     Raises:
       UsageError: unknown crops, no scales, or one that is not positive.
+      ValueError: sizes or a crop that no image can have.
     """
 
     image_size_px: int
@@ -26,6 +27,11 @@ class Preparation:
 
     def __post_init__(self):
         object.__setattr__(self, "scales", tuple(self.scales))
+        sizes = (self.image_size_px, self.max_pixels, 1 if self.short_side_px is None else self.short_side_px)
+        if not all(isinstance(size, int) and 0 < size < 2**31 for size in sizes):
+            raise ValueError("sizes must be whole numbers above 0")
+        if not 0 < self.crop_fraction <= 1:
+            raise ValueError("crop_fraction must be above 0 and at most 1")
         num_views(self.crops, self.scales)
 
     @property

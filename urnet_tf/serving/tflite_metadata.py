@@ -111,8 +111,6 @@ def read_metadata(path: str | os.PathLike) -> tuple[list[str] | None, Preparatio
                 labels = _read_member(archive, LABELS_FILE).decode("utf-8").splitlines()
             if PREPARATION_FILE in names:
                 preparation = Preparation.from_dict(json.loads(_read_member(archive, PREPARATION_FILE)))
-    except OSError:
-        raise
     except Exception as error:  # a damaged or hostile archive can fail in any way; all are bad input
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UsageError(
