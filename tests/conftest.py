@@ -87,7 +87,10 @@ def _processor():
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter):
-    """Reports; a machine that is slow or busy fails no test."""
+    """Reports; a machine that is slow or busy fails no test. Also what tests recorded as their `summary`."""
+    for report in terminalreporter.getreports("passed"):
+        for value in (value for name, value in report.user_properties if name == "summary"):
+            terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {value}")
     durations = {}
     for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
         if hasattr(report, "duration"):
