@@ -349,6 +349,11 @@ def test_texts_cannot_turn_the_page_or_hide_in_it():
     assert str(drawing).translate({10: "", 0xA0: ""}).isprintable() and "ab[31mcde" in drawing
 
 
+def test_settings_keep_their_lines():
+    page = build_page(make_inputs(settings="seed: 0\ntrain:\n  init: <b>\x1b\u202e\n"))
+    assert "<pre>seed: 0\ntrain:\n  init: &lt;b&gt;\n</pre>" in page
+
+
 def test_page_is_one_offline_file_and_repeats():
     page = build_page(make_inputs(), title="My crawl")
     assert page == build_page(make_inputs(), title="My crawl")

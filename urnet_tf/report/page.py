@@ -92,6 +92,7 @@ def build_page(
     environment.filters |= {
         "capitalize_first": lambda text: text[:1].upper() + text[1:],
         "count": _count,
+        "each_line": _shown_lines,
         "factor": lambda name: name.removesuffix("_weight").replace("_", "-"),
         "model": lambda name: _MODEL_NAMES.get(name, name),
         "percent": figures.format_percent,
@@ -126,6 +127,11 @@ def _shown(value):
     """What an expression of the template gives: no text from the web steers the page or its reader."""
     is_plain = isinstance(value, str) and not isinstance(value, markupsafe.Markup)
     return one_line(value) if is_plain else value
+
+
+def _shown_lines(text):
+    """As `_shown`, of a text whose lines are kept."""
+    return markupsafe.Markup("\n").join(map(one_line, text.split("\n")))
 
 
 def _style(thumbnail_px):
