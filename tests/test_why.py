@@ -83,6 +83,30 @@ def test_explains_an_image_by_path_end_id_or_absolute_path(workdir):
     assert "\x1b" not in text
 
 
+def test_texts_from_the_web_do_not_steer_the_terminal(tmp_path):
+    hostile = "x\x1b[2J\u202ey\x00\nz\u2066"
+    root = make_workdir(tmp_path)
+    store.write_json(root / "pack" / "classes.json", [{"name": hostile}, {"name": hostile}])
+    tables = {
+        "pack/instances": schema.INSTANCE_COLUMNS,
+        "pack/quarantine": schema.QUARANTINE_COLUMNS,
+        "ingest/duplicates": schema.DUPLICATE_COLUMNS,
+    }
+    for table, columns in tables.items():
+        path = root / f"{table}.parquet"
+        values = {name: store.read_table(path).column(name).to_pylist() for name in columns}
+        for name in {"source", "query", "title", "reason"} & set(columns):
+            values[name] = [hostile] * len(values[name])
+        values["path"] = [f"{hostile}/{name}" for name in values["path"]]
+        store.write_table(path, values, columns)
+    for image in ("a.jpg", "12.jpg", "1", "4", "cat/bad.jpg"):
+        text = why.explain(root, image)
+        assert not [sign for sign in text if not sign.isprintable() and sign != "\n"], image
+    text = why.explain(root, "a.jpg")
+    assert "label 0 (x[2Jy z), x[2Jy z, rank 1, query 'x[2Jy z'\n  Title: x[2Jy z\n" in text
+    assert "would call it 1 (x[2Jy z) with" in text and "is 1 (x[2Jy z)." in text
+
+
 def test_duplicates_are_named(workdir):
     text = why.explain(workdir, "cat/12.jpg")
     assert "The same file occurs 1 more time:" in text and "google/dog/copy.jpg  (train, label 1)" in text

@@ -215,7 +215,7 @@ def _explain_quarantined(row):
 
 
 def _explain_instance(root, row):
-    names = [c["name"] for c in store.read_json(root / "pack" / "classes.json")]
+    names = [_one_line(c["name"]) for c in store.read_json(root / "pack" / "classes.json")]
     label = row["label"]
     size = f"{row['width_px']} x {row['height_px']} px"
     lines = [f"{_one_line(row['path'])}  (id {row['instance_id']}, {size})"]
@@ -236,9 +236,9 @@ def _explain_instance(root, row):
 def _where_from(row, names):
     label = "no label" if row["label"] < 0 else f"label {row['label']} ({names[row['label']]})"
     parts = [f"{row['split']} image, {label}"]
-    parts += [row["source"]] if row["source"] else []
+    parts += [_one_line(row["source"])] if row["source"] else []
     parts += [f"rank {row['rank']}"] if row["rank"] > 0 else []
-    parts += [f"query {row['query']!r}"] if row["query"] else []
+    parts += [f"query {_one_line(row['query'])!r}"] if row["query"] else []
     line = "  " + ", ".join(parts)
     return line + (f"\n  Title: {_one_line(row['title'])}" if row["title"] else "")
 
