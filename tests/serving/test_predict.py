@@ -1,6 +1,7 @@
 """`urnet predict`: which files are answered, how answers are written, what happens after a kill."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -157,6 +158,27 @@ def test_a_killed_run_goes_on_where_it_was(saved_models, images, tmp_path, monke
     assert out.read_bytes() == whole.read_bytes()
     assert len(read) == 71 - 64
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_full_disk_names_the_file_and_keeps_what_was_done(saved_models, images, tmp_path, monkeypatch):
+    def fill(stream):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # names no file, as `write` does
+
+    out = tmp_path / "answers.csv"
+    with monkeypatch.context() as patch, pytest.raises(OSError) as caught:
+        stop_after(patch, 2, fill)
+        predict(saved_models, [str(images)], out=out)
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(out)
+    assert not out.exists()
+    read = count_reads(monkeypatch)
+    assert predict(saved_models, [str(images)], out=out) == 0
+    assert len(read) == 70 - 64 and [p.name for p in tmp_path.iterdir()] == ["answers.csv"]
+
+
+def test_an_error_that_names_a_file_keeps_its_name():
+    with pytest.raises(FileNotFoundError) as caught, predict_lib._named("out.csv"):
+        raise FileNotFoundError(errno.ENOENT, "No such file", "other")
+    assert caught.value.filename == "other"
 
 
 def test_only_rows_of_the_same_question_are_kept(saved_models, images, tmp_path, monkeypatch):

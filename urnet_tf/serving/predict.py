@@ -62,6 +62,7 @@ def predict(
 
     Raises:
       UsageError: no model, no images, or `out` cannot be written.
+      OSError: a full disk, and the like; it names `out`, and what was written stays for the next call.
     """
     out = _check_out(out)
     answer_format = _choose_format(answer_format, out)
@@ -84,7 +85,7 @@ def predict(
         written = JsonLines()
 
     key = fingerprint(answer_format, top_k, *_identity(file.path))[:8]
-    with CapturedLibraryOutput(), _opened(out, key, written, inputs) as (stream, done, failed):
+    with CapturedLibraryOutput(), _named(out), _opened(out, key, written, inputs) as (stream, done, failed):
         if done:
             logging.info("Goes on after %d of %d images in %s", done, total, stream.name)
         rows = answer_files(classifier, itertools.islice(list_images(inputs), done, None), top_k)
@@ -234,6 +235,17 @@ def _identity(path):
     """Plain values that change when another model lies at the path."""
     status = (path / "saved_model.pb" if path.is_dir() else path).stat()
     return os.path.realpath(path), status.st_size, status.st_mtime_ns
+
+
+@contextlib.contextmanager
+def _named(out):
+    """Gives errors that name no file, like that of a full disk, the name of the one being written."""
+    try:
+        yield
+    except OSError as error:
+        if out is None or error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(out)) from error
 
 
 @contextlib.contextmanager
