@@ -40,6 +40,14 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.xdist_group(group))
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Shows what tests recorded as their `summary`, which workers cannot print."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "summary":
+                terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {value}")
+
+
 @pytest.fixture(scope="session")
 def drawn_crawl(tmp_path_factory) -> pathlib.Path:
     """A WebVision tree of 12 drawn classes with planted noise and 12 hostile files."""
