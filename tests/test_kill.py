@@ -8,6 +8,7 @@ chain takes, another begins. $URNET_KILLS and $URNET_SEED say how many and which
 """
 
 import collections
+import contextlib
 import dataclasses
 import json
 import os
@@ -65,11 +66,18 @@ def announced(log: str) -> list[str]:
     return re.findall(r"\] (\w+): (?!complete)(?!done)", log)
 
 
+def hear_interrupts():
+    """Undoes what shells do to commands in the background, which Ctrl-C shall not reach."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run_and_kill(command: dict, kill: Kill, log_path: pathlib.Path) -> Hit:
     """Runs a command until the moment of a kill, and kills its process group."""
     start = time.monotonic()
     with open(log_path, "wb") as log:
-        process = subprocess.Popen(**command, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            **command, stdout=log, stderr=log, start_new_session=True, preexec_fn=hear_interrupts
+        )
     waits_until = start + kill.wait_s if kill.aim == START else None
     try:
         while process.poll() is None:
@@ -81,14 +89,17 @@ def run_and_kill(command: dict, kill: Kill, log_path: pathlib.Path) -> Hit:
         running, hit_at = process.poll() is None, time.monotonic()
         if running:
             os.killpg(process.pid, kill.signal)
-            process.wait(LONGEST_STOP_S)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LONGEST_STOP_S)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     text = log_path.read_text("utf-8")
-    stage = (announced(text) or [START])[-1] if running and process.returncode != 0 else None
-    return Hit(kill, stage, process.returncode, time.monotonic() - hit_at, text)
+    stop_s = time.monotonic() - hit_at
+    # A run that has ended but for its last words may end well.
+    stage = None if not running or text.count("\nResults: ") else (announced(text) or [START])[-1]
+    return Hit(kill, stage, process.returncode, stop_s, text)
 
 
 def check_exit(hit: Hit) -> None:
@@ -122,9 +133,10 @@ class Chain:
         log = self.workdir.with_name(f"{self.workdir.name}_kill{len(self.hits)}.log")
         hit = run_and_kill(self.command, draw_kill(self.rng, aim, self.seconds), log)
         self.hits.append(hit)
-        assert hit.stage is not None or hit.returncode == 0, hit.log[-3000:]
         if hit.stage is not None:
             check_exit(hit)
+        else:  # too late; a signal that is swallowed is none that came too late
+            assert hit.returncode == 0 and hit.stop_s < 2.0, f"{hit.kill}: {hit.stop_s} s\n{hit.log[-3000:]}"
         for unit in self.workdir.glob("*.partial/units_*/*.json"):
             self._kept.setdefault(unit, stamp(unit))
 
