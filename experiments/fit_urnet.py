@@ -7,6 +7,7 @@ Without it, noisy Gaussian ones are drawn. Images become features by `build_back
 
 import sys
 
+import urnet_tf  # noqa: F401  isort: skip  (before keras: switches on TensorFlow's fast kernels)
 import keras
 import numpy as np
 from sklearn import linear_model, model_selection
@@ -54,7 +55,6 @@ if __name__ == "__main__":
         batches = FeatureBatches(x, bags, labels[:, None], ones[:, None], w, bag=True)
         model, loss = build_urnet(x.shape[1], num_classes, bag_size=3), SparseSoftCrossEntropy()
         model.compile(optimizer="adamw", loss={"instance": loss, "bag": loss})
-        # The dataset yields (x, y, sample_weight).
-        model.fit(batches.dataset(0, 20 * batches.steps_per_epoch), shuffle=False, verbose=0)
+        model.fit(batches.dataset(0, 20 * batches.steps_per_epoch), shuffle=False, verbose=0)  # (x, y, w)
         predicted = instance_branch(model).predict(data["test_features"], verbose=0).argmax(axis=1)
         print(f"{name}: accuracy {np.mean(predicted == data['test_labels']):.3f}")

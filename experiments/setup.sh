@@ -25,9 +25,10 @@ setup_environment() {
       echo "Python's venv module is incomplete here; on Debian: apt-get install python3.11-venv" >&2
       return 1
     }
-    # uv resolves the pinned list in seconds; pip does the same, slower, where uv cannot be had.
+    # uv resolves the pinned list in seconds; pip does the same, slower, where uv cannot be had. Compiled code
+    # saves every process seconds where PYTHONDONTWRITEBYTECODE is set; pip compiles without being told.
     if .venv/bin/pip install --quiet uv==0.13.9 2>/dev/null; then
-      .venv/bin/uv pip install --quiet --python .venv/bin/python -r requirements.txt ||
+      .venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python -r requirements.txt ||
         .venv/bin/pip install --quiet -r requirements.txt
     else
       .venv/bin/pip install --quiet -r requirements.txt

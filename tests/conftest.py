@@ -1,14 +1,21 @@
-"""Fixtures: a small drawn crawl, and the webtiny crawl of real photographs when it is there."""
+"""Order and cost of the tests; a small drawn crawl, and the webtiny crawl of real photographs if there."""
 
+import itertools
 import os
 import pathlib
+import platform
+import resource
 import subprocess
 import sys
+import time
 
+_START = time.monotonic()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import pytest  # noqa: E402  (the variables must be set before anything imports TensorFlow)
+
+import urnet_tf  # noqa: E402, F401  (switches oneDNN on, as the program does)
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
@@ -22,11 +29,11 @@ SMALL_RUN = (
 
 
 # Files that share the finished run of the whole flow.
-_FLOW_FILES = ("test_flow.py", "test_kill.py")
+_FLOW_FILES = ("test_flow.py", "test_readme.py", "test_kill.py", "test_why.py")
 # Files that share a SavedModel.
 _ENGINE_FILES = ("test_saved_model.py", "test_engines.py", "test_server.py", "test_tf_serving.py")
 # The longest start first, so that no worker ends long after the other.
-_LONG_FILES = (*_FLOW_FILES, "test_readme.py", "test_training.py")
+_LONG_FILES = (*_FLOW_FILES, "test_training.py")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
@@ -40,12 +47,84 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.xdist_group(group))
 
 
+# ---------------------------------------------------------------------------- what the tests cost
+
+BUDGET_S = 600  # of the default tests on two idle cores of a processor with AVX2 and no AVX-512
+
+
+def format_cost(seconds: float, cpu_seconds: float, processor: str, durations: dict[str, float]) -> list[str]:
+    """The lines about the time; over the budget they name the ten slowest files.
+
+    Args:
+      seconds: of wall time.
+      cpu_seconds: of all processes.
+      processor: its name, and its cores.
+      durations: seconds of each file.
+    """
+    cost = f"{seconds:.0f} s, {cpu_seconds:.0f} s of CPU time, on {processor}"
+    if seconds <= BUDGET_S:
+        return [f"{cost}; the budget is {BUDGET_S} s"]
+    slowest = sorted(durations.items(), key=lambda item: -item[1])[:10]
+    return [
+        f"{cost}: OVER THE BUDGET of {BUDGET_S} s. The slowest files:",
+        *(f"  {duration:6.0f} s  {file}" for file, duration in slowest),
+    ]
+
+
+def _cpu_seconds():
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def _processor():
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter):
-    """Shows what tests recorded as their `summary`, which workers cannot print."""
+    """Reports; a machine that is slow or busy fails no test. Also what tests recorded as their `summary`."""
     for report in terminalreporter.getreports("passed"):
-        for name, value in report.user_properties:
-            if name == "summary":
-                terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {value}")
+        for value in (value for name, value in report.user_properties if name == "summary"):
+            terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {value}")
+    durations = {}
+    for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
+        if hasattr(report, "duration"):
+            file = report.nodeid.partition("::")[0]
+            durations[file] = durations.get(file, 0.0) + report.duration
+    seconds = time.monotonic() - _START
+    for line in format_cost(seconds, _cpu_seconds(), _processor(), durations):
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session", name="format_cost")
+def _format_cost():
+    """The function, since test modules cannot import this one."""
+    return format_cost
+
+
+# -------------------------------------------------------------------------------------- fixtures
+
+
+@pytest.fixture(scope="session")
+def mark_complete():
+    """Gives the stage directories below a root that a test wrote by hand their markers."""
+
+    def mark(root, **facts):
+        from urnet_tf import stages, store
+
+        workdir = store.Workdir(root)
+        for stage in stages.NAMES:
+            if workdir.path(stage).is_dir():
+                marker = {"key": stage, "seconds": 1, "versions": {}, "facts": facts.get(stage, {})}
+                workdir.write_marker(workdir.path(stage), marker)
+        return workdir
+
+    return mark
 
 
 @pytest.fixture(scope="session")

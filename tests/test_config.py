@@ -43,7 +43,7 @@ def test_a_file_overrides_its_base_key_by_key(tmp_path):
     [
         ("train.fit.learnin_rate=3", "did you mean train.fit.learning_rate"),
         ("reweight.soft_label.bta=1", "did you mean reweight.soft_label.beta"),
-        ("seed=-1", "Expected at least 0 for seed; received -1"),
+        ("seed=-1", "Expected a number between 0 and 2,147,483,647 for seed; received -1"),
         ("seed=true", "Expected a whole number for seed; received True"),
         ("reweight.soft_label.beta=1.5", "a number between 0.0 and 1.0 for reweight.soft_label.beta"),
         ("train.fit.epochs=many", "Expected a number for train.fit.epochs; received 'many'"),
@@ -54,11 +54,11 @@ def test_a_file_overrides_its_base_key_by_key(tmp_path):
         ("train=3", "Expected a section at 'train'"),
         ("seed.x=3", "Expected a whole number for seed"),
         ("seed", "Expected --set section.key=value"),
-        ("seed=[1", "is not YAML"),
-        ("reweight.combine.largest=0.5", "smallest < 1 < reweight.combine.largest; received 0.05 and 0.5"),
-        ("export.formats=[]", "received none"),
-        ("export.formats=[tflite]", "received tflite"),
-        ("train.fit.epochs=.nan", "Expected at least 0.0 for train.fit.epochs; received nan"),
+        ("seed=[1", "is not valid YAML"),
+        ("reweight.combine.largest=1", "smallest < 1 < reweight.combine.largest; received 0.05 and 1.0"),
+        ("export.formats=[]", "Expected 1 to 7 entries for export.formats; received 0"),
+        ("export.formats=[tflite]", "for export.formats[0]; received 'tflite'"),
+        ("train.fit.epochs=.nan", "between 0.0 and 100,000 for train.fit.epochs; received nan"),
     ],
 )
 def test_mistakes_are_one_clear_sentence(override, message):
@@ -82,18 +82,6 @@ def test_bad_files(tmp_path, text, message):
 def test_missing_file():
     with pytest.raises(UsageError, match="Cannot read the configuration nowhere.yaml"):
         load_config("nowhere.yaml")
-
-
-def test_every_default_satisfies_its_own_rule():
-    def check(section):
-        for field in dataclasses.fields(section):
-            value = getattr(section, field.name)
-            if dataclasses.is_dataclass(value):
-                check(value)
-            elif value is not None and "minimum" in field.metadata:
-                assert value >= field.metadata["minimum"]
-
-    check(Config())
 
 
 def test_importing_the_configuration_does_not_import_tensorflow():

@@ -110,7 +110,7 @@ def test_early_learning_with_mixup_is_refused():
     [
         (["train.fit.loss.kind=elr", "train.fit.mixup=0.4"], "Expected train.fit.mixup=null"),
         (["baseline.fit.loss.kind=elr", "runtime.strategy=mirrored"], "Expected runtime.strategy=none"),
-        (["train.fit.mixup=0"], "Expected at least 0.001 for train.fit.mixup"),
+        (["train.fit.mixup=0"], "Expected a number between 0.001 and 1,000.0 for train.fit.mixup"),
         (["train.fit.loss.kind=mae"], "one of cross_entropy, gce, sce, focal, elr"),
         (["train.fit.loss.gce_q=0"], "between 0.01 and 1.0 for train.fit.loss.gce_q"),
         (

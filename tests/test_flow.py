@@ -1,21 +1,23 @@
 """The whole flow as a person meets it: one run on a drawn crawl with planted noise and hostile files."""
 
 import csv
+import dataclasses
 import html
 import html.parser
 import pathlib
 import re
 import shutil
 import time
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from urnet_tf import schema, store
+from urnet_tf import config as config_lib, config_effects, runner, schema, store
 from urnet_tf.data.crawl import printable
 from urnet_tf.data.hostile_files import USABLE, write_hostile_files
-from urnet_tf.stages import NAMES
+from urnet_tf.stages import NAMES, STAGES
 
 WRONG = ("confused", "out_of_vocabulary", "random")
 HEAVY = ("tensorflow", "keras", "sklearn", "ai_edge_litert")
@@ -251,6 +253,204 @@ def test_a_dry_run_tells_rows_time_disk_and_memory_and_writes_nothing(drawn_craw
     for line in stages:
         assert re.search(r" \d+ +[\d.]+ (s|min|h) ", line), line
     assert re.fullmatch(r"Together about [\d.]+ \w+, [\d.]+ \wB of disk, [\d.]+ \wB of memory\.", total)
+
+
+# --------------------------------------------------------------------------------- other presets
+
+
+def tiny_backbone(name, image_size_px, weights=None, *, seed=0, synchronized=False, **_):
+    """In place of the real networks, with as many features as the one of the finished run."""
+    import keras
+
+    image = keras.Input((image_size_px, image_size_px, 3), name="image")
+    initializer = keras.initializers.HeNormal(seed=seed)
+    x = keras.layers.Rescaling(1 / 128, -1.0, name="rescale")(image)
+    x = keras.layers.Conv2D(8, 8, strides=4, kernel_initializer=initializer, name="conv")(x)
+    x = keras.layers.BatchNormalization(synchronized=synchronized, name="bn")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(keras.layers.ReLU(name="relu")(x))
+    x = keras.layers.Dense(1280, kernel_initializer=initializer, dtype="float32", name="features")(x)
+    return keras.Model(image, x, name="tiny")
+
+
+@pytest.fixture
+def run_here(small_run, drawn_crawl):
+    """Runs the flow in this process: (workdir, *settings) → stage → action."""
+
+    def run(root, *settings):
+        small = [flag.removeprefix("--set=") for flag in small_run]
+        settings = [*small, "export.formats=[keras]", "train.fit.epochs=2", *settings]
+        config = config_lib.load_config(None, [*settings, f"ingest.path={drawn_crawl}"])
+        workdir = store.Workdir(root)
+        plan = runner.make_plan(config, workdir)
+        runner.run(config, workdir, plan)
+        assert all(workdir.marker(name)["facts"] for name in NAMES)
+        assert {step.action for step in runner.make_plan(config, workdir)} == {runner.SKIP}
+        return {step.stage.name: step.action for step in plan}
+
+    return run
+
+
+@pytest.mark.parametrize("preset", ["sound", "paper"])
+def test_every_preset_comes_to_its_end(copy, run_here, monkeypatch, preset):
+    """Beside `best`, which the finished run has."""
+    monkeypatch.setattr("urnet_tf.models.backbone.build_backbone", tiny_backbone)
+    done = run_here(copy, f"preset={preset}")
+    ran = {name for name, action in done.items() if action == runner.RUN}
+    assert ran == {"reweight", "train", "evaluate", "export", "report"}
+    weight = np.array([row["sample_weight"] for row in read(copy, "train", "weights.parquet")])
+    if preset == "paper":
+        assert (weight < 0).any() and weight.mean() < 0.5
+    else:
+        assert (weight > 0).all() and weight.mean() == pytest.approx(1, abs=1e-5)
+
+
+TINY = ("model.image_size_px=32", "pack.short_side_px=32", "baseline.fit.epochs=1",
+            "reweight.confidence.epochs=2", "export.check_images=4", "ingest.first_classes=3")  # fmt: skip
+
+
+def recording(config, stage, reads, prefix=""):
+    """A copy of a configuration that notes what is read of it: `reads` gets (stage(), dotted key)."""
+    kind = type(config)
+    names = {field.name for field in dataclasses.fields(kind)}
+
+    def read(self, name):
+        value = object.__getattribute__(self, name)
+        if name in names and not dataclasses.is_dataclass(value):
+            reads.add((stage(), f"{prefix}{name}"))
+        return value
+
+    copy = object.__new__(type(kind.__name__, (kind,), {"__getattribute__": read}))
+    for name in names:
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            value = recording(value, stage, reads, f"{prefix}{name}.")
+        object.__setattr__(copy, name, value)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def recorded_runs(drawn_crawl, small_run, tmp_path_factory):
+    """Runs of all stages with tiny networks in this process: mode → (work directory, configuration, reads).
+
+    Reads are of running stages alone, and not those that only print all settings.
+    """
+    done = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("urnet_tf.models.backbone.build_backbone", tiny_backbone)
+        for mode in ("frozen", "finetune"):
+            small = [flag.removeprefix("--set=") for flag in small_run]
+            settings = [*small, *TINY, f"model.mode={mode}", "model.weights=null", *EVERYTHING_ON[mode]]
+            config = config_lib.load_config(None, [*settings, f"ingest.path={drawn_crawl}"])
+            now, reads = [""], set()
+            watched = recording(config, lambda now=now: now[0], reads)
+            plain = config_lib.to_dict(config)
+            patch.setattr(config_lib, "to_dict", lambda section, plain=plain: plain)
+
+            def watch(stage, config=config, watched=watched, now=now):
+                def run(context):
+                    now[0] = stage.name
+                    return stage.run(dataclasses.replace(context, config=watched))
+
+                return dataclasses.replace(stage, run=run)
+
+            patch.setattr(runner, "STAGES", tuple(watch(stage) for stage in STAGES))
+            workdir = store.Workdir(tmp_path_factory.mktemp("recorded") / mode)
+            runner.run(config, workdir, runner.make_plan(config, workdir))
+            done[mode] = workdir, config, reads
+    return done
+
+
+EVERYTHING_ON = {
+    "frozen": ("reweight.class_weight.enabled=true", "baseline.fit.optimizer=sgd", "evaluate.crops=5",
+               "evaluate.bag_branch=true", "export.formats=[keras]"),
+    "finetune": ("export.formats=[keras]", "train.init=baseline", "reweight.rounds=2",
+                 "augment.policy=randaugment"),
+}  # fmt: skip
+
+
+def test_whole_networks_are_trained_to_the_last_stage(recorded_runs):
+    workdir, config, _ = recorded_runs["finetune"]
+    assert all(workdir.marker(name)["facts"] for name in NAMES)
+    assert {step.action for step in runner.make_plan(config, workdir)} == {runner.SKIP}
+    figures = store.read_json(workdir.path("evaluate") / "metrics.json")["models"]
+    assert {"baseline", "urnet", "ensemble"} <= figures.keys() and figures["urnet"]["n"] == 12
+
+
+def other_value(config, key):
+    """Another value that the setting may have."""
+    *sections, name = key.split(".")
+    section = config_lib.select(config, ".".join(sections)) if sections else config
+    (field,) = (f for f in dataclasses.fields(section) if f.name == name)
+    value, choices = config_effects.resolve(config, key), field.metadata.get("choices")
+    if choices:
+        return next(choice for choice in choices if choice not in (None, value))
+    if key == "model.weights":
+        return "imagenet"
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        low, high = field.metadata["minimum"], field.metadata["maximum"]
+        if value + 1 <= high:
+            return value + 1
+        return value - 1 if value - 1 >= low else (low + value) / 2 if value > low else (value + high) / 2
+    if isinstance(value, str):
+        return value + "x"
+    if isinstance(value, tuple):
+        return value[:-1] if len(value) > 1 else (*value, 0.9)
+    if isinstance(value, Mapping):
+        return {"google": 7}
+    others = {"int": 7, "float": 0.5, "bool": True, "tuple": ("google",), "str": "x"}
+    return next(other for kind, other in others.items() if kind in str(field.type))
+
+
+def with_value(config, key, value):
+    name, _, rest = key.partition(".")
+    changed = with_value(getattr(config, name), rest, value) if rest else value
+    return dataclasses.replace(config, **{name: changed})
+
+
+def all_settings(config, prefix=""):
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from all_settings(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}"
+
+
+@pytest.mark.parametrize("mode", ["frozen", "finetune"])
+def test_a_setting_changes_the_keys_of_the_stages_that_read_it_and_of_no_others(
+    recorded_runs, monkeypatch, mode
+):
+    """Declared dependencies are neither too few, which would keep stale results, nor too many."""
+    _, config, reads = recorded_runs[mode]
+    # Files from outside would have to exist under another name, too.
+    blind = [dataclasses.replace(stage, inputs=lambda config: {}) if stage.name in ("ingest", "reweight") else stage
+             for stage in STAGES]  # fmt: skip
+    monkeypatch.setattr(runner, "STAGES", tuple(blind))
+    monkeypatch.setattr(config_effects, "_kind", lambda config: config.ingest.kind)
+    before = runner.stage_keys(config)
+    effective = config_effects.effective_settings(config)
+    wrong = {}
+    for key in all_settings(config):
+        changed = runner.stage_keys(with_value(config, key, other_value(config, key)))
+        found = {name for name in NAMES if changed[name] != before[name]}
+        wanted = {stage for stage, read in reads if read == key} if key in effective else set()
+        for stage in STAGES:  # what follows a stage that changes, changes
+            if wanted & set(stage.needs):
+                wanted.add(stage.name)
+        if found != wanted:
+            wrong[key] = {"stale": sorted(wanted - found), "in vain": sorted(found - wanted)}
+    assert not wrong, "\n".join(f"{key}: {fault}" for key, fault in wrong.items())
+
+
+@pytest.mark.slow  # 80 s
+def test_a_resnext_is_trained_to_the_last_stage(run_here, tmp_path):
+    network = (
+        "model.backbone=resnext", "model.weights=null", "model.resnext_depth=26",
+        "model.resnext_small_stem=true", "preset=paper",
+    )  # fmt: skip
+    assert set(run_here(tmp_path / "w", "model.mode=finetune", *TINY, *network).values()) == {runner.RUN}
 
 
 # ----------------------------------------------------------------------------------------- why

@@ -114,8 +114,27 @@ def test_top_k_of_heads_by_hand():
     np.testing.assert_allclose(found.topk_probs, [[0.8, 0.1], [0.5, 0.25]], atol=1e-3)
     np.testing.assert_allclose(found.given_prob, [0.1, 0.5], atol=1e-3)
     # Scaled by class: (0.8, 1, 2) / 3.8 and (0.1, 2, 2) / 4.1.
-    np.testing.assert_array_equal(found.balanced_id, [2, 1])
+    np.testing.assert_array_equal(found.balanced_topk_ids, [[2, 1], [1, 2]])
+    np.testing.assert_allclose(
+        found.balanced_topk_probs, [[2 / 3.8, 1 / 3.8], [2 / 4.1, 2 / 4.1]], atol=1e-3
+    )
     np.testing.assert_allclose(found.balanced_given_prob, [1 / 3.8, 2 / 4.1], atol=1e-3)
+
+
+def test_a_small_class_outside_of_the_raw_best_is_among_the_balanced_best():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Activation("linear")(inputs))
+    features = np.log(np.float32([[0.5, 0.3, 0.15, 0.05]]))
+    found = inference.predict_top_k(
+        model, features, np.array([0]), np.array([0]), 2, np.array([0.5, 1.0, 1.0, 9.0])
+    )
+    np.testing.assert_array_equal(found.topk_ids, [[0, 1]])
+    np.testing.assert_allclose(found.topk_probs, [[0.5, 0.3]], atol=1e-6)
+    # 0.25, 0.3, 0.15 and 0.45 of 1.15
+    np.testing.assert_array_equal(found.balanced_topk_ids, [[3, 1]])
+    np.testing.assert_allclose(found.balanced_topk_probs, [[0.45 / 1.15, 0.3 / 1.15]], atol=1e-6)
+    np.testing.assert_allclose(found.balanced_given_prob, [0.25 / 1.15], atol=1e-6)
+    assert found.balanced_topk_ids.dtype == np.int32
 
 
 def test_top_k_of_images_fills_rows_by_id(small_units, tmp_path):
@@ -139,5 +158,6 @@ def test_top_k_of_images_fills_rows_by_id(small_units, tmp_path):
     probs /= probs.sum(1, keepdims=True)
     np.testing.assert_allclose(columns.given_prob[ids], probs[np.arange(len(ids)), labels], atol=1e-4)
     # Where all classes have one scale, balancing changes nothing.
-    np.testing.assert_array_equal(columns.balanced_id[ids], columns.topk_ids[ids, 0])
+    np.testing.assert_array_equal(columns.balanced_topk_ids[ids], columns.topk_ids[ids])
+    np.testing.assert_allclose(columns.balanced_topk_probs[ids], columns.topk_probs[ids], atol=1e-6)
     np.testing.assert_allclose(columns.balanced_given_prob, columns.given_prob, atol=1e-6)

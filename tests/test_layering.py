@@ -14,8 +14,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A module may import modules of its own layer and of those before it.
 LAYERS = [
-    ("errors",),
-    ("config", "config_tree", "schema"),
+    ("errors", "onednn"),
+    ("text_rules",),
+    ("config", "config_checks", "config_file", "config_tree", "schema"),
     ("store", "progress"),
     ("data", "reweighting", "metrics", "losses", "robust_losses"),
     ("models",),
@@ -31,9 +32,10 @@ LAYERS = [
         "report",
         "why",
     ),
+    ("config_effects",),
     ("stages",),
     ("runner",),
-    ("__main__",),
+    ("__main__", "console"),
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
@@ -47,8 +49,9 @@ SINGLE_ENTRY = {
     "tensorflow_serving": "serving/tf_serving.py",
 }
 NUMPY_ONLY = """
-    config.py config_tree.py schema.py errors.py store.py metrics.py ensemble.py submission.py why.py
-    runner.py serving/model_files.py serving/preparation.py serving/parity.py serving/model_card.py
+    config.py config_checks.py config_effects.py config_file.py config_tree.py console.py text_rules.py
+    schema.py errors.py store/files.py store/workdir.py metrics.py ensemble.py submission.py why.py
+    onednn.py runner.py serving/model_files.py serving/preparation.py serving/parity.py serving/model_card.py
     serving/answer_formats.py serving/server.py serving/flatbuffer_model.py serving/tflite_metadata.py
     data/crawl.py data/readers.py data/list_reader.py data/webvision.py data/search_metadata.py
     data/probe.py data/crops.py data/instance_table.py data/image_store.py data/sampling.py
@@ -113,7 +116,7 @@ def test_only_the_command_line_reads_flags():
 
 def test_only_stages_and_the_shell_read_the_configuration():
     for path in MODULES:
-        if layer_of(path) not in ("stages", "runner", "__main__", "config"):
+        if layer_of(path) not in ("stages", "runner", "__main__", "config", "config_effects"):
             assert "urnet_tf.config" not in {n for n in imports_of(path) if n.count(".") == 1}, path
 
 

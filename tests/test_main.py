@@ -38,7 +38,7 @@ def test_help_is_complete_and_comes_without_tensorflow():
         (["why"], "Expected one image"),
         (["predict", "x.jpg"], "Expected --model"),
         (["predict", "x.jpg", "--model", "nowhere"], "no such file or directory"),
-        (["train", "--data", "."], "run `urnet run` first"),
+        (["train", "--data", "."], "it was not run yet. Run `urnet run` first"),
     ],
 )
 def test_bad_usage_is_one_sentence_and_exit_2(tmp_path, arguments, message):

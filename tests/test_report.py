@@ -1,13 +1,24 @@
 import base64
 import html.parser
 import io
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from urnet_tf.errors import UsageError
-from urnet_tf.report import ReportInputs, build_page, compute_reliability, figures, pictures, summary
+from urnet_tf.report import (
+    ReportInputs,
+    build_page,
+    compute_reliability,
+    figures,
+    page as page_lib,
+    pictures,
+    summary,
+)
+from urnet_tf.reweighting.combine import effective_sample_size
+from urnet_tf.why import FACTOR_WORDS
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -94,9 +105,9 @@ def test_find_doubtful_compares_inside_the_class():
 
 
 def test_effective_sample_size():
-    assert summary.effective_sample_size([1, 1, 1, 1]) == 4
-    assert summary.effective_sample_size([2, 0, 0, 0]) == 1
-    assert summary.effective_sample_size([3, 1]) == pytest.approx(16 / 10)
+    assert effective_sample_size([1, 1, 1, 1]) == 4
+    assert effective_sample_size([2, 0, 0, 0]) == 1
+    assert effective_sample_size([3, 1]) == pytest.approx(16 / 10)
 
 
 def test_class_sizes_and_profile():
@@ -193,6 +204,108 @@ def test_cards_say_why():
     assert card["reasons"] == ["its look-alikes are not typical of the class"]
     assert not card["agrees"]
     assert (card["predicted"], card["source"], card["rank"]) == ("thing 1", "flickr", 3)
+
+
+CARD = re.compile(
+    r'<div class="big" title="(?P<amount>[^"]*)">(?P<times>\S+)×</div>.*?#(?P<id>\d+)</span>.*?'
+    r'<p class="why">(?P<why>.*?)</p>\s*<div class="parts">(?P<parts>.*?)</div>', re.S,
+)  # fmt: skip
+
+
+def test_cards_and_tables_say_what_the_columns_say():
+    """Literal weights: some below 0, an average image of 0.05; every number of every card."""
+    rng = np.random.default_rng(4)
+    n = 48
+    weight = rng.normal(0.03, 0.06, n).astype(np.float32)
+    made = make_inputs(
+        reweighting={"fidelity": "paper", "supposed_by": "baseline"}, given_prob=rng.random(n),
+        top_probs=rng.random((n, 2)),
+    )  # fmt: skip
+    made.weights["sample_weight"][:] = weight
+    made.weights["confidence"] = rng.normal(0.1, 0.5, n)
+    made.weights["cluster_weight"] = rng.lognormal(0, 1, n)
+    made.weights["class_weight"] = np.repeat(np.float32([0.6, 0.52, 0.5, 0.5]), 12)
+    average = np.abs(weight.astype(float)).mean()
+    page = build_page(made, images_per_class=12)
+    text = re.sub(r"\s+", " ", parse(page).text)
+
+    cards = [match.groupdict() for match in CARD.finditer(page)]
+    assert len(cards) >= 20
+    for card in cards:
+        i = int(card["id"])
+        label, top = int(made.label[i]), int(made.top_ids[i, 0])
+        assert number(card["times"]) == pytest.approx(weight[i] / average, rel=0.06, abs=0.0051)
+        assert ("against its label" in card["amount"]) == (weight[i] < 0)
+        given = figures.format_percent(float(made.given_prob[i]))
+        likeliest = figures.format_percent(float(made.top_probs[i, 0]))
+        said = f"Models say <b>thing {top}</b> "
+        said += f"too ({given})." if top == label else f"({likeliest}), not thing {label} ({given})."
+        assert said in card["why"]
+        parts = dict(re.findall(r"<span>(\S+) <b>(\S+)</b></span>", card["parts"]))
+        for name, column in (("confidence", "confidence"), ("cluster", "cluster_weight")):
+            value = made.weights[column][i]
+            assert number(parts[name]) == pytest.approx(value, rel=0.06, abs=0.0051)
+            low, high = FACTOR_WORDS[column][1:]
+            mean = made.weights[column][made.label == label].mean()
+            assert low not in card["why"].lower() or (weight[i] < average and value < mean)
+            assert high not in card["why"].lower() or (weight[i] > average and value > mean)
+    assert any(weight[int(card["id"])] < 0 for card in cards)
+
+    relative = weight / average
+    for told, share in (("count less than half", (relative < 0.5).mean()),
+                        ("more than double", (relative > 2).mean()),
+                        ("have a weight below 0 and count against their label", (weight < 0).mean())):  # fmt: skip
+        assert f"{figures.format_percent(share)} {told}".replace("\xa0", " ") in text.replace("\xa0", " ")
+    for entry in summary.by_source(made, made.label == 0):
+        rows = made.source == made.source_names.index(entry["name"])
+        assert entry["weight"] == pytest.approx(relative[rows].mean(), rel=1e-5)
+    for row in page_lib._class_table(made, made.label == 0)["rows"]:
+        assert row["weight"] == pytest.approx(relative[made.label == row["label"]].mean(), rel=1e-5)
+    assert f"where {average:.2g} is an average image" in text
+    assert "The product of the factors; an average image has" in text and "within limits" not in text
+    assert "each counts 1.13× for the size" in text  # 0.6 / 0.53
+
+
+def number(text):
+    return float(text.replace("−", "-"))
+
+
+def test_weights_of_mean_one_are_told_as_before():
+    text = re.sub(r"\s+", " ", parse(build_page(make_inputs())).text)
+    assert "where 1.00 is an average image" in text and "count against" not in text
+    assert "within limits; mean 1" in text
+
+
+def test_the_say_of_doubtful_images_is_that_for_their_labels():
+    made = make_inputs()
+    made.weights["sample_weight"][:] = np.tile(np.float32([0.2, 0.1, -0.5]), 16)
+    facts = page_lib._facts(made, np.arange(48) % 3 != 0)  # 0.1 of 0.3, and nothing
+    assert facts["doubtful_weight"] == pytest.approx(1 / 3)
+    # 16 (0.2 + 0.1 + 0.5) squared / 16 (0.04 + 0.01 + 0.25)
+    assert facts["effective"] == pytest.approx(16 * 0.8**2 / 0.3, rel=1e-5)
+    assert facts["against"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("hostile", HOSTILE[:2])
+def test_drawings_escape_their_tips_names_and_labels(hostile):
+    one = np.array([0.2, 0.9])
+    bins = {"confidence": one, "accuracy": one, "count": np.array([3, 4])}
+    histogram = summary.histogram_of(np.geomspace(0.1, 10, 50))
+    drawings = {
+        "columns": figures.draw_columns(np.ones((2, 2)), [hostile, "b"], hostile, hostile),
+        "lines": figures.draw_lines([(hostile, one, one)] * 2, hostile, hostile, hostile),
+        "histogram": figures.draw_histogram(histogram, hostile),
+        "reliability": figures.draw_reliability([(hostile, bins)] * 2, hostile),
+    }
+    known = {"svg", "title", "rect", "line", "text", "polyline", "circle", "div", "span", "i"}
+    for name, drawing in drawings.items():
+        tags = parse(str(drawing))
+        assert {tag for tag, _ in tags.found} <= known, name
+        for tag, attributes in tags.found:
+            assert not [key for key in attributes if key.startswith("on") or key == "src"], (name, tag)
+        labels = [attributes["aria-label"] for tag, attributes in tags.found if tag == "svg"]
+        assert len(labels) == 1 and labels[0].startswith(hostile), name
+        assert hostile in tags.text, name
 
 
 def test_everything_from_the_web_is_escaped():

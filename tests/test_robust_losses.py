@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from urnet_tf.data.batches import pack_targets
 from urnet_tf.errors import UsageError
 from urnet_tf.losses import SparseSoftCrossEntropy
 from urnet_tf.robust_losses import EarlyLearningLoss, build_loss
@@ -23,12 +24,12 @@ def with_ids(kind, targets, ids=None):
     """Targets as the loss takes them: the early-learning one wants instance ids."""
     if kind != "elr":
         return targets
-    ids = np.arange(np.prod(targets.shape[:-1])) if ids is None else ids
-    return np.concatenate([targets, np.reshape(ids, (*targets.shape[:-1], 1))], -1).astype("float32")
+    ids = np.arange(np.prod(targets.shape[:-2])) if ids is None else ids
+    return pack_targets(targets[..., 0, :], targets[..., 1, :], np.reshape(ids, targets.shape[:-2]))
 
 
 def one_hot(label):
-    return np.array([[label, 1.0]], "float32")
+    return np.array([[[label], [1.0]]], "float32")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def one_hot(label):
 def test_hand_numbers(kind, settings, cost):
     loss = build(kind, **settings)
     assert float(loss(one_hot(1), LOGITS)) == pytest.approx(cost(0.5), rel=1e-5)
-    soft = np.array([[1, 2, 0.75, 0.25]], "float32")
+    soft = pack_targets([[1, 2]], [[0.75, 0.25]])
     expected = 0.75 * cost(0.5) + 0.25 * cost(0.25)
     assert float(loss(soft, LOGITS)) == pytest.approx(expected, rel=1e-5)
     smooth = build(kind, **(settings | {"label_smoothing": 0.3}))
@@ -68,7 +69,7 @@ def test_early_learning_by_hand():
 def test_an_instance_that_is_twice_in_a_step_is_remembered_once():
     loss = build("elr", elr_momentum=0.5)
     logits = np.log(np.array([[[1, 2, 1], [2, 1, 1]], [[1, 1, 2], [6, 1, 1]]], "float32"))
-    targets = np.tile(np.array([0, 1], "float32"), (2, 2, 1))
+    targets = np.tile(one_hot(0), (2, 2, 1, 1))
     loss(with_ids("elr", targets, [3, 4, 3, 3]), logits)
     np.testing.assert_allclose(loss.memory.numpy()[3], [0.125, 0.25, 0.125])
     np.testing.assert_allclose(loss.memory.numpy()[4], [0.25, 0.125, 0.125])
@@ -93,7 +94,7 @@ def test_gradients_are_those_of_finite_differences(kind, settings):
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(4, 3)).astype("float32")
     ids, probs = rng.integers(0, 3, (4, 2)), rng.dirichlet([1, 1], 4)
-    targets = with_ids(kind, np.concatenate([ids, probs], -1).astype("float32"))
+    targets = with_ids(kind, pack_targets(ids, probs))
     weights = rng.uniform(0.2, 2, 4).astype("float32")
     loss = build(kind, **settings)
 
@@ -125,7 +126,7 @@ def test_extreme_logits_give_finite_losses_and_gradients(kind, gamma):
     loss = build(kind, focal_gamma=gamma, logit_adjustment=1.0)
     for size in (1e2, 1e4, 1e30):
         logits = tf.Variable(np.array([[size, -size, 0], [-size, size, 0]], "float32"))
-        targets = with_ids(kind, np.array([[0, 1], [0, 1]], "float32"))
+        targets = with_ids(kind, np.tile(one_hot(0), (2, 1, 1)))
         with tf.GradientTape() as tape:
             value = loss(targets, tf.identity(logits))
         assert np.isfinite(value.numpy())
@@ -134,7 +135,7 @@ def test_extreme_logits_give_finite_losses_and_gradients(kind, gamma):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_divide_by_the_batch_and_mix_linearly(kind):
-    targets = np.array([[0, 2, 0.4, 0.6], [1, 0, 1.0, 0.0]], "float32")
+    targets = pack_targets([[0, 2], [1, 0]], [[0.4, 0.6], [1.0, 0.0]])
     logits = np.array([[0.3, -1, 0.5], [2, 0, 1]], "float32")
     weights = np.array([3.0, 0.5], "float32")
     rows = [float(build(kind)(with_ids(kind, targets[i : i + 1]), logits[i : i + 1])) for i in (0, 1)]
@@ -170,7 +171,7 @@ def test_losses_survive_serialisation(kind):
     )  # fmt: skip
     again = keras.losses.deserialize(keras.losses.serialize(loss))
     assert type(again) is type(loss) and again.get_config() == loss.get_config()
-    target = with_ids(kind, np.array([[1, 2, 0.75, 0.25]], "float32"))
+    target = with_ids(kind, pack_targets([[1, 2]], [[0.75, 0.25]]))
     assert float(again(target, LOGITS)) == float(loss(target, LOGITS))
 
 

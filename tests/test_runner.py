@@ -2,15 +2,17 @@
 
 import dataclasses
 import fcntl
+import os
 import pathlib
 import re
+import shutil
 
 import pytest
 
-from urnet_tf import runner
+from urnet_tf import runner, store
 from urnet_tf.config import load_config
 from urnet_tf.data import readers
-from urnet_tf.errors import UsageError
+from urnet_tf.errors import RunError, UsageError
 from urnet_tf.stages import STAGES
 from urnet_tf.stages.stage import Estimate, Facts, Stage
 from urnet_tf.store import Workdir, read_json, write_json
@@ -100,12 +102,187 @@ def test_from_runs_a_stage_and_what_needs_it_again(tmp_path, flow):
 
 def test_a_single_stage_needs_complete_inputs(tmp_path, flow):
     config, workdir = load_config(), Workdir(tmp_path / "w")
-    with pytest.raises(UsageError, match="needs stage ingest, which is missing"):
+    with pytest.raises(UsageError, match="Expected stage ingest .* since it was not run yet"):
         runner.run_single("pack", config, workdir)
     runner.run_single("ingest", config, workdir)
     runner.run_single("pack", config, workdir)
-    with pytest.raises(UsageError, match="made with other settings"):
+    with pytest.raises(UsageError, match="since pack.jpeg_quality changed from 95 to 50"):
         runner.run_single("train", load_config(None, ["pack.jpeg_quality=50"]), workdir)
+
+
+def reasons(tmp_path, *overrides, **arguments):
+    """What a plan says of each stage that is not skipped."""
+    workdir = Workdir(tmp_path / "w")
+    steps = runner.make_plan(load_config(None, overrides), workdir, **arguments)
+    return {step.stage.name: step.reason for step in steps if step.action != runner.SKIP}
+
+
+def test_the_plan_says_why_a_stage_runs(tmp_path, flow):
+    assert reasons(tmp_path) == {
+        "ingest": "it was not run yet", "pack": "ingest runs", "train": "pack runs"
+    }  # fmt: skip
+    run(tmp_path)
+    assert reasons(tmp_path, "train.fit.epochs=7", "train.bag.size=4") == {
+        "train": "train.bag.size changed from 3 to 4 and train.fit.epochs changed from 20.0 to 7.0"
+    }
+    assert reasons(tmp_path, first="train") == {"train": "--from names it"}
+    config, workdir = load_config(None, ["pack.jpeg_quality=90"]), Workdir(tmp_path / "w")
+    text = runner.format_plan(config, runner.make_plan(config, workdir), workdir)
+    assert "pack has to run, since pack.jpeg_quality changed from 95 to 90." in text
+
+
+def test_a_new_version_and_other_inputs_are_reasons(tmp_path, flow, monkeypatch):
+    run(tmp_path)
+    found = {"the crawl": "3 files #a"}
+
+    def replace(**changes):
+        stages = [dataclasses.replace(runner.STAGES[0], **changes), *runner.STAGES[1:]]
+        monkeypatch.setattr(runner, "STAGES", tuple(stages))
+
+    replace(inputs=lambda config: found)
+    assert reasons(tmp_path)["ingest"] == "the crawl changed"
+    run(tmp_path)
+    assert reasons(tmp_path) == {}
+    found = {"the crawl": "4 files #b"}
+    assert reasons(tmp_path)["ingest"] == "the crawl changed (3 files before, 4 files now)"
+    found = {"the crawl": "3 files #c"}
+    assert reasons(tmp_path)["ingest"] == "the crawl changed"
+    found = {"the crawl": "3 files #a"}
+    replace(version=2)
+    assert reasons(tmp_path)["ingest"] == "this version of the program computes something else"
+
+
+def test_settings_without_effect_are_named_and_change_nothing(tmp_path, flow):
+    run(tmp_path)
+    without = ("train.init=baseline", "train.fit.checkpoint_s=5", "augment.policy=none",
+               "model.resnext_depth=50", "train.fit.loss.gce_q=0.5")  # fmt: skip
+    assert reasons(tmp_path, *without) == {}
+    sentences = runner.format_ignored(load_config(None, without))
+    for key, needs in (("train.init", "model.mode=finetune"), ("augment.policy", "model.mode=finetune"),
+                       ("model.resnext_depth", "model.backbone=resnext"),
+                       ("train.fit.loss.gce_q", "train.fit.loss.kind=gce")):  # fmt: skip
+        assert f"{key} has no effect here; it needs {needs}." in sentences
+    assert len(sentences) == 4
+    assert runner.format_ignored(load_config()) == []
+    for preset in ("best", "sound", "paper"):
+        for mode in ("frozen", "finetune"):
+            config = load_config(None, [f"preset={preset}", f"model.mode={mode}"])
+            assert runner.format_ignored(config) == [], "nobody set these"
+
+
+def test_a_damaged_stage_is_named_and_made_again_with_what_needs_it(tmp_path, flow):
+    log, _ = flow
+    run(tmp_path)
+    path = tmp_path / "w" / "pack" / "value.json"
+    path.write_text(path.read_text().replace("2", "5"))
+    assert reasons(tmp_path) == {
+        "pack": "it is damaged: value.json is not as it was written (its contents were changed)",
+        "train": "pack runs",
+    }
+    log.clear()
+    assert run(tmp_path) == ["skip", "run", "run"]
+    assert {name for name, _ in log} == {"pack", "train"}
+    assert read_json(tmp_path / "w" / "train" / "value.json") == 3
+
+
+def test_damage_that_is_found_while_a_stage_reads_is_repaired_in_the_same_run(tmp_path, flow, caplog):
+    log, _ = flow
+    run(tmp_path)
+    path = tmp_path / "w" / "pack" / "value.json"
+    status = path.stat()
+    path.write_text(path.read_text().replace("2", "5"))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # so that no plan sees it
+    log.clear()
+    assert run(tmp_path, "train.bag.size=4") == ["skip", "skip", "run"]
+    assert [name for name, unit in log if unit == 0] == ["train", "pack"]
+    assert read_json(tmp_path / "w" / "train" / "value.json") == 3, "never used"
+    assert reasons(tmp_path, "train.bag.size=4") == {}
+
+
+def test_a_disk_that_damages_a_file_again_and_again_ends_the_run(tmp_path, flow, monkeypatch):
+    run(tmp_path)
+    problem = store.DamagedResult(tmp_path, "pack", "value.json is missing")
+    checked = Workdir.checked
+
+    def damaged(self, stage, *parts):
+        if stage == "pack":
+            raise problem
+        return checked(self, stage, *parts)
+
+    monkeypatch.setattr(Workdir, "checked", damaged)
+    with pytest.raises(store.DamagedResult):
+        run(tmp_path, "train.bag.size=4")
+
+
+def test_what_follows_a_stage_that_is_gone_runs_too(tmp_path, flow):
+    run(tmp_path)
+    shutil.rmtree(tmp_path / "w" / "ingest")
+    assert run(tmp_path) == ["run", "run", "run"]
+
+
+def test_a_stage_that_was_made_again_with_other_results_makes_the_next_run(tmp_path, flow, monkeypatch):
+    """As after a kill between the two."""
+    run(tmp_path)
+    config, workdir = load_config(), Workdir(tmp_path / "w")
+    runner.run_single("pack", config, workdir)
+    assert reasons(tmp_path) == {}, "the same results"
+
+    def another(context):
+        write_json(context.out / "value.json", 7)
+        return {}
+
+    stages = [dataclasses.replace(s, run=another) if s.name == "pack" else s for s in runner.STAGES]
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "STAGES", tuple(stages))
+        runner.run_single("pack", config, workdir)
+    assert reasons(tmp_path) == {"train": "pack has other results since"}
+
+
+def test_long_work_is_kept_until_a_run_is_complete_and_taken_back(tmp_path, flow, monkeypatch):
+    log, failing = flow
+    monkeypatch.setattr(store.workdir, "KEPT_SECONDS", -1.0)
+    run(tmp_path)
+    failing["train"] = 1
+    with pytest.raises(OSError):
+        run(tmp_path, "pack.jpeg_quality=90")
+    failing.clear()
+    log.clear()
+    assert run(tmp_path) == ["skip", "restore", "skip"], "the change is taken back"
+    assert log == []
+    failing["train"] = 1
+    with pytest.raises(OSError):
+        run(tmp_path, "pack.jpeg_quality=90")
+    failing.clear()
+    log.clear()
+    assert run(tmp_path, "pack.jpeg_quality=90") == ["skip", "skip", "resume"]
+    assert log == [("train", 1), ("train", 2)]
+    names = {path.name for path in (tmp_path / "w").iterdir()}
+    assert names == {"ingest", "pack", "train", "config.yaml", ".lock"}
+
+
+def test_a_stage_that_does_not_fit_on_the_disk_is_not_begun(tmp_path, flow, monkeypatch):
+    large = [dataclasses.replace(s, estimate=lambda config, facts: Estimate(disk_bytes=10**15))
+             if s.name == "pack" else s for s in runner.STAGES]  # fmt: skip
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="1000000.0 GB of free disk for stage pack"):
+        patch.setattr(runner, "STAGES", tuple(large))
+        run(tmp_path)
+    assert run(tmp_path) == ["skip", "run", "run"]
+
+
+def test_verify_reads_every_file(tmp_path, flow):
+    run(tmp_path)
+    workdir = Workdir(tmp_path / "w")
+    lines, sound = runner.verify(workdir)
+    assert sound and lines[1] == "pack: 1 files, 0 MB, as it was written" and len(lines) == 3
+    path = tmp_path / "w" / "pack" / "value.json"
+    status = path.stat()
+    path.write_text(path.read_text().replace("2", "5"))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    (tmp_path / "w" / "train" / "done.json").unlink()
+    lines, sound = runner.verify(workdir)
+    assert not sound
+    assert lines[1].endswith("damaged: value.json is not as it was written (its contents were changed)")
+    assert lines[2] == "train: damaged: its done.json is missing or was changed"
 
 
 def test_two_processes_cannot_work_in_one_directory(tmp_path, flow):
@@ -114,12 +291,26 @@ def test_two_processes_cannot_work_in_one_directory(tmp_path, flow):
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UsageError, match="Another process"):
             run(tmp_path)
+        with pytest.raises(UsageError, match="Another process"):
+            runner.run_single("ingest", load_config(), Workdir(tmp_path / "w"))
+
+
+def test_a_single_stage_goes_on_with_a_killed_renaming(tmp_path, flow, monkeypatch):
+    config, workdir = load_config(), Workdir(tmp_path / "w")
+    runner.run_single("ingest", config, workdir)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Workdir, "_give_final_name", lambda self, stage: 1 / 0)
+        runner.run_single("ingest", load_config(None, ["seed=1"]), workdir)
+    runner.run_single("ingest", config, workdir)
+    assert workdir.marker("ingest")["key"] == runner.stage_keys(config)["ingest"]
+    assert not (tmp_path / "w" / "ingest.partial").exists()
 
 
 def test_the_marker_says_what_was_used(tmp_path, flow):
     run(tmp_path)
     marker = Workdir(tmp_path / "w").marker("train")
-    assert marker["settings"]["train"]["bag"]["size"] == 3
+    assert marker["settings"]["train.bag.size"] == 3
+    assert "train.init" not in marker["settings"], "heads have nothing to start from"
     assert marker["versions"]["tensorflow"] and marker["seconds"] >= 0 and marker["facts"] == {"images": 3}
 
 
@@ -139,7 +330,7 @@ def plan(monkeypatch, tmp_path, *overrides, gpus=0, config="experiments/configs/
     facts = Facts(images=16_300_000, train_images=16_000_000, gpus=gpus, **MACHINE)
     monkeypatch.setattr(runner, "gather_facts", lambda config, workdir: facts)
     monkeypatch.setattr(runner, "Facts", lambda: facts)
-    monkeypatch.setattr(runner, "STAGES", [dataclasses.replace(s, inputs=lambda config: "") for s in STAGES])
+    monkeypatch.setattr(runner, "STAGES", [dataclasses.replace(s, inputs=lambda config: {}) for s in STAGES])
     monkeypatch.setattr(readers, "count_rows", lambda *args: 16_300_000)
     monkeypatch.setattr(readers, "detect_kind", lambda path: "webvision")
     config = load_config(root / config, ["ingest.path=webvision", *overrides])

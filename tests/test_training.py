@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from urnet_tf import training
+from urnet_tf import config, training
+from urnet_tf.data.batches import pack_targets
 from urnet_tf.errors import RunError
 from urnet_tf.losses import SparseSoftCrossEntropy
 from urnet_tf.models.urnet import build_urnet
@@ -39,18 +41,18 @@ class BagBatches:
                 -1,
             )
             .astype("float32")
-            .reshape(BAGS, SIZE, 4)
+            .reshape(BAGS, SIZE, 2, 2)
         )
-        bag = np.concatenate([y[..., :2].reshape(BAGS, -1), y[..., 2:].reshape(BAGS, -1) / SIZE], -1)
+        bag = pack_targets(y[..., 0, :].reshape(BAGS, -1), y[..., 1, :].reshape(BAGS, -1) / SIZE)
         w = rng.uniform(0.5, 1.5, (BAGS, SIZE)).astype("float32")
-        return x, y, bag.astype("float32"), w, w.mean(1, dtype="float32")
+        return x, y, bag, w, w.mean(1, dtype="float32")
 
     def dataset(self, start, stop):
         def element(step):
             x, y, bag, w, bag_w = tf.numpy_function(self.rows, [step], [tf.float32] * 5, stateful=False)
             for tensor, shape in zip(
                 (x, y, bag, w, bag_w),
-                ((BAGS, SIZE, DIM), (BAGS, SIZE, 4), (BAGS, 4 * SIZE), (BAGS, SIZE), (BAGS,)),
+                ((BAGS, SIZE, DIM), (BAGS, SIZE, 2, 2), (BAGS, 2, 2 * SIZE), (BAGS, SIZE), (BAGS,)),
                 strict=True,
             ):
                 tensor.set_shape(shape)
@@ -83,13 +85,14 @@ def weights_of(model):
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "stops"),
     [
-        {"ema": 0.9, "clip_norm": 1.0, "accumulate_steps": 4},
-        {"optimizer": "sgd", "loss": SparseSoftCrossEntropy(label_smoothing=0.1)},
+        # In the middle of a pass, then again in the next one.
+        ({"ema": 0.9, "clip_norm": 1.0, "accumulate_steps": 4}, (6, 3)),
+        ({"optimizer": "sgd", "loss": SparseSoftCrossEntropy(label_smoothing=0.1)}, (6,)),
     ],
 )
-def test_interrupted_run_ends_bitwise_equal(settings, tmp_path):
+def test_interrupted_run_ends_bitwise_equal(settings, stops, tmp_path):
     settings = {
         "total_steps": 11,
         "learning_rate": 0.05,
@@ -99,7 +102,7 @@ def test_interrupted_run_ends_bitwise_equal(settings, tmp_path):
     straight = model_with_statistics()
     history = training.fit_model(straight, BagBatches(), **settings)
     assert [h["step"] for h in history] == [4, 8, 11]
-    for stop in (6, 3):  # in the middle of a pass, then again in the next one
+    for stop in stops:
         killed = model_with_statistics()
         with pytest.raises(KeyboardInterrupt):
             training.fit_model(
@@ -157,6 +160,7 @@ def test_bag_loss_weight_zero_leaves_the_bag_branch_alone():
     np.testing.assert_array_equal(model.get_layer("bag_logits").kernel.numpy(), before)
 
 
+@pytest.mark.slow  # a smaller network does the same in test_optimization.py
 def test_mixed_precision_resumes(tmp_path):
     models = []
     for name, stop in (("straight", None), ("killed", 2), ("killed", None)):
@@ -185,11 +189,17 @@ def test_nan_stops_and_names_the_step(tmp_path):
             x, *rest = super().rows(step)
             return (x * (np.nan if step == 4 else 1), *rest)
 
-    with pytest.raises(RunError, match=r"head: the loss is nan at step 5 of 9.*learning_rate"):
+    with pytest.raises(RunError) as caught:
         training.fit_model(
             build_urnet(DIM, CLASSES, SIZE), Poisoned(), total_steps=9, description="head",
-            checkpoint_dir=tmp_path, checkpoint_s=0,
+            settings_prefix="train.fit.", checkpoint_dir=tmp_path, checkpoint_s=0,
         )  # fmt: skip
+    message = str(caught.value)
+    assert message.startswith("head: the loss is nan at step 5 of 9.")
+    advised = re.findall(r"train\.fit\.\w+", message)
+    assert advised == ["train.fit.learning_rate", "train.fit.clip_norm", "train.fit.warmup_fraction"]
+    assert all(hasattr(config.select(config.Config(), "train.fit"), key.split(".")[-1]) for key in advised)
+    assert "fit." not in message.replace("train.fit.", "")
 
 
 def test_checkpoint_of_another_model_is_refused(tmp_path):

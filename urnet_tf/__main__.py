@@ -1,9 +1,16 @@
 """The command line: `urnet COMMAND [FLAGS]`, also `python -m urnet_tf`.
 
 Flags say where and which; the configuration says what. Exit status: 0 done or nothing to do,
-1 failed, 2 bad usage. The heavy libraries are imported by the stages, not here.
+1 failed, 2 bad usage, 130 and 143 stopped by a signal. The heavy libraries are imported by the stages,
+not here.
 """
 
+if __name__ == "__main__":  # before the imports below, so that signals are taken over at once
+    from urnet_tf.console import start
+
+    start()
+
+import errno
 import json
 import logging as python_logging
 import os
@@ -12,6 +19,7 @@ import sys
 from absl import app, flags, logging
 
 from urnet_tf import __version__
+from urnet_tf.console import promise, was_stopped
 from urnet_tf.errors import RunError, UsageError
 
 USAGE = """\
@@ -20,7 +28,9 @@ urnet {version}: train image classifiers from noisy web images, and see why each
   urnet run    --data CRAWL --workdir DIR [--config FILE] [--set section.key=value ...]
   urnet run    ... --dry_run            what would run, how long, how much disk and memory
   urnet run    ... --from STAGE         run again from this stage on
+  urnet run    ... --rescan             look at the contents of all images, too: did any change?
   urnet STAGE  --workdir DIR ...        one stage: {stages}
+  urnet verify --workdir DIR            whether all results are still as they were written
   urnet why    IMAGE --workdir DIR      why an image counted as much as it did
   urnet predict IMAGE ... | DIR --model MODEL [--top_k N] [--format table|csv|jsonl] [--out FILE]
                                         the best classes of images; 1 where one could not be read
@@ -35,7 +45,7 @@ A second run skips what is complete; a killed run goes on where it was.
 
 Flags:
 {flags}
-Exit status: 0 done or nothing to do, 1 failed, 2 bad usage."""
+Exit status: 0 done or nothing to do, 1 failed, 2 bad usage, 130 stopped by Ctrl-C, 143 by SIGTERM."""
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/urnet", "directory that holds all results of a run")
 _CONFIG = flags.DEFINE_string("config", None, "YAML configuration file; see experiments/configs/")
@@ -43,6 +53,7 @@ _DATA = flags.DEFINE_string("data", None, "the crawl; short for --set ingest.pat
 _SET = flags.DEFINE_multi_string("set", [], "section.key=value, may be repeated")
 _FROM = flags.DEFINE_string("from", None, "run this stage and what needs it again")
 _ALLOW_DRIFT = flags.DEFINE_bool("allow_drift", False, "export: keep files that differ from Keras too much")
+_RESCAN = flags.DEFINE_bool("rescan", False, "run: look for changes in the contents of all images")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the plan and stop")
 _OUT = flags.DEFINE_string(
     "out", None, "draw: the directory to make; predict: the file to write; promote: where to"
@@ -63,7 +74,7 @@ _ENGINE = flags.DEFINE_enum(
     "engine", "auto", ["auto", "tf_serving", "docker", "mlflow"], "serve: which server; auto = the first here"
 )
 _ALL_FLAGS = (
-    _WORKDIR, _CONFIG, _DATA, _SET, _FROM, _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES, _CLASSES, _SIZE, _LAYOUT,
+    _WORKDIR, _CONFIG, _DATA, _SET, _FROM, _RESCAN, _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES, _CLASSES, _SIZE, _LAYOUT,
     _SEED, _MODEL, _TOP_K, _FORMAT, _HOST, _PORT, _ENGINE,
 )  # fmt: skip
 
@@ -74,15 +85,33 @@ def main(argv: list[str]) -> int:
     command, *arguments = argv[1:] or [None]
     try:
         return _dispatch(command, arguments)
-    except UsageError as error:
-        print(f"urnet: {error}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(f"urnet: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("urnet: stopped; the same command goes on from here.", file=sys.stderr)
-        return 1
+    except Exception as error:
+        if was_stopped():  # its echo, from a library or a worker process
+            raise KeyboardInterrupt from None
+        ours = isinstance(error, (UsageError, RunError))
+        sentence = str(error) if ours else _explain_environment(error)
+        if sentence is None:
+            raise
+        logging.debug("%s", sentence, exc_info=True)
+        print(f"urnet: {sentence}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def _explain_environment(error):
+    """One sentence for an error that the machine is to blame for; None for any other."""
+    text = " ".join(str(error).split())
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
+        place = getattr(error, "filename", None) or f"in {_WORKDIR.value} or the directory of temporary files"
+        return f"The disk is full: {place}. Free some space, and the same command goes on from here."
+    if isinstance(error, MemoryError):
+        return (
+            "There is not enough memory. `urnet run --dry_run` says what each stage needs and what to lower."
+        )
+    if isinstance(error, OSError):
+        place = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        reason = error.strerror or text[:300] or type(error).__name__
+        return f"{reason}{f': {place}' if place else ''}. When that is mended, the same command goes on from here."
+    return None
 
 
 def _set_up_logging():
@@ -119,11 +148,14 @@ def _dispatch(command, arguments):
     if command == "serve":
         _reject_extra(command, arguments)
         return _serve()
+    if command == "verify":
+        _reject_extra(command, arguments)
+        return _verify()
     if command == "run" or command in stages.NAMES:
         _reject_extra(command, arguments)
         return _run(command)
     received = "none" if command is None else repr(command)
-    known = ", ".join(("run", "why", "predict", "promote", "serve", "draw", *stages.NAMES))
+    known = ", ".join(("run", "verify", "why", "predict", "promote", "serve", "draw", *stages.NAMES))
     raise UsageError(f"Expected a command ({known}); received {received}. See `urnet --help`.")
 
 
@@ -137,12 +169,15 @@ def _run(command):
     if _ALLOW_DRIFT.value:
         overrides.append("export.allow_drift=true")
     config = config_lib.load_config(_CONFIG.value, overrides)
-    workdir = Workdir(_WORKDIR.value)
+    workdir = Workdir(_WORKDIR.value, hashes=config.runtime.verify_hashes)
+    for sentence in runner.format_ignored(config):
+        logging.warning("%s", sentence)
+    promise("the same command goes on from here")
     if command != "run":
         runner.run_single(command, config, workdir)
         print(f"Done: {workdir.path(command)}")
         return _report_refusals(workdir) if command == "export" else 0
-    steps = runner.make_plan(config, workdir, _FROM.value)
+    steps = runner.make_plan(config, workdir, _FROM.value, rescan=_RESCAN.value)
     if _DRY_RUN.value:
         print(runner.format_plan(config, steps, workdir))
         return 0
@@ -152,12 +187,26 @@ def _run(command):
     return status
 
 
+def _verify():
+    from urnet_tf import runner
+    from urnet_tf.store import Workdir
+
+    workdir = Workdir(_WORKDIR.value)
+    if not workdir.root.is_dir():
+        raise UsageError(f"Expected a work directory at {workdir.root}; there is none.")
+    lines, sound = runner.verify(workdir)
+    print("\n".join(lines))
+    if not sound:
+        print("urnet: `urnet run` with the same settings makes what is damaged again.", file=sys.stderr)
+    return 0 if sound else 1
+
+
 def _closing_lines(workdir):
     """Baseline beside URNet, and, as the last line, where the results are."""
     from urnet_tf.store import read_json
 
     lines = []
-    metrics = read_json(workdir.path("evaluate") / "metrics.json")
+    metrics = read_json(workdir.checked("evaluate", "metrics.json"))
     models = metrics.get("models", {})
     for name in ("baseline", "urnet"):
         if name in models:
@@ -183,13 +232,17 @@ def _report_refusals(workdir):
 
 
 def _why(arguments):
+    from urnet_tf import stages
+    from urnet_tf.store import Workdir
     from urnet_tf.why import explain
 
     if len(arguments) != 1:
         raise UsageError(
             f"Expected one image (a path, file name or id) after `why`; received {len(arguments)}."
         )
-    print(explain(_WORKDIR.value, arguments[0]))
+    workdir = Workdir(_WORKDIR.value)
+    workdir.require_sound(stages.NAMES)
+    print(explain(workdir.root, arguments[0]))
     return 0
 
 
@@ -207,10 +260,6 @@ def _predict(arguments):
         failed = predict(
             _MODEL.value, arguments, top_k=_TOP_K.value, answer_format=_FORMAT.value, out=_OUT.value
         )
-    except KeyboardInterrupt:
-        if _OUT.value is not None:
-            raise
-        raise RunError("stopped.") from None
     except BrokenPipeError:  # `| head` has seen enough; what is left in the buffer must not fail at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -234,9 +283,8 @@ def _promote():
     marker = workdir.marker("export")
     if marker is None:
         raise UsageError(f"Expected an export in {workdir.root}; found none. Run `urnet run` first.")
-    print(
-        f"Promoted: {promote(workdir.path('export') / marker['facts']['path'], _OUT.value or 'saved_models')}"
-    )
+    version = workdir.checked("export", *marker["facts"]["path"].split("/"))
+    print(f"Promoted: {promote(version, _OUT.value or 'saved_models')}")
     return 0
 
 
@@ -292,7 +340,3 @@ def console() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its errors reach us as exceptions, too
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     app.run(main, flags_parser=_parse)
-
-
-if __name__ == "__main__":
-    console()

@@ -6,14 +6,14 @@ is an error that names the nearest known one. This module does not import Tensor
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import yaml
 
-from urnet_tf import config_tree
-from urnet_tf.errors import UsageError
+from urnet_tf import config_file, config_tree
+from urnet_tf.config_checks import check_together
+from urnet_tf.text_rules import FILE_NAME, LINE, PATH
 
 BEST, SOUND, PAPER = "best", "sound", "paper"
 
@@ -36,55 +36,85 @@ PRESETS = {
 _BEST_FINETUNE = {"reweight": {"class_weight": {"enabled": True}}, "train": _PLAIN_FIT}
 
 
+# Upper bounds, so that a slip is refused when it is read instead of failing, or never ending, hours later.
+_SEED = 2**31 - 1  # NumPy, scikit-learn and TensorFlow all take it
+_BYTES = 2**31 - 1  # of one tensor or message
+_PIXELS = 700_000_000  # times three, they are fewer than _BYTES
+_STORED_SIDE_PX = 65_500  # the longest side that JPEG can write
+_SEEN_SIDE_PX = 4096  # activations of one image take tens of GB beyond
+_IMAGES = 2**31 - 1  # ids of images are int32
+_CLASSES = 1_000_000  # one batch of probabilities takes hundreds of MB
+_ROWS = 1_000_000  # of one step or shard, which is held in memory
+_UNITS = 65_536  # of a layer: a square matrix of them takes 17 GB
+_PASSES = 100_000  # over the data: days on the smallest crawl
+_REPEATS = 1000  # time or disk grows with each
+_FACTOR = 1000.0  # of a loss, a rate, a weight: one term drowns all others in float32
+_SHARE_BELOW_1 = 0.999999  # a momentum of 1 never moves
+_FOLDS = 100  # a fold's number is int8
+_PROCESSES = 1024
+_SECONDS = 366 * 86_400.0  # a year
+
+
 def _choice(default, *choices):
     return field(default=default, metadata={"choices": (default, *choices)})
-
-
-def _at_least(default, minimum):
-    return field(default=default, metadata={"minimum": minimum})
 
 
 def _between(default, low, high):
     return field(default=default, metadata={"minimum": low, "maximum": high})
 
 
+def _text(default, form, max_length):
+    return field(default=default, metadata={"form": form, "max_length": max_length})
+
+
+def _path(default):
+    return _text(default, PATH, 4095)
+
+
+def _several(default, max_count, min_count=1, **rules_of_items):
+    make = {"default_factory": dict} if default == {} else {"default": default}
+    return field(**make, metadata={"min_count": min_count, "max_count": max_count, **rules_of_items})
+
+
 @dataclass(frozen=True)
 class IngestConfig:
-    path: str | None = None  # folder, list file or WebVision tree; required
+    path: str | None = _path(None)  # folder, list file or WebVision tree; required
     kind: str = _choice("auto", "folder", "list", "webvision")
-    image_root: str | None = None  # list: what relative paths start from; None = the list's folder
-    val_path: str | None = None  # a folder or list with validation images; None = as the input says
-    test_path: str | None = None  # the same for test images
+    image_root: str | None = _path(None)  # list: what relative paths start from; None = the list's folder
+    val_path: str | None = _path(None)  # a folder or list with validation images; None = as the input says
+    test_path: str | None = _path(None)  # the same for test images
     val_fraction: float = _between(0.1, 0.0, 0.9)  # drawn per class when no validation set is given
     test_fraction: float = _between(0.0, 0.0, 0.9)  # drawn per class when no test set is given
-    split_seed: int = _at_least(0, 0)  # of these draws
-    sources: tuple[str, ...] | None = None  # only these sources; None = all
-    max_rank: Mapping[str, int] = field(default_factory=dict)  # {flickr: 15}: keep the top results of a query
-    first_classes: int | None = _at_least(None, 2)  # only the first n classes (mini-WebVision: 50)
-    max_bytes: int = _at_least(64 * 2**20, 1)  # per file
-    max_pixels: int = _at_least(50_000_000, 1)  # per image
-    min_side_px: int = _at_least(8, 1)
+    split_seed: int = _between(0, 0, _SEED)  # of these draws
+    # only these sources; None = all
+    sources: tuple[str, ...] | None = _several(None, 1000, form=LINE, max_length=200)
+    # {flickr: 15}: keep the top results of a query
+    max_rank: Mapping[str, int] = _several({}, 1000, 0, minimum=0, maximum=_IMAGES)
+    first_classes: int | None = _between(None, 2, _CLASSES)  # only the first n classes (mini-WebVision: 50)
+    max_bytes: int = _between(64 * 2**20, 1, _BYTES)  # per file
+    max_pixels: int = _between(50_000_000, 1, _PIXELS)  # per image
+    min_side_px: int = _between(8, 1, _STORED_SIDE_PX)
 
 
 @dataclass(frozen=True)
 class PackConfig:
-    short_side_px: int = _at_least(256, 8)  # larger images are reduced to this short side, never enlarged
+    short_side_px: int = _between(256, 8, _STORED_SIDE_PX)  # larger images are reduced to it, never enlarged
     jpeg_quality: int = _between(95, 1, 100)
-    images_per_shard: int = _at_least(2048, 1)  # also the unit of resuming
+    images_per_shard: int = _between(2048, 1, _ROWS)  # also the unit of resuming
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     mode: str = _choice("frozen", "finetune")  # heads on cached features, or the whole network
     backbone: str = _choice("efficientnet_lite0", "resnext")
-    weights: str | None = "imagenet"  # "imagenet", a checkpoint file, or None = random
-    image_size_px: int = _at_least(224, 16)
+    weights: str | None = _path("imagenet")  # "imagenet", a checkpoint file, or None = random
+    image_size_px: int = _between(224, 16, _SEEN_SIDE_PX)
     crop_fraction: float = _between(0.875, 0.1, 1.0)  # central part of the short side shown at test time
     dropout: float = _between(0.5, 0.0, 0.99)  # before the classifier
-    attention_dim: int | None = _at_least(None, 1)  # FC2 of the bag branch (Fig. 4); None = D / 4
+    attention_dim: int | None = _between(None, 1, _UNITS)  # FC2 of the bag branch (Fig. 4); None = D / 4
     resnext_depth: int = _choice(101, 26, 50, 152)
-    resnext_cardinality: int = _at_least(32, 1)
-    resnext_width_per_group: int = _at_least(4, 1)
+    resnext_cardinality: int = _between(32, 1, _REPEATS)
+    resnext_width_per_group: int = _between(4, 1, _REPEATS)
     resnext_squeeze_excitation: bool = False  # timm's seresnext*
     resnext_deep_stem: bool = False  # timm's resnext*d: three 3x3 convolutions, averaging shortcuts
     resnext_small_stem: bool = False  # 3x3 stride-1 stem for images of 32-64 px
@@ -95,7 +125,7 @@ class AugmentConfig:
     policy: str = _choice("crop_flip", "none", "randaugment", "augmix")  # finetune only
     min_area: float = _between(0.25, 0.01, 1.0)  # random resized crop: smallest share of the area
     flip: bool = True
-    num_ops: int = _at_least(2, 1)  # randaugment: operations per image
+    num_ops: int = _between(2, 1, 20)  # randaugment: operations per image
     magnitude: float = _between(9.0, 0.0, 10.0)  # randaugment
 
 
@@ -103,41 +133,41 @@ class AugmentConfig:
 class LossConfig:
     kind: str = _choice("cross_entropy", "gce", "sce", "focal", "elr")
     gce_q: float = _between(0.7, 0.01, 1.0)  # towards 0 cross entropy, 1 mean absolute error (Zhang 2018)
-    sce_reverse: float = _at_least(1.0, 0.0)  # weight of the reverse cross entropy; beta / alpha of Wang 2019
-    focal_gamma: float = _at_least(2.0, 0.0)  # Lin 2017
-    elr_weight: float = _at_least(3.0, 0.0)  # lambda of the early-learning term (Liu 2020)
-    elr_momentum: float = _between(0.7, 0.0, 1.0)  # of each image's averaged prediction
-    logit_adjustment: float = _at_least(0.0, 0.0)  # tau log(class share) is added to the logits (Menon 2021)
+    sce_reverse: float = _between(1.0, 0.0, _FACTOR)  # of the reverse cross entropy; beta / alpha, Wang 2019
+    focal_gamma: float = _between(2.0, 0.0, _FACTOR)  # Lin 2017
+    elr_weight: float = _between(3.0, 0.0, _FACTOR)  # lambda of the early-learning term (Liu 2020)
+    elr_momentum: float = _between(0.7, 0.0, _SHARE_BELOW_1)  # of each image's averaged prediction
+    logit_adjustment: float = _between(0.0, 0.0, _FACTOR)  # tau log(class share) joins logits (Menon 2021)
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    epochs: float = _at_least(20.0, 0.0)  # passes over the training images
-    batch_images: int = _at_least(255, 1)  # images per step; fewer where a pass has under four steps
-    accumulate_steps: int = _at_least(1, 1)  # parts of a batch, one after the other: less memory, same step
+    epochs: float = _between(20.0, 0.0, _PASSES)  # passes over the training images
+    batch_images: int = _between(255, 1, _ROWS)  # images per step; fewer where a pass has under four steps
+    accumulate_steps: int = _between(1, 1, _ROWS)  # parts of a batch, one by one: less memory, same step
     optimizer: str = _choice("adamw", "sgd")
-    learning_rate: float = _at_least(1e-3, 0.0)  # peak, per step
+    learning_rate: float = _between(1e-3, 0.0, _FACTOR)  # peak, per step
     warmup_fraction: float = _between(0.05, 0.0, 1.0)  # share of the steps with a rising rate; then cosine
-    weight_decay: float = _at_least(1e-4, 0.0)
-    momentum: float = _between(0.9, 0.0, 1.0)  # sgd
-    clip_norm: float | None = _at_least(None, 0.0)  # of each variable's gradient
+    weight_decay: float = _between(1e-4, 0.0, _FACTOR)
+    momentum: float = _between(0.9, 0.0, _SHARE_BELOW_1)  # sgd
+    clip_norm: float | None = _between(None, 0.0, _FACTOR)  # of each variable's gradient
     loss: LossConfig = field(default_factory=LossConfig)
     label_smoothing: float = _between(0.0, 0.0, 0.99)  # with any loss
-    mixup: float | None = _at_least(None, 1e-3)  # alpha of Beta(alpha, alpha) (Zhang 2018); None = off
-    ema: float | None = _between(None, 0.0, 1.0)  # momentum of averaged weights; None = off
-    checkpoint_s: float = _at_least(60.0, 0.0)  # seconds between checkpoints
+    mixup: float | None = _between(None, 1e-3, _FACTOR)  # of Beta(alpha, alpha) (Zhang 2018); None = off
+    ema: float | None = _between(None, 0.0, _SHARE_BELOW_1)  # momentum of averaged weights; None = off
+    checkpoint_s: float = _between(60.0, 0.0, _SECONDS)  # seconds between checkpoints
 
 
 @dataclass(frozen=True)
 class BaselineConfig:
-    folds: int = _at_least(4, 1)  # out-of-fold predictions; 1 = the paper's in-sample ones
+    folds: int = _between(4, 1, _FOLDS)  # out-of-fold predictions; 1 = the paper's in-sample ones
     fit: FitConfig = field(default_factory=FitConfig)
 
 
 @dataclass(frozen=True)
 class ExtractConfig:
-    top_k: int = _at_least(5, 1)  # predictions kept per instance
-    batch_images: int = _at_least(64, 1)
+    top_k: int = _between(5, 1, _REPEATS)  # predictions kept per instance
+    batch_images: int = _between(64, 1, _ROWS)
 
 
 @dataclass(frozen=True)
@@ -152,22 +182,22 @@ class ClassWeightConfig:
 class ClusterWeightConfig:
     enabled: bool = True
     kind: str | None = _choice(None, "purity", "quality", "density", "size")  # None: sound purity, paper size
-    clusters: int = _at_least(5, 2)  # k of k-means
-    neighbours: int = _at_least(4, 0)  # most confused classes that join (Sec. 4.2)
-    pca_dim: int | None = _at_least(32, 1)  # None = the full features
-    n_init: int = _at_least(3, 1)
+    clusters: int = _between(5, 2, _REPEATS)  # k of k-means
+    neighbours: int = _between(4, 0, _REPEATS)  # most confused classes that join (Sec. 4.2)
+    pca_dim: int | None = _between(32, 1, _UNITS)  # None = the full features
+    n_init: int = _between(3, 1, _REPEATS)
 
 
 @dataclass(frozen=True)
 class ConfidenceConfig:
     enabled: bool = True
-    text_vectors: str = "hashed"  # "hashed" character n-grams, or a fastText .vec or .bin file
-    text_dim: int = _at_least(300, 8)  # of hashed vectors
-    top_rank: int = _at_least(30, 1)  # trained on the best results of a class ...
-    source: str | None = "google"  # ... from this source; None or absent from the data = all sources
+    text_vectors: str = _path("hashed")  # "hashed" character n-grams, or a fastText .vec or .bin file
+    text_dim: int = _between(300, 8, _UNITS)  # of hashed vectors
+    top_rank: int = _between(30, 1, _IMAGES)  # trained on the best results of a class ...
+    source: str | None = _text("google", LINE, 200)  # ... from this source; None or not in the data = all
     loss: str | None = _choice(None, "contrastive", "pairwise")  # None: pairwise (Eq. 8) in paper
-    temperature: float = _at_least(0.07, 1e-3)  # contrastive
-    epochs: int = _at_least(30, 1)
+    temperature: float = _between(0.07, 1e-3, _FACTOR)  # contrastive
+    epochs: int = _between(30, 1, _PASSES)
     floor: float = _between(0.05, 0.0, 1.0)  # sound: smallest weight, as a share of the class mean
 
 
@@ -180,7 +210,7 @@ class SelfConfidenceConfig:
 @dataclass(frozen=True)
 class PageTextConfig:
     enabled: bool = True  # evidence from title, description and tags; nothing happens where there are none
-    encoder: str = "hashed"  # hashed words; "minilm" (README), a .vec or .bin file, or a folder with a BERT
+    encoder: str = _path("hashed")  # words; "minilm" (README), a .vec or .bin file, a folder with a BERT
     floor: float = _between(0.05, 0.0, 1.0)  # smallest weight, as a share of the class mean
 
 
@@ -199,8 +229,9 @@ class SoftLabelConfig:
 
 @dataclass(frozen=True)
 class CombineConfig:
-    smallest: float = _at_least(0.05, 0.0)  # sound: bounds of the combined weight
-    largest: float = _at_least(10.0, 0.0)
+    smallest: float = _between(0.05, 0.0, 1.0)  # sound: bounds of the combined weight
+    largest: float = _between(10.0, 1.0, _FACTOR)
+    unit_mean: bool = False  # paper: scale the product to mean 1, as sound always does; false = literal
 
 
 @dataclass(frozen=True)
@@ -221,8 +252,8 @@ class ReweightConfig:
 
 @dataclass(frozen=True)
 class BagConfig:
-    size: int = _at_least(3, 1)  # images of one class in a bag, N_b
-    loss_weight: float = _at_least(1.0, 0.0)  # lambda of the bag branch; 0 = off
+    size: int = _between(3, 1, _REPEATS)  # images of one class in a bag, N_b
+    loss_weight: float = _between(1.0, 0.0, _FACTOR)  # lambda of the bag branch; 0 = off
 
 
 @dataclass(frozen=True)
@@ -238,40 +269,40 @@ class TrainConfig:
 class EvaluateConfig:
     split: str | None = _choice(None, "val", "test")  # None = test when it has labels, else val
     crops: str = _choice("1", "5", "10", "grid")  # per scale
-    scales: tuple[float, ...] = (1.0,)  # of image_size_px
+    scales: tuple[float, ...] = _several((1.0,), 20, minimum=0.1, maximum=10.0)  # of image_size_px
     bag_branch: bool = False  # average the instance branch with the bag branch on a bag of one
-    ece_bins: int = _at_least(15, 2)
-    batch_images: int = _at_least(64, 1)
+    ece_bins: int = _between(15, 2, 10 * _REPEATS)
+    batch_images: int = _between(64, 1, _ROWS)
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    name: str = "urnet"
-    top_k: int = _at_least(5, 1)  # classes that the SavedModel serves
-    formats: tuple[str, ...] = (
-        "saved_model",
-        "keras",
-        "tflite_float32",
-        "tflite_float16",
-        "tflite_dynamic_int8",
-        "tflite_int8",
-    )  # also "onnx"
+    name: str = _text("urnet", FILE_NAME, 100)
+    top_k: int = _between(5, 1, _REPEATS)  # classes that the SavedModel serves
+    formats: tuple[str, ...] = _several(
+        ("saved_model", "keras", "tflite_float32", "tflite_float16", "tflite_dynamic_int8", "tflite_int8"),
+        max_count=7,
+        choices=(
+            "saved_model", "keras", "tflite_float32", "tflite_float16", "tflite_dynamic_int8", "tflite_int8",
+            "onnx",
+        ),
+    )  # fmt: skip
     crops: str = _choice("1", "5", "10", "grid")  # of the SavedModel on encoded images: as evaluate.crops
-    scales: tuple[float, ...] = (1.0,)
-    tolerance_float32: float = _at_least(1e-4, 0.0)  # of probabilities against Keras, largest and relative
-    tolerance_float16: float = _at_least(1e-2, 0.0)  # relative: of the norms over all images
-    tolerance_int8_points: float = _at_least(1.5, 0.0)  # top-1 accuracy lost, percent
+    scales: tuple[float, ...] = _several((1.0,), 20, minimum=0.1, maximum=10.0)
+    tolerance_float32: float = _between(1e-4, 0.0, 1.0)  # of probabilities to Keras, largest and relative
+    tolerance_float16: float = _between(1e-2, 0.0, 1.0)  # relative: of the norms over all images
+    tolerance_int8_points: float = _between(1.5, 0.0, 100.0)  # top-1 accuracy lost, percent
     allow_drift: bool = False  # keep files that differ more
-    check_images: int | None = _at_least(2000, 1)  # held images that all files are compared on; None = all
-    calibration_images: int = _at_least(100, 1)  # training images that set the ranges of int8, by weight
+    check_images: int | None = _between(2000, 1, _IMAGES)  # held images to compare files on; None = all
+    calibration_images: int = _between(100, 1, _ROWS)  # training images that set ranges of int8, by weight
 
 
 @dataclass(frozen=True)
 class ReportConfig:
-    title: str = "What this crawl holds, and what counted"
-    classes: int = _at_least(12, 1)  # classes shown with pictures
-    images_per_class: int = _at_least(8, 1)
-    thumbnail_px: int = _at_least(96, 16)
+    title: str = _text("What this crawl holds, and what counted", LINE, 200)
+    classes: int = _between(12, 1, _REPEATS)  # classes shown with pictures
+    images_per_class: int = _between(8, 1, _REPEATS)
+    thumbnail_px: int = _between(96, 16, _SEEN_SIDE_PX)
 
 
 @dataclass(frozen=True)
@@ -279,13 +310,14 @@ class RuntimeConfig:
     strategy: str = _choice("none", "mirrored")  # several devices of this machine
     precision: str = _choice("float32", "mixed_bfloat16", "mixed_float16")  # float16: GPUs without bfloat16
     jit_compile: bool = False  # XLA, for one GPU only: on CPUs it is many times slower
-    workers: int | None = _at_least(None, 1)  # processes of the offline stages; None = cores
+    verify_hashes: bool = True  # of results before they are read; false looks at sizes alone (huge runs)
+    workers: int | None = _between(None, 1, _PROCESSES)  # processes of the offline stages; None = cores
 
 
 @dataclass(frozen=True)
 class Config:
     preset: str = _choice(BEST, SOUND, PAPER)  # the defaults of all that is not set; see PRESETS
-    seed: int = _at_least(0, 0)
+    seed: int = _between(0, 0, _SEED)
     ingest: IngestConfig = field(default_factory=IngestConfig)
     pack: PackConfig = field(default_factory=PackConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -309,11 +341,12 @@ def load_config(path: str | None = None, overrides: Sequence[str] = ()) -> Confi
       overrides: like `"reweight.soft_label.beta=0.9"`; values are read as YAML.
 
     Raises:
-      UsageError: a file is missing or no YAML mapping, a key is unknown, a value has the wrong
-        type or lies outside of its range.
+      UsageError: a file is missing or no YAML mapping, a key is unknown, a value has the wrong type or
+        lies outside of its range, or values exclude each other. The message is one line, under 400
+        characters, whatever was received.
     """
-    tree = config_tree.read(pathlib.Path(path)) if path else {}
-    return from_dict(config_tree.override(tree, overrides))
+    tree = {} if path is None else config_file.read(path)
+    return from_dict(config_file.override(tree, overrides))
 
 
 def from_dict(tree: Mapping) -> Config:
@@ -323,21 +356,7 @@ def from_dict(tree: Mapping) -> Config:
     if config.preset == BEST and config.model.mode == "finetune":
         settings = _BEST_FINETUNE
     config = config_tree.build(Config(), config_tree.merge(settings, tree))
-    combine = config.reweight.combine
-    if not combine.smallest < 1.0 < combine.largest:
-        raise UsageError(
-            "Expected reweight.combine.smallest < 1 < reweight.combine.largest; received "
-            f"{combine.smallest} and {combine.largest}."
-        )
-    _check_class_weight(config.reweight.class_weight)
-    _check_export(config.export)
-    train, bags = config.train.fit, max(1, config.train.fit.batch_images // config.train.bag.size)
-    _check_parts("baseline.fit", config.baseline.fit, config.baseline.fit.batch_images, "images")
-    _check_parts("train.fit", train, bags, f"bags of {config.train.bag.size}")
-    if config.runtime.jit_compile and config.runtime.strategy != "none":
-        raise UsageError("Expected runtime.strategy=none with runtime.jit_compile; received mirrored.")
-    for key in ("baseline.fit", "reweight.refit", "train.fit"):
-        _check_elr(key, select(config, key), config.runtime)
+    check_together(config)
     return config
 
 
@@ -345,38 +364,6 @@ def has_second_round(config: Config) -> bool:
     """Whether weighted heads of the folds are asked again; with one fold there is nobody to ask."""
     rounds = config.reweight.rounds or (2 if config.model.mode == "frozen" else 1)
     return rounds > 1 and config.baseline.folds > 1
-
-
-def _check_class_weight(settings):
-    if settings.kind != "inverse" and settings.alpha is not None:
-        raise UsageError(
-            f"Expected reweight.class_weight.alpha=null with kind={settings.kind}, which has no alpha but "
-            f"effective_beta; received {settings.alpha}."
-        )
-
-
-def _check_elr(key, fit, runtime):
-    """What a memory of each image's predictions rules out."""
-    if fit.loss.kind != "elr":
-        return
-    if fit.mixup is not None:
-        raise UsageError(
-            f"Expected {key}.mixup=null with {key}.loss.kind=elr, as a mixed image has no predictions of "
-            f"its own to remember; received {fit.mixup}."
-        )
-    if runtime.strategy != "none":
-        raise UsageError(
-            f"Expected runtime.strategy=none with {key}.loss.kind=elr, as each device would remember only "
-            f"its own images; received {runtime.strategy}."
-        )
-
-
-def _check_export(export):
-    known = (*ExportConfig().formats, "onnx")
-    unknown = [name for name in export.formats if name not in known]
-    if unknown or not export.formats:
-        received = ", ".join(unknown) or "none"
-        raise UsageError(f"Expected export.formats of {', '.join(known)}; received {received}.")
 
 
 def to_dict(config) -> dict:
@@ -399,11 +386,3 @@ def select(config: Config, key: str):
     for part in key.split("."):
         config = getattr(config, part)
     return config
-
-
-def _check_parts(key, fit, rows, what):
-    if rows % fit.accumulate_steps:
-        raise UsageError(
-            f"Expected {key}.accumulate_steps to divide the {rows} {what} of a step; received "
-            f"{fit.accumulate_steps}. Change it or {key}.batch_images."
-        )

@@ -1,70 +1,20 @@
-"""Trees of settings: read from YAML, changed by dotted overrides, built into checked dataclasses."""
+"""Trees of settings: put over each other, and built into checked dataclasses."""
 
 import dataclasses
 import difflib
-import pathlib
+import functools
+import math
+import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
-
-import yaml
+from collections.abc import Mapping
 
 from urnet_tf.errors import UsageError
+from urnet_tf.text_rules import LINE, bare, check_text, quote
 
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+_MOST_BITS = 1000  # what a float can hold
 _KIND_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-
-
-def read(path: pathlib.Path) -> dict:
-    """A YAML file over the one that it names as its `base`, if any.
-
-    Raises:
-      UsageError: a file is missing or holds no mapping, or the base has a base itself.
-    """
-    tree = _read_yaml(path)
-    base = tree.pop("base", None)
-    if base is None:
-        return tree
-    base_tree = _read_yaml(path.parent / base)
-    if "base" in base_tree:
-        raise UsageError(f"{path}: its base {base} has a base itself; only one level is allowed.")
-    return merge(base_tree, tree)
-
-
-def override(tree: dict, overrides: Sequence[str]) -> dict:
-    """Puts `section.key=value` texts into a tree, values read as YAML; returns the tree.
-
-    Raises:
-      UsageError: a text is malformed, or its section is a value.
-    """
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise UsageError(f"Expected --set section.key=value; received {override!r}.")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"The value of --set {override!r} is not YAML: {_one_line(error)}") from None
-        node, *parents = tree, *key.split(".")[:-1]
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise UsageError(f"--set {override}: {parent!r} is a value, not a section.")
-        node[key.split(".")[-1]] = value
-    return tree
-
-
-def _read_yaml(path: pathlib.Path) -> dict:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"Cannot read the configuration {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid YAML: {_one_line(error)}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise UsageError(f"Expected a mapping of sections in {path}; received {type(tree).__name__}.")
-    return tree
 
 
 def merge(base: Mapping, over: Mapping) -> dict:
@@ -76,15 +26,13 @@ def merge(base: Mapping, over: Mapping) -> dict:
     return merged
 
 
-def _one_line(error) -> str:
-    return " ".join(str(error).split())
-
-
 def build(default, tree, prefix: str = ""):
     """A dataclass like `default`, and those inside, with what nested mappings set.
 
-    Fields may carry `choices`, `minimum` and `maximum` in their metadata. `prefix` is what the
-    messages put before a key.
+    Each value is held against its field: the type, and in the metadata `choices`, or `minimum` and
+    `maximum` of a number, or `form` (see `text_rules`) and `max_length` of a text. Lists and mappings have
+    `min_count` and `max_count`; the rest is of their items, and texts as keys of mappings are short lines.
+    `prefix` is what the messages put before a key.
 
     Raises:
       UsageError: an unknown key, a value of the wrong type or outside of its range.
@@ -92,18 +40,28 @@ def build(default, tree, prefix: str = ""):
     if tree is None:
         tree = {}
     if not isinstance(tree, Mapping):
-        raise UsageError(f"Expected a section at {prefix[:-1]!r}; received {tree!r}.")
+        raise UsageError(f"Expected a section at {prefix[:-1]!r}; received {quote(tree)}.")
     fields = {f.name: f for f in dataclasses.fields(default)}
-    hints = typing.get_type_hints(type(default))
+    hints = _type_hints(type(default))
     values = {}
     for key, value in tree.items():
         if key not in fields:
-            raise UsageError(_unknown_key(str(key), prefix, fields))
+            raise UsageError(_unknown_key(bare(key), prefix, fields))
         if dataclasses.is_dataclass(hints[key]):
             values[key] = build(getattr(default, key), value, f"{prefix}{key}.")
         else:
             values[key] = _checked(value, hints[key], fields[key].metadata, f"{prefix}{key}")
     return dataclasses.replace(default, **values)
+
+
+_type_hints = functools.cache(typing.get_type_hints)
+
+
+def value_type(hint) -> tuple[type, bool]:
+    """What a field's annotation stands for, and whether None may be given instead."""
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    options = typing.get_args(hint) if union else (hint,)
+    return next(o for o in options if o is not type(None)), type(None) in options
 
 
 def _unknown_key(key, prefix, fields):
@@ -116,43 +74,70 @@ def _unknown_key(key, prefix, fields):
 
 
 def _checked(value, hint, metadata, key):
-    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
-    options = typing.get_args(hint) if union else (hint,)
-    if value is None and type(None) in options:
+    kind, optional = value_type(hint)
+    if value is None and optional:
         return None
-    kind = next(o for o in options if o is not type(None))
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UsageError(f"Expected a list for {key}; received {quote(value)}.")
+        _check_count(value, metadata, key)
+        item = typing.get_args(kind)[0]
+        return tuple(_checked_item(v, item, metadata, f"{key}[{i}]") for i, v in enumerate(value))
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise UsageError(f"Expected a mapping for {key}, like {{flickr: 15}}; received {quote(value)}.")
+        _check_count(value, metadata, key)
+        item = typing.get_args(kind)[1]
+        names = [_checked_item(k, str, _KEY_RULES, f"a key of {key}") for k in value]
+        return {
+            name: _checked_item(v, item, metadata, f"{key}.{bare(name)}")
+            for name, v in zip(names, value.values(), strict=True)
+        }
+    return _checked_item(value, kind, metadata, key)
+
+
+_KEY_RULES = {"form": LINE, "max_length": 200}
+
+
+def _check_count(value, metadata, key):
+    low, high = metadata.get("min_count", 0), metadata["max_count"]
+    if not low <= len(value) <= high:
+        raise UsageError(f"Expected {low} to {high} entries for {key}; received {len(value)}.")
+
+
+def _checked_item(value, kind, metadata, key):
     value = _converted(value, kind, key)
     choices = metadata.get("choices")
-    if choices and value not in choices:
-        raise UsageError(f"Expected one of {', '.join(map(str, choices))} for {key}; received {value!r}.")
-    low, high = metadata.get("minimum"), metadata.get("maximum")
-    if (low is not None and not value >= low) or (high is not None and not value <= high):
-        span = f"at least {low}" if high is None else f"a number between {low} and {high}"
-        raise UsageError(f"Expected {span} for {key}; received {value!r}.")
+    if choices:
+        if value not in choices:
+            known = ", ".join(map(str, choices))
+            raise UsageError(f"Expected one of {known} for {key}; received {quote(value)}.")
+    elif kind is str:
+        if len(value) > metadata["max_length"]:
+            most = metadata["max_length"]
+            raise UsageError(f"Expected at most {most} characters for {key}; received {quote(value)}.")
+        check_text(value, metadata["form"], key)
+    elif kind is not bool and not metadata["minimum"] <= value <= metadata["maximum"]:
+        span = f"{metadata['minimum']:,} and {metadata['maximum']:,}"
+        raise UsageError(f"Expected a number between {span} for {key}; received {quote(value)}.")
     return value
 
 
 def _converted(value, kind, key):
-    origin = typing.get_origin(kind)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise UsageError(f"Expected a list for {key}; received {value!r}.")
-        item = typing.get_args(kind)[0]
-        return tuple(_converted(v, item, f"{key}[{i}]") for i, v in enumerate(value))
-    if origin is Mapping:
-        if not isinstance(value, Mapping):
-            raise UsageError(f"Expected a mapping for {key}, like {{flickr: 15}}; received {value!r}.")
-        item = typing.get_args(kind)[1]
-        return {str(k): _converted(v, item, f"{key}.{k}") for k, v in value.items()}
-    if kind is float and isinstance(value, str):
-        try:  # YAML 1.1 reads 1e-3 (no dot) as a string
+    """The value as its type: whole numbers may be written as 1e3 or 1000.0, names as 2015."""
+    given = value
+    if kind in (int, float) and isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = float(value)  # YAML 1.1 reads 1e-3 (no dot) as a text
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if kind is float and value.bit_length() < _MOST_BITS:
             value = float(value)
-        except ValueError:
-            pass
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind is str and isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+        elif kind is float:
+            value = math.inf if value > 0 else -math.inf
+        elif kind is str and value.bit_length() < _MOST_BITS:
+            value = str(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UsageError(f"Expected {_KIND_NAMES[kind]} for {key}; received {value!r}.")
+        raise UsageError(f"Expected {_KIND_NAMES[kind]} for {key}; received {quote(given)}.")
     return value

@@ -176,7 +176,8 @@ class TopK:
 
     The balanced fields are what the model would say if all classes were equally frequent: the
     probabilities p_c N / (C N_c), normalised. A model trained on unequal classes prefers the large
-    ones, and whatever is learned from its raw opinion repeats that.
+    ones, and whatever is learned from its raw opinion repeats that. Their k classes are chosen after
+    balancing, so that a small class outside of the raw k is among them.
 
     Source: post-hoc logit adjustment, Menon et al., 2021.
     """
@@ -184,7 +185,8 @@ class TopK:
     topk_ids: np.ndarray  # int32 [n, k], best first
     topk_probs: np.ndarray  # float32 [n, k]
     given_prob: np.ndarray  # float32 [n], of the given label
-    balanced_id: np.ndarray  # int32 [n], the likeliest class
+    balanced_topk_ids: np.ndarray  # int32 [n, k], best first
+    balanced_topk_probs: np.ndarray  # float32 [n, k]
     balanced_given_prob: np.ndarray  # float32 [n]
 
     @classmethod
@@ -192,16 +194,15 @@ class TopK:
         cls, rows: int, k: int, allocate=lambda name, shape, dtype: np.empty(shape, dtype)
     ) -> "TopK":
         """Room for `rows` instances; `allocate(name, shape, dtype)` makes each array."""
-        shapes = {"topk_ids": (rows, k), "topk_probs": (rows, k)}
-        integer = ("topk_ids", "balanced_id")
+        names = [field.name for field in dataclasses.fields(cls)]
         return cls(
             **{
-                field.name: allocate(
-                    field.name,
-                    shapes.get(field.name, (rows,)),
-                    np.int32 if field.name in integer else np.float32,
+                name: allocate(
+                    name,
+                    (rows, k) if "topk" in name else (rows,),
+                    np.int32 if name.endswith("ids") else np.float32,
                 )
-                for field in dataclasses.fields(cls)
+                for name in names
             }
         )
 
@@ -228,14 +229,10 @@ def build_top_k_function(
         logits = logits_of(batch)
         labels = tf.cast(labels, tf.int32)
         probs, balanced = tf.nn.softmax(logits), tf.nn.softmax(logits + log_scale)
-        best = tf.math.top_k(probs, k)
-        values = (
-            best.indices,
-            best.values,
-            tf.gather(probs, labels, batch_dims=1),
-            tf.argmax(balanced, axis=-1, output_type=tf.int32),
-            tf.gather(balanced, labels, batch_dims=1),
-        )
+        values = []
+        for opinion in (probs, balanced):
+            best = tf.math.top_k(opinion, k)
+            values += [best.indices, best.values, tf.gather(opinion, labels, batch_dims=1)]
         return TopK(*(value.numpy() for value in values))
 
     return predict

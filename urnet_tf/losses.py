@@ -1,7 +1,8 @@
 """Cross entropy and accuracy on sparse soft targets: no row of length C is ever made on the host.
 
-A target is float32 [..., 2K]: K class ids, then their K probabilities. An id may occur more than
-once; its probabilities add. With logits z [..., C], p = softmax(z) and smoothing e,
+A target is float32 [..., 2, K]: K class ids over their K probabilities, as `data.batches.pack_targets`
+makes it. Integer labels and one-hot rows have no such axis, so neither can pass for a target. An id may
+occur more than once; its probabilities add. With logits z [..., C], p = softmax(z) and smoothing e,
 
   loss = sum_k t_k ((1 - e) l(p[id_k]) + e mean_c l(p_c)),    cross entropy: l(p) = -log p
 
@@ -20,13 +21,16 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from urnet_tf.errors import UsageError
+
 
 @keras.saving.register_keras_serializable(package="urnet_tf")
 class SparseSoftLoss(keras.losses.Loss):
-    """Loss between packed sparse soft targets [..., 2K] and logits [..., C]; children say what a class costs.
+    """Loss between packed soft targets [..., 2, K] and logits [..., C]; children say what a class costs.
 
-    Keep the reduction `sum_over_batch_size`: weights of mean 1 then leave the learning rate alone,
-    and several replicas give the result of one.
+    Other targets are refused with `UsageError` when the step is traced. Keep the reduction
+    `sum_over_batch_size`: weights of mean 1 then leave the learning rate alone, and several replicas give
+    the result of one.
 
     Args:
       label_smoothing: share e of the uniform distribution in the target.
@@ -46,7 +50,7 @@ class SparseSoftLoss(keras.losses.Loss):
         self.logit_offsets = None if logit_offsets is None else [float(offset) for offset in logit_offsets]
 
     def call(self, y_true, y_pred):
-        ids, probs = unpack_targets(y_true)
+        ids, probs = unpack_targets(y_true, y_pred)
         log_probs = ops.log_softmax(self.adjust(y_pred), axis=-1)
         cost = self.class_cost(ops.take_along_axis(log_probs, ids, axis=-1))
         if self.label_smoothing:
@@ -90,7 +94,7 @@ class SparseSoftCrossEntropy(SparseSoftLoss):
         self.from_logits = from_logits
 
     def call(self, y_true, y_pred):
-        ids, probs = unpack_targets(y_true)
+        ids, probs = unpack_targets(y_true, y_pred)
         logits = y_pred if self.from_logits else ops.log(ops.maximum(y_pred, keras.config.epsilon()))
         logits = self.adjust(logits)
         normalized = not self.from_logits and self.logit_offsets is None
@@ -113,18 +117,33 @@ class SparseSoftAccuracy(keras.metrics.Mean):
         super().__init__(name=name, **kwargs)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        ids, probs = unpack_targets(ops.convert_to_tensor(y_true, dtype="float32"))
+        ids, probs = unpack_targets(ops.convert_to_tensor(y_true, dtype="float32"), y_pred)
         best = ops.take_along_axis(ids, ops.argmax(probs, axis=-1, keepdims=True), axis=-1)
         hits = ops.equal(ops.cast(ops.argmax(y_pred, axis=-1), "int32"), best[..., 0])
         return super().update_state(ops.cast(hits, self.dtype), sample_weight=sample_weight)
 
 
-def unpack_targets(targets):
-    """Splits targets float32 [..., 2K] into ids int32 [..., K] and probabilities [..., K].
+def unpack_targets(targets, predictions):
+    """Splits targets float32 [..., 2, K] into ids int32 [..., K] and probabilities [..., K].
 
-    A column more at the end, the instance id, is left out.
+    A third row, the instance id, is left out.
+
+    Args:
+      targets: a tensor.
+      predictions: [..., C], whose rank tells targets from labels and one-hot rows.
+
+    Raises:
+      UsageError: the targets have another shape.
     """
-    if targets.shape[-1] % 2:
-        targets = targets[..., :-1]
-    ids, probs = ops.split(targets, 2, axis=-1)
-    return ops.cast(ids, "int32"), probs
+    shape = targets.shape
+    if len(shape) != len(predictions.shape) + 1 or shape[-2] not in (2, 3, None):
+        raise UsageError(
+            "Expected targets [..., 2, K] of class ids and probabilities for predictions "
+            f"{_format_shape(predictions.shape)}, as urnet_tf.data.batches.pack_targets makes them; received "
+            f"{_format_shape(shape)}, which looks like labels or one-hot rows."
+        )
+    return ops.cast(targets[..., 0, :], "int32"), targets[..., 1, :]
+
+
+def _format_shape(shape):
+    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"

@@ -8,18 +8,18 @@ are.
 
 import os
 import pathlib
-import shutil
 from collections.abc import Callable
 
 import keras
 import numpy as np
 
-from urnet_tf import inference, training
+from urnet_tf import inference, store, training
 from urnet_tf.data.batches import FeatureBatches
 from urnet_tf.data.sampling import InstanceSampler
 from urnet_tf.inference import TopK
 from urnet_tf.models.classifier import build_classifier
 from urnet_tf.models.seeding import layer_seed
+from urnet_tf.reweighting.combine import scale_to_mean_one
 
 
 def ask_folds_again(
@@ -36,6 +36,7 @@ def ask_folds_again(
     dropout: float,
     seed: int,
     directory: str | os.PathLike,
+    settings_prefix: str = "",
 ) -> TopK:
     """Trains a linear head a fold, without the fold, and predicts the fold.
 
@@ -51,9 +52,13 @@ def ask_folds_again(
       dropout: before the classifier.
       seed: of the run.
       directory: finished heads and checkpoints are kept there, so that a killed call continues.
+      settings_prefix: see `training.fit_model`.
 
     Returns:
       `TopK` of all N; the balanced fields equal the others.
+
+    Raises:
+      RunError: the weights of the images that a head learns from have a mean of 0 or less.
     """
     directory = pathlib.Path(directory)
     directory.mkdir(exist_ok=True)
@@ -66,8 +71,8 @@ def ask_folds_again(
         if not path.exists():
             head_seed = layer_seed(seed, f"refit{fold}")
             # The mean over the seen ones is 1, as in any training: the learning rate stays.
-            scaled = np.asarray(weights / np.mean(weights[seen], dtype=np.float64), np.float32)
-            counts = np.bincount(labels[seen], weights=scaled[seen], minlength=num_classes)
+            scaled = scale_to_mean_one(weights, seen).astype(np.float32)
+            counts = np.bincount(labels[seen], np.maximum(scaled[seen], 0), minlength=num_classes)
             head = build_classifier(features.shape[1], num_classes, dropout=dropout, seed=head_seed)
             sampler = InstanceSampler(seen, batch_images, head_seed)
             training.fit_model(
@@ -76,10 +81,11 @@ def ask_folds_again(
                 total_steps=training.count_steps(epochs, len(seen), batch_images),
                 checkpoint_dir=directory / f"checkpoint{fold}",
                 description=f"second round, fold {fold}",
+                settings_prefix=settings_prefix,
                 **fit_settings(counts, len(labels)),
             )
             training.save_model(head, path)
-            shutil.rmtree(directory / f"checkpoint{fold}", ignore_errors=True)
+            store.remove(directory / f"checkpoint{fold}", directory)
         head = keras.saving.load_model(path, compile=False)
         answers = inference.predict_top_k(
             head, features, held, labels[held], k, np.ones(num_classes, np.float32)

@@ -19,7 +19,7 @@ import tensorflow as tf
 from keras import ops
 
 from urnet_tf.errors import UsageError
-from urnet_tf.losses import SparseSoftCrossEntropy, SparseSoftLoss
+from urnet_tf.losses import SparseSoftCrossEntropy, SparseSoftLoss, unpack_targets
 
 _LARGEST_MEMORY = 2 * 10**9  # bytes
 
@@ -90,7 +90,7 @@ class EarlyLearningLoss(SparseSoftLoss):
     """Cross entropy + weight log(1 - <m, p>), m the moving average of an instance's own predictions.
 
     It holds a row of C float16 numbers for every instance, 2 N C bytes, up to 2 GB. Targets are
-    [..., 2K + 1]: the last column is the instance id, as `dataset(..., instance_ids=True)` of the
+    [..., 3, K]: the third row is the instance id, as `dataset(..., instance_ids=True)` of the
     batches gives it. Every call moves the averages, so call it once a step, and on one device. An
     instance that is there twice in a call moves its average once, by its first row. The memory is not
     a part of the serialised loss; `fit_model` keeps it in its checkpoints.
@@ -127,12 +127,14 @@ class EarlyLearningLoss(SparseSoftLoss):
         return -log_prob
 
     def call(self, y_true, y_pred):
-        if y_true.shape[-1] % 2 == 0:
-            raise ValueError(
-                f"Expected targets [..., 2K + 1] with the instance id at the end; received {y_true.shape}."
+        unpack_targets(y_true, y_pred)
+        if y_true.shape[-2] != 3:
+            raise UsageError(
+                "Expected targets [..., 3, K] with the instance id at the end, as "
+                f"urnet_tf.data.batches.pack_targets makes them; received {tuple(y_true.shape)}."
             )
         probs = ops.softmax(self.adjust(y_pred), axis=-1)
-        ids = ops.reshape(ops.cast(y_true[..., -1], "int32"), (-1,))
+        ids = ops.reshape(ops.cast(y_true[..., 2, 0], "int32"), (-1,))
         same = ops.cast(ops.equal(ids[:, None], ids[None, :]), "int32")
         said = ops.take(ops.reshape(probs, (-1, self.num_classes)), ops.argmax(same, axis=1), axis=0)
         before = ops.cast(tf.gather(self.memory, ids), "float32")

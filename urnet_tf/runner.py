@@ -1,15 +1,20 @@
 """Plans and runs the stages: what is complete is skipped, what was killed goes on.
 
-The key of a stage is a hash of the settings that it depends on, of what it reads from outside and
-of the keys of the stages that it needs. A stage whose directory carries the same key is complete.
+The key of a stage is a hash of the settings that it depends on and that have an effect, of what it reads
+from outside and of the keys of the stages that it needs. A stage is complete when its directory carries the
+same key, its files are as they were written, and what it needs has the results that it was made from.
 """
 
+import collections
 import contextlib
 import dataclasses
 import fcntl
+import json
 import resource
+import shutil
 import sys
 import time
+from collections.abc import Collection
 from importlib import metadata
 
 import yaml
@@ -17,14 +22,27 @@ from absl import logging
 
 from urnet_tf import __version__, config as config_lib
 from urnet_tf.config import Config
+from urnet_tf.config_effects import effective_settings, ignored_settings
 from urnet_tf.data import readers
-from urnet_tf.errors import UsageError
+from urnet_tf.errors import RunError, UsageError
 from urnet_tf.stages import STAGES
 from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext, count_backbone
-from urnet_tf.store import Workdir, fingerprint, write_text
+from urnet_tf.store import MARKER, DamagedResult, Workdir, fingerprint, write_text
 
-SKIP, RUN, RESUME = "skip", "run", "resume"
+SKIP, RUN, RESUME, RESTORE = "skip", "run", "resume", "restore"
 _PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn")
+_SHOWN_CHANGES = 3
+_REPAIRS = 3  # of one stage in one run: a disk that damages a file more often is to be replaced
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """What decides what a stage writes."""
+
+    key: str  # a hash of the rest, of the stage's name and of the keys of what it needs
+    version: int
+    settings: dict  # dotted key → plain value, of those that have an effect
+    inputs: dict  # what is read from outside, in words → fingerprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,76 +50,145 @@ class Step:
     """One line of a plan."""
 
     stage: Stage
-    action: str  # SKIP, RUN or RESUME
-    key: str
+    action: str  # SKIP, RUN, RESUME, or RESTORE: the results that were kept beside fit
+    identity: Identity
     estimate: Estimate
+    reason: str = ""  # why it is not skipped: a clause
+
+    @property
+    def key(self) -> str:
+        """The stage's key."""
+        return self.identity.key
 
 
-def make_plan(config: Config, workdir: Workdir, first: str | None = None) -> list[Step]:
-    """Says for each stage whether it will be skipped, run, or resumed, and what it will cost.
+def make_plan(
+    config: Config,
+    workdir: Workdir,
+    first: str | None = None,
+    *,
+    rescan: bool = False,
+    again: Collection[str] = (),
+) -> list[Step]:
+    """Says for each stage whether it will be skipped, run, or resumed, why, and what it will cost.
 
     Args:
       first: this stage and what needs it run again even when they are complete.
+      rescan: look at the contents of the images, too, where names, sizes and times are as they were.
+      again: stages that run again even when they are complete.
 
     Raises:
       UsageError: `first` is no stage, or the input cannot be found.
     """
     if first is not None:
         find_stage(first)
-    keys, again, steps = stage_keys(config), set(), []
-    facts = gather_facts(config, workdir)
+    identities, facts = identify_stages(config), gather_facts(config, workdir)
+    steps, in_effect = [], {}  # the markers of what later stages will read; None = to be made
     for stage in STAGES:
-        marker = workdir.marker(stage.name)
-        complete = marker is not None and marker["key"] == keys[stage.name]
-        if stage.name == first or again & set(stage.needs):
-            again.add(stage.name)
-            complete = False
-        if complete:
-            action, estimate = SKIP, Estimate()
+        identity, marker = identities[stage.name], workdir.marker(stage.name)
+        made = [name for name in stage.needs if in_effect[name] is None]
+        if stage.name == first:
+            reason = "--from names it"
+        elif made:
+            reason = f"{made[0]} runs"
+        elif stage.name in again:
+            reason = "it had to run again"
         else:
-            action = RESUME if workdir.holds_partial(stage.name, keys[stage.name]) else RUN
-            estimate = stage.estimate(config, facts)
-        steps.append(Step(stage, action, keys[stage.name], estimate))
+            reason = _why_not_complete(stage, identity, marker, in_effect, workdir)
+            if reason is None and rescan:
+                reason = stage.rescan(config, workdir)
+        action, estimate = SKIP, Estimate()
+        if reason is not None:
+            kept = workdir.previous_marker(stage.name)
+            if stage.name != first and not made and _fits(stage, identity, kept, in_effect):
+                action, marker = RESTORE, kept
+            else:
+                action, marker = RUN, None
+                if workdir.holds_partial(stage.name, identity.key):
+                    action = RESUME
+                estimate = stage.estimate(config, facts)
+        in_effect[stage.name] = marker
+        steps.append(Step(stage, action, identity, estimate, reason or ""))
     return steps
 
 
 def run(config: Config, workdir: Workdir, steps: list[Step]) -> None:
-    """Runs the steps of a plan in order.
+    """Runs the steps of a plan in order; a stage that turns out to be damaged is made again.
 
     Raises:
       UsageError: another process works in this directory.
+      RunError: the disk has too little room for a stage.
       Exception: whatever a stage raises; what it had finished stays for the next call.
     """
+    names, repairs = [step.stage.name for step in steps], collections.Counter()
     with lock(workdir):
         write_text(workdir.root / "config.yaml", yaml.safe_dump(config_lib.to_dict(config), sort_keys=False))
-        for number, step in enumerate(steps, 1):
-            title = f"[{number}/{len(steps)}] {step.stage.name}"
-            if step.action == SKIP or _recovers(workdir, step):
-                logging.info("%s: complete, skipped", title)
-                continue
+        while True:
+            done = set()
+            try:
+                _run_steps(config, workdir, steps, done)
+                break
+            except DamagedResult as damage:
+                repairs[damage.stage] += 1
+                if repairs[damage.stage] > _REPAIRS:
+                    raise
+                logging.warning(
+                    "%s is damaged: %s. It and what needs it are made again.", damage.stage, damage.problem
+                )
+                workdir.invalidate(damage.stage)
+                left = {step.stage.name for step in steps if step.action in (RUN, RESUME)} - done
+                plan = make_plan(config, workdir, again=left)
+                steps = [step for step in plan if step.stage.name in names]
+        workdir.drop_previous(names)
+
+
+def _run_steps(config, workdir, steps, done):
+    """Runs the steps; adds the names of those that are complete to `done`."""
+    for number, step in enumerate(steps, 1):
+        title = f"[{number}/{len(steps)}] {step.stage.name}"
+        if step.action == SKIP or _recovers(workdir, step):
+            logging.info("%s: complete, skipped", title)
+        elif step.action == RESTORE:
+            workdir.restore(step.stage.name)
+            logging.info("%s: complete, restored, since %s", title, step.reason)
+        else:
             expected = f", about {format_seconds(step.estimate.seconds)}" if step.estimate.seconds else ""
-            logging.info("%s: %s%s", title, "resumes" if step.action == RESUME else "runs", expected)
-            seconds = run_stage(step.stage, config, workdir, step.key)
+            action = "resumes" if step.action == RESUME else "runs"
+            logging.info("%s: %s, since %s%s", title, action, step.reason, expected)
+            _check_space(step, workdir)
+            seconds = run_stage(step.stage, config, workdir, step.identity)
             logging.info("%s: done in %s", title, format_seconds(seconds))
+        done.add(step.stage.name)
 
 
 def _recovers(workdir, step):
     """Whether the stage was killed when all was done but the renaming, which is now done."""
-    return workdir.recover(step.stage.name) and workdir.marker(step.stage.name)["key"] == step.key
+    marker = workdir.marker(step.stage.name) if workdir.recover(step.stage.name) else None
+    return marker is not None and marker["key"] == step.key
 
 
-def run_stage(stage: Stage, config: Config, workdir: Workdir, key: str) -> float:
+def _check_space(step, workdir):
+    """Stops before a stage that the disk has no room for."""
+    needed = (step.estimate.disk_bytes or 0) - workdir.partial_bytes(step.stage.name)
+    free = shutil.disk_usage(workdir.root).free
+    if needed > free:
+        raise RunError(
+            f"Expected about {format_bytes(needed)} of free disk for stage {step.stage.name}; "
+            f"{workdir.root} has {format_bytes(free)}. Free some, and the same command goes on from here."
+        )
+
+
+def run_stage(stage: Stage, config: Config, workdir: Workdir, identity: Identity) -> float:
     """Runs one stage and gives its directory the final name; returns the seconds it took."""
     start = time.monotonic()
-    out = workdir.open_partial(stage.name, key)
+    out = workdir.open_partial(stage.name, identity.key)
     facts = stage.run(StageContext(config, workdir, out))
     seconds = time.monotonic() - start
     marker = {
-        "key": key,
+        **dataclasses.asdict(identity),
         "seconds": round(seconds, 3),
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "versions": versions(),
-        "settings": {name: plain_setting(config, name) for name in stage.depends_on},
+        "needs": {name: workdir.marker(name)["results"] for name in stage.needs},
         "facts": facts,
     }
     workdir.finish(stage.name, marker)
@@ -114,31 +201,118 @@ def run_single(name: str, config: Config, workdir: Workdir) -> None:
     Raises:
       UsageError: a stage that it needs is not complete for these settings.
     """
-    stage, keys = find_stage(name), stage_keys(config)
+    stage, identities = find_stage(name), identify_stages(config)
+    markers = {other.name: workdir.marker(other.name) for other in STAGES}
     for needed in stage.needs:
-        marker = workdir.marker(needed)
-        if marker is None or marker["key"] != keys[needed]:
-            state = "is missing" if marker is None else "was made with other settings"
-            raise UsageError(f"Stage {name} needs stage {needed}, which {state}; run `urnet run` first.")
+        arguments = find_stage(needed), identities[needed], markers[needed], markers, workdir
+        reason = _why_not_complete(*arguments)
+        if reason is not None:
+            raise UsageError(
+                f"Expected stage {needed} to be complete before {name} runs; it is not, since {reason}. "
+                "Run `urnet run` first."
+            )
     with lock(workdir):
         workdir.recover(name)
-        run_stage(stage, config, workdir, keys[name])
+        run_stage(stage, config, workdir, identities[name])
+
+
+def verify(workdir: Workdir) -> tuple[list[str], bool]:
+    """Reads every file of the complete stages.
+
+    Returns:
+      A line a stage, and whether everything that is there is as it was written.
+    """
+    lines, sound = [], True
+    for stage in STAGES:
+        marker = workdir.marker(stage.name)
+        if marker is None:
+            exists = workdir.path(stage.name).exists()
+            sound = sound and not exists
+            lines.append(f"{stage.name}: " + (f"damaged: {_NO_MARKER}" if exists else "not complete"))
+            continue
+        damage = workdir.find_damage(stage.name, full=True)
+        total = sum(entry["bytes"] for entry in marker["files"].values())
+        state = f"damaged: {'; '.join(damage)}" if damage else "as it was written"
+        lines.append(f"{stage.name}: {len(marker['files'])} files, {format_bytes(total)}, {state}")
+        sound = sound and not damage
+    return lines, sound
+
+
+def identify_stages(config: Config) -> dict[str, Identity]:
+    """What decides the results of each stage.
+
+    Raises:
+      UsageError: something that is read from outside cannot be found.
+    """
+    found = {}
+    for stage in STAGES:
+        keys = stage.depends_on if stage.applies(config) else ()
+        settings, inputs = effective_settings(config, keys), stage.inputs(config)
+        needed = {name: found[name].key for name in stage.needs}
+        key = fingerprint(stage.name, stage.version, settings, inputs, needed)
+        found[stage.name] = Identity(key, stage.version, settings, inputs)
+    return found
 
 
 def stage_keys(config: Config) -> dict[str, str]:
     """For each stage the hash of everything that decides what it writes."""
-    keys = {}
-    for stage in STAGES:
-        settings = {name: plain_setting(config, name) for name in stage.depends_on}
-        needed = {name: keys[name] for name in stage.needs}
-        keys[stage.name] = fingerprint(stage.name, stage.version, settings, stage.inputs(config), needed)
-    return keys
+    return {name: identity.key for name, identity in identify_stages(config).items()}
 
 
-def plain_setting(config: Config, name: str):
-    """The value of a dotted configuration key as plain JSON."""
-    value = config_lib.select(config, name)
-    return config_lib.to_dict(value) if dataclasses.is_dataclass(value) else config_lib.plain_value(value)
+_NO_MARKER = f"its {MARKER} is missing or was changed"
+
+
+def _why_not_complete(stage, identity, marker, in_effect, workdir):
+    """Why a stage has to run although what it needs is complete: a clause; None where it is complete."""
+    if marker is None:
+        return _NO_MARKER if workdir.path(stage.name).exists() else "it was not run yet"
+    if marker["key"] != identity.key:
+        return _changes(marker, identity)
+    damage = workdir.find_damage(stage.name)
+    if damage:
+        return f"it is damaged: {damage[0]}" + (f" (and {len(damage) - 1} more)" if len(damage) > 1 else "")
+    for name in stage.needs:
+        if in_effect[name] is None or in_effect[name]["results"] != marker["needs"].get(name):
+            return f"{name} has other results since"
+    return None
+
+
+def _fits(stage, identity, marker, in_effect):
+    """Whether results that were kept are those that the stage would write again."""
+    return (
+        marker is not None
+        and marker["key"] == identity.key
+        and all(in_effect[name]["results"] == marker["needs"].get(name) for name in stage.needs)
+    )
+
+
+def _changes(marker, identity):
+    """What differs from when a stage ran: a clause."""
+    before, now = marker["settings"], identity.settings
+    changes = []
+    for key in sorted({*before, *now}):
+        if key not in before:
+            changes.append(f"{key} ({_shown(now[key])}) applies now")
+        elif key not in now:
+            changes.append(f"{key} applies no more")
+        elif before[key] != now[key]:
+            changes.append(f"{key} changed from {_shown(before[key])} to {_shown(now[key])}")
+    for name in sorted({*marker["inputs"], *identity.inputs}):
+        if marker["inputs"].get(name) != identity.inputs.get(name):
+            counts = (str(side.get(name)).partition(" #")[0] for side in (marker["inputs"], identity.inputs))
+            before_now = [count for count in counts if count.endswith(" files")]
+            known = len(set(before_now)) == 2
+            changes.append(f"{name} changed" + (" ({} before, {} now)".format(*before_now) if known else ""))
+    if marker["version"] != identity.version:
+        changes.append("this version of the program computes something else")
+    left = len(changes) - _SHOWN_CHANGES
+    more = f" and {left} more things changed" if left > 0 else ""
+    return " and ".join(changes[:_SHOWN_CHANGES]) + more or "what it needs changed"
+
+
+def _shown(value):
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def find_stage(name: str) -> Stage:
@@ -178,6 +352,8 @@ def format_plan(config: Config, steps: list[Step], workdir: Workdir) -> str:
         cells = (format_seconds(e.seconds), format_bytes(e.disk_bytes), format_bytes(e.memory_bytes))
         line = f"{step.stage.name:<10}{step.action:<8}{rows:>12}" + "".join(f"{c:>10}" for c in cells)
         lines.append(f"{line}  {e.note}".rstrip())
+    lines += [f"{step.stage.name} has to {step.action}, since {step.reason}." for step in steps if step.reason]
+    lines += [f"Warning: {sentence}" for sentence in format_ignored(config)]
     todo = [s for s in steps if s.action != SKIP]
     lines += _format_training(config, todo, machine.gpus)
     too_large = [s for s in todo if (s.estimate.memory_bytes or 0) > machine.memory_bytes]
@@ -193,6 +369,13 @@ def format_plan(config: Config, steps: list[Step], workdir: Workdir) -> str:
     else:
         lines.append("Everything is complete; nothing to do.")
     return "\n".join(lines)
+
+
+def format_ignored(config: Config) -> list[str]:
+    """A sentence for each setting that was changed and has no effect."""
+    return [
+        f"{key} has no effect here; it needs {needs}." for key, needs in ignored_settings(config).items()
+    ]
 
 
 def _format_network(config):
@@ -238,7 +421,7 @@ def _too_large(config, step, machine):
     name, hint = step.stage.name, ""
     if step.estimate.training is not None:
         hint = f" Lower {name}.fit.batch_images or raise {name}.fit.accumulate_steps."
-    elif hasattr(config_lib.select(config, name), "batch_images"):
+    elif hasattr(getattr(config, name, None), "batch_images"):  # `features` has no section
         hint = f" Lower {name}.batch_images."
     needed, there = format_bytes(step.estimate.memory_bytes), format_bytes(machine.memory_bytes)
     return f"Warning: {name} needs about {needed} of memory; this machine has {there}.{hint}"

@@ -61,6 +61,7 @@ def fit_model(
     log_dir: str | os.PathLike | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     description: str = "fit",
+    settings_prefix: str = "",
     build_trainee: Callable[[keras.Model, int], Trainee] = Trainee,
 ) -> list[dict]:
     """Trains a model on sparse soft targets with sample weights; continues a killed run.
@@ -87,6 +88,8 @@ def fit_model(
       log_dir: TensorBoard scalars go there; None = off.
       callbacks: more Keras callbacks; the whole run is one epoch to them.
       description: names the run in logs and errors.
+      settings_prefix: stands before the names of arguments in errors that advise to change one; where they
+        come from a configuration, the place there, such as "train.fit.".
       build_trainee: (model, accumulate_steps) -> what takes the steps: for other rules of learning.
 
     Returns:
@@ -108,10 +111,10 @@ def fit_model(
         )
     if mixup is not None:
         batches = MixedBatches(batches, mixup)
-    _check_divisible(batches, replicas, accumulate_steps)
+    _check_divisible(batches, replicas, accumulate_steps, settings_prefix)
     if jit_compile and replicas > 1:
         raise UsageError(
-            f"Expected runtime.jit_compile=false on {replicas} devices; XLA cannot compile a mirrored step."
+            f"Expected no jit_compile on {replicas} devices; XLA cannot compile a mirrored step."
         )
     with strategy.scope():
         trainee = build_trainee(model, accumulate_steps)
@@ -138,7 +141,9 @@ def fit_model(
         )
         rule.build(trainee.trainable_variables)
     memory = [loss.memory] if remembers else []
-    run = _Run(trainee, memory, batches.steps_per_epoch, total_steps, schedule, description, log_dir)
+    run = _Run(
+        trainee, memory, batches.steps_per_epoch, total_steps, schedule, description, settings_prefix, log_dir
+    )
     checkpoint = pathlib.Path(checkpoint_dir, _CHECKPOINT) if checkpoint_dir is not None else None
     if checkpoint is not None and checkpoint.exists():
         run.restore(checkpoint)
@@ -229,10 +234,12 @@ def _number_shared_objects(config):
 class _Run:
     """Where a run stands: the step, the means of the pass in hand, the passes done."""
 
-    def __init__(self, model, memory, steps_per_epoch, total_steps, schedule, description, log_dir):
+    def __init__(
+        self, model, memory, steps_per_epoch, total_steps, schedule, description, settings_prefix, log_dir
+    ):
         self.model, self.memory = model, memory
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
-        self.schedule, self.description = schedule, description
+        self.schedule, self.description, self._prefix = schedule, description, settings_prefix
         self.step, self.history = 0, []
         self._sums, self._count = {}, 0
         self._writer = tf.summary.create_file_writer(os.fspath(log_dir)) if log_dir is not None else None
@@ -297,8 +304,8 @@ class _Run:
     def _diverged(self, what):
         return RunError(
             f"{self.description}: {what} at step {self.step} of {self.total_steps}. Try a lower "
-            f"fit.learning_rate (it was {self.rate():.3g}), fit.clip_norm=1, a longer fit.warmup_fraction, "
-            "or runtime.precision=float32."
+            f"{self._prefix}learning_rate (it was {self.rate():.3g}), {self._prefix}clip_norm=1, a longer "
+            f"{self._prefix}warmup_fraction, or float32 where the precision is mixed."
         )
 
 
@@ -361,7 +368,7 @@ class _Loop(keras.callbacks.Callback):
             self._bar.close()
 
 
-def _check_divisible(batches, replicas, parts):
+def _check_divisible(batches, replicas, parts, settings_prefix):
     if replicas * parts == 1:
         return
     element = batches.dataset(0, 1).element_spec[0]
@@ -370,5 +377,6 @@ def _check_divisible(batches, replicas, parts):
         devices = f"{replicas} devices" if replicas > 1 else "one device"
         raise UsageError(
             f"Expected a batch that {devices} divide into {parts} equal parts each; received {size} rows a "
-            "step. Change fit.batch_images (bags: batch_images // bag.size rows) or fit.accumulate_steps."
+            f"step (images, or whole bags). Change {settings_prefix}batch_images or "
+            f"{settings_prefix}accumulate_steps."
         )

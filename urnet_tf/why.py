@@ -14,13 +14,15 @@ import numpy as np
 
 from urnet_tf import schema, store
 from urnet_tf.errors import UsageError
+from urnet_tf.reweighting.combine import average_amount
 
 _SHOWN = 10  # matches listed when a name is ambiguous
 _COMPARED = 2000  # paths compared with a name that nothing has
 _CLEARLY = 1.15  # a factor this far from its class's mean is worth a sentence
 
 # factor → (what it asks, what a low value says, what a high value says). All but the saliency enter
-# the final weight; the saliency is what the trained network thinks of it.
+# the final weight; the saliency is what the trained network thinks of it. A value is low or high beside
+# those of its class, so the words say no more than that.
 FACTOR_WORDS = {
     "class_weight": (
         "Is the class small or large?",
@@ -38,19 +40,19 @@ FACTOR_WORDS = {
         "the picture fits the words of the class well",
     ),
     "self_confidence": (
-        "Would models that never saw it give this label?",
-        "models that never saw it would hardly give it this label",
-        "models that never saw it give it this label too",
+        "How probable do the models find its label?",
+        "the models find its label less probable than is usual in its class",
+        "the models find its label more probable than is usual in its class",
     ),
     "page_text": (
         "Does the text of its page fit the class?",
-        "the text of its page fits another class better",
-        "the text of its page names the class",
+        "the text of its page fits the class worse than is usual",
+        "the text of its page fits the class better than is usual",
     ),
     "rank_prior": (
         "Are results of its source and rank mostly right?",
-        "results of its source and rank are often wrong",
-        "results of its source and rank are mostly right",
+        "results of its source and rank are wrong more often than others",
+        "results of its source and rank are right more often than others",
     ),
     "saliency": (
         "Does the trained network look at it in a bag of its class?",
@@ -72,20 +74,26 @@ def describe_standing(values: np.ndarray, value: float) -> str:
     return f"higher than {below:.0%}" if below >= 0.5 else f"lower than {above:.0%}"
 
 
-def describe_amount(weight: float) -> str:
-    """A final weight in words, where 1 is an average image."""
-    if weight <= 0:
+def describe_amount(weight: float, average: float = 1.0) -> str:
+    """A final weight in words.
+
+    Args:
+      weight: of the image; below 0 it counts against its label.
+      average: what an average image counts, see `combine.average_amount`.
+    """
+    share = abs(weight) / average
+    if share == 0:
         return "did not count"
-    if 0.95 <= weight <= 1.05:
-        return "counted as much as an average image"
-    return f"counted {_number(weight)} times as much as an average image"
+    much = "" if 0.95 <= share <= 1.05 else f"{_number(share)} times "
+    against = " against its label," if weight < 0 else ""
+    return f"counted{against} {much}as much as an average image"
 
 
 def find_reasons(weight: float, factors: Mapping[str, float], means: Mapping[str, float]) -> list[str]:
     """Why a weight is below or above 1: clauses about the factors that pull that way, strongest first.
 
     Args:
-      weight: the final weight of the image.
+      weight: the final weight of the image, divided by what an average image counts.
       factors: its value of each factor that enters the weight, keys of `FACTOR_WORDS`.
       means: what to compare with: the mean of each factor in its class, and of `class_weight`
         over all images.
@@ -93,9 +101,11 @@ def find_reasons(weight: float, factors: Mapping[str, float], means: Mapping[str
     pulls = []
     for name, (_, low, high) in FACTOR_WORDS.items():
         value, mean = factors.get(name), means.get(name)
-        if value is None or mean is None or not mean > 0:
+        if value is None or mean is None or not max(value, mean) > 0:
+            if value is not None and value < 0 and weight < 1:
+                pulls.append((-np.inf, low))
             continue
-        pull = np.log(max(value, 1e-6) / mean)
+        pull = np.log(max(value, 1e-6) / max(mean, 1e-6))
         if abs(pull) >= np.log(_CLEARLY) and (pull > 0) == (weight >= 1):
             pulls.append((-abs(float(pull)), low if pull < 0 else high))
     return [clause for _, clause in sorted(pulls)]
@@ -240,35 +250,59 @@ def _explain_weight(root, weights_path, instance_id, label, names):
     values = {name: store.column(table, name) for name in columns}
     at = int(np.flatnonzero(values["instance_id"] == instance_id)[0])
     factors = {name: float(values[name][at]) for name in FACTOR_WORDS}
-    means = {name: float(values[name].mean()) for name in FACTOR_WORDS} | {"class_weight": 1.0}
+    # Classes are compared by their weights, images of a class by all else.
+    whole = store.read_table(weights_path, ["class_weight", "sample_weight"])
+    average = average_amount(store.column(whole, "sample_weight"))
+    means = {name: float(values[name].mean(dtype=float)) for name in FACTOR_WORDS}
+    means["class_weight"] = float(store.column(whole, "class_weight").mean(dtype=float))
     weight, size = float(values["sample_weight"][at]), len(values["label"])
 
     standing = {name: describe_standing(values[name], factors[name]) for name in FACTOR_WORDS}
     place = describe_standing(values["sample_weight"], weight)
-    lines = ["", f"  In training it {describe_amount(weight)} (in its class of {size}: {place})."]
+    amount = describe_amount(weight, average)
+    lines = ["", f"  In training it {amount} (in its class of {size}: {place})."]
     in_weight = {name: value for name, value in factors.items() if name != "saliency"}
-    reasons = find_reasons(weight, in_weight, means)
-    if reasons and not 0.95 <= weight <= 1.05:
-        lines += textwrap.wrap(f"  Because {'; '.join(reasons)}.", 96, subsequent_indent="  ")
+    reasons = find_reasons(weight / average, in_weight, means)
+    if reasons and not 0.95 <= weight / average <= 1.05:
+        because = f"  Because {'; '.join(reasons)}."
+        lines += textwrap.wrap(because, 96, subsequent_indent="  ", break_on_hyphens=False)
     lines += ["", f"    {'factor':<16} {'value':>7}  {'in its class':<20} question"]
     rows = [(name, factors[name], standing[name], FACTOR_WORDS[name][0]) for name in FACTOR_WORDS]
-    rows.insert(-1, ("sample_weight", weight, place, "These combined, limited; 1 is average."))
-    lines += [f"    {name:<16} {value:>7.3f}  {where:<20} {text}" for name, value, where, text in rows]
+    rows.insert(-1, ("sample_weight", weight, place, f"These combined; {_number(average)} is average."))
+    lines += [f"    {name:<16} {_value(value):>7}  {where:<20} {text}" for name, value, where, text in rows]
     lines += ["", *_explain_label(root, instance_id, label, int(values["supposed_label"][at]), names)]
     return lines + _explain_cluster(values, at, label)
 
 
 def _explain_label(root, instance_id, label, supposed, names):
+    out_of_fold, author = _authors(root)
+    baseline = "The out-of-fold baseline" if out_of_fold else "The baseline"
+    paths = [root / "extract" / f"{name}.npy" for name in ("topk_ids", "topk_probs", "given_prob")]
     lines = []
-    if supposed == label:
-        lines.append("  The baseline agrees with its label.")
-    elif 0 <= supposed < len(names):
-        lines.append(f"  The baseline would call it {supposed} ({names[supposed]}): its supposed label.")
-    given_path = root / "extract" / "given_prob.npy"
-    if given_path.exists():
-        probability = float(store.read_array(given_path)[instance_id])
-        lines.append(f"  It gives the label {names[label]!r} a probability of {_percent(probability)}.")
+    if all(path.exists() for path in paths):
+        top, top_prob, given_prob = (store.read_array(path)[instance_id] for path in paths)
+        if top[0] == label:
+            lines.append(f"  {baseline} agrees with its label.")
+        else:
+            likeliest, probability = f"{top[0]} ({names[top[0]]})", _percent(float(top_prob[0]))
+            lines.append(f"  {baseline} would call it {likeliest} with a probability of {probability}.")
+        lines.append(f"  It gives the label {names[label]!r} a probability of {_percent(float(given_prob))}.")
+    if 0 <= supposed < len(names):
+        by = f", by {author}," if author else ""
+        called = "its label" if supposed == label else f"{supposed} ({names[supposed]})"
+        lines.append(f"  Its supposed label{by} is {called}.")
     return lines
+
+
+def _authors(root):
+    """Whether the baseline answered out of fold, and who predicted the supposed labels, "" if not known."""
+    workdir = store.Workdir(root)
+    facts = {name: (workdir.marker(name) or {}).get("facts") or {} for name in ("extract", "reweight")}
+    out_of_fold = facts["extract"].get("accuracy_out_of_fold") is not None
+    author = schema.SUPPOSED_BY.get(facts["reweight"].get("supposed_by"), "")
+    if out_of_fold and author:
+        author = author.replace("the baseline", "the out-of-fold baseline")
+    return out_of_fold, author
 
 
 def _explain_cluster(values, at, label):
@@ -280,7 +314,7 @@ def _explain_cluster(values, at, label):
     whole = float((values["supposed_label"] == label).mean())
     return [
         f"  It lies in group {cluster} of its class with {int(mates.sum())} of {len(mates)} images.",
-        f"  The baseline agrees with the label of {purity:.0%} of them; of {whole:.0%} in the whole class.",
+        f"  The supposed label of {purity:.0%} of them is their label; of {whole:.0%} in the whole class.",
     ]
 
 
@@ -305,7 +339,13 @@ def _percent(share):
 
 
 def _number(weight):
-    return f"{weight:.2f}" if weight < 10 else f"{weight:.0f}"
+    if 0 < abs(weight) < 0.095:
+        return f"{weight:.2g}"
+    return f"{weight:.2f}" if abs(weight) < 10 else f"{weight:.0f}"
+
+
+def _value(value):
+    return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
 
 
 def _one_line(text):

@@ -1,8 +1,8 @@
 """One unit of work: one row with one seed, from the configuration to its figures in a file.
 
     OUT/packs/<key>/        ingest and pack; rows that change neither share it, over all seeds
-    OUT/seed0-<key>/        baseline and extract, frozen features shared over seeds; the later stages of a
-                            row replace those of the row before
+    OUT/features/<key>/     the features of frozen networks, likewise
+    OUT/seed0-<key>/        baseline and extract; the later stages of a row replace those of the row before
     OUT/units/<row>.seed0.json, .npz    the figures of a unit, and its predictions
 
 A unit is complete when its file holds the key of its settings: a killed run goes on behind the last
@@ -11,7 +11,6 @@ measured; what its weights cost (folds, a second round) is in the seconds.
 """
 
 import dataclasses
-import os
 import pathlib
 import shutil
 import time
@@ -193,43 +192,27 @@ def _count_images(experiment, config):
 
 def _prepare_pack(experiment, config):
     """The work directory with the packed images that a configuration asks for."""
-    key = runner.stage_keys(config)["pack"]
-    workdir = store.Workdir(experiment.out / "packs" / key[:12])
-    _run_up_to("pack", config, workdir, key)
-    return workdir
+    return _prepare(experiment, config, "packs", "pack")
 
 
 def _prepare_seed(experiment, config):
     """The work directory with the baseline and its predictions that a configuration asks for."""
-    keys = runner.stage_keys(config)
-    workdir = store.Workdir(experiment.out / f"seed{config.seed}-{keys['extract'][:12]}")
+    shared = {stage: _prepare_pack(experiment, config) for stage in ("ingest", "pack")}
+    features = _prepare(experiment, config, "features", "features", shared)
+    place = f"seed{config.seed}-{runner.stage_keys(config)['extract'][:12]}"
+    return _prepare(experiment, config, place, "extract", shared | {"features": features}, keyed=False)
+
+
+def _prepare(experiment, config, place, last, shared=None, keyed=True):
+    """A work directory that is complete up to a stage; stages that others made before are linked."""
+    key = runner.stage_keys(config)[last]
+    workdir = store.Workdir(experiment.out / place / key[:12] if keyed else experiment.out / place)
     workdir.root.mkdir(parents=True, exist_ok=True)
-    for stage in ("ingest", "pack"):
+    for stage, other in (shared or {}).items():
         if not workdir.path(stage).exists():
-            workdir.path(stage).symlink_to(_prepare_pack(experiment, config).path(stage).resolve())
-    if config.model.mode == "frozen":
-        given = [runner.plain_setting(config, "model"), config.runtime.precision]
-        given += [runner.find_stage("baseline").inputs(config), config.model.weights or config.seed]
-        features = experiment.out / "features" / store.fingerprint(keys["pack"], given)[:12]
-        if features.exists() and not workdir.path("baseline").exists():
-            _copy_features(features, workdir.open_partial("baseline", keys["baseline"]))
-        _run_up_to("extract", config, workdir, keys["extract"])
-        if not features.exists():
-            with store.atomic_path(features) as temporary:
-                _copy_features(workdir.path("baseline"), temporary)
-    else:
-        _run_up_to("extract", config, workdir, keys["extract"])
+            workdir.path(stage).symlink_to(other.path(stage).resolve())
+    _run_up_to(last, config, workdir, key)
     return workdir
-
-
-def _copy_features(source, target):
-    """Features and the marks of their units; the large file is linked, for it never changes."""
-    if (target / "units_features").exists():
-        return
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "features.npy").unlink(missing_ok=True)
-    os.link(source / "features.npy", target / "features.npy")
-    shutil.copytree(source / "units_features", target / "units_features")
 
 
 def _run_up_to(last, config, workdir, key):
@@ -245,15 +228,16 @@ def _measure(experiment, config, own):
     import keras
 
     method = {key: value for key, value in own.items() if key != "figures.model"}
-    workdir, keys = _prepare_seed(experiment, config), runner.stage_keys(config)
+    workdir, identities = _prepare_seed(experiment, config), runner.identify_stages(config)
     stages = {name: runner.find_stage(name) for name in _ROW_STAGES}
     stages |= other_methods.replace_stages(stages, method, experiment.truth_path)
     with runner.lock(workdir):
         for name, stage in stages.items():
             workdir.recover(name)
-            marker, key = workdir.marker(name), store.fingerprint(keys[name], method)
-            if marker is None or marker["key"] != key:
-                runner.run_stage(stage, config, workdir, key)
+            own_key = store.fingerprint(identities[name].key, method)
+            identity, marker = dataclasses.replace(identities[name], key=own_key), workdir.marker(name)
+            if marker is None or marker["key"] != own_key:
+                runner.run_stage(stage, config, workdir, identity)
     keras.utils.clear_session()  # or every row would be slower than the one before
     return _read_results(experiment, workdir, own.get("figures.model", "urnet"))
 

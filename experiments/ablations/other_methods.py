@@ -92,7 +92,7 @@ def out_of_fold_probs(context: StageContext) -> np.ndarray:
         path = context.path("baseline", f"model_fold{fold}.keras")
         model, ids = keras.saving.load_model(path, compile=False), np.flatnonzero(folds == fold)
         if config.model.mode == "frozen":
-            features = store.read_array(context.path("baseline", "features.npy"))
+            features = store.read_array(context.path("features", "features.npy"))
             found.write(ids, inference.predict_top_k(model, features, ids, labels[ids], num_classes, ones))
         else:
             batch = config.extract.batch_images
@@ -190,7 +190,7 @@ def _co_teach(context, forget_rate):
     targets = labels[:, None].astype(np.int32), np.ones((len(labels), 1), np.float32)
     targets = *targets, store.column(weights, "sample_weight")
     if config.model.mode == "frozen":
-        features = store.read_array(context.path("baseline", "features.npy"))
+        features = store.read_array(context.path("features", "features.npy"))
         data = batches.FeatureBatches(features, sampler, *targets)
     else:
         data = batches.ImageBatches(
@@ -211,7 +211,7 @@ def _co_teach(context, forget_rate):
             build, data, forget_rate, total_steps=steps, checkpoint_dir=context.out / "checkpoint",
             label_smoothing=fit.label_smoothing, **settings,
         )  # fmt: skip
-    shutil.rmtree(context.out / "checkpoint", ignore_errors=True)
+    context.remove("checkpoint")
     training.save_model(model, context.out / "instance.keras")
     shutil.copyfile(context.path("reweight", "weights.parquet"), context.out / "weights.parquet")
     return {"steps": steps}

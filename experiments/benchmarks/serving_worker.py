@@ -15,6 +15,8 @@ import pathlib
 import sys
 import time
 
+import urnet_tf  # noqa: F401  before TensorFlow: switches oneDNN on as the program does
+
 CLASSES = 1000
 PHOTO_PX = (500, 375)
 TFLITE_KINDS = ("float32", "float16", "dynamic_int8", "int8")

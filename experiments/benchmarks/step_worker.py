@@ -22,6 +22,8 @@ import sys
 import tempfile
 import time
 
+import urnet_tf  # noqa: F401  before TensorFlow: switches oneDNN on as the program does
+
 CLASSES = 1000
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
 

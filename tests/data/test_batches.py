@@ -52,15 +52,25 @@ def test_instances_of_features(columns):
     sampler = InstanceSampler(np.arange(N), 4, 0)
     batches = FeatureBatches(features, sampler, target_ids, target_probs, weights)
     dataset = batches.dataset(0, 12)
-    assert [spec.shape.as_list() for spec in dataset.element_spec] == [[4, D], [4, 2 * K], [4]]
+    assert [spec.shape.as_list() for spec in dataset.element_spec] == [[4, D], [4, 2, K], [4]]
     for step, (x, y, w) in enumerate(elements(dataset)):
         ids, _ = sampler.batch(step)
         np.testing.assert_array_equal(x, np.repeat(ids[:, None], D, 1).astype(np.float32))
         np.testing.assert_array_equal(
-            y, np.concatenate([target_ids[ids], target_probs[ids]], 1).astype(np.float32)
+            y, np.stack([target_ids[ids], target_probs[ids]], 1).astype(np.float32)
         )
         np.testing.assert_array_equal(w, weights[ids])
     assert step == 11 and batches.steps_per_epoch == 6
+
+
+def test_instance_ids_are_a_third_row(columns):
+    features, *targets = columns
+    batches = FeatureBatches(features, InstanceSampler(np.arange(N), 4, 0), *targets)
+    plain, with_ids = batches.dataset(0, 3), batches.dataset(0, 3, instance_ids=True)
+    assert with_ids.element_spec[1].shape == (4, 3, K)
+    for (_, y, _), (x, y_ids, _) in zip(elements(plain), elements(with_ids), strict=True):
+        np.testing.assert_array_equal(y_ids[:, :2], y)
+        np.testing.assert_array_equal(y_ids[:, 2], np.repeat(x[:, :1], K, 1))
 
 
 def test_bags_of_features(columns):
@@ -69,13 +79,13 @@ def test_bags_of_features(columns):
     dataset = FeatureBatches(features, sampler, target_ids, target_probs, weights, bag=True).dataset(0, 3)
     x_spec, y_spec, w_spec = dataset.element_spec
     assert x_spec.shape == (2, 3, D)
-    assert y_spec["instance"].shape == (2, 3, 2 * K) and y_spec["bag"].shape == (2, 6 * K)
+    assert y_spec["instance"].shape == (2, 3, 2, K) and y_spec["bag"].shape == (2, 2, 3 * K)
     assert w_spec["instance"].shape == (2, 3) and w_spec["bag"].shape == (2,)
     for x, y, w in dataset.as_numpy_iterator():
         ids = x[..., 0].astype(int)
-        np.testing.assert_array_equal(y["bag"][:, : 3 * K], target_ids[ids].reshape(2, -1))
-        np.testing.assert_allclose(y["bag"][:, 3 * K :], target_probs[ids].reshape(2, -1) / 3, rtol=1e-6)
-        np.testing.assert_allclose(y["bag"][:, 3 * K :].sum(1), 1, rtol=1e-6)
+        np.testing.assert_array_equal(y["bag"][:, 0], target_ids[ids].reshape(2, -1))
+        np.testing.assert_allclose(y["bag"][:, 1], target_probs[ids].reshape(2, -1) / 3, rtol=1e-6)
+        np.testing.assert_allclose(y["bag"][:, 1].sum(1), 1, rtol=1e-6)
         np.testing.assert_allclose(w["bag"], weights[ids].mean(1), rtol=1e-6)
 
 

@@ -51,8 +51,8 @@ def test_a_mixed_row_costs_the_mixture(bag, kind):
         np.testing.assert_allclose(mixed_x, column * x + (1 - column) * x[partner], rtol=1e-5, atol=1e-6)
         outputs = [(y[n], w[n], mixed_y[n], mixed_w[n]) for n in y] if bag else [(y, w, mixed_y, mixed_w)]
         for y, w, mixed_y, mixed_w in outputs:
-            z = logits if y.ndim == 3 else logits[:, 0]  # of the mixed rows
-            column = share[:, None] if y.ndim == 3 else share
+            z = logits if y.ndim == 4 else logits[:, 0]  # of the mixed rows
+            column = share[:, None] if y.ndim == 4 else share
             expected = column * w * np.asarray(loss(y, z))
             expected = expected + (1 - column) * w[partner] * np.asarray(loss(y[partner], z))
             found = np.asarray(loss(mixed_y, z, sample_weight=mixed_w))

@@ -9,10 +9,12 @@ import pytest
 from urnet_tf.data import crawl as crawls
 from urnet_tf.data.list_reader import read_list
 from urnet_tf.data.readers import (
+    FOLDER,
+    LIST,
     count_classes,
     count_rows,
     detect_kind,
-    fingerprint_folder,
+    fingerprint_files,
     read_evaluation,
     read_folder,
     walk,
@@ -130,10 +132,24 @@ def test_detect_kind_and_count(tmp_path):
 
 def test_folder_fingerprint_follows_content(tmp_path):
     plant(tmp_path, "a/1.jpg", "a/2.jpg")
-    before = fingerprint_folder(str(tmp_path))
-    assert fingerprint_folder(str(tmp_path)) == before
+    before = fingerprint_files(str(tmp_path), FOLDER)
+    assert before.startswith("2 files #") and fingerprint_files(str(tmp_path), FOLDER) == before
     plant(tmp_path, "a/2.jpg", data=b"longer")
-    assert fingerprint_folder(str(tmp_path)) != before
+    assert fingerprint_files(str(tmp_path), FOLDER) != before
+
+
+def test_the_fingerprint_of_a_list_follows_the_listed_files(tmp_path):
+    plant(tmp_path, "a/1.jpg", "a/2.jpg", "other.jpg")
+    path = tmp_path / "list.csv"
+    path.write_text("path,label\na/1.jpg,cat\na/2.jpg,dog\nmissing.jpg,dog\n")
+    before = fingerprint_files(str(path), LIST)
+    assert before.startswith("3 files #")
+    plant(tmp_path, "other.jpg", data=b"not listed")
+    assert fingerprint_files(str(path), LIST) == before
+    plant(tmp_path, "missing.jpg")
+    added = fingerprint_files(str(path), LIST)
+    os.utime(tmp_path / "a" / "1.jpg", ns=(1, 1))
+    assert len({before, added, fingerprint_files(str(path), LIST)}) == 3
 
 
 def test_walk_is_sorted(tmp_path):

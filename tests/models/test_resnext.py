@@ -12,6 +12,7 @@ from urnet_tf.models.resnext import build_resnext, checkpoint_name, with_interme
 from urnet_tf.models.resnext_variants import VARIANTS, recognise_variant, variant_name
 from urnet_tf.models.weight_matching import copy_into, pytorch_slots
 
+pytestmark = pytest.mark.onednn
 GOLDEN = json.loads(pathlib.Path(__file__).with_name("golden_resnext.json").read_text())["logits"]
 TINY = {"depth": 26, "cardinality": 4, "width_per_group": 4}
 EVERYTHING = TINY | {"squeeze_excitation": True, "deep_stem": True}

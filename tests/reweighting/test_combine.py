@@ -3,13 +3,43 @@
 import numpy as np
 import pytest
 
-from urnet_tf.errors import UsageError
-from urnet_tf.reweighting.combine import combine_weights, effective_sample_size, scale_to_class_mean
+from urnet_tf.errors import RunError, UsageError
+from urnet_tf.reweighting.combine import (
+    average_amount,
+    combine_weights,
+    effective_sample_size,
+    scale_to_class_mean,
+    scale_to_mean_one,
+)
 
 
 def test_paper_form_is_the_plain_product():
     product = combine_weights([np.array([0.5, 2.0]), np.array([0.5, -1.0])], fidelity="paper")
     np.testing.assert_array_equal(product, np.float32([0.25, -2.0]))
+
+
+def test_paper_form_is_scaled_when_asked_for():
+    factors = [np.array([0.5, 2.0, 0.5]), np.array([0.5, -1.0, 6.0])]  # 0.25, -2, 3: mean 5 / 12
+    scaled = combine_weights(factors, fidelity="paper", unit_mean=True)
+    np.testing.assert_allclose(scaled, [0.6, -4.8, 7.2], rtol=1e-6)
+    with pytest.raises(RunError, match="mean above 0, to scale it to 1; received -0.875"):
+        combine_weights([np.array([0.5, 2.0]), np.array([0.5, -1.0])], fidelity="paper", unit_mean=True)
+
+
+def test_scaling_by_the_mean_of_some_rows():
+    np.testing.assert_array_equal(scale_to_mean_one([1.0, -1.0, 3.0], [0, 2]), [0.5, -0.5, 1.5])
+    for weights in ([0.0, 0.0], [np.nan, 1.0]):
+        with pytest.raises(RunError):
+            scale_to_mean_one(weights)
+
+
+def test_what_an_average_image_counts():
+    assert average_amount([0.25, -2.0, 3.0]) == 1.75
+    assert average_amount([0.5, 1.5]) == 1.0
+    assert average_amount([0.0, 0.0]) == 1.0
+    # 1, 1 against their labels are worth as much as 1, 1 for them.
+    assert effective_sample_size([1.0, -1.0, 1.0, -1.0]) == 4.0
+    assert effective_sample_size([-3.0, 1.0]) == pytest.approx(1.6)
 
 
 def test_sound_form_scales_to_mean_one():

@@ -12,6 +12,8 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("tf2onnx")
 
+pytestmark = pytest.mark.onednn
+
 
 @pytest.fixture(scope="module")
 def path(tiny_model, tiny_names, tiny_preparation, tmp_path_factory):

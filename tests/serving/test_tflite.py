@@ -7,6 +7,7 @@ from urnet_tf.errors import RunError, UsageError
 from urnet_tf.serving.flatbuffer_model import pack_model, unpack_model
 from urnet_tf.serving.tflite import KINDS, build_tflite_classifier, tflite_operations, write_tflite
 
+pytestmark = pytest.mark.onednn
 # The largest difference of a probability to Keras, for a small network.
 TOLERANCES = {"float32": 1e-5, "float16": 2e-3, "dynamic_int8": 0.03, "int8": 0.05}
 FLOAT32, INT32, UINT8, INT8 = 0, 2, 3, 9  # schema's TensorType

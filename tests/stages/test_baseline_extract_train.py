@@ -1,7 +1,6 @@
 """The three training stages on a drawn image store, with a tiny network in place of the backbone."""
 
 import dataclasses
-import types
 
 import keras
 import numpy as np
@@ -9,8 +8,8 @@ import pytest
 
 from urnet_tf import config as config_lib, schema, store
 from urnet_tf.data import image_store
-from urnet_tf.errors import UsageError
-from urnet_tf.stages import baseline, extract, train
+from urnet_tf.errors import RunError, UsageError
+from urnet_tf.stages import baseline, extract, features, train
 from urnet_tf.stages.stage import Facts, StageContext, images_per_step
 
 CLASSES, PER_CLASS, VAL = 3, 20, 6
@@ -60,6 +59,7 @@ def packed(tmp_path_factory):
     }  # fmt: skip
     store.write_table(root / "pack" / "instances.parquet", columns, schema.INSTANCE_COLUMNS)
     store.write_json(root / "pack" / "classes.json", [{"label": i, "name": str(i)} for i in range(CLASSES)])
+    store.Workdir(root).write_marker(root / "pack", {"facts": {}})
     (root / "reweight").mkdir()
     labels, ones = labels[:TRAIN], np.ones(TRAIN, np.float32)
     weights = {"instance_id": np.arange(TRAIN), "label": labels, "path": [""] * TRAIN}
@@ -71,11 +71,12 @@ def packed(tmp_path_factory):
         root / "reweight" / "target_ids.npy", np.stack([labels, (labels + 1) % 3], 1).astype("int32")
     )
     store.write_array(root / "reweight" / "target_probs.npy", np.tile(np.float32([0.9, 0.1]), (TRAIN, 1)))
+    store.Workdir(root).write_marker(root / "reweight", {"facts": {}})
     return root
 
 
-def settings(mode, folds, **train_section):
-    fit = {"epochs": 20, "batch_images": 12, "learning_rate": 0.02, "checkpoint_s": 0}
+def settings(mode, folds, epochs=20, **train_section):
+    fit = {"epochs": epochs, "batch_images": 12, "learning_rate": 0.02, "checkpoint_s": 0}
     return config_lib.from_dict(
         {
             "model": {"mode": mode, "image_size_px": 16, "weights": None, "dropout": 0.1},
@@ -88,6 +89,8 @@ def settings(mode, folds, **train_section):
 
 
 def run(module, config, root):
+    if module is baseline:
+        run(features, config, root)
     workdir = store.Workdir(root)
     out = workdir.open_partial(module.STAGE.name, "key")
     facts = module.run(StageContext(config, workdir, out))
@@ -120,8 +123,9 @@ def test_folds_are_stratified_seeded_and_keep_copies_together():
 def test_frozen_stages(tiny, workdir, monkeypatch):
     config = settings("frozen", 2)
     facts = run(baseline, config, workdir)
-    features = store.read_array(workdir / "baseline" / "features.npy")
-    assert features.shape == (TRAIN + VAL, 16) and features.dtype == np.float16 and facts["feature_dim"] == 16
+    columns = store.read_array(workdir / "features" / "features.npy")
+    assert columns.shape == (TRAIN + VAL, 16) and columns.dtype == np.float16
+    assert facts.keys() == {"folds", "loss", "accuracy"}
     folds = store.read_array(workdir / "baseline" / "fold.npy")
     assert folds.shape == (TRAIN,) and folds[4] == folds[5] == folds[25]
     assert sorted(p.name for p in (workdir / "baseline").glob("model_*")) == [
@@ -130,7 +134,7 @@ def test_frozen_stages(tiny, workdir, monkeypatch):
     assert len(store.read_json(workdir / "baseline" / "history_full.json")) == 20
 
     facts = run(extract, config, workdir)
-    assert facts["features"] == "baseline/features.npy" and facts["accuracy_out_of_fold"] > 0.8
+    assert facts["features"] == "features/features.npy" and facts["accuracy_out_of_fold"] > 0.8
     ids, probs, given = (
         np.asarray(store.read_array(workdir / "extract" / f"{name}.npy"))
         for name in ("topk_ids", "topk_probs", "given_prob")
@@ -139,7 +143,7 @@ def test_frozen_stages(tiny, workdir, monkeypatch):
     labels = np.repeat(np.arange(3), PER_CLASS)
     head = keras.models.load_model(workdir / "baseline" / "model_fold1.keras")
     rows = np.flatnonzero(folds == 1)
-    logits = head(np.asarray(features[rows], np.float32)).numpy().astype(np.float64)
+    logits = head(np.asarray(columns[rows], np.float32)).numpy().astype(np.float64)
     expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.testing.assert_allclose(given[rows], expected[np.arange(len(rows)), labels[rows]], atol=1e-5)
 
@@ -159,6 +163,15 @@ def test_frozen_stages(tiny, workdir, monkeypatch):
     before = (workdir / "train" / "urnet.keras").read_bytes()
     run(train, config, workdir)
     assert (workdir / "train" / "urnet.keras").read_bytes() == before
+
+
+def test_the_mass_of_a_class_is_counted_in_average_images():
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    # 0.03, 0.01, -0.5 | 0.02, 0.04 | -0.1: 0.04, 0.06 and 0 of 0.1 for their labels, on 6 images
+    weights = np.array([0.03, 0.01, -0.5, 0.02, 0.04, -0.1])
+    np.testing.assert_allclose(train.compute_class_mass(labels, weights, 4), [2.4, 3.6, 0, 0], rtol=1e-12)
+    with pytest.raises(RunError, match="all 6 weigh 0 or less"):
+        train.compute_class_mass(labels, -np.abs(weights), 4)
 
 
 @pytest.mark.parametrize(("images", "size"), [(10_000, 256), (1024, 256), (1023, 128), (30, 4), (2, 1)])
@@ -184,7 +197,7 @@ def test_one_fold_is_in_sample(tiny, workdir):
 
 
 def test_finetune_stages_resume_after_a_kill(tiny, workdir, monkeypatch):
-    config = settings("finetune", 2, init="baseline", bag={"size": 2, "loss_weight": 0.0})
+    config = settings("finetune", 2, epochs=2, init="baseline", bag={"size": 2, "loss_weight": 0.0})
     from urnet_tf import training
 
     saved = training.save_model
@@ -264,10 +277,9 @@ def test_estimates_grow_with_the_data():
 
 
 def test_stage_declarations():
-    stages = types.SimpleNamespace(**{m.STAGE.name: m.STAGE for m in (baseline, extract, train)})
-    assert stages.baseline.needs == ("pack",)
-    assert stages.train.needs == ("pack", "baseline", "extract", "reweight")
+    assert baseline.STAGE.needs == ("pack", "features")
+    assert train.STAGE.needs == ("pack", "features", "baseline", "reweight")
     known = config_lib.Config()
-    for stage in (stages.baseline, stages.extract, stages.train):
+    for stage in (features.STAGE, baseline.STAGE, extract.STAGE, train.STAGE):
         for key in stage.depends_on:
             config_lib.select(known, key)

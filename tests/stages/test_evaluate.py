@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -65,7 +66,8 @@ def write_workdir(root, test_labels=True, finetune=False):
     for fold in range(FOLDS):
         head(3 + fold, inputs).save(root / "baseline" / f"model_fold{fold}.keras")
     if not finetune:
-        store.write_array(root / "baseline" / "features.npy", FEATURES)
+        (root / "features").mkdir()
+        store.write_array(root / "features" / "features.npy", FEATURES)
     return labels
 
 
@@ -73,6 +75,9 @@ def context_of(root, *overrides):
     settings = [f"baseline.folds={FOLDS}", f"model.image_size_px={SIZE}", "evaluate.batch_images=8"]
     config = config_lib.load_config(None, [*settings, *overrides])
     workdir = store.Workdir(root)
+    for stage in ("pack", "features", "baseline", "train"):
+        if workdir.path(stage).exists():
+            workdir.write_marker(workdir.path(stage), {"facts": {}})
     return StageContext(config, workdir, workdir.open_partial("evaluate", "k"))
 
 
@@ -120,6 +125,23 @@ def test_cached_features_give_all_figures(tmp_path):
     assert not (context.out / "parts").exists()
 
 
+def test_the_calibration_error_takes_the_bins_that_are_asked_for(tmp_path):
+    import keras
+
+    labels, ids = write_workdir(tmp_path), np.arange(43, 60)
+    unsure = head(2)
+    unsure.set_weights([0.2 * values for values in unsure.get_weights()])
+    keras.saving.save_model(unsure, tmp_path / "train" / "instance.keras")
+    top = metrics.top_k(expected_probs(tmp_path, "train/instance.keras", ids), 5)
+    told = {}
+    for bins in (2, 40):
+        context = context_of(tmp_path, f"evaluate.ece_bins={bins}", "baseline.folds=1")
+        told[bins] = evaluate.run(context)["models"]["urnet"]["ece"]
+        expected = metrics.summarize(labels[ids], *top, C, bins)["ece"]
+        assert told[bins] == pytest.approx(expected, abs=1e-5)
+    assert abs(told[2] - told[40]) > 0.01
+
+
 def test_without_test_labels_val_is_measured_and_every_listed_test_image_has_a_line(tmp_path):
     labels = write_workdir(tmp_path, test_labels=False)
     context = context_of(tmp_path)
@@ -141,7 +163,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_files(tmp_path, monkeypatch):
     whole = context_of(tmp_path)
     evaluate.run(whole)
     files = {p.name: p.read_bytes() for p in whole.out.iterdir()}
-    store.shutil.rmtree(whole.out)
+    shutil.rmtree(whole.out)
 
     written = evaluate._write_part
     calls = []

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from urnet_tf import config as config_lib, store
+from urnet_tf.errors import RunError
 from urnet_tf.schema import TEST, TRAIN, VAL
 from urnet_tf.stages import export
 from urnet_tf.stages.stage import Facts, StageContext
@@ -16,11 +17,15 @@ C, D, SIZE = 4, 6, 32
 class DrawnStore:
     """In place of the image store: smooth pictures, made when they are read."""
 
+    asked = []
+
     def __init__(self, directory):
         pass
 
     def read(self, ids):
         import tensorflow as tf
+
+        DrawnStore.asked.append(list(ids))
 
         coarse = np.random.default_rng(1).integers(0, 256, (9, 4, 5, 3))
         images = tf.cast(tf.image.resize(coarse, (48, 60)), tf.uint8).numpy()
@@ -37,7 +42,7 @@ def root(tmp_path, monkeypatch):
     columns = {"split": splits, "label": labels, "content_hash": [f"{i:032x}" for i in range(9)]}
     classes = [{"label": c, "name": f"class {c}"} for c in range(C)]
     head = keras.Sequential([keras.Input((D,)), keras.layers.Dropout(0.5), keras.layers.Dense(C)])
-    weights = {"instance_id": [0, 1, 2, 3], "sample_weight": [0.0, 2.0, 1.0, 1.0]}
+    weights = {"instance_id": [0, 1, 2, 3], "sample_weight": [-3.0, 2.0, 0.0, 1.0]}
     facts = {
         "ingest": {"quarantined": {"empty": 2}, "duplicates": {}},
         "pack": {"images": 9, "train_images": 4},
@@ -86,6 +91,7 @@ def test_frozen_mode_puts_the_backbone_before_the_head(root, monkeypatch):
     assert written["preparation"]["short_side_px"] == 40
     assert written["data"]["noise"]["clean_rate_estimate"] == 0.7 and written["data"]["images"] == 9
     assert written["settings"]["export"]["name"] == "birds"
+    assert [1, 3] in DrawnStore.asked, "int8 takes its ranges from what counts for its label"
     labels = (context.out / "birds" / "1" / "labels.txt").read_text().splitlines()
     assert labels == [f"class {c}" for c in range(C)]
 
@@ -113,9 +119,9 @@ def test_finetuned_models_are_exported_with_the_backbone_they_have(root):
     from urnet_tf.models.classifier import build_classifier
 
     build_classifier(backbone(None), C).save(root / "train" / "instance.keras")
-    facts = export.run(context_of(root, "model.mode=finetune", "export.formats=[saved_model]"))
-    assert facts["formats"]["saved_model"]["parity"]["top1_agreement"] == 1.0
-    assert "features" in facts["formats"]["saved_model"]["parity"]["signatures"]
+    store.Workdir(root).write_marker(root / "train", {"facts": {}})
+    facts = export.run(context_of(root, "model.mode=finetune", "export.formats=[tflite_float32]"))
+    assert facts["formats"]["tflite_float32"]["parity"]["top1_agreement"] == 1.0
 
 
 def test_check_images_are_spread_over_the_best_labelled_split():
@@ -135,6 +141,25 @@ def test_calibration_images_are_drawn_by_weight():
     assert len(set(chosen)) == 50 and (chosen < 200).mean() > 0.75
     assert (chosen == export.choose_trusted_ids(ids, weights, 50, seed=0)).all()
     assert export.choose_trusted_ids(ids[:4], np.array([0.0, 1, 2, 0]), 9, seed=0).tolist() == [101, 102]
+
+
+def test_images_that_count_against_their_labels_calibrate_nothing():
+    ids, weights = np.arange(4), np.array([-9.0, 0.06, -0.01, 0.05], np.float32)
+    assert export.choose_trusted_ids(ids, weights, 9, seed=0).tolist() == [1, 3]
+    for nothing in (np.zeros(4), np.array([-1.0, 0, -2, -3])):
+        with pytest.raises(RunError, match="all 4 weigh 0 or less. Leave tflite_int8 out of export.formats"):
+            export.choose_trusted_ids(ids, nothing, 9, seed=0)
+
+
+def test_weights_are_looked_at_for_int8_alone(root, monkeypatch):
+    monkeypatch.setattr(export, "open_backbone", backbone)
+    weights = {"instance_id": [0, 1, 2, 3], "sample_weight": [-1.0] * 4}
+    dtypes = {"instance_id": "int64", "sample_weight": "float32"}
+    store.write_table(root / "train" / "weights.parquet", weights, dtypes)
+    store.Workdir(root).write_marker(root / "train", {"facts": {}})
+    assert export.run(context_of(root, "export.formats=[keras]"))["formats"]["keras"]["kept"]
+    with pytest.raises(RunError, match="weight above 0"):
+        export.run(context_of(root, "export.formats=[keras,tflite_int8]"))
 
 
 def test_estimate_counts_all_files():

@@ -13,7 +13,7 @@ from urnet_tf.errors import UsageError
 from urnet_tf.schema import DUPLICATE_COLUMNS, INSTANCE_COLUMNS, QUARANTINE_COLUMNS
 from urnet_tf.stages import ingest
 from urnet_tf.stages.stage import Facts, StageContext
-from urnet_tf.store import Workdir, read_json, read_table
+from urnet_tf.store import Workdir, fingerprint, read_json, read_table
 
 
 def draw_images(root, names, seed=0):
@@ -26,7 +26,7 @@ def draw_images(root, names, seed=0):
 
 def run(workdir, **settings):
     config = from_dict({"ingest": {k: v if k != "path" else str(v) for k, v in settings.items()}})
-    out = Workdir(workdir).open_partial("ingest", ingest.inputs(config))
+    out = Workdir(workdir).open_partial("ingest", fingerprint(ingest.inputs(config)))
     return ingest.run(StageContext(config, Workdir(workdir), out)), out
 
 
@@ -52,7 +52,7 @@ def test_folder(folder, tmp_path):
         "duplicates": {"train_and_evaluation": 0, "several_labels": 0, "same_label": 2}, "bytes": size,
     }  # fmt: skip
     assert sorted(os.listdir(out)) == [
-        "candidates.parquet", "classes.json", "duplicates.parquet", "key.txt", "quarantine.parquet"
+        "candidates.parquet", "classes.json", "duplicates.parquet", "key.txt", "quarantine.parquet", "units_probe"
     ]  # fmt: skip
     table = read_table(out / "candidates.parquet")
     assert {"instance_id": "int64"} | {f.name: str(f.type) for f in table.schema} == INSTANCE_COLUMNS

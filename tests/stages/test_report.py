@@ -56,7 +56,7 @@ def context(tmp_path):
     }
     for stage in report.STAGE.needs:
         marker = {"key": stage, "seconds": 1, "versions": {"keras": "3.15.1"}, "facts": facts.get(stage, {})}
-        store.write_json(workdir.path(stage) / store.MARKER, marker)
+        workdir.write_marker(workdir.path(stage), marker)
     out = workdir.open_partial("report", "key")
     config = config_lib.load_config(None, ["report.classes=2", "report.images_per_class=4"])
     return StageContext(config, workdir, out)
@@ -103,7 +103,7 @@ def write_weights(root):
         "rank_prior": ones, "supposed_label": top,
         "sample_weight": given / given.mean(),
     }  # fmt: skip
-    store.write_table(root / "reweight" / "weights.parquet", columns, schema.WEIGHT_COLUMNS)
+    store.write_table(root / "train" / "weights.parquet", columns, schema.WEIGHT_COLUMNS)
 
 
 def write_evaluation(directory):
@@ -168,7 +168,7 @@ def test_the_formats_of_the_export_are_shown(context):
 
 def test_a_run_without_an_export_has_no_section(context):
     marker = {"key": "export", "seconds": 1, "versions": {}, "facts": {}}
-    store.write_json(context.path("export", store.MARKER), marker)
+    context.workdir.write_marker(context.path("export"), marker)
     report.run(context)
     page = (context.out / "index.html").read_text(encoding="utf-8")
     assert "Files to use" not in page and "model card" not in page
@@ -183,16 +183,11 @@ def test_reliability_counts_the_measured_split(context):
 
 
 def test_a_run_that_measured_nothing_has_a_page(context):
-    store.write_json(context.path("evaluate", "metrics.json"), {"split": None, "models": {}, "views": 0})
+    path = context.path("evaluate", "metrics.json")
+    store.write_json(path, {"split": None, "models": {}, "views": 0})
+    context.workdir.write_marker(path.parent, {"facts": {}})
     report.run(context)
     assert "Did it help?" not in (context.out / "index.html").read_text(encoding="utf-8")
-
-
-def test_weights_of_training_come_first(context):
-    columns = store.read_table(context.path("reweight", "weights.parquet")).to_pydict()
-    columns["saliency"] = np.full(N, 2.0)
-    store.write_table(context.path("train", "weights.parquet"), columns, schema.WEIGHT_COLUMNS)
-    assert report.read_inputs(context).weights["saliency"][0] == 2
 
 
 def test_estimate():

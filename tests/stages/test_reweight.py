@@ -19,10 +19,10 @@ QUICK = (
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
+def workdir(tmp_path_factory, mark_complete):
     """Three classes, 30 % wrong labels, features that tell the truth; one validation image."""
     root = tmp_path_factory.mktemp("run")
-    for stage in ("pack", "baseline", "extract"):
+    for stage in ("pack", "features", "baseline", "extract"):
         (root / stage).mkdir()
     generator = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], SIZES)
@@ -51,7 +51,7 @@ def workdir(tmp_path_factory):
         [{"label": i, "id": f"n{i}", "name": n, "words": [n], "queries": []} for i, n in enumerate(names)],
     )
     store.write_array(root / "baseline/fold.npy", (np.arange(count) % 4).astype(np.int8))
-    store.write_array(root / "baseline/features.npy", np.r_[features, features[:1]].astype(np.float16))
+    store.write_array(root / "features/features.npy", np.r_[features, features[:1]].astype(np.float16))
     store.write_array(root / "extract/topk_ids.npy", order[:, :2].astype(np.int32))
     store.write_array(
         root / "extract/topk_probs.npy", np.take_along_axis(probs, order, 1)[:, :2].astype(np.float32)
@@ -59,13 +59,17 @@ def workdir(tmp_path_factory):
     store.write_array(root / "extract/given_prob.npy", probs[np.arange(count), labels].astype(np.float32))
     balanced = probs / np.bincount(labels)
     balanced /= balanced.sum(axis=1, keepdims=True)
-    store.write_array(root / "extract/balanced_id.npy", balanced.argmax(axis=1).astype(np.int32))
+    order = np.argsort(-balanced, axis=1, kind="stable")
+    store.write_array(root / "extract/balanced_topk_ids.npy", order[:, :2].astype(np.int32))
+    store.write_array(
+        root / "extract/balanced_topk_probs.npy",
+        np.take_along_axis(balanced, order, 1)[:, :2].astype(np.float32),
+    )
     store.write_array(
         root / "extract/balanced_given_prob.npy", balanced[np.arange(count), labels].astype(np.float32)
     )
-    store.write_json(root / "extract/done.json", {"facts": {"features": "baseline/features.npy"}})
     np.save(root / "truth.npy", truth)
-    return store.Workdir(root)
+    return mark_complete(root, extract={"features": "features/features.npy"})
 
 
 def run(workdir, key, *overrides):
@@ -131,6 +135,22 @@ def test_paper_form_is_the_literal_product(workdir):
     sums = np.load(out / "target_probs.npy").sum(axis=1)
     np.testing.assert_allclose(sums, np.where(disagree, 0.8, 1.0), rtol=1e-6)
     assert facts["factors"]["class_weight"]["max"] < 1.0
+    assert facts["negative_weight_share"] == (columns["sample_weight"] < 0).mean() > 0
+    assert facts["supposed_by"] == schema.BASELINE and facts["fidelity"] == "paper"
+    mean = columns["sample_weight"].mean(dtype=float)
+    _, scaled, _ = run(workdir, "paper", "preset=paper", "reweight.combine.unit_mean=true")
+    np.testing.assert_allclose(scaled["sample_weight"], columns["sample_weight"] / mean, rtol=1e-5)
+
+
+def test_what_the_scale_of_the_weights_does_is_told():
+    assert reweight.describe_scale(np.float32([0.5, 1.5])) == []
+    against, scale = reweight.describe_scale(np.float32([0.3, 0.1, -0.2, 0.0]))
+    assert against == "25.0% of the weights are below 0: these images count against their labels."
+    assert "mean 0.05, not 1, so the loss is 20 times smaller" in scale and "20 times less learning" in scale
+    assert "reweight.combine.unit_mean=true" in scale
+    (scale,) = reweight.describe_scale(np.float32([3.0, 5.0]))
+    assert "4 times larger" in scale and "4 times more learning rate" in scale
+    assert "count against the labels" in reweight.describe_scale(np.float32([-0.3, 0.1]))[1]
 
 
 def test_everything_off_is_ones(workdir):
@@ -165,6 +185,51 @@ def test_a_killed_run_goes_on_to_the_same_files(workdir, monkeypatch):
     assert [(out / name).read_bytes() for name in names] == expected
 
 
+def test_soft_targets_reach_a_small_class_outside_of_the_raw_best():
+    """The image of tests/test_inference.py with raw probabilities 0.5, 0.3, 0.15, 0.05 and label 0."""
+    balanced = {"given_prob": [0.25 / 1.15], "topk_ids": [[3, 1]], "topk_probs": [[0.45 / 1.15, 0.3 / 1.15]]}
+    seen = {"given_prob": [0.5], "topk_ids": [[0, 1]], "topk_probs": [[0.5, 0.3]]}
+    seen |= {f"balanced_{name}": values for name, values in balanced.items()}
+    seen = {name: np.array(values) for name, values in seen.items()}
+
+    def targets(fidelity, *settings):
+        chosen = [f"reweight.fidelity={fidelity}", "reweight.soft_label.beta=0.8", *settings]
+        config = load_config(None, chosen)
+        opinion = reweight._first_opinion(fidelity, seen)
+        return reweight._soft_targets(config.reweight, np.array([0]), opinion)
+
+    ids, probs = targets("sound")
+    np.testing.assert_array_equal(ids, [[0, 3, 1]])
+    share = 0.8 + 0.2 * 0.25 / 1.15
+    np.testing.assert_allclose(probs, [[share, (1 - share) * 0.6, (1 - share) * 0.4]], rtol=1e-6)
+    ids, probs = targets("sound", "reweight.soft_label.kind=supposed")
+    np.testing.assert_array_equal(ids, [[0, 3]])
+    np.testing.assert_allclose(probs, [[0.88, 0.12]], rtol=1e-6)
+    ids, _ = targets("paper", "reweight.soft_label.kind=supposed")
+    np.testing.assert_array_equal(ids, [[0, 0]])  # the raw opinion
+
+
+def test_who_predicted_the_supposed_labels_is_told(workdir):
+    import keras
+
+    facts, columns, _ = run(workdir, "sound")
+    assert facts["supposed_by"] == schema.BALANCED_BASELINE
+    best = np.load(workdir.root / "extract/balanced_topk_ids.npy")[:, 0]
+    np.testing.assert_array_equal(columns["supposed_label"], best)
+    facts, columns, _ = run(workdir, "paper", "preset=paper")
+    assert facts["supposed_by"] == schema.BASELINE
+    raw = np.load(workdir.root / "extract/topk_ids.npy")[:, 0]
+    np.testing.assert_array_equal(columns["supposed_label"], raw)
+    facts, columns, out = run(workdir, "two", "reweight.rounds=2")
+    assert facts["supposed_by"] == schema.SECOND_ROUND
+    folds = np.load(workdir.root / "baseline/fold.npy")
+    features = np.load(workdir.root / "features/features.npy").astype(np.float32)[: len(folds)]
+    for fold in range(4):
+        head = keras.saving.load_model(out / "second_round" / f"head{fold}.keras", compile=False)
+        said = np.asarray(head(features[folds == fold])).argmax(axis=1)
+        np.testing.assert_array_equal(columns["supposed_label"][folds == fold], said)
+
+
 @pytest.mark.parametrize("kind", ["size", "quality", "density"])
 def test_other_kinds_of_cluster_weight(workdir, kind):
     others = ("confidence", "self_confidence", "class_weight")
@@ -191,4 +256,4 @@ def test_another_file_of_text_vectors_is_another_input(tmp_path):
     once = reweight.inputs(config)
     path.write_text("1 2\nlion 1 2.5\n")
     assert reweight.inputs(config) != once
-    assert reweight.inputs(load_config()) == ""
+    assert reweight.inputs(load_config()) == {}

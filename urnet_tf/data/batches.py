@@ -4,17 +4,36 @@ One call into Python a step turns a step number into instance ids and the rows t
 everything after it is TensorFlow. The element of a step does not depend on where a dataset was
 started, so a resumed run sees bitwise the same batches. No string leaves the pipeline.
 
-Targets are sparse: `y: float32 [..., 2K]` holds K class ids, then their K probabilities (class ids
+Targets are sparse: `y: float32 [..., 2, K]` holds K class ids over their K probabilities (class ids
 below 2**24 are exact in float32). The target of a bag is the mean of its instances' targets: their
-N_b K ids, then their probabilities / N_b. The weight of a bag is the mean of its instances' weights.
+N_b K ids over their probabilities / N_b. The weight of a bag is the mean of its instances' weights.
 
-A loss that remembers instances gets their ids as a last column of these targets, not of the bags'.
+A loss that remembers instances gets their ids as a third row of these targets, not of the bags'.
 """
 
 import numpy as np
 
 from urnet_tf.errors import UsageError
 from urnet_tf.reweighting.bag_saliency import compute_bag_weight
+
+
+def pack_targets(
+    class_ids: np.ndarray, probs: np.ndarray, instance_ids: np.ndarray | None = None
+) -> np.ndarray:
+    """The targets that the losses of `urnet_tf.losses` take.
+
+    Args:
+      class_ids: int [..., K], below 2**24.
+      probs: float [..., K].
+      instance_ids: int [...], for a loss that remembers instances.
+
+    Returns:
+      float32 [..., 2, K], class ids over probabilities; with instance ids [..., 3, K].
+    """
+    rows = [class_ids, probs]
+    if instance_ids is not None:
+        rows.append(np.broadcast_to(np.asarray(instance_ids)[..., None], np.shape(class_ids)))
+    return np.stack([np.asarray(row, np.float32) for row in rows], axis=-2)
 
 
 class _Batches:
@@ -45,27 +64,25 @@ class _Batches:
         classes = np.asarray(self._target_ids[ids], np.float32)
         probs = np.asarray(self._target_probs[ids], np.float32)
         weights = np.asarray(self._weights[ids], np.float32)
-        columns = [classes, probs, ids[..., None].astype(np.float32)] if instance_ids else [classes, probs]
-        targets = np.concatenate(columns, axis=-1)
+        targets = pack_targets(classes, probs, ids if instance_ids else None)
         if not self.bag:
             return targets, weights
         bags, bag_size, _ = classes.shape
-        bag_targets = np.concatenate([classes.reshape(bags, -1), probs.reshape(bags, -1) / bag_size], axis=-1)
-        return targets, bag_targets.astype(np.float32), weights, compute_bag_weight(weights)
+        bag_targets = pack_targets(classes.reshape(bags, -1), probs.reshape(bags, -1) / bag_size)
+        return targets, bag_targets, weights, compute_bag_weight(weights)
 
     def _shaped_targets(self, tensors, instance_ids):
         """Gives the outputs of `_targets` their static shapes and the structure that `fit` takes."""
-        width = 2 * self._target_ids.shape[1]
-        instance_width = width + instance_ids
+        entries, rows = self._target_ids.shape[1], 2 + instance_ids
         shape = self.sampler.shape
         if not self.bag:
             targets, weights = tensors
-            targets.set_shape([*shape, instance_width])
+            targets.set_shape([*shape, rows, entries])
             weights.set_shape(shape)
             return targets, weights
         targets, bag_targets, weights, bag_weights = tensors
-        targets.set_shape([*shape, instance_width])
-        bag_targets.set_shape([shape[0], shape[1] * width])
+        targets.set_shape([*shape, rows, entries])
+        bag_targets.set_shape([shape[0], 2, shape[1] * entries])
         weights.set_shape(shape)
         bag_weights.set_shape(shape[:1])
         return {"instance": targets, "bag": bag_targets}, {"instance": weights, "bag": bag_weights}
@@ -102,11 +119,11 @@ class FeatureBatches(_Batches):
         """Streams the batches of steps `start_step` to `stop_step - 1`.
 
         Args:
-          instance_ids: whether y of instances ends with the instance id, a column more.
+          instance_ids: whether y of instances ends with the instance id, a row more.
 
         Returns:
-          `tf.data.Dataset` of (x, y, w): x float32 [B, D], y float32 [B, 2K], w float32 [B]; for bags
-          x [B, N_b, D], y {"instance": [B, N_b, 2K], "bag": [B, 2 N_b K]} and
+          `tf.data.Dataset` of (x, y, w): x float32 [B, D], y float32 [B, 2, K], w float32 [B]; for bags
+          x [B, N_b, D], y {"instance": [B, N_b, 2, K], "bag": [B, 2, N_b K]} and
           w {"instance": [B, N_b], "bag": [B]}.
 
         Raises:

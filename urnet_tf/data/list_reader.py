@@ -55,6 +55,16 @@ def count_rows(path: str) -> int:
         raise _unreadable(path, error) from None
 
 
+def listed_files(path: str, image_root: str | None = None) -> tuple[str, list[str]]:
+    """Where the relative paths of a list start, and all its paths.
+
+    Raises:
+      UsageError: the list cannot be read, or lacks a column.
+    """
+    table, _ = _read_parquet(path) if _is_parquet(path) else _read_text(path)
+    return _image_root(path, image_root), table["path"].to_pylist()
+
+
 def read_list(path: str, *, image_root: str | None = None, classes=None, split: str | None = None) -> Crawl:
     """Lists the rows of a CSV, TSV or Parquet file.
 
@@ -101,8 +111,11 @@ def read_list(path: str, *, image_root: str | None = None, classes=None, split: 
         "label": pa.array(ids, pa.int32()),
         "rank": pa.array(np.where(ranks == _NO_RANK, numbers, ranks), pa.int32()),
     }
-    root = os.path.abspath(image_root if image_root is not None else os.path.dirname(path) or ".")
-    return Crawl(root, classes, pa.table(columns, schema=ROW_SCHEMA), bad.table())
+    return Crawl(_image_root(path, image_root), classes, pa.table(columns, schema=ROW_SCHEMA), bad.table())
+
+
+def _image_root(path, image_root):
+    return os.path.abspath(image_root if image_root is not None else os.path.dirname(path) or ".")
 
 
 _NO_RANK = np.iinfo(np.int32).max

@@ -53,7 +53,7 @@ class MixedBatches:
         """Streams the mixed batches of steps `start_step` to `stop_step - 1`.
 
         Returns:
-          `tf.data.Dataset` of (x, y, w) as the mixed batches give them, but for y: its rows hold 4K numbers.
+          `tf.data.Dataset` of (x, y, w) as the mixed batches give them, but for y, which holds 2K entries.
         """
         import tensorflow as tf
 
@@ -83,16 +83,17 @@ def _mix(x, partner, share):
 
 
 def _mix_targets(y, w, partner, share):
-    """Targets [B, ..., 4K] and weights [B, ...] of targets [B, ..., 2K] and weights [B, ...]."""
+    """Targets [B, ..., 2, 2K] and weights [B, ...] of targets [B, ..., 2, K] and weights [B, ...]."""
     import tensorflow as tf
 
     share = _as_column(share, w)
     own, other = share * w, (1.0 - share) * tf.gather(w, partner)
     weight = own + other
-    ids, probs = tf.split(y, 2, axis=-1)
+    ids, probs = y[..., 0, :], y[..., 1, :]
     own, other = (tf.math.divide_no_nan(part, weight)[..., None] for part in (own, other))
-    mixed = [ids, tf.gather(ids, partner), own * probs, other * tf.gather(probs, partner)]
-    return tf.concat(mixed, axis=-1), weight
+    mixed_ids = tf.concat([ids, tf.gather(ids, partner)], axis=-1)
+    mixed_probs = tf.concat([own * probs, other * tf.gather(probs, partner)], axis=-1)
+    return tf.stack([mixed_ids, mixed_probs], axis=-2), weight
 
 
 def _as_column(share, x):

@@ -24,6 +24,7 @@ from urnet_tf.data.crawl import (
 from urnet_tf.data.probe import os_status
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
+from urnet_tf.text_rules import show_path
 
 FOLDER, LIST, WEBVISION = "folder", "list", "webvision"
 _SPLIT_FOLDERS = {"train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
@@ -42,11 +43,12 @@ def detect_kind(path: str) -> str:
     if os.path.isdir(path):
         return WEBVISION if webvision.looks_like(path) else FOLDER
     if not os.path.exists(path):
-        raise UsageError(f"Expected images at {path}; there is no such file or folder.")
+        raise UsageError(f"Expected images at {show_path(path)}; there is no such file or folder.")
     if os.path.splitext(path)[1].lower() in list_reader.SUFFIXES:
         return LIST
     raise UsageError(
-        f"Expected a folder, a WebVision tree or a list ({', '.join(list_reader.SUFFIXES)}); received {path}."
+        f"Expected a folder, a WebVision tree or a list ({', '.join(list_reader.SUFFIXES)}); received "
+        f"{show_path(path)}."
     )
 
 
@@ -69,17 +71,30 @@ def count_classes(path: str, kind: str = "auto", first_classes: int | None = Non
     return min(count, first_classes or count)
 
 
-def fingerprint_folder(path: str) -> str:
-    """A hash of the names, sizes and times of all files below a directory."""
-    digest = hashlib.blake2b(digest_size=16)
-    for relative, problem in walk(path):
+def fingerprint_files(path: str, kind: str, image_root: str | None = None, sources=None) -> str:
+    """The number of listed files, and a hash of their names, sizes and times: "120 files #5e0c...".
+
+    In a WebVision tree the metadata files count, too. Opens no image.
+    """
+    if kind == FOLDER:
+        root, files = path, walk(path)
+    elif kind == LIST:
+        root, listed = list_reader.listed_files(path, image_root)
+        files = ((name, None) for name in listed)
+    else:
+        root, files = path, ((name, None) for name in webvision.listed_files(path, sources))
+    digest, count = hashlib.blake2b(digest_size=16), 0
+    for name, problem in files:
         try:
-            status = os.stat(os.path.join(path, relative))
+            status = os.stat(os.path.join(root, name))
             facts = f"{status.st_size}:{status.st_mtime_ns}"
         except OSError as error:
             facts = os_status(error)
-        digest.update(os.fsencode(relative) + f"\0{problem}:{facts}\n".encode())
-    return digest.hexdigest()
+        except ValueError:  # a NUL in the name
+            facts = "bad_name"
+        digest.update(os.fsencode(name) + f"\0{problem}:{facts}\n".encode())
+        count += 1
+    return f"{count:,} files #{digest.hexdigest()}"
 
 
 def read_folder(path: str) -> Crawl:

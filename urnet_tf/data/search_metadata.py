@@ -32,11 +32,16 @@ class Records:
         return self._by_id.get(stem, record)
 
 
+def metadata_places(listed: str) -> list[str]:
+    """Where a listed metadata file may lie, relative to the tree; the first one found counts."""
+    return [os.path.join(folder, listed) for folder in ("meta", "", "info")]
+
+
 def read_records(root, listed):
     """The records of a metadata file, or None."""
-    for folder in ("meta", "", "info"):
+    for place in metadata_places(listed):
         try:
-            with open(os.path.join(root, folder, listed), encoding="utf-8-sig", errors="replace") as file:
+            with open(os.path.join(root, place), encoding="utf-8-sig", errors="replace") as file:
                 records = json.load(file)
         except (FileNotFoundError, NotADirectoryError):
             continue

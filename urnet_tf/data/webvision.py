@@ -26,9 +26,10 @@ from urnet_tf.data.crawl import (
     rejected_row,
     running_number,
 )  # fmt: skip
-from urnet_tf.data.search_metadata import Records, read_rank, read_records
+from urnet_tf.data.search_metadata import Records, metadata_places, read_rank, read_records
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
+from urnet_tf.text_rules import quote
 
 _SOURCES = ("google", "flickr")
 _EVALUATION_FOLDERS = ("{}_images_256", "{}_images_resized", "{}_images")
@@ -60,6 +61,30 @@ def info_files(path: str) -> list[str]:
     return sorted(glob.glob(os.path.join(glob.escape(path), "info", "*.txt")))
 
 
+def listed_files(path: str, sources: Sequence[str] | None = None) -> Iterator[str]:
+    """Paths of all listed images, as they are on disk, and of the metadata files, relative to the tree.
+
+    Raises:
+      UsageError: a file of `info/` is missing.
+    """
+    next(_lines(path, "synsets.txt"), None)  # without it there is no tree
+    folders, metas = _Folders(os.path.abspath(path)), {}
+    for part in _list_parts(path, sources):
+        for line in _lines(path, f"train_filelist_{part}.txt"):
+            yield folders.find(line.rpartition(" ")[0].rstrip())
+        for line in _lines(path, f"train_meta_list_{part}.txt"):
+            metas.setdefault(line.rpartition(" ")[0].strip())
+    for meta in metas:
+        yield from metadata_places(meta)
+    for split in (VAL, TEST):
+        folder = _evaluation_folder(path, split)
+        if folder is None or not os.path.exists(os.path.join(path, "info", f"{split}_filelist.txt")):
+            continue
+        for line in _lines(path, f"{split}_filelist.txt"):
+            name = line.rpartition(" ")[0].rstrip() or line
+            yield folders.find(name if name.startswith(f"{folder}/") else f"{folder}/{name}")
+
+
 def read_webvision(
     path: str, *, sources: Sequence[str] | None = None, first_classes: int | None = None
 ) -> Crawl:
@@ -83,7 +108,8 @@ def read_webvision(
     for part in _list_parts(path, sources):
         listing.read_train_list(path, part, sources)
     if not listing.labels:
-        raise UsageError(f"Expected training images of {sources or 'any source'} in {path}; received none.")
+        wanted = quote(sources) if sources else "any source"
+        raise UsageError(f"Expected training images of {wanted} in {path}; received none.")
     notes = listing.add_queries(classes, texts, given_queries)
     rows, more_notes = listing.with_metadata(texts)
     notes += more_notes

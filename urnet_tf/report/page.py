@@ -7,6 +7,7 @@ import numpy as np
 from urnet_tf import schema
 from urnet_tf.report import figures, pictures, summary
 from urnet_tf.report.summary import BASELINE, URNET, ReportInputs
+from urnet_tf.reweighting.combine import effective_sample_size
 from urnet_tf.serving.model_card import FORMAT_NAMES
 from urnet_tf.why import FACTOR_WORDS
 
@@ -41,22 +42,22 @@ DUPLICATE_WORDS = {
 GLOSSARY = (
     ("instance_id", "Number of an image in this run; row number of every table and array."),
     ("label", "The class under which the crawl found the image: the given label."),
-    ("supposed_label", "What the baseline would call it. Where it differs, training aims at a mix of both."),
+    (
+        "supposed_label",
+        "What {author} would call it. Where it differs from the label, training aims at a mix of both.",
+    ),
     ("source, query, rank", "Where the image came from: which search, which words, which place there."),
-    ("class_weight", "More than 1 in small classes, less in large ones."),
+    ("class_weight", "More in small classes, less in large ones."),
     ("cluster, cluster_weight", "Group of look-alikes in the class, and how well it stands for the class."),
     ("confidence", "How well the picture fits the words of its class."),
-    ("self_confidence", "How probable models that never saw the image find its label."),
+    ("self_confidence", "How probable the models find its label, compared with its class."),
     ("page_text", "What title, description and tags of the page say about the label."),
     ("rank_prior", "How often results of this source and search rank are right."),
-    (
-        "sample_weight",
-        "Class weight, page text and rank prior times the mean of the other evidence, within limits; mean 1.",
-    ),
+    ("sample_weight", "{combined}"),
     ("saliency", "Attention that the trained network gives the image in a bag of its class; 1 is neutral."),
     (
         "effective sample size",
-        "(sum of weights) squared / sum of squared weights: how many equal images these are worth.",
+        "(sum of |weights|) squared / sum of squared weights: how many equal images these are worth.",
     ),
     ("doubtful", "The label gets less than a tenth of the probability that is usual in its class."),
     ("balanced accuracy", "Share of right guesses in each class, then the mean over classes."),
@@ -104,7 +105,7 @@ def build_page(
         title=title,
         inputs=inputs,
         split=_SPLIT_NAMES.get(inputs.evaluated_on, inputs.evaluated_on),
-        glossary=GLOSSARY,
+        glossary=_glossary(inputs),
         facts=_facts(inputs, doubtful),
         accuracy=_accuracy(inputs),
         holdings=_holdings(inputs),
@@ -126,8 +127,23 @@ def _style(thumbnail_px):
     return markupsafe.Markup(f":root{{--thumb:{int(thumbnail_px)}px}}\n{css}")
 
 
+def _glossary(inputs):
+    author = schema.SUPPOSED_BY.get(inputs.reweighting.get("supposed_by"), "the models")
+    if inputs.is_literal:
+        combined = (
+            f"The product of the factors; an average image has {_times(inputs.average_weight)}. Below 0 an "
+            "image counts against its label."
+        )
+    else:
+        combined = (
+            "Class weight, page text and rank prior times the mean of the other evidence, within limits; "
+            "mean 1."
+        )
+    return [(word, meaning.format(author=author, combined=combined)) for word, meaning in GLOSSARY]
+
+
 def _facts(inputs, doubtful):
-    weight = np.asarray(inputs.weights["sample_weight"], np.float64)
+    weight, pro = inputs.relative_weight, np.maximum(inputs.relative_weight, 0.0)
     size = np.bincount(inputs.label, minlength=inputs.num_classes)
     return {
         "images": len(weight),
@@ -136,8 +152,9 @@ def _facts(inputs, doubtful):
         "largest": int(size.max()),
         "doubtful": int(doubtful.sum()),
         "doubtful_share": float(doubtful.mean()),
-        "doubtful_weight": float(weight[doubtful].sum() / weight.sum()) if weight.sum() > 0 else 0.0,
-        "effective": summary.effective_sample_size(weight),
+        "doubtful_weight": float(pro[doubtful].sum() / pro.sum()) if pro.sum() > 0 else 0.0,
+        "effective": effective_sample_size(weight),
+        "against": float((weight < 0).mean()),
         "agreement": float((np.asarray(inputs.top_ids[:, 0]) == inputs.label).mean()),
         "halved": float((weight < 0.5).mean()),
         "doubled": float((weight > 2).mean()),
@@ -235,10 +252,12 @@ def _weights(inputs):
         histogram = summary.histogram_of(inputs.weights[name])
         drawing = None
         if histogram is not None:
+            combined = name == "sample_weight"
             drawing = figures.draw_histogram(
                 histogram,
                 f"How many images have which {name}",
-                *((1020, 200) if name == "sample_weight" else ()),
+                *((1020, 200) if combined else ()),
+                mark=inputs.average_weight if combined else float(np.mean(inputs.weights[name], dtype=float)),
             )
         entries.append({"name": name, "question": question, "drawing": drawing, "histogram": histogram})
     return entries
@@ -310,7 +329,7 @@ def _calibration(inputs):
 def _class_table(inputs, doubtful):
     size = np.bincount(inputs.label, minlength=inputs.num_classes)
     share = summary.class_means(doubtful, inputs.label, inputs.num_classes)
-    weight = summary.class_means(inputs.weights["sample_weight"], inputs.label, inputs.num_classes)
+    weight = summary.class_means(inputs.relative_weight, inputs.label, inputs.num_classes)
     order = np.argsort(-size, kind="stable")[:_TABLE_ROWS]
     accuracies = [np.asarray(values, float) for values in inputs.per_class.values()]
     return {
@@ -372,7 +391,9 @@ def _points(share):
 
 
 def _times(weight):
-    return f"{weight:.2f}" if weight < 10 else f"{weight:.1f}"
+    if 0 < abs(weight) < 0.095:
+        return f"{weight:.2g}".replace("-", "−")
+    return (f"{weight:.2f}" if abs(weight) < 10 else f"{weight:.1f}").replace("-", "−")
 
 
 def _bytes(value):

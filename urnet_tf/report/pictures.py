@@ -99,6 +99,8 @@ def build_galleries(
     size = np.bincount(inputs.label, minlength=inputs.num_classes)
     share = class_means(doubtful, inputs.label, inputs.num_classes)
     weight, galleries = inputs.weights["sample_weight"], []
+    class_weight = inputs.weights["class_weight"]
+    usual = float(np.mean(class_weight, dtype=float)) or 1.0
     gains = class_gains(inputs)
     for label, why in choose_classes(inputs, doubtful, classes):
         start, stop = np.searchsorted(inputs.label, (label, label + 1))
@@ -111,7 +113,7 @@ def build_galleries(
                 "why": why,
                 "size": int(size[label]),
                 "doubtful": float(share[label]),
-                "class_weight": float(inputs.weights["class_weight"][start]),
+                "class_weight": float(class_weight[start]) / usual,
                 "gain": None if gains is None or not np.isfinite(gains[label]) else float(gains[label]),
                 "most": build_cards(inputs, most, thumbnails),
                 "least": build_cards(inputs, least, thumbnails),
@@ -127,21 +129,23 @@ def build_cards(inputs: ReportInputs, ids: Sequence[int], thumbnails: Thumbnails
     label = int(inputs.label[ids[0]])
     start, stop = np.searchsorted(inputs.label, (label, label + 1))
     used = [name for name in FACTORS if name in inputs.weights and np.ptp(inputs.weights[name]) > 1e-6]
-    means = {name: float(inputs.weights[name][start:stop].mean()) for name in used}
+    means = {name: float(inputs.weights[name][start:stop].mean(dtype=float)) for name in used}
     cards = []
     rows = inputs.read_rows([int(i) for i in ids])
     for i, row, uri in zip(ids, rows, thumbnails.encode(ids), strict=True):
         factors = {name: float(inputs.weights[name][i]) for name in used}
         weight = float(inputs.weights["sample_weight"][i])
         asked = {name: factors[name] for name in ("cluster_weight", "confidence") if name in factors}
-        reasons = find_reasons(weight, asked, means)  # the class and the models are spoken of anyway
+        relative = float(inputs.relative_weight[i])
+        reasons = find_reasons(relative, asked, means)  # the class and the models are spoken of anyway
         predicted = int(inputs.top_ids[i, 0])
         cards.append(
             {
                 "id": int(i),
                 "uri": uri,
                 "weight": weight,
-                "amount": describe_amount(weight),
+                "relative": relative,
+                "amount": describe_amount(weight, inputs.average_weight),
                 "reasons": reasons,
                 "factors": list(factors.items()),
                 "agrees": predicted == label,

@@ -11,12 +11,14 @@ of the marked ones are wrong, and 64 % of the wrong ones are marked.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from urnet_tf import schema
 from urnet_tf.errors import UsageError
+from urnet_tf.reweighting.combine import average_amount
 
 BASELINE, URNET = "baseline", "urnet"  # the two models that are compared
 DOUBTFUL_BELOW = 0.1
@@ -74,6 +76,21 @@ class ReportInputs:
     def num_classes(self) -> int:
         return len(self.classes)
 
+    @functools.cached_property
+    def average_weight(self) -> float:
+        """What an average image counts; see `combine.average_amount`."""
+        return average_amount(self.weights["sample_weight"])
+
+    @functools.cached_property
+    def relative_weight(self) -> np.ndarray:
+        """How many average images an image counts for: float64 [N], below 0 against its label."""
+        return np.asarray(self.weights["sample_weight"], np.float64) / self.average_weight
+
+    @property
+    def is_literal(self) -> bool:
+        """Whether the weights are the paper's literal ones."""
+        return self.reweighting.get("fidelity") == "paper"
+
 
 def find_doubtful(given_prob: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:
     """Which images look doubtful: bool [N]; see the top of this file."""
@@ -93,13 +110,6 @@ def relative_belief(inputs: ReportInputs) -> np.ndarray:
     return inputs.given_prob / np.maximum(means, 1e-12).astype(np.float32)[inputs.label]
 
 
-def effective_sample_size(weights: np.ndarray) -> float:
-    """(sum w)^2 / sum w^2: how many equally weighted images would vary as much."""
-    weights = np.asarray(weights, np.float64)
-    square = float((weights**2).sum())
-    return float(weights.sum()) ** 2 / square if square > 0 else 0.0
-
-
 def class_sizes(inputs: ReportInputs) -> np.ndarray:
     """Training images of each class and source: int64 [C, S]."""
     sources = max(len(inputs.source_names), 1)
@@ -115,10 +125,10 @@ def size_profile(sizes: np.ndarray) -> np.ndarray:
 
 
 def by_source(inputs: ReportInputs, doubtful: np.ndarray) -> list[dict]:
-    """Images, doubtful share and mean weight of each source."""
+    """Images, doubtful share and mean weight, in average images, of each source."""
     count = np.bincount(inputs.source, minlength=len(inputs.source_names))
     wrong = np.bincount(inputs.source, weights=doubtful, minlength=len(count))
-    weight = np.bincount(inputs.source, weights=inputs.weights["sample_weight"], minlength=len(count))
+    weight = np.bincount(inputs.source, weights=inputs.relative_weight, minlength=len(count))
     return [
         {
             "name": name or "source not given",

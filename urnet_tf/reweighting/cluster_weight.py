@@ -142,7 +142,9 @@ def cluster_classes(
     import multiprocessing
 
     context = multiprocessing.get_context("spawn")  # a fork would copy TensorFlow's threads and locks
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_leave_interrupts_to_the_parent
+    ) as pool:
         futures = [
             pool.submit(cluster_class, label, rows, **arguments)
             for label, rows in zip(labels, slices, strict=True)
@@ -157,6 +159,13 @@ def cluster_classes(
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _leave_interrupts_to_the_parent():
+    """Ctrl-C reaches every process of a terminal's group; one of them answers."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def compute_group_score(groups: Groups, *, kind: str, quality: np.ndarray | None = None) -> np.ndarray:

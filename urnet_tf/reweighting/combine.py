@@ -5,13 +5,16 @@ image-text and self-confidence weights). Out: their product, clipped and scaled 
 
   sound: w_i = clip(c u_i (prod_f e_fi)^(1/m), smallest, largest), c such that mean(w) = 1
   paper: w_i = u_i prod_f e_fi                    (Eq. 9 holds the product)
+
+The paper's weights are negative where a cosine is, and their mean is what it is: whoever reads weights
+asks `average_amount` what an average image counts, and takes a negative one for "against its label".
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from urnet_tf.errors import UsageError
+from urnet_tf.errors import RunError, UsageError
 from urnet_tf.reweighting import SOUND, is_literal
 from urnet_tf.reweighting.class_weight import count_labels
 
@@ -51,6 +54,7 @@ def combine_weights(
     smallest: float = 0.05,
     largest: float = 10.0,
     fidelity: str = SOUND,
+    unit_mean: bool = False,
 ) -> np.ndarray:
     """The product of the factors and of the evidence, scaled to mean 1 inside of [smallest, largest].
 
@@ -62,12 +66,14 @@ def combine_weights(
       evidence: float [N] each, guesses of one and the same thing: whether the label is right.
       smallest: "sound": the smallest weight, below 1.
       largest: "sound": the largest weight, above 1.
+      unit_mean: "paper": whether the product is scaled to mean 1; "sound" always is.
 
     Returns:
       float32 [N].
 
     Raises:
       UsageError: smallest >= 1 or largest <= 1.
+      RunError: a "paper" product is to be scaled and its mean is not above 0.
       ValueError: a "sound" product is negative, not finite, or 0 everywhere.
 
     Source: the product of Eq. 9, Sec. 4.3.
@@ -78,7 +84,8 @@ def combine_weights(
     """
     product = _product(factors, len(factors[0]))
     if is_literal(fidelity):
-        return (product * _product(evidence, len(product))).astype(np.float32)
+        product = product * _product(evidence, len(product))
+        return (scale_to_mean_one(product) if unit_mean else product).astype(np.float32)
     if not 0.0 <= smallest < 1.0 < largest:
         raise UsageError(
             f"Expected reweight.combine.smallest < 1 < largest; received {smallest} and {largest}."
@@ -91,9 +98,40 @@ def combine_weights(
     return _clip_to_mean_one(product / product.mean(), smallest, largest).astype(np.float32)
 
 
-def effective_sample_size(weights: np.ndarray) -> float:
-    """How many equally weighted images would vary as much: (sum w)^2 / sum w^2."""
+def scale_to_mean_one(weights: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """Divides weights by their mean: float64 [N].
+
+    Args:
+      weights: float [N].
+      rows: int [n], the rows whose mean becomes 1; None = all.
+
+    Raises:
+      RunError: that mean is not above 0, so that no scale makes it 1.
+    """
     weights = np.asarray(weights, np.float64)
+    mean = weights.mean() if rows is None else weights[rows].mean()
+    if not mean > 0:
+        raise RunError(
+            f"Expected weights with a mean above 0, to scale it to 1; received {mean:.3g}: most count "
+            "against their labels. Set reweight.confidence.enabled=false or reweight.fidelity=sound."
+        )
+    return weights / mean
+
+
+def average_amount(weights: np.ndarray) -> float:
+    """What an average image counts, for or against its label: the mean of |w|; 1 where all are 0.
+
+    Without negative weights it is their mean.
+    """
+    return float(np.abs(np.asarray(weights, np.float64)).mean()) or 1.0
+
+
+def effective_sample_size(weights: np.ndarray) -> float:
+    """How many equally weighted images would vary as much: (sum |w|)^2 / sum w^2.
+
+    A negative weight counts by its size: the image moves the network as far, the other way.
+    """
+    weights = np.abs(np.asarray(weights, np.float64))
     squares = np.square(weights).sum()
     return float(weights.sum() ** 2 / squares) if squares > 0 else 0.0
 

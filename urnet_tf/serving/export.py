@@ -20,7 +20,6 @@ import datetime
 import os
 import pathlib
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -42,7 +41,8 @@ from urnet_tf.serving.rewriting import (
     layers_of,
     with_named_outputs,
 )
-from urnet_tf.store import atomic_path, write_json, write_text
+from urnet_tf.store import atomic_path, remove, write_json, write_text
+from urnet_tf.text_rules import FILE_NAME, check_text
 
 PRECISIONS = {
     SAVED_MODEL: "float32",
@@ -243,10 +243,10 @@ def _judge(facts, path, formats, failures, tolerance, allow_drift):
 
 
 def _remove(path, kind, file):
-    (path / file).unlink()
+    remove(path / file, path)
     if kind == SAVED_MODEL:
         for folder in ("variables", "assets"):
-            shutil.rmtree(path / folder)
+            remove(path / folder, path)
 
 
 def _draw_photo():
@@ -284,14 +284,13 @@ def _make_directory(directory):
         directory.mkdir(parents=True, exist_ok=True)
         with atomic_path(directory / "writable") as temporary:
             temporary.touch()
-        (directory / "writable").unlink()
+        remove(directory / "writable", directory)
     except OSError as error:
         raise UsageError(f"Cannot write the export to {directory}: {error.strerror}.") from None
 
 
 def _check_arguments(model, class_names, name, check_images, preparation, formats, calibration_images):
-    if not name or name in (".", "..") or "/" in name or "\\" in name:
-        raise UsageError(f"Expected a plain name for the export (no path); received {name!r}.")
+    check_text(name, FILE_NAME, "the export's name")
     num_classes, num_names = model.output[LOGITS].shape[-1], len(class_names)
     if num_classes != num_names:
         raise UsageError(f"The model gives {num_classes} classes; received {num_names} names.")

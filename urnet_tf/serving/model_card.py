@@ -242,9 +242,11 @@ def _data(facts):
     clean, agree = noise.get("clean_rate_estimate"), noise.get("disagreement")
     lines.append(f"- Labels that look right, by an estimate without known truth: {_number(clean, '.0%')}.")
     if agree is not None:
-        lines.append(f"- Images that a plainly trained model would call something else: {agree:.0%}.")
+        lines.append(f"- Images whose supposed label is not the given one: {agree:.0%}.")
     if (effective := noise.get("effective_sample_size")) is not None:
         lines.append(f"- The images, weighted, are worth {effective:,.0f} equal ones.")
+    if against := noise.get("negative_weight_share"):
+        lines.append(f"- Images that counted against their label: {against:.1%}.")
     return "\n".join(lines)
 
 

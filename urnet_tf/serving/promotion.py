@@ -1,17 +1,20 @@
 """Copies an export where servers look for models: `saved_models/<name>/<version>/`.
 
 A version is copied whole and appears in one piece. It is never changed; where its number is taken,
-the copy gets the next one, in its files, too.
+the copy gets the next one, in its files, too. What others wrote into `models.config` stays as it is.
 """
 
 import os
 import pathlib
 import shutil
 
+from absl import logging
+
 from urnet_tf.errors import UsageError
 from urnet_tf.serving import tf_serving
 from urnet_tf.serving.model_card import build_model_card
 from urnet_tf.store import atomic_path, read_json, write_json, write_text
+from urnet_tf.text_rules import FILE_NAME, check_text
 
 
 def next_version(directory: str | os.PathLike, first: int = 1) -> int:
@@ -32,12 +35,17 @@ def promote(version_dir: str | os.PathLike, directory: str | os.PathLike) -> pat
       the copy.
 
     Raises:
-      UsageError: there is no export, it is there already, or the directory cannot be written.
+      UsageError: there is no export, it is there already, the directory cannot be written, or its
+        `models.config` is no list that a model can be added to (then nothing is copied).
     """
     source, directory = pathlib.Path(version_dir), pathlib.Path(directory)
     if not (source / "export.json").is_file():
         raise UsageError(f"Expected an export with export.json in {source}; found none.")
     facts = read_json(source / "export.json")
+    check_text(facts["name"], FILE_NAME, f"the name in {source / 'export.json'}")
+    models = directory / tf_serving.CONFIG
+    if os.path.lexists(models):
+        tf_serving.read_models_config(models)  # so that a bad one is told before anything is copied
     target = directory / facts["name"]
     for other in target.glob("*/export.json"):
         same = read_json(other)
@@ -50,10 +58,19 @@ def promote(version_dir: str | os.PathLike, directory: str | os.PathLike) -> pat
             shutil.copytree(source, temporary)
             if version != facts["version"]:
                 _renumber(temporary, facts, version)
-        tf_serving.write_models_config(directory)
+        if not tf_serving.add_model(models, facts["name"]):
+            _warn_of_pins(models, facts["name"], version)
     except OSError as error:
         raise UsageError(f"Cannot write to {target}: {error.strerror or error}.") from None
     return target / str(version)
+
+
+def _warn_of_pins(models, name, version):
+    entries = tf_serving.read_models_config(models).model_config_list.config
+    policy = next(entry for entry in entries if entry.name == name).model_version_policy
+    if policy.HasField("specific") and version not in policy.specific.versions:
+        pinned = ", ".join(map(str, policy.specific.versions))
+        logging.warning("%s pins %s to version %s; version %d is not served yet.", models, name, pinned, version)
 
 
 def _renumber(path, facts, version):

@@ -10,10 +10,12 @@ A version that is added later is served from then on, and the one before it is u
 
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 
 from urnet_tf.errors import UsageError
 from urnet_tf.store import write_text
+from urnet_tf.text_rules import bare
 
 IMAGE = "tensorflow/serving:2.20.0"  # of the TensorFlow that wrote the models
 CONFIG = "models.config"
@@ -90,25 +92,112 @@ def write_models_config(
     Returns:
       the file's path.
     """
-    from google.protobuf import text_format
-    from tensorflow_serving.config import model_server_config_pb2
-
     directory = pathlib.Path(directory)
     if names is None:
         names = sorted(p.name for p in directory.iterdir() if find_versions(p))
-    config = model_server_config_pb2.ModelServerConfig()
+    config = _parse_models_config("")
     for name in names:
-        entry = config.model_config_list.config.add(
-            name=name,
-            base_path=os.fspath(pathlib.PurePosixPath(base_path, name)),
-            model_platform="tensorflow",
-        )
-        if version is None:
-            entry.model_version_policy.latest.num_versions = 1
-        else:
-            entry.model_version_policy.specific.versions.append(version)
-    write_text(directory / CONFIG, text_format.MessageToString(config, as_utf8=True))
+        _add_entry(config, name, base_path, version)
+    write_text(directory / CONFIG, _format_models_config(config))
     return directory / CONFIG
+
+
+def read_models_config(path: str | os.PathLike):
+    """A list of models that somebody may have written by hand, as a `ModelServerConfig`.
+
+    Raises:
+      UsageError: it cannot be read, or is no list that a model can be added to.
+    """
+    try:
+        return _parse_models_config(pathlib.Path(path).read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise UsageError(f"Cannot read {path}: {error.strerror}.") from None
+    except ValueError as error:  # of the decoding or the parsing
+        reason = bare(" ".join(str(error).split()), 150)
+        raise UsageError(
+            f"Expected a list of models for TF Serving in {path}, which is left as it is; {reason}. Correct "
+            "it or move it away."
+        ) from None
+
+
+def add_model(path: str | os.PathLike, name: str, *, base_path: str | os.PathLike = _IN_CONTAINER) -> bool:
+    """Adds a model to a list of models where it is not in it; nothing else of the file changes.
+
+    Args:
+      path: the file; made when missing. A link is followed.
+      name: of the model.
+      base_path: where the server sees the directory of exports.
+
+    Returns:
+      whether a model was added.
+
+    Raises:
+      UsageError: as for `read_models_config`.
+    """
+    path = pathlib.Path(os.path.realpath(path))
+    text = ""
+    if path.exists():
+        if any(entry.name == name for entry in read_models_config(path).model_config_list.config):
+            return False
+        text = path.read_bytes().decode("utf-8")
+    before = _parse_models_config(text)
+    wanted = type(before)()
+    wanted.CopyFrom(before)
+    _add_entry(wanted, name, base_path)
+    added = type(before)()
+    _add_entry(added, name, base_path)
+    body = _format_models_config(added)
+    if before.HasField("model_config_list"):
+        end = _last_brace(text)
+        entry = "\n".join(body.splitlines()[1:-1])  # without the braces of the list
+        head = text[:end]
+        line_break = "" if head.rstrip(" \t").endswith("\n") else "\n"
+        text = f"{head}{line_break}{entry}\n{text[end:]}"
+    else:
+        text = text + "\n" * (bool(text) and not text.endswith("\n")) + body
+    if _parse_models_config(text) != wanted:
+        raise UsageError(f"Cannot add {name} to {path}, which is left as it is; add it by hand.")
+    write_text(path, text)
+    return True
+
+
+def _parse_models_config(text):
+    from google.protobuf import text_format
+    from tensorflow_serving.config import model_server_config_pb2
+
+    try:
+        config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    except text_format.Error as error:
+        raise ValueError(str(error)) from None
+    if config.HasField("custom_model_config"):
+        raise ValueError("it has a custom_model_config")
+    return config
+
+
+def _format_models_config(config):
+    from google.protobuf import text_format
+
+    return text_format.MessageToString(config, as_utf8=True)
+
+
+def _add_entry(config, name, base_path, version=None):
+    entry = config.model_config_list.config.add(
+        name=name,
+        base_path=os.fspath(pathlib.PurePosixPath(base_path, name)),
+        model_platform="tensorflow",
+    )
+    if version is None:
+        entry.model_version_policy.latest.num_versions = 1
+    else:
+        entry.model_version_policy.specific.versions.append(version)
+
+
+_TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[}>]""")
+
+
+def _last_brace(text):
+    """Where the list of models ends, in a text with nothing behind it but comments."""
+    return [token.start() for token in _TOKEN.finditer(text) if token[0] in "}>"][-1]
 
 
 def docker_command(

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from urnet_tf import store
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.serving.flatbuffer_model import pack_model, unpack_model
 from urnet_tf.serving.preparation import Preparation
@@ -91,7 +92,7 @@ def write_tflite(
     path = pathlib.Path(path)
     path.write_bytes(content)
     if foreign := [o for o in tflite_operations(path) if o.startswith(("Flex", "CUSTOM"))]:
-        path.unlink()
+        store.remove(path, path.parent)
         raise RunError(f"The TFLite model needs {', '.join(foreign)}, which phones do not have.")
     if labels is not None:
         add_metadata(path, name or model.name, labels, preparation, version=version)

@@ -1,13 +1,10 @@
 """Stage `baseline`: plain classifiers on the labels as given, one for all images and one a fold.
 
 Reads the instance table and the image store (pack). Writes fold.npy, model_full.keras,
-model_fold<i>.keras and their histories; with `model.mode: frozen` first features.npy of all
-images, and the models are heads on these. The model of fold f does not see the instances of fold
-f, so that what it says about them is out of fold. Each fit and the feature loop resume.
+model_fold<i>.keras and their histories; with `model.mode: frozen` the models are heads on the features of
+stage `features`. The model of fold f does not see the instances of fold f, so that what it says about them
+is out of fold. Each fit resumes.
 """
-
-import os
-import shutil
 
 import numpy as np
 
@@ -23,20 +20,17 @@ from urnet_tf.stages.stage import (
     StageContext,
     count_backbone,
     count_training,
+    fingerprint_weights,
     fit_settings,
-    forward_seconds,
     images_per_step,
-    inference_bytes,
     open_augmenter,
     open_backbone,
     training_seconds,
 )
 
-_FEATURE_BATCH = 64
-
 
 def run(context: StageContext) -> dict:
-    """Extracts features (frozen), assigns folds, fits all models."""
+    """Assigns folds, fits all models."""
     config = context.config
     table = store.read_table(context.path("pack", "instances.parquet"), ["split", "label", "content_hash"])
     train = store.column(table, "split") == schema.TRAIN
@@ -46,18 +40,19 @@ def run(context: StageContext) -> dict:
         labels, store.column(table, "content_hash")[train], config.baseline.folds, config.seed
     )
     store.write_array(context.out / "fold.npy", folds)
-    facts = {"folds": config.baseline.folds}
-    if config.model.mode == "frozen":
-        facts["feature_dim"] = _extract_features(context, len(train))
     jobs = [("full", np.arange(len(labels)))]
     if config.baseline.folds > 1:
         jobs += [(f"fold{fold}", np.flatnonzero(folds != fold)) for fold in range(config.baseline.folds)]
     for name, ids in jobs:
         if not (context.out / f"model_{name}.keras").exists():
             _fit(context, name, ids, labels, num_classes)
-        shutil.rmtree(context.out / f"checkpoint_{name}", ignore_errors=True)
+        context.remove(f"checkpoint_{name}")
     history = store.read_json(context.out / "history_full.json")
-    return {**facts, "loss": history[-1]["loss"], "accuracy": history[-1]["accuracy"]}
+    return {
+        "folds": config.baseline.folds,
+        "loss": history[-1]["loss"],
+        "accuracy": history[-1]["accuracy"],
+    }
 
 
 def assign_folds(labels: np.ndarray, content_hashes: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -95,7 +90,7 @@ def assign_folds(labels: np.ndarray, content_hashes: np.ndarray, folds: int, see
 
 
 def estimate(config: Config, facts: Facts) -> Estimate:
-    """One pass of the backbone over all images, then the fits."""
+    """One fit of all images, and one a fold."""
     if facts.images is None or facts.train_images is None:
         return Estimate()
     folds, frozen = config.baseline.folds, config.model.mode == "frozen"
@@ -107,34 +102,8 @@ def estimate(config: Config, facts: Facts) -> Estimate:
     memory = training.host_bytes(facts.gpus)
     fits = folds + 1 if folds > 1 else 1
     disk = fits * 4 * (heads.parameters + (0 if frozen else network.parameters))
-    if frozen:
-        seconds += 10.0 + forward_seconds(config, facts.images, facts)
-        disk += facts.images * network.feature_dim * 2  # mapped: takes only memory that is free
-        memory = max(memory, inference_bytes(config, facts, 1, _FEATURE_BATCH))
     note = f"{fits} {'head' if frozen else 'network'}{'s' if fits > 1 else ''}{facts.guess}"
     return Estimate(facts.images, seconds, disk, memory, note, training)
-
-
-def _extract_features(context, images):
-    """Fills features.npy; returns D."""
-    from urnet_tf import inference, training
-    from urnet_tf.data.image_store import ImageStore
-
-    config = context.config
-    with training.precision_policy(config.runtime.precision):
-        backbone = open_backbone(config)
-    dim = backbone.output_shape[-1]
-    inference.extract_features(
-        backbone,
-        ImageStore(context.path("pack")),
-        np.arange(images),
-        store.open_column(context.out / "features.npy", (images, dim), np.float16),
-        context.units("features", inference.count_units(images, _FEATURE_BATCH)),
-        image_size_px=config.model.image_size_px,
-        crop_fraction=config.model.crop_fraction,
-        batch_size=_FEATURE_BATCH,
-    )
-    return dim
 
 
 def _fit(context, name, ids, labels, num_classes):
@@ -155,7 +124,7 @@ def _fit(context, name, ids, labels, num_classes):
     strategy = training.build_strategy(config.runtime.strategy)
     with training.precision_policy(config.runtime.precision), strategy.scope():
         if frozen:
-            features = store.read_array(context.out / "features.npy")
+            features = store.read_array(context.path("features", "features.npy"))
             data = batches.FeatureBatches(features, sampler, *targets)
             base = features.shape[1]
         else:
@@ -173,6 +142,7 @@ def _fit(context, name, ids, labels, num_classes):
         checkpoint_dir=context.out / f"checkpoint_{name}",
         log_dir=context.out / "tensorboard" / name,
         description=f"baseline {name}",
+        settings_prefix="baseline.fit.",
         **fit_settings(
             fit, config.runtime, batch_images, count_labels(labels[ids], num_classes), len(labels)
         ),
@@ -181,26 +151,22 @@ def _fit(context, name, ids, labels, num_classes):
     training.save_model(model, context.out / f"model_{name}.keras")
 
 
-def fingerprint_weights(config: Config) -> str:
-    """Changes with the checkpoint file that `model.weights` names; "" for ImageNet and random weights.
-
-    Raises:
-      UsageError: the weights cannot be had.
-    """
-    from urnet_tf.models.pretrained import IMAGENET, find_weights
-
-    path = find_weights(config.model.backbone, config.model.weights)
-    if config.model.weights in (None, IMAGENET):
-        return ""
-    status = os.stat(path)
-    return store.fingerprint(status.st_size, status.st_mtime_ns)
+def inputs(config: Config) -> dict:
+    """The checkpoint that whole networks start from; heads read features."""
+    return fingerprint_weights(config) if config.model.mode == "finetune" else {}
 
 
 STAGE = Stage(
     name="baseline",
-    needs=("pack",),
-    depends_on=("seed", "model", "augment", "baseline", "runtime.precision"),
+    needs=("pack", "features"),
+    depends_on=(
+        "seed", "baseline", "augment", "model.mode", "model.backbone", "model.weights", "model.image_size_px",
+        "model.crop_fraction", "model.dropout", "model.resnext_depth", "model.resnext_cardinality",
+        "model.resnext_width_per_group", "model.resnext_squeeze_excitation", "model.resnext_deep_stem",
+        "model.resnext_small_stem", "runtime.precision",
+    ),
     run=run,
     estimate=estimate,
-    inputs=fingerprint_weights,
-)
+    inputs=inputs,
+    version=2,
+)  # fmt: skip

@@ -1,6 +1,6 @@
 """Stage evaluate: the baseline, the URNet and ensembles on the test or validation images.
 
-In: pack/, baseline/ (heads of the full set and of the folds), train/. Out: metrics.json,
+In: pack/, features/ (frozen), baseline/ (heads of the full set and of the folds), train/. Out: metrics.json,
 per_class.parquet, confusion.json, predictions_<model>.npz, submission.txt.
 
     baseline          trained on the labels as given
@@ -10,8 +10,6 @@ per_class.parquet, confusion.json, predictions_<model>.npz, submission.txt.
 
 Predictions are kept in parts of a fixed number of images, so a killed run redoes one part.
 """
-
-import shutil
 
 import numpy as np
 from absl import logging
@@ -80,7 +78,7 @@ def run(context: StageContext) -> dict:
     _write_submissions(context, table, predictions, wanted, labels)
     write_json(out / "metrics.json", {"split": split, "models": figures, "views": views})
     logging.info("%s", format_figures(split, figures, views))
-    shutil.rmtree(out / "parts")
+    context.remove("parts")
     return {"split": split, "views": views, "models": figures}
 
 
@@ -150,7 +148,7 @@ def _predict(context, ids, labels):
     views = 1 if cached else num_views(config.evaluate.crops, config.evaluate.scales)
     for start in progress(starts, "evaluate", unit="parts"):
         path = parts / f"{start:09d}.npz"
-        if path.exists():
+        if path.exists():  # put there in one piece
             continue
         part = slice(start, start + part_size)
         blocks = {name: [] for name in groups}
@@ -202,7 +200,7 @@ def _stream_probs(context, predictor, ids, cached):
 
     settings, model = context.config.evaluate, context.config.model
     if cached:
-        features = read_array(context.path("baseline", "features.npy"))
+        features = read_array(context.path("features", "features.npy"))
         for start in range(0, len(ids), 1024):
             rows = np.asarray(features[ids[start : start + 1024]], np.float32)
             yield predictor(rows).numpy()
@@ -294,9 +292,12 @@ def _write_submissions(context, table, predictions, wanted, labels):
 
 STAGE = Stage(
     name="evaluate",
-    needs=("pack", "baseline", "train"),
+    needs=("pack", "features", "baseline", "train"),
     depends_on=(
-        "evaluate", "model.mode", "model.image_size_px", "model.crop_fraction", "baseline.folds",
+        "evaluate", "model.mode", "model.backbone", "model.weights", "model.image_size_px",
+        "model.crop_fraction", "model.resnext_depth", "model.resnext_cardinality",
+        "model.resnext_width_per_group", "model.resnext_squeeze_excitation", "model.resnext_deep_stem",
+        "model.resnext_small_stem", "baseline.folds",
     ),
     run=run,
     estimate=estimate,

@@ -8,13 +8,13 @@ so a server that watches a copy of it sees a newer model.
 """
 
 import hashlib
-import shutil
 
 import numpy as np
 
 from urnet_tf import config as config_lib
 from urnet_tf.config import Config
 from urnet_tf.data.image_store import ImageStore
+from urnet_tf.errors import RunError
 from urnet_tf.models.network_cost import count_classifier
 from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
 from urnet_tf.serving import export
@@ -41,17 +41,13 @@ def run(context: StageContext) -> dict:
     """Builds the model image → logits, exports it, checks it on images of the store."""
     config, settings = context.config, context.config.export
     if (context.out / settings.name).is_dir():
-        shutil.rmtree(context.out / settings.name)  # of a killed run: the version must not grow with it
+        context.remove(settings.name)  # of a killed run: the version must not grow with it
     classes = read_json(context.path("pack", "classes.json"))
     table = read_table(context.path("pack", "instances.parquet"), ["split", "label", "content_hash"])
     splits, labels = column(table, "split"), column(table, "label")
     ids = choose_check_ids(splits, labels, settings.check_images)
     store = ImageStore(context.path("pack"))
-    weights = read_table(context.path("train", "weights.parquet"), ["instance_id", "sample_weight"])
-    trusted = choose_trusted_ids(
-        column(weights, "instance_id"), column(weights, "sample_weight"), settings.calibration_images,
-        config.seed,
-    )  # fmt: skip
+    trusted = _choose_calibration(context) if "tflite_int8" in settings.formats else ()
     facts = export.export_classifier(
         _image_model(context),
         [c["name"] for c in classes],
@@ -71,7 +67,7 @@ def run(context: StageContext) -> dict:
             settings.tolerance_float32, settings.tolerance_float16, settings.tolerance_int8_points
         ),
         allow_drift=settings.allow_drift,
-        first_version=next_version(context.path("export", settings.name)),
+        first_version=next_version(context.workdir.path("export") / settings.name),
         data=_describe_data(context, column(table, "content_hash")),
         settings=config_lib.to_dict(config),
     )  # fmt: skip
@@ -100,11 +96,33 @@ def choose_check_ids(splits: np.ndarray, labels: np.ndarray, count: int | None) 
 
 
 def choose_trusted_ids(ids: np.ndarray, weights: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """At most `count` different training images, drawn by weight, ascending."""
-    share = np.asarray(weights, np.float64)
+    """At most `count` different training images, drawn by weight, ascending; none of weight 0 or less.
+
+    Args:
+      ids: int [N].
+      weights: float [N]; a negative weight counts against the label, so it is no trust.
+
+    Raises:
+      RunError: no weight is above 0.
+    """
+    share = np.maximum(np.asarray(weights, np.float64), 0.0)
+    if not share.sum() > 0:
+        raise RunError(
+            f"Expected training images with a weight above 0, to set the ranges of tflite_int8; all "
+            f"{len(share):,} weigh 0 or less. Leave tflite_int8 out of export.formats, or weigh with "
+            "reweight.fidelity=sound."
+        )
     share = share / share.sum()
     count = min(count, int((share > 0).sum()))
     return np.sort(np.random.default_rng(seed).choice(ids, count, replace=False, p=share))
+
+
+def _choose_calibration(context):
+    weights = read_table(context.path("train", "weights.parquet"), ["instance_id", "sample_weight"])
+    return choose_trusted_ids(
+        column(weights, "instance_id"), column(weights, "sample_weight"),
+        context.config.export.calibration_images, context.config.seed,
+    )  # fmt: skip
 
 
 def estimate(config: Config, facts: Facts) -> Estimate:
@@ -139,12 +157,12 @@ def _image_model(context):
 
 def _describe_data(context, hashes):
     """What the model was trained on, for the model card."""
-    markers = {name: context.workdir.marker(name)["facts"] for name in ("ingest", "pack", "reweight")}
+    markers = {name: context.marker(name)["facts"] for name in ("ingest", "pack", "reweight")}
     digest = hashlib.blake2b(digest_size=16)
     for content_hash in sorted(hashes):
         digest.update(content_hash.encode())
     counts = ("images", "train_images", "val_images", "test_images")
-    noise = ("clean_rate_estimate", "effective_sample_size", "disagreement", "negative_confidence_share")
+    noise = ("clean_rate_estimate", "effective_sample_size", "disagreement", "negative_weight_share")
     return {
         **{name: markers["pack"].get(name) for name in counts},
         "content_hash": digest.hexdigest(),
@@ -156,9 +174,12 @@ def _describe_data(context, hashes):
 
 STAGE = Stage(
     name="export",
-    needs=("ingest", "pack", "baseline", "reweight", "train"),
+    needs=("ingest", "pack", "reweight", "train"),
     depends_on=(
-        "export", "model.image_size_px", "model.crop_fraction", "pack.short_side_px", "ingest.max_pixels",
+        "seed", "export", "model.mode", "model.backbone", "model.weights", "model.image_size_px",
+        "model.crop_fraction", "model.resnext_depth", "model.resnext_cardinality",
+        "model.resnext_width_per_group", "model.resnext_squeeze_excitation", "model.resnext_deep_stem",
+        "model.resnext_small_stem", "pack.short_side_px", "ingest.max_pixels",
     ),
     run=run,
     estimate=estimate,

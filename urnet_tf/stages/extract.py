@@ -1,9 +1,11 @@
 """Stage `extract`: what the baseline says about each training instance.
 
-Reads the image store (pack) and the models, folds and features of `baseline`. Writes
+Reads the image store (pack), the features (frozen), and the models and folds of `baseline`. Writes
 the columns of `inference.TopK`, out of fold when there are folds; with `model.mode: finetune`
 also features.npy by the full network. Never holds N x C.
 """
+
+import dataclasses
 
 import numpy as np
 from absl import logging
@@ -45,14 +47,14 @@ def run(context: StageContext) -> dict:
 
     full, instances = load("full"), np.arange(len(labels))
     if frozen:
-        features_path, head = "baseline/features.npy", full
-        features = store.read_array(context.path("baseline", "features.npy"))
+        features_path, head = "features/features.npy", full
+        features = store.read_array(context.path("features", "features.npy"))
     else:
         images = ImageStore(context.path("pack"))
         features_path, head, backbone = "extract/features.npy", head_of(full), backbone_of(full)
         shape = (len(labels), backbone.output_shape[-1])
         features = store.open_column(context.out / "features.npy", shape, np.float16)
-        units = context.units("features", inference.count_units(len(labels), batch))
+        units = context.units("features", inference.count_units(len(labels), batch), features)
         inference.extract_features(backbone, images, instances, features, units, batch_size=batch, **view)
 
     class_scale = compute_class_weight(labels, num_classes=num_classes, alpha=1.0)
@@ -72,7 +74,8 @@ def run(context: StageContext) -> dict:
         else:
             if has_second_round(config):  # the second round trains heads on what this network sees
                 _extract_fold(context, load, fold, images, shape, view)
-            units = context.units(f"fold{fold}", inference.count_units(len(ids), batch))
+            filled = dataclasses.astuple(columns)
+            units = context.units(f"fold{fold}", inference.count_units(len(ids), batch), *filled)
             inference.extract_top_k(
                 load(f"fold{fold}"), images, ids, labels[ids], columns, units, class_scale=class_scale,
                 batch_size=batch, **view,
@@ -98,7 +101,7 @@ def _extract_fold(context, load, fold, images, shape, view):
 
     batch = context.config.extract.batch_images
     features = store.open_column(context.out / f"features_fold{fold}.npy", shape, np.float16)
-    units = context.units(f"features_fold{fold}", inference.count_units(shape[0], batch))
+    units = context.units(f"features_fold{fold}", inference.count_units(shape[0], batch), features)
     inference.extract_features(
         backbone_of(load(f"fold{fold}")), images, np.arange(shape[0]), features, units, batch_size=batch,
         **view,
@@ -110,7 +113,7 @@ def estimate(config: Config, facts: Facts) -> Estimate:
     rows = facts.train_images
     if rows is None:
         return Estimate()
-    disk = rows * (8 * config.extract.top_k + 12)
+    disk = rows * (16 * config.extract.top_k + 8)
     if config.model.mode == "frozen":
         return Estimate(rows, 15.0 + rows / 20_000, disk, 2 * 10**9)
     folds = config.baseline.folds
@@ -123,16 +126,20 @@ def estimate(config: Config, facts: Facts) -> Estimate:
     return Estimate(rows, seconds, disk, memory, f"{passes} pass(es) of the network")
 
 
-def _extra_columns(config: Config) -> str:
+def _extra_columns(config: Config) -> dict:
     """What is written for the second round and without it is not."""
-    return "features of folds" if config.model.mode == "finetune" and has_second_round(config) else ""
+    wanted = config.model.mode == "finetune" and has_second_round(config)
+    return {"features of the folds' networks": "wanted"} if wanted else {}
 
 
 STAGE = Stage(
     name="extract",
-    needs=("pack", "baseline"),
-    depends_on=("extract",),
+    needs=("pack", "features", "baseline"),
+    depends_on=(
+        "extract", "model.mode", "model.image_size_px", "model.crop_fraction", "baseline.folds",
+    ),
     run=run,
     estimate=estimate,
+    version=2,
     inputs=_extra_columns,
-)
+)  # fmt: skip

@@ -5,15 +5,16 @@ Reads: the folder, list or WebVision tree at `ingest.path`. Writes: `candidates.
 FILES_PER_UNIT; a killed run takes up behind the last finished unit.
 """
 
+import concurrent.futures
 import os
-import shutil
 
 from urnet_tf.config import Config
 from urnet_tf.errors import UsageError
 from urnet_tf.progress import progress
 from urnet_tf.schema import DUPLICATE_COLUMNS, DUPLICATE_KINDS, QUARANTINE_COLUMNS, TEST, TRAIN, VAL
 from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
-from urnet_tf.store import fingerprint, read_table, write_json, write_table
+from urnet_tf.store import Workdir, hash_file, read_table, write_json, write_table
+from urnet_tf.text_rules import show_path
 
 FILES_PER_UNIT = 20_000
 _SECONDS_PER_FILE = 1.5e-4  # measured: listing, reading and hashing small local files on 2 cores
@@ -53,7 +54,6 @@ def run(context: StageContext) -> dict:
         facts["test_images"], sum(facts["quarantined"].values()),
         "".join(f", {count} {status}" for status, count in facts["quarantined"].items()),
     )  # fmt: skip
-    shutil.rmtree(out / "units_probe")
     return facts
 
 
@@ -102,42 +102,59 @@ def estimate(config: Config, facts: Facts) -> Estimate:
     )
 
 
-def inputs(config: Config) -> str:
-    """Fingerprint of the listing: names, sizes and times of a folder, contents of list and info files.
-
-    Images that a list or a WebVision tree points at are not looked at.
-    """
+def inputs(config: Config) -> dict:
+    """Fingerprints of names, sizes and times of the images, and of the contents of list and info files."""
     from urnet_tf.data import readers
 
     settings = config.ingest
-    parts = [_fingerprint_input(settings.path, _kind(settings))]
-    for path in (settings.val_path, settings.test_path):
-        parts.append(_fingerprint_input(path, readers.detect_kind(path)) if path is not None else None)
-    return fingerprint(*parts)
+    found = _fingerprint_input(
+        "the crawl", settings.path, _kind(settings), settings.image_root, settings.sources
+    )
+    for split, path in ((VAL, settings.val_path), (TEST, settings.test_path)):
+        if path is not None:
+            found |= _fingerprint_input(f"ingest.{split}_path", path, readers.detect_kind(path))
+    return found
 
 
-def _fingerprint_input(path, kind):
+def _fingerprint_input(name, path, kind, image_root=None, sources=None):
     from urnet_tf.data import list_reader, readers, webvision
 
-    if kind == readers.FOLDER:
-        return [os.path.abspath(path), readers.fingerprint_folder(path)]
+    texts = {}
     if kind == readers.LIST:
-        files = [path, os.path.join(os.path.dirname(path), list_reader.CLASSES_FILE)]
-    else:
-        files = webvision.info_files(path)
-    return [os.path.abspath(path)] + [_file_hash(file) for file in files]
+        classes = os.path.join(os.path.dirname(path), list_reader.CLASSES_FILE)
+        texts = {f"the list of {name}": path, f"the class names of {name}": classes}
+    elif kind == readers.WEBVISION:
+        texts = {f"info/{os.path.basename(file)} of {name}": file for file in webvision.info_files(path)}
+    found = {key: _file_hash(file) for key, file in texts.items()}
+    found[f"the files of {name}"] = readers.fingerprint_files(path, kind, image_root, sources)
+    return found
 
 
 def _file_hash(path):
-    import hashlib
-
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+        return hash_file(path)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror}.") from None
+        raise UsageError(f"Cannot read {show_path(path)}: {error.strerror}.") from None
+
+
+def rescan(config: Config, workdir: Workdir) -> str | None:
+    """Hashes all images again: a clause about those that changed without another size or time, or None."""
+    table = read_table(workdir.checked("ingest", "candidates.parquet"), ["path", "content_hash"])
+    root, changed = workdir.marker("ingest")["facts"]["root"], []
+    paths = (os.path.join(root, path) for path in table["path"].to_pylist())
+    workers = (config.runtime.workers or os.cpu_count() or 1) * _THREADS_PER_CORE
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        found = pool.map(_file_hash, paths)
+        found = progress(found, "rescan", total=len(table), unit="files")
+        for path, before, now in zip(table["path"].to_pylist(), table["content_hash"].to_pylist(), found,
+                                     strict=True):  # fmt: skip
+            if before != now:
+                changed.append(path)
+    if not changed:
+        return None
+    return f"the contents of {len(changed):,} images changed ({changed[0]}, for one)"
 
 
 def _kind(settings):
@@ -149,7 +166,9 @@ def _kind(settings):
     if settings.kind == "auto":
         return found
     if (settings.kind == readers.LIST) != (found == readers.LIST):
-        raise UsageError(f"Expected a {settings.kind} at ingest.path; {settings.path} is a {found}.")
+        raise UsageError(
+            f"Expected a {settings.kind} at ingest.path; {show_path(settings.path)} is a {found}."
+        )
     return settings.kind
 
 
@@ -217,4 +236,13 @@ def _facts(crawl, tables, quarantine, probes):
     }
 
 
-STAGE = Stage(name="ingest", needs=(), depends_on=("ingest",), run=run, estimate=estimate, inputs=inputs)
+STAGE = Stage(
+    name="ingest",
+    needs=(),
+    depends_on=("ingest",),
+    run=run,
+    estimate=estimate,
+    version=2,
+    inputs=inputs,
+    rescan=rescan,
+)

@@ -34,7 +34,7 @@ def run(context: StageContext) -> dict:
     """Packs all candidates; see the module."""
     config = context.config
     candidates = store.read_table(context.path("ingest", "candidates.parquet"))
-    root = context.workdir.marker("ingest")["facts"]["root"]
+    root = context.marker("ingest")["facts"]["root"]
     paths = [os.path.join(root, path) for path in candidates.column("path").to_pylist()]
     shards = -(-len(paths) // config.pack.images_per_shard)
     log = context.units("pack", shards)

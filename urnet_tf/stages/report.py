@@ -47,17 +47,14 @@ def read_inputs(context: StageContext):
     """What the page is made of, from the work directory."""
     from urnet_tf.report import ReportInputs
 
-    facts = {s: (context.workdir.marker(s) or {}).get("facts") or {} for s in STAGE.needs}
+    facts = {s: context.marker(s).get("facts") or {} for s in STAGE.needs}
     classes = store.read_json(context.path("pack", "classes.json"))
-    weights_path = context.path("train", "weights.parquet")
-    if not weights_path.exists():
-        weights_path = context.path("reweight", "weights.parquet")
     weight_columns = [name for name in schema.WEIGHT_COLUMNS if name not in ("path", "instance_id")]
-    weights = store.read_table(weights_path, weight_columns)
+    weights = store.read_table(context.path("train", "weights.parquet"), weight_columns)
     table = store.read_table(context.path("pack", "instances.parquet"), ["label", "source", "rank"])
     table = table.slice(0, len(weights))  # training images come first
     source, source_names = _codes(table, "source")
-    marker = context.workdir.marker("train") or {}
+    marker = context.marker("train")
     place = facts["export"].get("path")
     return ReportInputs(
         classes=classes,

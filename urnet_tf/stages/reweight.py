@@ -14,6 +14,7 @@ from absl import logging
 
 from urnet_tf import schema, store
 from urnet_tf.config import PAPER, Config, has_second_round
+from urnet_tf.config_effects import resolve
 from urnet_tf.errors import UsageError
 from urnet_tf.progress import progress
 from urnet_tf.reweighting import (
@@ -35,11 +36,17 @@ from urnet_tf.stages.stage import (
     fit_settings,
     images_per_step,
 )
+from urnet_tf.text_rules import show_path
 
 # Columns that multiply the weight, and guesses of one thing, whether the label is right (see `combine`).
 # Page text and rank are calibrated: flat where they tell nothing, so they need no share of a mean.
 FACTORS = ("class_weight", "page_text", "rank_prior")
 EVIDENCE = ("cluster_weight", "confidence", "self_confidence")
+
+# What `extract` wrote that is read here.
+_SEEN = (
+    "given_prob", "topk_ids", "topk_probs", "balanced_given_prob", "balanced_topk_ids", "balanced_topk_probs",
+)  # fmt: skip
 
 # Measured with 1,280 features on one core of a small machine.
 _START_SECONDS = 15.0  # TensorFlow, for its text operations, and scikit-learn
@@ -55,19 +62,14 @@ def run(context: StageContext) -> dict:
     """Computes all factors, combines them and writes the columns."""
     config = context.config.reweight
     table, labels, num_classes = _read_instances(context)
-    seen = {
-        name: np.asarray(store.read_array(context.path("extract", f"{name}.npy")))
-        for name in ("given_prob", "topk_ids", "topk_probs", "balanced_given_prob", "balanced_id")
-    }
-    opinion = _first_opinion(config.fidelity, seen, labels, num_classes)
+    seen = {name: np.asarray(store.read_array(context.path("extract", f"{name}.npy"))) for name in _SEEN}
+    opinion = _first_opinion(config.fidelity, seen)
     columns = {"cluster": np.full(len(labels), -1, np.int32)}
     facts = {}
     # These do not change with the opinion of the second round, or too little for their price.
     fixed = {}
     if config.class_weight.enabled:
-        fixed["class_weight"] = _weigh_classes(config.class_weight, labels, num_classes, config.fidelity)[
-            labels
-        ]
+        fixed["class_weight"] = _weigh_classes(context.config, labels, num_classes)[labels]
     if config.cluster_weight.enabled:
         columns["cluster"], fixed["cluster_weight"] = _cluster(
             context, labels, opinion.supposed, opinion.given_prob, num_classes
@@ -88,6 +90,8 @@ def run(context: StageContext) -> dict:
     if has_second_round(context.config):
         opinion = _ask_again(context, labels, folds, sample_weight, num_classes)
         factors, sample_weight = weigh(opinion)
+    for sentence in describe_scale(sample_weight):
+        logging.info("%s", sentence)
 
     target_ids, target_probs = _soft_targets(config, labels, opinion)
     store.write_array(context.out / "target_ids.npy", target_ids)
@@ -107,6 +111,9 @@ def run(context: StageContext) -> dict:
     facts |= {
         "rows": len(labels),
         "effective_sample_size": combine.effective_sample_size(sample_weight),
+        "negative_weight_share": float(np.mean(sample_weight < 0)),
+        "fidelity": config.fidelity,
+        "supposed_by": opinion.author,
         "clean_rate_estimate": clean_rate,
         "bag_guarantee": guarantee,
         "bag_size": context.config.train.bag.size,
@@ -131,20 +138,24 @@ def run(context: StageContext) -> dict:
 class _Opinion:
     """What models that did not see an image say of it."""
 
+    author: str  # of `schema.SUPPOSED_BY`
     given_prob: np.ndarray  # float [N], of the given label
-    supposed: np.ndarray  # int32 [N], the likeliest class
-    topk_ids: np.ndarray  # int32 [N, k]
+    topk_ids: np.ndarray  # int32 [N, k], best first
     topk_probs: np.ndarray  # float [N, k]
 
+    @property
+    def supposed(self):
+        """The likeliest class: int32 [N]."""
+        return self.topk_ids[:, 0]
 
-def _first_opinion(fidelity, seen, labels, num_classes):
+
+def _first_opinion(fidelity, seen):
     """That of the baseline's folds, which believed every label alike."""
     if fidelity == PAPER:
-        return _Opinion(seen["given_prob"], seen["topk_ids"][:, 0], seen["topk_ids"], seen["topk_probs"])
+        return _Opinion(schema.BASELINE, seen["given_prob"], seen["topk_ids"], seen["topk_probs"])
     # Raw predictions prefer the large classes; targets and weights made of them would do so again.
-    scale = class_weight.compute_class_weight(labels, num_classes=num_classes, alpha=1.0)
-    balanced = seen["topk_probs"] * scale[seen["topk_ids"]]
-    return _Opinion(seen["balanced_given_prob"], seen["balanced_id"], seen["topk_ids"], balanced)
+    balanced = (seen[f"balanced_{name}"] for name in ("given_prob", "topk_ids", "topk_probs"))
+    return _Opinion(schema.BALANCED_BASELINE, *balanced)
 
 
 def _ask_again(context, labels, folds, weights, num_classes):
@@ -162,10 +173,11 @@ def _ask_again(context, labels, folds, weights, num_classes):
     found = refit.ask_folds_again(
         features_of, labels, folds, weights, num_classes=num_classes,
         k=min(config.extract.top_k, num_classes), epochs=fit.epochs, batch_images=batch_images,
+        settings_prefix="reweight.refit.",
         fit_settings=lambda counts, images: fit_settings(fit, config.runtime, batch_images, counts, images),
         dropout=config.model.dropout, seed=config.seed, directory=context.out / "second_round",
     )  # fmt: skip
-    return _Opinion(found.given_prob, found.topk_ids[:, 0], found.topk_ids, found.topk_probs)
+    return _Opinion(schema.SECOND_ROUND, found.given_prob, found.topk_ids, found.topk_probs)
 
 
 def _weigh(config, fixed, page_score, opinion, folds, table, labels, num_classes):
@@ -195,6 +207,7 @@ def _weigh(config, fixed, page_score, opinion, folds, table, labels, num_classes
         [ones, *(factors[name] for name in FACTORS if name in factors)],
         [factors[name] for name in EVIDENCE if name in factors],
         smallest=config.combine.smallest, largest=config.combine.largest, fidelity=config.fidelity,
+        unit_mean=config.combine.unit_mean,
     )  # fmt: skip
     return factors, sample_weight
 
@@ -217,7 +230,7 @@ def _score_pages(context, table, labels):
     name_vectors = encode(names)
     shape = (len(texts), name_vectors.shape[1])
     vectors = store.open_column(context.out / "page_vectors.npy", shape, np.float16)
-    log = context.units("pages", parts)
+    log = context.units("pages", parts, vectors)
     pending = log.pending()
     for part in progress(pending, "page text", total=len(pending), unit="parts"):
         rows = slice(part * _TEXTS_A_PART, (part + 1) * _TEXTS_A_PART)
@@ -230,6 +243,34 @@ def _score_pages(context, table, labels):
     return score, {"with_text": float(known.mean()), "nearer_to_another_class": nearer}
 
 
+def describe_scale(weights: np.ndarray) -> list[str]:
+    """Sentences on what literal weights do to training beyond preferring some images.
+
+    Args:
+      weights: float [N], sample weights.
+
+    Returns:
+      What to tell: of negative weights, and of a mean that is not about 1.
+    """
+    mean, negative = float(np.mean(weights, dtype=float)), float(np.mean(weights < 0))
+    told = []
+    if negative:
+        told.append(f"{negative:.1%} of the weights are below 0: these images count against their labels.")
+    if mean <= 0:
+        told.append(
+            f"The weights have the mean {mean:.3g}: taken together they count against the labels. Set "
+            "reweight.confidence.enabled=false or reweight.fidelity=sound."
+        )
+    elif not 0.95 <= mean <= 1.05:
+        times, size, much = (1 / mean, "smaller", "less") if mean < 1 else (mean, "larger", "more")
+        told.append(
+            f"The weights have the mean {mean:.3g}, not 1, so the loss is {times:.2g} times {size}: with "
+            f"train.fit.optimizer=sgd this is {times:.2g} times {much} learning rate (adamw divides it out). "
+            "reweight.combine.unit_mean=true scales the weights to mean 1."
+        )
+    return told
+
+
 def _soft_targets(config, labels, opinion):
     """Target ids int32 [N, K] and probabilities float32 [N, K]."""
     settings = config.soft_label
@@ -238,23 +279,23 @@ def _soft_targets(config, labels, opinion):
             labels, opinion.given_prob, opinion.topk_ids, opinion.topk_probs, beta=settings.beta
         )
     beta = settings.beta if settings.enabled else 1.0
-    is_supposed = opinion.topk_ids == opinion.supposed[:, None]
-    supposed_prob = np.sum(opinion.topk_probs * is_supposed, axis=1) / np.sum(opinion.topk_probs, axis=1)
+    supposed_prob = opinion.topk_probs[:, 0] / np.sum(opinion.topk_probs, axis=1)
     return soft_label.compute_soft_targets(
         labels, opinion.supposed, supposed_prob, beta=beta, fidelity=config.fidelity
     )
 
 
-def _weigh_classes(settings, labels, num_classes, fidelity):
+def _weigh_classes(config, labels, num_classes):
     """The configured class weights: float32 [C]."""
+    settings = config.reweight.class_weight
     if settings.kind == "effective_number":
         return class_weight.compute_effective_number_weight(
             labels, num_classes=num_classes, beta=settings.effective_beta
         )
-    alpha = settings.alpha
-    if alpha is None:
-        alpha = 0.5 if fidelity == PAPER else 1.0
-    return class_weight.compute_class_weight(labels, num_classes=num_classes, alpha=alpha, fidelity=fidelity)
+    alpha = resolve(config, "reweight.class_weight.alpha")
+    return class_weight.compute_class_weight(
+        labels, num_classes=num_classes, alpha=alpha, fidelity=config.reweight.fidelity
+    )
 
 
 def _read_instances(context):
@@ -269,21 +310,21 @@ def _read_instances(context):
 
 
 def _features_path(context):
-    return context.workdir.root / context.workdir.marker("extract")["facts"]["features"]
+    return context.path(*context.marker("extract")["facts"]["features"].split("/"))
 
 
 def _cluster(context, labels, supposed, given_prob, num_classes):
     """Groups and weights; the groups of complete classes are kept when the stage is killed."""
     settings = context.config.reweight.cluster_weight
     fidelity = context.config.reweight.fidelity
-    kind = settings.kind or ("size" if fidelity == PAPER else "purity")
+    kind = resolve(context.config, "reweight.cluster_weight.kind")
     confusion = cluster_weight.confusion_from_predictions(labels, supposed, num_classes=num_classes)
     neighbours = cluster_weight.most_confused(confusion, neighbours=settings.neighbours)
     bounds = np.searchsorted(labels, np.arange(num_classes + 1)).tolist()
     rows = [(bounds[label], bounds[label + 1]) for label in range(num_classes)]
 
     group_column = store.open_column(context.out / "groups.npy", (len(labels),), np.int32)
-    log = context.units("cluster", num_classes)
+    log = context.units("cluster", num_classes, group_column)
     pending = log.pending()
     workers = context.config.runtime.workers or os.cpu_count() or 1
     found = cluster_weight.cluster_classes(
@@ -342,7 +383,7 @@ def _confidence(context, table, labels, num_classes):
         text_vectors,
         train_ids,
         np.zeros_like(folds) if paper else folds,
-        loss=settings.loss or ("pairwise" if paper else "contrastive"),
+        loss=resolve(context.config, "reweight.confidence.loss"),
         temperature=settings.temperature,
         epochs=settings.epochs,
         seed=context.config.seed,
@@ -390,8 +431,8 @@ def estimate(config: Config, facts: Facts) -> Estimate:
     return Estimate(rows=rows, seconds=seconds, disk_bytes=rows * 100, memory_bytes=rows * 300 + 15 * 10**8)
 
 
-def inputs(config: Config) -> str:
-    """Fingerprint of the files with text vectors and of the sentence encoder, if there are any.
+def inputs(config: Config) -> dict:
+    """Fingerprints of the files with text vectors and of the sentence encoder, if there are any.
 
     Raises:
       UsageError: a file is missing.
@@ -409,18 +450,22 @@ def inputs(config: Config) -> str:
             status = os.stat(name)
         except OSError as error:
             raise UsageError(
-                f"Cannot read the text vectors {str(name)!r}: {error.strerror}; expected 'hashed', or a "
+                f"Cannot read the text vectors {show_path(name)}: {error.strerror}; expected 'hashed', or a "
                 "fastText .vec or .bin file."
             ) from None
-        facts.append((os.path.abspath(name), status.st_size, status.st_mtime_ns))
-    return store.fingerprint(*facts) if facts else ""
+        facts.append((os.path.realpath(name), status.st_size, status.st_mtime_ns))
+    return {"the files of text vectors": store.fingerprint(*facts)} if facts else {}
 
 
 STAGE = Stage(
     name="reweight",
-    needs=("pack", "baseline", "extract"),
-    depends_on=("seed", "reweight"),
+    needs=("pack", "features", "baseline", "extract"),
+    depends_on=(
+        "seed", "reweight", "model.mode", "model.dropout", "baseline.folds", "extract.top_k", "train.bag.size",
+        "runtime.precision",
+    ),
     run=run,
     estimate=estimate,
+    version=2,
     inputs=inputs,
-)
+)  # fmt: skip

@@ -11,11 +11,14 @@ import os
 import pathlib
 from collections.abc import Callable
 
+import numpy as np
+
+from urnet_tf import store
 from urnet_tf.config import Config, FitConfig, RuntimeConfig
 from urnet_tf.models import step_cost
 from urnet_tf.models.network_cost import HeadCost, NetworkCost, count_classifier, count_network
 from urnet_tf.models.step_cost import TrainingCost, training_cost
-from urnet_tf.store import UnitLog, Workdir
+from urnet_tf.store import MARKER, UnitLog, Workdir
 
 _GUESSED_CLASSES = 1000  # of a list, which is not read for a plan
 
@@ -83,12 +86,29 @@ class StageContext:
     out: pathlib.Path  # the directory to fill; holds finished units after a kill
 
     def path(self, stage: str, *parts: str) -> pathlib.Path:
-        """A file of an earlier, complete stage."""
-        return self.workdir.path(stage).joinpath(*parts)
+        """A file, or the whole directory, of an earlier, complete stage, as that stage wrote it.
 
-    def units(self, name: str, total: int) -> UnitLog:
-        """The log of a resumable loop of this stage."""
-        return UnitLog(self.out / f"units_{name}", total)
+        Raises:
+          DamagedResult: it is not; the runner makes that stage again.
+        """
+        return self.workdir.checked(stage, *parts)
+
+    def marker(self, stage: str) -> dict:
+        """The marker of an earlier, complete stage.
+
+        Raises:
+          DamagedResult: it cannot be read.
+        """
+        self.workdir.checked(stage, MARKER)
+        return self.workdir.marker(stage)
+
+    def units(self, name: str, total: int, *columns: np.memmap) -> UnitLog:
+        """The log of a resumable loop of this stage, which fills `columns`."""
+        return UnitLog(self.out / f"units_{name}", total, *columns)
+
+    def remove(self, name: str) -> None:
+        """Removes a file or directory of this stage, if it is there."""
+        store.remove(self.out / name, self.out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +117,15 @@ class Stage:
 
     name: str
     needs: tuple[str, ...]  # stages whose files `run` reads
-    depends_on: tuple[str, ...]  # dotted configuration keys that change the result
+    depends_on: tuple[str, ...]  # dotted configuration keys, of settings or sections, that change the result
     run: Callable[[StageContext], dict]  # returns facts for the marker (plain JSON)
     estimate: Callable[[Config, Facts], Estimate]
+    applies: Callable[[Config], bool] = lambda config: True  # False: `run` has nothing to do
     version: int = 1  # raise it when the same settings give another result
-    inputs: Callable[[Config], str] = lambda config: ""  # fingerprint of what is read from outside
+    # What is read from outside: words for a person → fingerprint.
+    inputs: Callable[[Config], dict[str, str]] = lambda config: {}
+    # Looks at the contents of what is read from outside: why the stage must run again, or None.
+    rescan: Callable[[Config, Workdir], str | None] = lambda config, workdir: None
 
 
 def open_backbone(config: Config, **changes):
@@ -113,7 +137,7 @@ def open_backbone(config: Config, **changes):
         "name": model.backbone,
         "image_size_px": model.image_size_px,
         "weights": model.weights,
-        "seed": config.seed,
+        "seed": config.seed if model.weights is None else 0,
         **_resnext_settings(model),
     }
     return build_backbone(**(settings | changes))
@@ -129,6 +153,23 @@ def open_augmenter(config: Config, **changes):
         "crop_fraction": config.model.crop_fraction,
     }
     return build_augmenter(**(settings | changes))
+
+
+def fingerprint_weights(config: Config) -> dict[str, str]:
+    """`Stage.inputs` of a stage that opens the backbone: the checkpoint file that `model.weights` names.
+
+    Empty for ImageNet and random weights.
+
+    Raises:
+      UsageError: the weights cannot be had.
+    """
+    from urnet_tf.models.pretrained import IMAGENET, find_weights
+
+    path = find_weights(config.model.backbone, config.model.weights)
+    if config.model.weights in (None, IMAGENET):
+        return {}
+    status = os.stat(path)
+    return {"the file of model.weights": store.fingerprint(status.st_size, status.st_mtime_ns)}
 
 
 def fit_settings(

@@ -1,17 +1,16 @@
 """Stage `train`: the URNet on bags, with sample weights and soft targets of `reweight`.
 
-Reads the image store (pack), features or a network (baseline), the weights and targets
+Reads the image store (pack), features (frozen) or a network (baseline), the weights and targets
 (reweight). Writes urnet.keras, its instance branch instance.keras, saliency.npy and
 weights.parquet with the saliency filled in. A strategy is off when its weights are ones: there
 are no other branches in the code. The fit and the pass for the saliency resume.
 """
 
-import shutil
-
 import numpy as np
 
 from urnet_tf import schema, store
 from urnet_tf.config import Config
+from urnet_tf.errors import RunError
 from urnet_tf.models.network_cost import count_urnet
 from urnet_tf.stages.stage import (
     Estimate,
@@ -42,7 +41,7 @@ def run(context: StageContext) -> dict:
     path = context.out / "urnet.keras"
     if not path.exists():
         _fit(context, labels, store.column(weights, "sample_weight"))
-    shutil.rmtree(context.out / "checkpoint", ignore_errors=True)
+    context.remove("checkpoint")
     model = keras.saving.load_model(path, compile=False)
     training.save_model(urnet.instance_branch(model), context.out / "instance.keras")
     saliency = _measure_saliency(context, model, labels)
@@ -112,12 +111,13 @@ def _fit(context, labels, sample_weight):
         checkpoint_dir=context.out / "checkpoint",
         log_dir=context.out / "tensorboard",
         description="urnet",
+        settings_prefix="train.fit.",
         # What the loss takes for the size of a class is what its images count.
         **fit_settings(
             fit,
             config.runtime,
             data.sampler.shape[0],
-            np.bincount(labels, weights=np.maximum(sample_weight, 0), minlength=num_classes),
+            compute_class_mass(labels, sample_weight, num_classes),
             len(labels),
         ),  # fmt: skip
     )
@@ -125,11 +125,33 @@ def _fit(context, labels, sample_weight):
     training.save_model(model, context.out / "urnet.keras")
 
 
+def compute_class_mass(labels: np.ndarray, weights: np.ndarray, num_classes: int) -> np.ndarray:
+    """What the images of each class count, in average images: float64 [C], the sum is N.
+
+    Weights are divided by their mean, so that a class does not seem smaller for the scale of all weights;
+    an image that counts against its class adds nothing to it.
+
+    Args:
+      labels: int [N].
+      weights: float [N].
+
+    Raises:
+      RunError: no weight is above 0.
+    """
+    mass = np.bincount(labels, np.maximum(weights, 0.0), minlength=num_classes)
+    if not mass.sum() > 0:
+        raise RunError(
+            f"Expected training images with a weight above 0; all {len(labels):,} weigh 0 or less, so "
+            "there is nothing to learn. Weigh with reweight.fidelity=sound, or switch factors off."
+        )
+    return mass * (len(labels) / mass.sum())
+
+
 def _base(context, synchronized):
     """The feature size, or the network that training starts from."""
     config = context.config
     if config.model.mode == "frozen":
-        return store.read_array(context.path("baseline", "features.npy")).shape[1]
+        return store.read_array(context.path("features", "features.npy")).shape[1]
     import keras
 
     from urnet_tf.models.classifier import backbone_of
@@ -158,7 +180,7 @@ def _bag_batches(context, labels, sample_weight, augmented):
         sample_weight,
     )
     if config.model.mode == "frozen":
-        features = store.read_array(context.path("baseline", "features.npy"))
+        features = store.read_array(context.path("features", "features.npy"))
         return batches.FeatureBatches(features, sampler, *targets, bag=True)
     augmenter = open_augmenter(config) if augmented else open_augmenter(config, policy="none")
     return batches.ImageBatches(
@@ -189,7 +211,7 @@ def _measure_saliency(context, model, labels):
         inference.build_function(saliency_model(model), bags),
         stream,
         rows,
-        context.units("saliency", inference.count_units(rows, bags)),
+        context.units("saliency", inference.count_units(rows, bags), attention),
         write,
         batch_size=bags,
         description="saliency",
@@ -200,8 +222,9 @@ def _measure_saliency(context, model, labels):
 
 STAGE = Stage(
     name="train",
-    needs=("pack", "baseline", "extract", "reweight"),
+    needs=("pack", "features", "baseline", "reweight"),
     depends_on=("seed", "model", "augment", "train", "runtime.precision"),
     run=run,
     estimate=estimate,
+    version=2,
 )

@@ -1,0 +1,94 @@
+"""The settings that the program's texts name exist, so that no advice leads to an unknown key."""
+
+import ast
+import dataclasses
+import pathlib
+import re
+
+import pytest
+
+from urnet_tf import config
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SOURCES = sorted((ROOT / "urnet_tf").rglob("*.py"))
+ENDINGS = {"h5", "html", "input", "json", "keras", "npy", "parquet", "py", "safetensors", "yaml"}  # no keys
+# A gap (\0) stands for what a text is filled with; `*`, … and { for several endings.
+DOTTED = re.compile(r"(?<![\w./-])(?:[a-z]\w*|\0)(?:\.[a-z]\w*)+(?![\w./(])([\0*…{])?")
+
+
+def keys_of(section, prefix=""):
+    for field in dataclasses.fields(section):
+        yield prefix + field.name
+        if dataclasses.is_dataclass(value := getattr(section, field.name)):
+            yield from keys_of(value, f"{prefix}{field.name}.")
+
+
+KEYS = set(keys_of(config.Config()))
+SECTIONS = {part for key in KEYS for part in key.split(".")[:-1]}
+
+
+def unknown_settings(text):
+    """What looks like a setting and is none: `section.name`, or a gap and the end of a key."""
+    for found in DOTTED.finditer(text):
+        name = found[0].rstrip("\0*…{")
+        *sections, last = name.split(".")
+        if last in ENDINGS or not SECTIONS & set(sections):
+            continue
+        if name.startswith("\0"):
+            known = any(key.endswith(name[1:]) for key in KEYS)
+        elif found[1] or name.endswith("_"):
+            known = any(key.startswith(name) for key in KEYS)
+        else:
+            known = name in KEYS
+        if not known:
+            yield name
+
+
+def texts_of(source):
+    """Every text of a module but its documentation, with gaps where values are filled in."""
+    tree = ast.parse(source)
+    left_out = set()
+    for node in ast.walk(tree):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and node.body
+        if documented and isinstance(node.body[0], ast.Expr):
+            left_out.add(node.body[0].value)
+        if isinstance(node, ast.JoinedStr):
+            left_out |= set(node.values)
+            yield "".join(v.value if isinstance(v, ast.Constant) else "\0" for v in node.values)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in left_out:
+            yield node.value
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_settings_in_messages_exist(path):
+    unknown = [name for text in texts_of(path.read_text(encoding="utf-8")) for name in unknown_settings(text)]
+    assert not unknown
+
+
+def test_settings_in_the_readme_exist():
+    assert not list(unknown_settings((ROOT / "README.md").read_text(encoding="utf-8")))
+
+
+def test_the_search_finds_wrong_names():
+    wrong = 'f"Try {x}, fit.learning_rate, train.fit.rate=3, {name}.fit.batch, or model.resnet_{y}." + "a.b"'
+    found = [name for text in texts_of(wrong) for name in unknown_settings(text)]
+    assert found == ["fit.learning_rate", "train.fit.rate", "\0.fit.batch", "model.resnet_"]
+    right = 'f"Lower train.fit.epochs, {name}.fit.batch_images (model.resnext_{y}); see model.keras."'
+    assert not [name for text in texts_of(right) for name in unknown_settings(text)]
+
+
+def test_every_fit_of_a_stage_says_where_its_settings_are():
+    prefixes = []
+    for path in SOURCES:
+        if path.parent.name != "stages":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            called = getattr(node.func, "attr", "") if isinstance(node, ast.Call) else ""
+            if called in ("fit_model", "ask_folds_again"):
+                given = {keyword.arg: keyword.value for keyword in node.keywords}
+                prefixes.append((path.stem, given["settings_prefix"].value))
+    expected = {"baseline": "baseline.fit.", "reweight": "reweight.refit.", "train": "train.fit."}
+    assert dict(prefixes) == expected and len(prefixes) == 3
+    for prefix in expected.values():
+        assert isinstance(config.select(config.Config(), prefix[:-1]), config.FitConfig)

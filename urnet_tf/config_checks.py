@@ -1,0 +1,90 @@
+"""What single values allow and together cannot work: told when a configuration is read, not hours later."""
+
+import operator
+
+from urnet_tf.errors import UsageError
+
+_GROUPED_CHANNELS = 8192  # of a ResNeXt's first stage, 16 times the widest published; eight times that follow
+_FITS = ("baseline.fit", "reweight.refit", "train.fit")
+
+
+def check_together(config) -> None:
+    """Looks at the settings of a `config.Config` that depend on each other.
+
+    Raises:
+      UsageError: two of them exclude each other.
+    """
+    combine = config.reweight.combine
+    if not combine.smallest < 1.0 < combine.largest:
+        raise UsageError(
+            "Expected reweight.combine.smallest < 1 < reweight.combine.largest; received "
+            f"{combine.smallest} and {combine.largest}."
+        )
+    _check_ingest(config.ingest)
+    _check_width(config.model)
+    _check_class_weight(config.reweight.class_weight)
+    if config.runtime.jit_compile and config.runtime.strategy != "none":
+        raise UsageError("Expected runtime.strategy=none with runtime.jit_compile; received mirrored.")
+    for key in _FITS:
+        fit, rows, what = operator.attrgetter(key)(config), None, "images"
+        if key == "train.fit":
+            size = config.train.bag.size
+            rows, what = max(1, fit.batch_images // size), f"bags of {size}"
+        _check_parts(key, fit, rows or fit.batch_images, what)
+        _check_elr(key, fit, config.runtime)
+
+
+def _check_ingest(settings):
+    fractions = settings.val_fraction, settings.test_fraction
+    if sum(fractions) >= 1:
+        raise UsageError(
+            "Expected ingest.val_fraction + ingest.test_fraction below 1, so that images are left to train "
+            f"on; received {fractions[0]} + {fractions[1]}."
+        )
+    if settings.min_side_px**2 > settings.max_pixels:
+        raise UsageError(
+            "Expected ingest.max_pixels to allow images of ingest.min_side_px; received "
+            f"{settings.max_pixels} and {settings.min_side_px}."
+        )
+
+
+def _check_width(model):
+    channels = model.resnext_cardinality * model.resnext_width_per_group
+    if channels > _GROUPED_CHANNELS:
+        raise UsageError(
+            f"Expected at most {_GROUPED_CHANNELS} channels of model.resnext_cardinality x "
+            f"model.resnext_width_per_group; received {model.resnext_cardinality} x "
+            f"{model.resnext_width_per_group}."
+        )
+
+
+def _check_class_weight(settings):
+    if settings.kind != "inverse" and settings.alpha is not None:
+        raise UsageError(
+            f"Expected reweight.class_weight.alpha=null with kind={settings.kind}, which has no alpha but "
+            f"effective_beta; received {settings.alpha}."
+        )
+
+
+def _check_parts(key, fit, rows, what):
+    if rows % fit.accumulate_steps:
+        raise UsageError(
+            f"Expected {key}.accumulate_steps to divide the {rows} {what} of a step; received "
+            f"{fit.accumulate_steps}. Change it or {key}.batch_images."
+        )
+
+
+def _check_elr(key, fit, runtime):
+    """What a memory of each image's predictions rules out."""
+    if fit.loss.kind != "elr":
+        return
+    if fit.mixup is not None:
+        raise UsageError(
+            f"Expected {key}.mixup=null with {key}.loss.kind=elr, as a mixed image has no predictions of "
+            f"its own to remember; received {fit.mixup}."
+        )
+    if runtime.strategy != "none":
+        raise UsageError(
+            f"Expected runtime.strategy=none with {key}.loss.kind=elr, as each device would remember only "
+            f"its own images; received {runtime.strategy}."
+        )

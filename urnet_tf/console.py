@@ -1,0 +1,69 @@
+"""Where the program starts: it takes signals over before anything else is imported, and ends with a status.
+
+    0    done, or nothing to do
+    1    failed; also when the environment does: a full disk, a file that cannot be read
+    2    bad usage
+    130  stopped by Ctrl-C (SIGINT)
+    143  stopped by SIGTERM
+"""
+
+import os
+import signal
+import sys
+import threading
+
+_PATIENCE_S = 20.0  # for native code that does not let Python's exceptions through
+
+_received: int | None = None
+_aftermath = ""
+
+
+def start() -> None:
+    """Runs the command line of this process and exits; never returns."""
+    _take_signals()
+    try:
+        from urnet_tf.__main__ import console
+
+        console()
+    except KeyboardInterrupt:
+        _end()
+
+
+def was_stopped() -> bool:
+    """Whether a signal asked the program to end; errors after it are its echo."""
+    return _received is not None
+
+
+def promise(aftermath: str) -> None:
+    """Says what holds when the program is stopped from now on, like "the same command goes on from here"."""
+    global _aftermath
+    _aftermath = aftermath
+
+
+def _take_signals():
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # `nohup` and shells' background jobs ignore Ctrl-C
+            signal.signal(number, _stop)
+
+
+def _stop(number, frame):
+    global _received
+    if _received is not None:
+        os._exit(128 + _received)
+    _received = number
+    watchdog = threading.Timer(_PATIENCE_S, _end)
+    watchdog.daemon = True
+    watchdog.start()
+    raise KeyboardInterrupt
+
+
+def _end():
+    """Says it in one sentence and leaves at once: what is on disk is safe at any time."""
+    import multiprocessing  # late, since it takes a while
+
+    number = _received or signal.SIGINT
+    name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+    for child in multiprocessing.active_children():
+        child.kill()
+    print(f"urnet: stopped by {name}{f'; {_aftermath}' if _aftermath else ''}.", file=sys.stderr, flush=True)
+    os._exit(128 + number)

@@ -1,0 +1,85 @@
+"""Stage `features`: the frozen backbone's features of all images, computed once for all fits on them.
+
+Reads the image store (pack). Writes features.npy, float16 [images, D], by id. With `model.mode: finetune`
+there is nothing to do: the features of whole networks belong to stage `extract`. The loop resumes.
+"""
+
+import numpy as np
+
+from urnet_tf import store
+from urnet_tf.config import Config
+from urnet_tf.stages.stage import (
+    Estimate,
+    Facts,
+    Stage,
+    StageContext,
+    count_backbone,
+    fingerprint_weights,
+    forward_seconds,
+    inference_bytes,
+    open_backbone,
+)
+
+_BATCH = 64
+
+
+def run(context: StageContext) -> dict:
+    """Fills features.npy; see the module."""
+    config = context.config
+    if config.model.mode != "frozen":
+        return {"images": 0, "feature_dim": None}
+    from urnet_tf import inference, training
+    from urnet_tf.data.image_store import ImageStore
+
+    images = ImageStore(context.path("pack"))
+    with training.precision_policy(config.runtime.precision):
+        backbone = open_backbone(config)
+    dim = backbone.output_shape[-1]
+    features = store.open_column(context.out / "features.npy", (len(images), dim), np.float16)
+    units = context.units("features", inference.count_units(len(images), _BATCH), features)
+    inference.extract_features(
+        backbone,
+        images,
+        np.arange(len(images)),
+        features,
+        units,
+        image_size_px=config.model.image_size_px,
+        crop_fraction=config.model.crop_fraction,
+        batch_size=_BATCH,
+    )
+    return {"images": len(images), "feature_dim": dim}
+
+
+def estimate(config: Config, facts: Facts) -> Estimate:
+    """One pass of the backbone over all images."""
+    if config.model.mode != "frozen":
+        return Estimate(0, 0.0, 0, 0, "whole networks are trained: nothing to do")
+    if facts.images is None:
+        return Estimate()
+    seconds = 15.0 + forward_seconds(config, facts.images, facts)
+    disk = facts.images * count_backbone(config).feature_dim * 2  # mapped: takes only memory that is free
+    return Estimate(facts.images, seconds, disk, inference_bytes(config, facts, 1, _BATCH))
+
+
+def inputs(config: Config) -> dict:
+    """The checkpoint of a frozen backbone; the seed where its weights are random."""
+    if config.model.mode != "frozen":
+        return {}
+    random = config.model.weights is None
+    return {"the seed of the random weights": str(config.seed)} if random else fingerprint_weights(config)
+
+
+STAGE = Stage(
+    name="features",
+    needs=("pack",),
+    depends_on=(
+        "model.mode", "model.backbone", "model.weights", "model.image_size_px", "model.crop_fraction",
+        "model.resnext_depth", "model.resnext_cardinality", "model.resnext_width_per_group",
+        "model.resnext_squeeze_excitation", "model.resnext_deep_stem", "model.resnext_small_stem",
+        "runtime.precision",
+    ),
+    run=run,
+    estimate=estimate,
+    applies=lambda config: config.model.mode == "frozen",
+    inputs=inputs,
+)  # fmt: skip

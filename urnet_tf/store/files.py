@@ -1,0 +1,224 @@
+"""Files: written whole or not at all, flushed to the disk, hashed, and removed only where that is allowed.
+
+A file that `atomic_path` has put in place is on the disk with its contents (fsync of the file, then of its
+directory), on file systems that keep what fsync promises: local ones such as ext4, XFS and APFS do, many
+network and FUSE mounts do not.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from urnet_tf.errors import RunError
+
+_HASH_BLOCK = 1 << 20
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a temporary sibling of `path` that replaces it when the block ends without an error.
+
+    A file is flushed to the disk before it replaces the old one. The block may make a directory instead,
+    which it flushes itself where that matters (`sync_tree`).
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        if not temporary.is_dir():
+            sync_file(temporary)
+        os.replace(temporary, path)
+        sync_file(path.parent)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, os.fspath(temporary), temporary):
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error  # a full disk names no file
+    finally:
+        remove(temporary, path.parent)
+
+
+def sync_file(path: str | os.PathLike) -> None:
+    """Flushes a file, or the names in a directory, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network and FUSE mounts know no fsync of directories; of files they must.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not os.path.isdir(path):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(directory: str | os.PathLike) -> None:
+    """Flushes all files and directories below a directory, and itself, to the disk."""
+    for parent, _, names in os.walk(directory, topdown=False):
+        for name in names:
+            if not os.path.islink(os.path.join(parent, name)):
+                sync_file(os.path.join(parent, name))
+        sync_file(parent)
+
+
+def remove(path: str | os.PathLike, inside: str | os.PathLike) -> None:
+    """Removes a file, a link or a tree, if there is one; the only place in the program that removes anything.
+
+    Links are removed and never followed, and no path leads out of `inside`, however it is written.
+
+    Args:
+      path: what goes.
+      inside: a directory that the program made, or was told to write to; `path` must lie below it.
+
+    Raises:
+      RunError: `path` lies elsewhere; nothing was removed.
+      OSError: it cannot be removed.
+    """
+    root = os.path.realpath(inside)
+    place = os.path.join(os.path.realpath(os.path.dirname(os.path.abspath(path))), os.path.basename(path))
+    name = os.path.basename(place)
+    if name in ("", ".", "..") or os.path.commonpath([root, place]) != root or place == root:
+        raise RunError(
+            f"Refused to remove {os.fspath(path)}, which does not lie below {os.fspath(inside)}; this is a fault "
+            "of the program, please report it."
+        )
+    if os.path.isdir(place) and not os.path.islink(place):
+        shutil.rmtree(place)
+    else:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.unlink(place)
+
+
+def hash_file(path: str | os.PathLike) -> str:
+    """The blake2b-128 of a file's bytes, hexadecimal; reads it once, in blocks."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(_HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes UTF-8 text atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike, value) -> None:
+    """Writes JSON atomically; numpy scalars and arrays become numbers and lists, NaN becomes null."""
+    write_text(path, json.dumps(_plain(value), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | os.PathLike):
+    """Reads a JSON file; ValueError where it is none."""
+    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+
+
+def write_array(path: str | os.PathLike, array: np.ndarray) -> None:
+    """Writes one array as `.npy` atomically."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array)
+
+
+def read_array(path: str | os.PathLike) -> np.ndarray:
+    """Memory-maps a `.npy` file read-only."""
+    return np.load(path, mmap_mode="r")
+
+
+def write_table(path: str | os.PathLike, columns: Mapping, dtypes: Mapping[str, str]) -> None:
+    """Writes Parquet atomically.
+
+    Args:
+      columns: column name to a sequence, numpy array or Arrow array of equal lengths.
+      dtypes: column name to Arrow type name; one of the `*_COLUMNS` of `urnet_tf.schema`. Only
+        these columns are written, in this order.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    def arrow(values, kind):
+        is_arrow = isinstance(values, (pa.Array, pa.ChunkedArray))
+        return values.cast(kind) if is_arrow else pa.array(values, type=kind)
+
+    table = pa.table({name: arrow(columns[name], pa.type_for_alias(dtype)) for name, dtype in dtypes.items()})
+    with atomic_path(path) as temporary:
+        pyarrow.parquet.write_table(
+            table, temporary, compression="zstd", compression_level=1, write_page_checksum=True
+        )
+
+
+def read_table(path: str | os.PathLike, columns: list[str] | None = None, where=None):
+    """Reads a Parquet file as a `pyarrow.Table`; `where` is a `pyarrow.compute` expression on its columns."""
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(
+        path, columns=columns, filters=where, page_checksum_verification=True
+    )
+
+
+def column(table, name: str) -> np.ndarray:
+    """One column of a `pyarrow.Table` as a numpy array (object dtype for strings)."""
+    return table.column(name).to_numpy(zero_copy_only=False)
+
+
+def fingerprint(*values) -> str:
+    """A short hash of plain values; equal for equal JSON."""
+    text = json.dumps(_plain(values), sort_keys=True, ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def open_column(path: str | os.PathLike, shape: tuple[int, ...], dtype) -> np.ndarray:
+    """Memory-maps a `.npy` column for writing; an existing file of that shape and dtype is continued.
+
+    Rows survive a kill of this process once assigned, and a power cut once a `UnitLog` that knows the
+    column has marked them. The whole file is allocated at once, so that a full disk is an error here and
+    not the end of the process (SIGBUS) at some assignment.
+
+    Raises:
+      OSError: the disk has no room for the column.
+      RunError: the file holds another shape or dtype.
+    """
+    path = pathlib.Path(path)
+    if path.exists():
+        existing = np.lib.format.open_memmap(path, mode="r+")
+        if existing.shape == tuple(shape) and existing.dtype == np.dtype(dtype):
+            return existing
+        raise RunError(
+            f"{path} holds {existing.dtype} {existing.shape} where {np.dtype(dtype)} {tuple(shape)} was "
+            "expected; delete it to start over."
+        )
+    with atomic_path(path) as temporary:
+        np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=tuple(shape)).flush()
+        _allocate(temporary, path)
+    return np.lib.format.open_memmap(path, mode="r+")
+
+
+def _allocate(temporary, path):
+    """Gives a sparse file its blocks."""
+    with open(temporary, "r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+
+
+def _plain(value):
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value

@@ -1,0 +1,345 @@
+"""The work directory: stages that are complete or not there, markers that notice damage, resumable units.
+
+    <stage>/                     complete: its marker `done.json` lists every file with size and hash
+    <stage>.partial/             being filled, or left by a killed run
+    <stage>.previous/            results under another key that took long to make; likewise
+    <stage>.partial.previous/    for what a killed run left; both until a whole run is complete
+
+A stage fills `<stage>.partial/`, everything in it is flushed to the disk, its marker is written last and the
+directory gets its final name: so a directory with its final name is complete, after a kill and, on the file
+systems that `files` names, after a power cut. A stage that was killed finds its own units again as long as
+its key (configuration and inputs) is the same.
+"""
+
+import concurrent.futures
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from urnet_tf.errors import RunError
+from urnet_tf.store.files import (
+    fingerprint,
+    hash_file,
+    read_json,
+    remove,
+    sync_file,
+    sync_tree,
+    write_json,
+    write_text,
+)
+
+MARKER = "done.json"
+KEPT_SECONDS = 120.0  # results that took longer are kept when others replace them
+_KEY_FILE = "key.txt"
+# What no later stage reads: logs, which hold dates, and the units of loops, which go when all is done.
+_UNLISTED = ("tensorboard/", "units_")
+
+
+class DamagedResult(RunError):
+    """A file of a complete stage is not what its marker says.
+
+    Attributes:
+      stage: whose file it is.
+      problem: what is wrong, naming the file.
+    """
+
+    def __init__(self, root: pathlib.Path, stage: str, problem: str):
+        super().__init__(
+            f"{root / stage} is damaged: {problem}. `urnet run` with the same settings makes it again."
+        )
+        self.stage, self.problem = stage, problem
+
+
+class UnitLog:
+    """Remembers which units of a long loop are complete, with a few facts about each.
+
+    One small file a unit, written atomically after the unit's results are on the disk, so a killed loop
+    redoes at most the unit in hand.
+
+    Args:
+      directory: of the small files.
+      total: how many units there are.
+      columns: memory-mapped arrays that the units fill; other results must be on the disk by themselves.
+    """
+
+    def __init__(self, directory: str | os.PathLike, total: int, *columns: np.memmap):
+        self.directory = pathlib.Path(directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.total = total
+        self._columns = columns
+
+    def pending(self) -> list[int]:
+        """The units not yet complete, in order; one whose file cannot be read is not complete."""
+        return [unit for unit in range(self.total) if not self._is_readable(unit)]
+
+    def complete(self, unit: int, facts=None) -> None:
+        """Marks a unit complete; `facts` is JSON that `facts()` gives back."""
+        for column in self._columns:
+            column.flush()
+        write_json(self._path(unit), facts)
+
+    def facts(self) -> list:
+        """The facts of all units in order; every unit must be complete."""
+        return [read_json(self._path(unit)) for unit in range(self.total)]
+
+    def _is_readable(self, unit):
+        try:
+            read_json(self._path(unit))
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def _path(self, unit):
+        return self.directory / f"{unit:06d}.json"
+
+
+class Workdir:
+    """A run's directory with one sub-directory a stage.
+
+    Args:
+      root: the directory; need not exist yet.
+      hashes: whether files are hashed before they are used; False looks at sizes alone.
+    """
+
+    def __init__(self, root: str | os.PathLike, hashes: bool = True):
+        self.root = pathlib.Path(root)
+        self.hashes = hashes
+        self._verified = {}  # path → what the file's status was when its contents were last looked at
+
+    def path(self, stage: str) -> pathlib.Path:
+        """The directory of a complete stage; what is read from it goes through `checked`."""
+        return self.root / stage
+
+    def marker(self, stage: str) -> dict | None:
+        """The completion marker of a stage; None where there is none or where it was changed."""
+        return _read_marker(self.root / stage)
+
+    def checked(self, stage: str, *parts: str) -> pathlib.Path:
+        """The path of a file, or of a directory with all its files, that is as the stage wrote it.
+
+        A file's contents are looked at once in a process and whenever its time changes. What the marker
+        does not list is not looked at.
+
+        Raises:
+          DamagedResult: a file is missing, of another size, or has other contents.
+        """
+        marker = self.marker(stage)
+        if marker is None:
+            raise DamagedResult(self.root, stage, f"{MARKER} is missing or was changed")
+        wanted = "/".join(parts)
+        listed = marker["files"]
+        names = [n for n in listed if not wanted or n == wanted or n.startswith(wanted + "/")]
+        problem = next(self._problems(stage, {name: listed[name] for name in names}, self.hashes), None)
+        if problem is not None:
+            raise DamagedResult(self.root, stage, problem)
+        return self.root.joinpath(stage, *parts)
+
+    def find_damage(self, stage: str, full: bool = False) -> list[str]:
+        """What is wrong with the files of a complete stage, a clause each that names the file.
+
+        Args:
+          full: hash every file; else only those whose time is not that of their writing, which costs next
+            to nothing where nothing was touched.
+        """
+        listed = self.marker(stage)["files"]
+        if not full:
+            touched = (n for n in listed if _mtime(self.root / stage / n) != listed[n]["mtime_ns"])
+            touched = set(touched) if self.hashes else set()
+            untouched = {name: entry for name, entry in listed.items() if name not in touched}
+            found = list(self._problems(stage, untouched, hashes=False))
+            return found + list(self._problems(stage, {n: listed[n] for n in touched}, hashes=True))
+        self._verified.clear()
+        return list(self._problems(stage, listed, hashes=True))
+
+    def require_sound(self, stages) -> None:
+        """Checks those of the stages that are complete as `find_damage` does.
+
+        Raises:
+          DamagedResult: a file is not as it was written.
+        """
+        for stage in stages:
+            if self.marker(stage) is not None:
+                for problem in self.find_damage(stage):
+                    raise DamagedResult(self.root, stage, problem)
+
+    def _problems(self, stage, listed: Mapping[str, dict], hashes: bool) -> Iterator[str]:
+        """Sizes of all files first, which is fast; then their contents, by several threads."""
+        sound = []
+        for name, entry in sorted(listed.items()):
+            try:
+                status = os.stat(self.root / stage / name)
+            except OSError as error:
+                missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+                yield f"{name} is missing" if missing else f"{name} cannot be read ({error.strerror})"
+                continue
+            if status.st_size != entry["bytes"]:
+                yield f"{name} has {status.st_size:,} bytes instead of {entry['bytes']:,}"
+                continue
+            if self._verified.get((stage, name)) != _state(status):
+                sound.append((name, status))
+        if not hashes or not sound:
+            return
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            paths = [self.root / stage / name for name, _ in sound]
+            for (name, status), found in zip(sound, pool.map(_hash_or_reason, paths), strict=True):
+                if found != listed[name]["hash"]:
+                    reason = found if found.startswith("(") else "(its contents were changed)"
+                    yield f"{name} is not as it was written {reason}"
+                else:
+                    self._verified[stage, name] = _state(status)
+
+    def open_partial(self, stage: str, key: str) -> pathlib.Path:
+        """The directory that a stage fills; what is there under another key is kept beside."""
+        partial, kept = self._partial(stage), self._kept_partial(stage)
+        if partial.exists() and _read_key(partial) != key:
+            aside = self.root / f"{stage}.partial.old"
+            remove(aside, self.root)
+            os.replace(partial, aside)
+            if _read_key(kept) == key:
+                os.replace(kept, partial)
+            remove(kept, self.root)
+            os.replace(aside, kept)
+        elif not partial.exists() and _read_key(kept) == key:
+            os.replace(kept, partial)
+        for litter in list(partial.rglob(".*.tmp")):  # of `atomic_path` in a killed process
+            remove(litter, partial)
+        partial.mkdir(parents=True, exist_ok=True)
+        write_text(partial / _KEY_FILE, key)
+        return partial
+
+    def holds_partial(self, stage: str, key: str) -> bool:
+        """Whether a killed run of this stage under the same key can be continued."""
+        return key in (_read_key(self._partial(stage)), _read_key(self._kept_partial(stage)))
+
+    def partial_bytes(self, stage: str) -> int:
+        """What a killed run of the stage left, in bytes."""
+        files = self._partial(stage).rglob("*")
+        return sum(path.lstat().st_size for path in files if path.is_file())
+
+    def finish(self, stage: str, marker: Mapping) -> None:
+        """Flushes the partial directory, writes the marker into it and gives it its final name."""
+        partial = self._partial(stage)
+        sync_tree(partial)
+        self.write_marker(partial, marker)
+        self._give_final_name(stage)
+
+    def write_marker(self, directory: pathlib.Path, marker: Mapping) -> None:
+        """Writes the marker of what lies in a directory: `marker` with `files`, `results` and `digest`.
+
+        `files`: relative path → bytes, mtime_ns and hash; `results`: a hash of all contents; `digest`: of the
+        marker itself.
+        """
+        names = sorted(
+            os.path.relpath(os.path.join(parent, name), directory)
+            for parent, _, found in os.walk(directory)
+            for name in found
+        )
+        names = [n for n in names if n not in (MARKER, _KEY_FILE) and not n.startswith(_UNLISTED)]
+        stage = directory.name.removesuffix(".partial")
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            hashes = list(pool.map(hash_file, (directory / name for name in names)))
+        files = {}
+        for name, digest in zip(names, hashes, strict=True):
+            status = os.stat(directory / name)
+            files[name] = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "hash": digest}
+            self._verified[stage, name] = _state(status)
+        results = fingerprint({name: entry["hash"] for name, entry in files.items()})
+        marker = {**marker, "results": results, "files": files}
+        write_json(directory / MARKER, {**marker, "digest": fingerprint(marker)})
+
+    def recover(self, stage: str) -> bool:
+        """Goes on with a `finish` or `restore` that was killed; returns whether a stage got its final name."""
+        final, old = self.root / stage, self.root / f"{stage}.old"
+        found = (self._partial(stage) / MARKER).exists()
+        if found:
+            self._give_final_name(stage)
+        elif final.exists():
+            remove(old, self.root)
+        elif old.exists():  # a killed `restore`
+            os.replace(old, final)
+        return found
+
+    def previous_marker(self, stage: str) -> dict | None:
+        """The marker of the results that were kept when others replaced them."""
+        return _read_marker(self._previous(stage))
+
+    def restore(self, stage: str) -> None:
+        """Exchanges a stage's results with the previous ones."""
+        final, old = self.root / stage, self.root / f"{stage}.old"
+        remove(old, self.root)
+        if final.exists():
+            os.replace(final, old)
+        os.replace(self._previous(stage), final)
+        if old.exists():
+            os.replace(old, self._previous(stage))
+        sync_file(self.root)
+
+    def invalidate(self, stage: str) -> None:
+        """Takes the marker of a damaged stage away, so that it is made again, also after a kill."""
+        remove(self.root / stage / MARKER, self.root)
+
+    def drop_previous(self, stages) -> None:
+        """Removes what was kept of the runs before, when a whole run is complete."""
+        for stage in stages:
+            for directory in (self._previous(stage), self._kept_partial(stage)):
+                remove(directory, self.root)
+
+    def _give_final_name(self, stage):
+        partial, final = self._partial(stage), self.root / stage
+        old, previous = self.root / f"{stage}.old", self._previous(stage)
+        if final.exists():
+            before, now = _read_marker(final), _read_marker(partial)
+            took_long = before is not None and before.get("seconds", 0) > KEPT_SECONDS
+            aside = previous if took_long and now and before.get("key") != now.get("key") else old
+            remove(aside, self.root)
+            os.replace(final, aside)
+        os.replace(partial, final)
+        sync_file(self.root)
+        remove(old, self.root)
+        for units in final.glob("units_*"):
+            remove(units, final)
+
+    def _partial(self, stage):
+        return self.root / f"{stage}.partial"
+
+    def _kept_partial(self, stage):
+        return self.root / f"{stage}.partial.previous"
+
+    def _previous(self, stage):
+        return self.root / f"{stage}.previous"
+
+
+def _read_marker(directory):
+    try:
+        marker = read_json(directory / MARKER)
+        digest = marker.pop("digest")
+    except (OSError, ValueError, KeyError, AttributeError, RecursionError):
+        return None
+    return marker if digest == fingerprint(marker) else None
+
+
+def _read_key(directory):
+    try:
+        return (directory / _KEY_FILE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _hash_or_reason(path):
+    try:
+        return hash_file(path)
+    except OSError as error:
+        return f"({error.strerror})"
+
+
+def _state(status):
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _mtime(path):
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return None

@@ -1,0 +1,85 @@
+"""What texts from outside may hold before they are used as a name or path, and how messages quote them.
+
+Plain Python: whatever is joined into a path goes through `check_text(..., FILE_NAME, ...)` first.
+"""
+
+import os
+import unicodedata
+
+from urnet_tf.errors import UsageError
+
+LINE, PATH, FILE_NAME = "line", "path", "file name"
+
+_PART_BYTES, _PATH_BYTES = 255, 4095  # of Linux's file systems
+_NAME_BYTES = 100  # leaves room for the endings that files of a model get
+_BREAKING = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, line separators
+_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # show a text in another order
+# The program's own files in a directory that a FILE_NAME is joined to.
+_OWN_NAMES = ("models.config", "done.json", "key.txt")
+_OWN_PREFIX = "units_"
+
+
+def cut(text: str, limit: int = 80) -> str:
+    """A text without its middle where it is longer than `limit`, and how long it was."""
+    if len(text) <= limit:
+        return text
+    middle = f"… ({len(text):,} characters) …"
+    kept = max(limit - len(middle), 10)
+    return text[: kept - kept // 3] + middle + text[-(kept // 3) :]
+
+
+def quote(value, limit: int = 80) -> str:
+    """Any value that was received, for a message: its `repr`, on one line, at most about `limit` long."""
+    try:
+        return cut(repr(value), limit)
+    except (ValueError, RecursionError):  # thousands of digits, or of brackets
+        return f"a value of type {type(value).__name__} that is too long to show"
+
+
+def bare(text: str, limit: int = 80) -> str:
+    """A key for a message: as `quote`, without the quotation marks."""
+    return quote(str(text), limit)[1:-1]
+
+
+def show_path(path) -> str:
+    """A path for a message; longer than other values may be, as its middle tells most."""
+    text = os.fspath(path)
+    shown = "".join(repr(sign)[1:-1] if unicodedata.category(sign) in _BREAKING else sign for sign in text)
+    return cut(shown, 200)
+
+
+def check_text(text: str, form: str, what: str) -> None:
+    """Refuses a text that cannot be what it is meant to be.
+
+    Args:
+      form: LINE, PATH (of a file or folder) or FILE_NAME (joined to a directory of the program).
+      what: names the text in the message.
+
+    Raises:
+      UsageError: an empty text, control characters or line breaks; for a PATH, one that no file system
+        takes; for a FILE_NAME, anything but a plain name that is free.
+    """
+    expected = _find_fault(text, form)
+    if expected:
+        raise UsageError(f"Expected {expected} for {what}; received {quote(text)}.")
+
+
+def _find_fault(text, form):
+    """What would have been right, or None."""
+    if not text:
+        return "a text that is not empty"
+    if any(unicodedata.category(sign) in _BREAKING or sign in _TURNING for sign in text):
+        return "a text without control characters and line breaks"
+    if form == PATH:
+        parts = [len(part.encode()) for part in text.split("/")]
+        if max(parts) > _PART_BYTES or sum(parts) + len(parts) - 1 > _PATH_BYTES:
+            return f"a path of at most {_PATH_BYTES:,} bytes, {_PART_BYTES} in each part,"
+    if form == FILE_NAME:
+        if text.startswith(".") or not all(sign.isalnum() or sign in "-_." for sign in text):
+            return "a plain name of letters, digits, '-', '_' and '.', not with a '.' in front,"
+        if len(text.encode()) > _NAME_BYTES:
+            return f"a name of at most {_NAME_BYTES} bytes"
+        if text.lower() in _OWN_NAMES or text.lower().startswith(_OWN_PREFIX):
+            own = ", ".join(_OWN_NAMES)
+            return f"a name that is not one of the program's own ({own}, {_OWN_PREFIX}…)"
+    return None
