@@ -198,14 +198,15 @@ VOLATILE_FACTS = (
     "latency_ms",  # measured for each file of an export
     "files", "digest",  # times and hashes of the files of a stage, which are compared themselves
 )  # fmt: skip
-# Of the stages that hold dates: the length of saved_model.pb, see below, and a hash over their files.
-DATED_STAGES, DATED_FACTS = ("export/", "report/"), ("bytes", "results")
+# Of the stages that hold dates: the length of saved_model.pb, see below, a hash over their files, and the same
+# hash where the report says which export it was made from.
+DATED_STAGES, DATED_FACTS = ("export/", "report/"), ("bytes", "results", "export")
 VOLATILE_TEXT = (
     (r"export/[^/]+/\d+/README\.md", rb"Exported \S+ with|[0-9.]+ ms \|"),  # the same two, in the model card
     (r"report/index\.html", rb"[0-9.]+ ms<"),
     # The names of a SavedModel's functions end with a number that counts all functions of the process, so
-    # that an export differs from one by a process that also trained. Its fingerprint has hashes of its program
-    # without these numbers, its signatures, its objects and its weights: these must be equal in its stead.
+    # that an export differs from one by a process that also trained. Its fingerprint hashes its program
+    # without these numbers, its signatures, objects and weights: these hashes must be equal in its stead.
     (r"export/[^/]+/\d+/saved_model\.pb", rb"(?s).+"),
     # The first field hashes the very bytes of saved_model.pb; the last one (tag, length, digits) is a UUID.
     (r"export/[^/]+/\d+/fingerprint\.pb", rb"^\x08[\x80-\xff]*[\x00-\x7f]|:[\x01-\x28][0-9]+$"),
