@@ -198,8 +198,8 @@ VOLATILE_FACTS = (
     "latency_ms",  # measured for each file of an export
     "files", "digest",  # times and hashes of the files of a stage, which are compared themselves
 )  # fmt: skip
-# Of the stages that hold dates: the length of saved_model.pb, see below, a hash over their files, and the same
-# hash where the report says which export it was made from.
+# Of the stages that hold dates: the length of saved_model.pb, see below, a hash over their files, and that
+# hash again where the report says which export it was made from.
 DATED_STAGES, DATED_FACTS = ("export/", "report/"), ("bytes", "results", "export")
 VOLATILE_TEXT = (
     (r"export/[^/]+/\d+/README\.md", rb"Exported \S+ with|[0-9.]+ ms \|"),  # the same two, in the model card
