@@ -196,15 +196,17 @@ VOLATILE_FACTS = (
     "seconds", "peak_memory_bytes",  # of the run
     "created",  # when an export was made
     "latency_ms",  # measured for each file of an export
-    "files",  # hashes of the files of a stage, which are compared themselves
+    "files", "digest",  # times and hashes of the files of a stage, which are compared themselves
 )  # fmt: skip
-EXPORT_FACTS = ("bytes",)  # the length of saved_model.pb, see below
+# Of the stages that hold dates: the length of saved_model.pb, see below, a hash over their files, and that
+# hash again where the report says which export it was made from.
+DATED_STAGES, DATED_FACTS = ("export/", "report/"), ("bytes", "results", "export")
 VOLATILE_TEXT = (
     (r"export/[^/]+/\d+/README\.md", rb"Exported \S+ with|[0-9.]+ ms \|"),  # the same two, in the model card
     (r"report/index\.html", rb"[0-9.]+ ms<"),
-    # The names of a SavedModel's functions end with a number that counts all functions of the process, so that
-    # an export differs from one by a process that also trained. Its fingerprint has hashes of its program
-    # without these numbers, its signatures, its objects and its weights: these must be equal in its stead.
+    # The names of a SavedModel's functions end with a number that counts all functions of the process, so
+    # that an export differs from one by a process that also trained. Its fingerprint hashes its program
+    # without these numbers, its signatures, objects and weights: these hashes must be equal in its stead.
     (r"export/[^/]+/\d+/saved_model\.pb", rb"(?s).+"),
     # The first field hashes the very bytes of saved_model.pb; the last one (tag, length, digits) is a UUID.
     (r"export/[^/]+/\d+/fingerprint\.pb", rb"^\x08[\x80-\xff]*[\x00-\x7f]|:[\x01-\x28][0-9]+$"),
@@ -231,7 +233,7 @@ def without_volatile(name: str, data: bytes) -> bytes:
         if re.fullmatch(pattern, name):
             data = re.sub(volatile, b"", data)
     if re.fullmatch(VOLATILE_JSON, name):
-        left_out = VOLATILE_FACTS + (EXPORT_FACTS if name.startswith("export/") else ())
+        left_out = VOLATILE_FACTS + (DATED_FACTS if name.startswith(DATED_STAGES) else ())
 
         def steady(facts):
             return {key: value for key, value in facts.items() if key not in left_out}
@@ -252,8 +254,8 @@ def test_what_is_volatile_is_cut_out_and_nothing_else():
          b'{"seconds": 1, "facts": {"n": 4}}'),
         ("export/urnet/1/README.md", b"Exported 2020 with x | 1.2 ms |", b"Exported 2021 with x | 33 ms |",
          b"Exported 2020 with y | 1.2 ms |"),
-        ("export/urnet/1/fingerprint.pb", b"\x08\x87\x07\x10\x01:\x05" b"12345", b"\x08\x07\x10\x01:\x04" b"7777",
-         b"\x08\x07\x10\x02:\x05" b"12345"),
+        ("export/urnet/1/fingerprint.pb", b"\x08\x87\x07\x10\x01:\x05" b"12345",
+         b"\x08\x07\x10\x01:\x04" b"7777", b"\x08\x07\x10\x02:\x05" b"12345"),
         ("pack/images-00000.arrayrecord", b"1.0 ms |", b"1.0 ms |", b"2.0 ms |"),
     )  # fmt: skip
     for name, one, same, other in cases:
