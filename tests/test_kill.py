@@ -222,7 +222,8 @@ def contents(workdir: pathlib.Path) -> dict[str, bytes]:
     found = {}
     for path in sorted(workdir.rglob("*")):
         name = path.relative_to(workdir)
-        if not path.is_dir() and "tensorboard" not in name.parts:
+        # A key names the results that its stage was made from, dated exports among them.
+        if not path.is_dir() and "tensorboard" not in name.parts and path.name != "key.txt":
             found[name.as_posix()] = without_volatile(name.as_posix(), path.read_bytes())
     return found
 

@@ -11,16 +11,20 @@ import pytest
 from urnet_tf.serving.quiet import CapturedLibraryOutput
 
 
+def c_stderr():
+    return ctypes.c_void_p.in_dll(ctypes.CDLL(None), "stderr").value
+
+
 def print_in_c(text):
     """What libjpeg does: fputs(text, stderr)."""
     library = ctypes.CDLL(None)
-    stderr = ctypes.c_void_p.in_dll(library, "stderr")
-    library.fputs(text, ctypes.c_void_p(stderr.value))
-    library.fflush(ctypes.c_void_p(stderr.value))
+    library.fputs(text, ctypes.c_void_p(c_stderr()))
+    library.fflush(ctypes.c_void_p(c_stderr()))
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere nothing is captured")
 def test_only_what_c_prints_is_taken_in_every_thread_and_only_inside(capfd):
+    stream = c_stderr()
     with CapturedLibraryOutput() as printed:
         before = printed.size()
         thread = threading.Thread(target=print_in_c, args=(b"Corrupt JPEG data\n",))
@@ -32,6 +36,7 @@ def test_only_what_c_prints_is_taken_in_every_thread_and_only_inside(capfd):
         with CapturedLibraryOutput() as again:
             print_in_c(b"Bogus Huffman table\n")
         assert again.size() == printed.size() > before + 20
+        assert c_stderr() == stream, "a library that met another stream would keep it and close it at exit"
     assert capfd.readouterr().err == "a log line\na traceback\n"
     print_in_c(b"outside\n")
     assert capfd.readouterr().err == "outside\n"

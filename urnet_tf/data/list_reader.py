@@ -31,6 +31,7 @@ from urnet_tf.data.crawl import (
 from urnet_tf.data.probe import environment_failure, is_environment_fault
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
+from urnet_tf.text_rules import bare, quote
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
 CLASSES_FILE = "classes.txt"
@@ -149,7 +150,7 @@ def _check_columns(path, names):
     if missing:
         found = ", ".join(names) or "none"
         raise UsageError(
-            f"Expected the column {missing[0]!r} in {path} (UTF-8); received the columns {found[:200]}."
+            f"Expected the column {missing[0]!r} in {path} (UTF-8); received the columns {bare(found, 200)}."
         )
 
 
@@ -325,7 +326,7 @@ def _resolve_labels(path, table, labels, unlabelled, splits, classes):
             row = int(np.flatnonzero((codes == code) & ~unlabelled)[0])
             place = _row_name(path, table["line"][row].as_py())
             raise UsageError(
-                f"The label {values[code]!r} in {place} is outside of the {len(classes)} classes ({given})."
+                f"The label {quote(values[code])} in {place} is outside of the {len(classes)} classes ({given})."
             )
         ids[code] = label
     return classes, np.where(unlabelled, UNLABELLED, ids[codes]).astype(np.int32)

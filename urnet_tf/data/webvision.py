@@ -288,7 +288,7 @@ class _Folders:
             directory = os.path.join(self._root, folder)
             try:
                 self._names = frozenset(retried_or_stop(directory, lambda: os.listdir(directory)))
-            except OSError:  # probing tells, for each of the files
+            except (OSError, ValueError):  # a null byte; probing tells, for each of the files
                 self._names = frozenset()
         if name in self._names or not self._names:
             return listed

@@ -208,7 +208,7 @@ class TensorUnpickler(pickle._Unpickler):
         if name in _INERT.get(module, ()):
             return type(name, (_Inert,), {})
         raise pickle.UnpicklingError(
-            f"it asks for {module}.{name}, which is refused, since nothing in a checkpoint may run; "
+            f"it asks for {bare(f'{module}.{name}')}, which is refused, since nothing in a checkpoint may run; "
             "save the weights alone, torch.save(model.state_dict(), path), and give that file"
         )
 

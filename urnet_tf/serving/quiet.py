@@ -7,7 +7,7 @@ import os
 import platform
 import tempfile
 
-_NO_BUFFER = 2  # _IONBF of glibc
+_FILENO_OFFSET = 112  # of _fileno in glibc's struct _IO_FILE, on all 64-bit machines; part of its ABI
 
 
 @contextlib.contextmanager
@@ -36,16 +36,14 @@ class CapturedLibraryOutput:
     """
 
     def __enter__(self):
-        self._file, stream = _captured()
-        self._variable = _c_stderr()
-        if self._variable is not None:
-            self._before = self._variable.value
-            self._variable.value = stream
+        self._file, self._descriptor = _captured_file(), _c_stderr_descriptor()
+        if self._descriptor is not None:
+            self._before, self._descriptor.value = self._descriptor.value, self._file.fileno()
         return self
 
     def __exit__(self, *_):
-        if self._variable is not None:
-            self._variable.value = self._before
+        if self._descriptor is not None:
+            self._descriptor.value = self._before
 
     def size(self) -> int:
         """Bytes printed so far, in this block and earlier ones."""
@@ -53,23 +51,20 @@ class CapturedLibraryOutput:
 
 
 @functools.cache
-def _captured():
-    """A file and a C stream that writes to it; for good, since a thread may hold the stream for long."""
-    file = tempfile.TemporaryFile()
-    return file, _unbuffered_stream(os.dup(file.fileno()))
+def _captured_file():
+    """For good: a thread of a library may print after the block."""
+    return tempfile.TemporaryFile()
 
 
-def _c_stderr():
-    """C's variable `stderr`, where it may be set."""
-    if platform.libc_ver()[0] != "glibc":  # elsewhere it may be constant
+def _c_stderr_descriptor():
+    """The field of C's `stderr` with its file descriptor; None where it is not where it is expected.
+
+    The stream itself stays: libraries that met another one would keep it, and close it at exit.
+    """
+    if platform.libc_ver()[0] != "glibc":
         return None
-    return ctypes.c_void_p.in_dll(ctypes.CDLL(None), "stderr")
-
-
-def _unbuffered_stream(descriptor):
     library = ctypes.CDLL(None)
-    library.fdopen.restype = ctypes.c_void_p
-    library.setvbuf.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
-    stream = library.fdopen(descriptor, b"w")
-    library.setvbuf(stream, None, _NO_BUFFER, 0)
-    return stream
+    library.fileno.argtypes = [ctypes.c_void_p]
+    stream = ctypes.c_void_p.in_dll(library, "stderr").value
+    field = ctypes.c_int.from_address(stream + _FILENO_OFFSET)
+    return field if field.value == library.fileno(stream) else None

@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -95,8 +96,14 @@ def remove(path: str | os.PathLike, inside: str | os.PathLike) -> None:
 
 
 def hash_file(path: str | os.PathLike) -> str:
-    """The blake2b-128 of a file's bytes, hexadecimal; reads it once, in blocks."""
+    """The blake2b-128 of a file's bytes, hexadecimal; reads it once, in blocks.
+
+    Raises:
+      OSError: there is no such file, or it is a directory, a pipe or a device, which is not waited for.
+    """
     digest = hashlib.blake2b(digest_size=16)
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.ENXIO, "a directory, pipe or device, not a file", os.fspath(path))
     with open(path, "rb", buffering=0) as file:
         while block := file.read(_HASH_BLOCK):
             digest.update(block)

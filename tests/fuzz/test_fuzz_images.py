@@ -1,0 +1,108 @@
+"""Damaged pictures of all formats through ingest's probe, pack, and what serves images.
+
+Each ends as an image, as a status that the schema knows with a reason of one line, or refused; libraries print
+nothing.
+"""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from urnet_tf import config as config_lib
+from urnet_tf.data.probe import probe_file
+from urnet_tf.schema import STATUS
+
+
+@pytest.fixture(scope="module")
+def good_files(fuzzing):
+    """Name → encoded picture, and the function that damages one of them by a seed."""
+    pictures = fuzzing.load("serving/test_mutated_bytes.py")
+    return pictures.make_good_files(), pictures.mutate
+
+
+def picture(good_files):
+    files, mutate = good_files
+
+    def make(rng, directory):
+        _, data = mutate(files, int(rng.integers(1 << 31)))
+        (directory / "a.jpg").write_bytes(data)
+        return directory
+
+    return make
+
+
+def test_damaged_pictures_are_packed_or_left_out(fuzzing, good_files, tmp_path, capfd):
+    import tensorflow as tf
+
+    from urnet_tf.serving.preparation import Preparation
+    from urnet_tf.serving.quiet import CapturedLibraryOutput
+    from urnet_tf.stages import pack
+
+    config = config_lib.from_dict({"pack": {"short_side_px": 48}})
+    limits = config.ingest.max_bytes, config.ingest.max_pixels, config.ingest.min_side_px
+    prepare = tf.function(Preparation(32).decode, input_signature=[tf.TensorSpec([None], tf.string)])
+
+    with CapturedLibraryOutput() as printed:
+        packer = pack._Packer(pack._Candidates("", ["a.jpg"], [""]), config, printed)
+
+        def feed(directory):
+            packer._candidates = pack._Candidates(str(directory), ["a.jpg"], [""])
+            found = probe_file(str(directory / "a.jpg"), *limits)
+            assert found.status is None or found.status in STATUS, found
+            packed = packer.pack(0)
+            assert not packed.problem or not os.path.getsize(directory / "a.jpg"), packed
+            served, valid = prepare(tf.constant([(directory / "a.jpg").read_bytes()]))
+            assert np.isfinite(served.numpy()).all()
+            if packed.record:
+                assert packed.record[:2] == b"\xff\xd8" and bool(valid.numpy()[0]), "trained on, so served"
+                return "image"
+            assert packed.problem or packed.status in STATUS, packed
+            assert "\n" not in packed.reason and len(packed.reason) < 400
+            return "left out"
+
+        (tmp_path / "a.jpg").write_bytes(good_files[0]["jpeg"])
+        assert feed(tmp_path) == "image"  # and graphs are built
+        ends = fuzzing.fuzz("picture", 0.12, picture(good_files), feed, tmp_path)
+    assert {"image", "left out"} <= set(ends), ends
+    assert "JPEG" not in capfd.readouterr().err
+
+
+def test_damage_to_any_file_of_a_finished_run_is_noticed(fuzzing, finished_run, tmp_path):
+    from urnet_tf import store
+    from urnet_tf.stages import NAMES
+
+    root = tmp_path / "copy"
+    shutil.copytree(finished_run[0], root)
+    files = [path for name in NAMES for path in sorted((root / name).rglob("*")) if path.is_file()]
+    # Logs and keys are read by nobody.
+    files = [path for path in files if "tensorboard" not in path.parts and path.name != "key.txt"]
+    assert len(files) > 60
+
+    def make(rng, directory):
+        return files[rng.integers(len(files))], int(rng.integers(5)), rng
+
+    def feed(given):
+        path, kind, rng = given
+        before, times = path.read_bytes(), path.stat()
+        stage = path.relative_to(root).parts[0]
+        if kind == 0:
+            path.unlink()
+        else:
+            place = int(rng.integers(len(before)))
+            path.write_bytes({
+                1: before[: len(before) // 2],
+                2: before[:place] + bytes([before[place] ^ 1]) + before[place + 1 :],
+                3: bytes(len(before)),
+                4: b"",
+            }[kind])  # fmt: skip
+        workdir = store.Workdir(root)
+        noticed = workdir.marker(stage) is None or bool(workdir.find_damage(stage))
+        same = path.exists() and path.read_bytes() == before
+        path.write_bytes(before)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert noticed or same, path
+        return "noticed"
+
+    fuzzing.fuzz("finished_run", 0.08, make, feed, tmp_path / "inputs")
