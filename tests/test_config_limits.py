@@ -87,7 +87,7 @@ def crawl(tmp_path_factory):
 
 
 def outcome(tree, workdir):
-    """"plan", or how the settings are refused; fails the test where that is not one short line."""
+    """ "plan", or how the settings are refused; fails the test where that is not one short line."""
     try:
         config = from_dict(tree)
         if workdir is not None:

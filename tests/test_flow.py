@@ -425,8 +425,8 @@ def test_a_setting_changes_the_keys_of_the_stages_that_read_it_and_of_no_others(
     """Declared dependencies are neither too few, which would keep stale results, nor too many."""
     _, config, reads = recorded_runs[mode]
     # Files from outside would have to exist under another name, too.
-    blind = [dataclasses.replace(stage, inputs=lambda config: {}) if stage.name in ("ingest", "reweight") else stage
-             for stage in STAGES]  # fmt: skip
+    blind = {s.name: dataclasses.replace(s, inputs=lambda config: {}) for s in STAGES}
+    blind = [blind[s.name] if s.name in ("ingest", "reweight") else s for s in STAGES]
     monkeypatch.setattr(runner, "STAGES", tuple(blind))
     monkeypatch.setattr(config_effects, "_kind", lambda config: config.ingest.kind)
     before = runner.stage_keys(config)

@@ -115,9 +115,7 @@ def test_top_k_of_heads_by_hand():
     np.testing.assert_allclose(found.given_prob, [0.1, 0.5], atol=1e-3)
     # Scaled by class: (0.8, 1, 2) / 3.8 and (0.1, 2, 2) / 4.1.
     np.testing.assert_array_equal(found.balanced_topk_ids, [[2, 1], [1, 2]])
-    np.testing.assert_allclose(
-        found.balanced_topk_probs, [[2 / 3.8, 1 / 3.8], [2 / 4.1, 2 / 4.1]], atol=1e-3
-    )
+    np.testing.assert_allclose(found.balanced_topk_probs, [[2 / 3.8, 1 / 3.8], [2 / 4.1, 2 / 4.1]], atol=1e-3)
     np.testing.assert_allclose(found.balanced_given_prob, [1 / 3.8, 2 / 4.1], atol=1e-3)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from urnet_tf.data.batches import pack_targets
 from urnet_tf import config, optimization, training
+from urnet_tf.data.batches import pack_targets
 from urnet_tf.errors import UsageError
 from urnet_tf.models.classifier import build_classifier
 from urnet_tf.models.urnet import build_urnet

@@ -254,7 +254,8 @@ def test_cards_and_tables_say_what_the_columns_say():
     relative = weight / average
     for told, share in (("count less than half", (relative < 0.5).mean()),
                         ("more than double", (relative > 2).mean()),
-                        ("have a weight below 0 and count against their label", (weight < 0).mean())):  # fmt: skip
+                        ("have a weight below 0 and count against their label",
+                         (weight < 0).mean())):  # fmt: skip
         assert f"{figures.format_percent(share)} {told}".replace("\xa0", " ") in text.replace("\xa0", " ")
     for entry in summary.by_source(made, made.label == 0):
         rows = made.source == made.source_names.index(entry["name"])

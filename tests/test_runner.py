@@ -263,7 +263,10 @@ def test_long_work_is_kept_until_a_run_is_complete_and_taken_back(tmp_path, flow
 def test_a_stage_that_does_not_fit_on_the_disk_is_not_begun(tmp_path, flow, monkeypatch):
     large = [dataclasses.replace(s, estimate=lambda config, facts: Estimate(disk_bytes=10**15))
              if s.name == "pack" else s for s in runner.STAGES]  # fmt: skip
-    with monkeypatch.context() as patch, pytest.raises(RunError, match="1000000.0 GB of free disk for stage pack"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(RunError, match="1000000.0 GB of free disk for stage pack"),
+    ):
         patch.setattr(runner, "STAGES", tuple(large))
         run(tmp_path)
     assert run(tmp_path) == ["skip", "run", "run"]

@@ -185,7 +185,9 @@ def test_contents_that_changed_without_size_and_time_are_found_when_they_are_rea
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     fresh = store.Workdir(tmp_path)
     assert fresh.find_damage("pack") == []
-    assert fresh.find_damage("pack", full=True) == ["part is not as it was written (its contents were changed)"]
+    assert fresh.find_damage("pack", full=True) == [
+        "part is not as it was written (its contents were changed)"
+    ]
     with pytest.raises(store.DamagedResult):
         fresh.checked("pack", "part")
     assert store.Workdir(tmp_path, hashes=False).checked("pack", "part") == path

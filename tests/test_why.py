@@ -349,7 +349,7 @@ def check_every_sentence(root, at):
 
 
 def make_random_workdir(root, author, out_of_fold, literal):
-    """40 images of two classes with random columns, most sentences wrong by chance if they read another one."""
+    """40 images of two classes with random columns: most sentences are wrong if they read another one."""
     rng, n = np.random.default_rng(3), 40
     make_workdir(root, weights=False)
     labels = np.repeat([0, 1], [25, 15])

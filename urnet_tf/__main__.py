@@ -74,8 +74,8 @@ _ENGINE = flags.DEFINE_enum(
     "engine", "auto", ["auto", "tf_serving", "docker", "mlflow"], "serve: which server; auto = the first here"
 )
 _ALL_FLAGS = (
-    _WORKDIR, _CONFIG, _DATA, _SET, _FROM, _RESCAN, _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES, _CLASSES, _SIZE, _LAYOUT,
-    _SEED, _MODEL, _TOP_K, _FORMAT, _HOST, _PORT, _ENGINE,
+    _WORKDIR, _CONFIG, _DATA, _SET, _FROM, _RESCAN, _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES, _CLASSES, _SIZE,
+    _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT, _HOST, _PORT, _ENGINE,
 )  # fmt: skip
 
 
@@ -110,7 +110,8 @@ def _explain_environment(error):
     if isinstance(error, OSError):
         place = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
         reason = error.strerror or text[:300] or type(error).__name__
-        return f"{reason}{f': {place}' if place else ''}. When that is mended, the same command goes on from here."
+        where = f": {place}" if place else ""
+        return f"{reason}{where}. When that is mended, the same command goes on from here."
     return None
 
 

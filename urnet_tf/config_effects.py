@@ -37,7 +37,9 @@ def _on(section):
 def _fit_rules(fit, kinds_of_loss):
     """The rules inside of one section `fit`."""
     settings = lambda config: config_lib.select(config, fit)  # noqa: E731
-    rules = [Rule(f"{fit}.momentum", lambda config: settings(config).optimizer == "sgd", f"{fit}.optimizer=sgd")]
+    rules = [
+        Rule(f"{fit}.momentum", lambda config: settings(config).optimizer == "sgd", f"{fit}.optimizer=sgd")
+    ]
     for kind, keys in kinds_of_loss.items():
         is_kind = lambda config, kind=kind: settings(config).loss.kind == kind  # noqa: E731
         rules += [Rule(f"{fit}.loss.{key}", is_kind, f"{fit}.loss.kind={kind}") for key in keys]

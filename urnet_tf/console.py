@@ -1,10 +1,10 @@
 """Where the program starts: it takes signals over before anything else is imported, and ends with a status.
 
-    0    done, or nothing to do
-    1    failed; also when the environment does: a full disk, a file that cannot be read
-    2    bad usage
-    130  stopped by Ctrl-C (SIGINT)
-    143  stopped by SIGTERM
+0    done, or nothing to do
+1    failed; also when the environment does: a full disk, a file that cannot be read
+2    bad usage
+130  stopped by Ctrl-C (SIGINT)
+143  stopped by SIGTERM
 """
 
 import os
@@ -44,6 +44,7 @@ def _take_signals():
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:  # `nohup` and shells' background jobs ignore Ctrl-C
             signal.signal(number, _stop)
+    sys.unraisablehook = _end_where_nothing_can_be_raised
 
 
 def _stop(number, frame):
@@ -55,6 +56,13 @@ def _stop(number, frame):
     watchdog.daemon = True
     watchdog.start()
     raise KeyboardInterrupt
+
+
+def _end_where_nothing_can_be_raised(unraisable):
+    """A callback of a weak reference, say, had the signal's exception dropped: the run would go on."""
+    if _received is not None and issubclass(unraisable.exc_type, KeyboardInterrupt):
+        _end()
+    sys.__unraisablehook__(unraisable)
 
 
 def _end():

@@ -378,9 +378,7 @@ def format_plan(config: Config, steps: list[Step], workdir: Workdir) -> str:
 
 def format_ignored(config: Config) -> list[str]:
     """A sentence for each setting that was changed and has no effect."""
-    return [
-        f"{key} has no effect here; it needs {needs}." for key, needs in ignored_settings(config).items()
-    ]
+    return [f"{key} has no effect here; it needs {needs}." for key, needs in ignored_settings(config).items()]
 
 
 def _format_network(config):

@@ -56,9 +56,7 @@ def test_instances_of_features(columns):
     for step, (x, y, w) in enumerate(elements(dataset)):
         ids, _ = sampler.batch(step)
         np.testing.assert_array_equal(x, np.repeat(ids[:, None], D, 1).astype(np.float32))
-        np.testing.assert_array_equal(
-            y, np.stack([target_ids[ids], target_probs[ids]], 1).astype(np.float32)
-        )
+        np.testing.assert_array_equal(y, np.stack([target_ids[ids], target_probs[ids]], 1).astype(np.float32))
         np.testing.assert_array_equal(w, weights[ids])
     assert step == 11 and batches.steps_per_epoch == 6
 

@@ -60,7 +60,8 @@ def test_vec_is_streamed_and_prefers_the_exact_word(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "1 99999999999\nlion 3\n", "lion 3 4\n", "1 2\nlion 3\n", "1 2\nlion 3 x\n", "1 2\nlion 3 nan\n"]
+    "content",
+    ["", "1 99999999999\nlion 3\n", "lion 3 4\n", "1 2\nlion 3\n", "1 2\nlion 3 x\n", "1 2\nlion 3 nan\n"],
 )
 def test_malformed_vec_is_a_usage_error(tmp_path, content):
     path = tmp_path / "a.vec"

@@ -1,7 +1,6 @@
 """Damaged pictures of all formats through ingest's probe, pack, and what serves images.
 
-Each ends as an image, as a status that the schema knows with a reason of one line, or refused; libraries print
-nothing.
+Each ends as an image, or as a status that the schema knows with a reason; libraries print nothing.
 """
 
 import os

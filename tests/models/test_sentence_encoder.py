@@ -106,7 +106,7 @@ def test_an_unsound_folder_is_a_usage_error(tmp_path, damage):
         (tmp_path / "config.json").write_text("[" * 100_000)
     elif damage == "layers":
         (tmp_path / "config.json").write_text(
-            (tmp_path / "config.json").read_text().replace(f': {LAYERS}', ": 1e99", 1)
+            (tmp_path / "config.json").read_text().replace(f": {LAYERS}", ": 1e99", 1)
         )
     elif damage == "config":
         (tmp_path / "config.json").write_text("{}")

@@ -276,7 +276,9 @@ def test_partial_files_have_names_that_nobody_can_foresee_and_one_owner(tmp_path
     out = tmp_path / "answers.csv"
     (one, first), (two, second) = open_partials(out)
     assert one != two  # two runs at once never share a file
-    assert one.parent == tmp_path and one.name.startswith("answers.csv.key.") and one.stat().st_mode & 0o077 == 0
+    assert (
+        one.parent == tmp_path and one.name.startswith("answers.csv.key.") and one.stat().st_mode & 0o077 == 0
+    )
     os.write(first, b"kept")
     os.close(first)
     os.close(second)

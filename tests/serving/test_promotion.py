@@ -127,7 +127,9 @@ def test_a_name_that_leaves_the_directory_is_refused(tmp_path, promoted, name):
     assert not list(promoted.iterdir())
 
 
-@pytest.mark.parametrize("facts", ["", "{", "[" * 100_000, "[]", '{"name": "cats"}', '{"name": [], "version": 1}'])
+@pytest.mark.parametrize(
+    "facts", ["", "{", "[" * 100_000, "[]", '{"name": "cats"}', '{"name": [], "version": 1}']
+)
 def test_damaged_facts_are_one_sentence(tmp_path, promoted, facts):
     source = make_export(tmp_path)
     (source / "export.json").write_text(facts)

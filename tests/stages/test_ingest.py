@@ -55,7 +55,8 @@ def test_folder(folder, tmp_path):
         "duplicates": {"train_and_evaluation": 0, "several_labels": 0, "same_label": 2}, "bytes": size,
     }  # fmt: skip
     assert sorted(os.listdir(out)) == [
-        "candidates.parquet", "classes.json", "duplicates.parquet", "key.txt", "quarantine.parquet", "units_probe"
+        "candidates.parquet", "classes.json", "duplicates.parquet", "key.txt", "quarantine.parquet",
+        "units_probe",
     ]  # fmt: skip
     table = read_table(out / "candidates.parquet")
     assert {"instance_id": "int64"} | {f.name: str(f.type) for f in table.schema} == INSTANCE_COLUMNS

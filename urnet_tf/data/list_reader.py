@@ -326,7 +326,8 @@ def _resolve_labels(path, table, labels, unlabelled, splits, classes):
             row = int(np.flatnonzero((codes == code) & ~unlabelled)[0])
             place = _row_name(path, table["line"][row].as_py())
             raise UsageError(
-                f"The label {quote(values[code])} in {place} is outside of the {len(classes)} classes ({given})."
+                f"The label {quote(values[code])} in {place} is outside of the {len(classes)} classes "
+                f"({given})."
             )
         ids[code] = label
     return classes, np.where(unlabelled, UNLABELLED, ids[codes]).astype(np.int32)

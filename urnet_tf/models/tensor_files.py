@@ -30,6 +30,8 @@ from collections.abc import Callable
 import numpy as np
 import safetensors
 
+from urnet_tf.text_rules import bare
+
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _BFLOAT16 = "bfloat16"  # the upper half of a float32; numpy has no such type
 _STORAGE_TYPES = {
@@ -208,8 +210,8 @@ class TensorUnpickler(pickle._Unpickler):
         if name in _INERT.get(module, ()):
             return type(name, (_Inert,), {})
         raise pickle.UnpicklingError(
-            f"it asks for {bare(f'{module}.{name}')}, which is refused, since nothing in a checkpoint may run; "
-            "save the weights alone, torch.save(model.state_dict(), path), and give that file"
+            f"it asks for {bare(f'{module}.{name}')}, which is refused, since nothing in a checkpoint may "
+            "run; save the weights alone, torch.save(model.state_dict(), path), and give that file"
         )
 
     def persistent_load(self, identity):

@@ -80,7 +80,9 @@ def _warn_of_pins(models, name, version):
     policy = next(entry for entry in entries if entry.name == name).model_version_policy
     if policy.HasField("specific") and version not in policy.specific.versions:
         pinned = ", ".join(map(str, policy.specific.versions))
-        logging.warning("%s pins %s to version %s; version %d is not served yet.", models, name, pinned, version)
+        logging.warning(
+            "%s pins %s to version %s; version %d is not served yet.", models, name, pinned, version
+        )
 
 
 def _renumber(path, facts, version):

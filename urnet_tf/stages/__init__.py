@@ -2,6 +2,17 @@
 
 import importlib
 
-NAMES = ("ingest", "pack", "features", "baseline", "extract", "reweight", "train", "evaluate", "export", "report")
+NAMES = (
+    "ingest",
+    "pack",
+    "features",
+    "baseline",
+    "extract",
+    "reweight",
+    "train",
+    "evaluate",
+    "export",
+    "report",
+)
 
 STAGES = tuple(importlib.import_module(f"{__name__}.{name}").STAGE for name in NAMES)

@@ -461,8 +461,8 @@ STAGE = Stage(
     name="reweight",
     needs=("pack", "features", "baseline", "extract"),
     depends_on=(
-        "seed", "reweight", "model.mode", "model.dropout", "baseline.folds", "extract.top_k", "train.bag.size",
-        "runtime.precision",
+        "seed", "reweight", "model.mode", "model.dropout", "baseline.folds", "extract.top_k",
+        "train.bag.size", "runtime.precision",
     ),
     run=run,
     estimate=estimate,

@@ -85,8 +85,8 @@ def remove(path: str | os.PathLike, inside: str | os.PathLike) -> None:
     name = os.path.basename(place)
     if name in ("", ".", "..") or os.path.commonpath([root, place]) != root or place == root:
         raise RunError(
-            f"Refused to remove {os.fspath(path)}, which does not lie below {os.fspath(inside)}; this is a fault "
-            "of the program, please report it."
+            f"Refused to remove {os.fspath(path)}, which does not lie below {os.fspath(inside)}; this is a "
+            "fault of the program, please report it."
         )
     if os.path.isdir(place) and not os.path.islink(place):
         shutil.rmtree(place)
@@ -163,9 +163,7 @@ def read_table(path: str | os.PathLike, columns: list[str] | None = None, where=
     """Reads a Parquet file as a `pyarrow.Table`; `where` is a `pyarrow.compute` expression on its columns."""
     import pyarrow.parquet
 
-    return pyarrow.parquet.read_table(
-        path, columns=columns, filters=where, page_checksum_verification=True
-    )
+    return pyarrow.parquet.read_table(path, columns=columns, filters=where, page_checksum_verification=True)
 
 
 def column(table, name: str) -> np.ndarray:

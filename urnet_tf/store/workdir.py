@@ -261,7 +261,7 @@ class Workdir:
         write_json(directory / MARKER, {**marker, "digest": fingerprint(marker)})
 
     def recover(self, stage: str) -> bool:
-        """Goes on with a `finish` or `restore` that was killed; returns whether a stage got its final name."""
+        """Goes on with a `finish` or `restore` that was killed; whether a stage got its final name."""
         final, old = self.root / stage, self.root / f"{stage}.old"
         found = (self._partial(stage) / MARKER).exists()
         if found:

@@ -1,0 +1,58 @@
+"""Signals end the program with one sentence and the status that shells expect, wherever they come."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+# Where the exception of the signal is let through, and where Python or a library drops it.
+PLACES = {
+    "plain": "time.sleep(30)",
+    "weakref": """
+        class Referent: pass
+        referent = Referent()
+        reference = weakref.ref(referent, lambda _: time.sleep(30))
+        del referent
+        """,
+    "finalizer": """
+        class Sleeps:
+            def __del__(self): time.sleep(30)
+        Sleeps()
+        """,
+    "echo": """
+        try:
+            time.sleep(30)
+        except KeyboardInterrupt:
+            raise RuntimeError("a library was interrupted")
+        """,
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_program_wherever_it_comes(place, number):
+    body = textwrap.dedent(PLACES[place])
+    program = (
+        "import sys, time, weakref\n"
+        "from urnet_tf import __main__, console\n"
+        "def dispatch(command, arguments):\n"
+        "    console.promise('more can be done')\n"
+        "    print('ready', flush=True)\n"
+        f"{textwrap.indent(body, '    ')}\n"
+        "    time.sleep(30)\n"
+        "__main__._dispatch = dispatch\n"
+        "sys.argv = ['urnet', 'run']\n"
+        "console.start()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, said = process.communicate(timeout=10)
+    name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    assert said == f"urnet: stopped by {name}; more can be done.\n"
+    assert process.returncode == 128 + number
