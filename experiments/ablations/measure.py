@@ -197,7 +197,7 @@ def _prepare_pack(experiment, config):
 
 def _prepare_seed(experiment, config):
     """The work directory with the baseline and its predictions that a configuration asks for."""
-    shared = {stage: _prepare_pack(experiment, config) for stage in ("ingest", "pack")}
+    shared = dict.fromkeys(("ingest", "pack"), _prepare_pack(experiment, config))
     features = _prepare(experiment, config, "features", "features", shared)
     place = f"seed{config.seed}-{runner.stage_keys(config)['extract'][:12]}"
     return _prepare(experiment, config, place, "extract", shared | {"features": features}, keyed=False)

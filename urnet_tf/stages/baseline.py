@@ -14,6 +14,7 @@ from urnet_tf.errors import UsageError
 from urnet_tf.models.network_cost import count_classifier
 from urnet_tf.reweighting.class_weight import count_labels
 from urnet_tf.stages.stage import (
+    BACKBONE_SETTINGS,
     Estimate,
     Facts,
     Stage,
@@ -160,10 +161,8 @@ STAGE = Stage(
     name="baseline",
     needs=("pack", "features"),
     depends_on=(
-        "seed", "baseline", "augment", "model.mode", "model.backbone", "model.weights", "model.image_size_px",
-        "model.crop_fraction", "model.dropout", "model.resnext_depth", "model.resnext_cardinality",
-        "model.resnext_width_per_group", "model.resnext_squeeze_excitation", "model.resnext_deep_stem",
-        "model.resnext_small_stem", "runtime.precision",
+        "seed", "baseline", "augment", "model.mode", "model.crop_fraction", "model.dropout",
+        "runtime.precision", *BACKBONE_SETTINGS,
     ),
     run=run,
     estimate=estimate,

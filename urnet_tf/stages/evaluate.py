@@ -23,6 +23,7 @@ from urnet_tf.errors import UsageError
 from urnet_tf.progress import progress
 from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
 from urnet_tf.stages.stage import (
+    BACKBONE_SETTINGS,
     Estimate,
     Facts,
     Stage,
@@ -293,12 +294,7 @@ def _write_submissions(context, table, predictions, wanted, labels):
 STAGE = Stage(
     name="evaluate",
     needs=("pack", "features", "baseline", "train"),
-    depends_on=(
-        "evaluate", "model.mode", "model.backbone", "model.weights", "model.image_size_px",
-        "model.crop_fraction", "model.resnext_depth", "model.resnext_cardinality",
-        "model.resnext_width_per_group", "model.resnext_squeeze_excitation", "model.resnext_deep_stem",
-        "model.resnext_small_stem", "baseline.folds",
-    ),
+    depends_on=("evaluate", "model.mode", "model.crop_fraction", "baseline.folds", *BACKBONE_SETTINGS),
     run=run,
     estimate=estimate,
 )  # fmt: skip

@@ -22,6 +22,7 @@ from urnet_tf.serving.parity import Tolerance
 from urnet_tf.serving.preparation import Preparation
 from urnet_tf.serving.promotion import next_version
 from urnet_tf.stages.stage import (
+    BACKBONE_SETTINGS,
     Estimate,
     Facts,
     Stage,
@@ -176,10 +177,8 @@ STAGE = Stage(
     name="export",
     needs=("ingest", "pack", "reweight", "train"),
     depends_on=(
-        "seed", "export", "model.mode", "model.backbone", "model.weights", "model.image_size_px",
-        "model.crop_fraction", "model.resnext_depth", "model.resnext_cardinality",
-        "model.resnext_width_per_group", "model.resnext_squeeze_excitation", "model.resnext_deep_stem",
-        "model.resnext_small_stem", "pack.short_side_px", "ingest.max_pixels",
+        "seed", "export", "model.mode", "model.crop_fraction", "pack.short_side_px", "ingest.max_pixels",
+        *BACKBONE_SETTINGS,
     ),
     run=run,
     estimate=estimate,

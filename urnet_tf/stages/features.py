@@ -9,6 +9,7 @@ import numpy as np
 from urnet_tf import store
 from urnet_tf.config import Config
 from urnet_tf.stages.stage import (
+    BACKBONE_SETTINGS,
     Estimate,
     Facts,
     Stage,
@@ -72,14 +73,9 @@ def inputs(config: Config) -> dict:
 STAGE = Stage(
     name="features",
     needs=("pack",),
-    depends_on=(
-        "model.mode", "model.backbone", "model.weights", "model.image_size_px", "model.crop_fraction",
-        "model.resnext_depth", "model.resnext_cardinality", "model.resnext_width_per_group",
-        "model.resnext_squeeze_excitation", "model.resnext_deep_stem", "model.resnext_small_stem",
-        "runtime.precision",
-    ),
+    depends_on=("model.mode", "model.crop_fraction", "runtime.precision", *BACKBONE_SETTINGS),
     run=run,
     estimate=estimate,
     applies=lambda config: config.model.mode == "frozen",
     inputs=inputs,
-)  # fmt: skip
+)

@@ -145,13 +145,12 @@ def rescan(config: Config, workdir: Workdir) -> str | None:
     """Hashes all images again: a clause about those that changed without another size or time, or None."""
     table = read_table(workdir.checked("ingest", "candidates.parquet"), ["path", "content_hash"])
     root, changed = workdir.marker("ingest")["facts"]["root"], []
-    paths = (os.path.join(root, path) for path in table["path"].to_pylist())
+    listed = table["path"].to_pylist()
     workers = (config.runtime.workers or os.cpu_count() or 1) * _THREADS_PER_CORE
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        found = pool.map(_file_hash, paths)
+        found = pool.map(_file_hash, (os.path.join(root, path) for path in listed))
         found = progress(found, "rescan", total=len(table), unit="files")
-        for path, before, now in zip(table["path"].to_pylist(), table["content_hash"].to_pylist(), found,
-                                     strict=True):  # fmt: skip
+        for path, before, now in zip(listed, table["content_hash"].to_pylist(), found, strict=True):
             if before != now:
                 changed.append(path)
     if not changed:

@@ -84,7 +84,7 @@ def run(context: StageContext) -> dict:
         page_score, facts["pages"] = _score_pages(context, table, labels)
 
     def weigh(opinion):
-        return _weigh(config, fixed, page_score, opinion, folds, table, labels, num_classes)
+        return _weigh(context.config, fixed, page_score, opinion, folds, table, labels, num_classes)
 
     factors, sample_weight = weigh(opinion)
     if has_second_round(context.config):
@@ -182,9 +182,10 @@ def _ask_again(context, labels, folds, weights, num_classes):
 
 def _weigh(config, fixed, page_score, opinion, folds, table, labels, num_classes):
     """The factors {name: float32 [N]} that are switched on, and the sample weights float32 [N]."""
+    with_self_confidence = resolve(config, "reweight.self_confidence.enabled")
+    config = config.reweight
     factors, shape = dict(fixed), {"labels": labels, "num_classes": num_classes}
-    on = config.self_confidence.enabled
-    if on or (on is None and config.fidelity != PAPER):
+    if with_self_confidence:
         factors["self_confidence"] = self_confidence.compute_self_confidence_weight(
             opinion.given_prob, floor=config.self_confidence.floor, **shape
         )

@@ -20,6 +20,13 @@ from urnet_tf.models.network_cost import HeadCost, NetworkCost, count_classifier
 from urnet_tf.models.step_cost import TrainingCost, training_cost
 from urnet_tf.store import MARKER, UnitLog, Workdir
 
+# What decides the network that `open_backbone` gives, for `Stage.depends_on`.
+BACKBONE_SETTINGS = (
+    "model.backbone", "model.weights", "model.image_size_px", "model.resnext_depth",
+    "model.resnext_cardinality", "model.resnext_width_per_group", "model.resnext_squeeze_excitation",
+    "model.resnext_deep_stem", "model.resnext_small_stem",
+)  # fmt: skip
+
 _GUESSED_CLASSES = 1000  # of a list, which is not read for a plan
 
 
