@@ -17,6 +17,8 @@ import pytest  # noqa: E402  (the variables must be set before anything imports 
 
 import urnet_tf  # noqa: E402, F401  (switches oneDNN on, as the program does)
 
+pytest_plugins = ("urnet_fixtures.checkpoints", "urnet_fixtures.exports")
+
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 # Of runs of the whole flow: small and fast, with two shards, several clusters, bags and folds.
@@ -33,7 +35,7 @@ _FLOW_FILES = ("test_flow.py", "test_readme.py", "test_kill.py", "test_why.py", 
 # Files that share a SavedModel.
 _ENGINE_FILES = ("test_saved_model.py", "test_engines.py", "test_server.py", "test_tf_serving.py")
 # The longest start first, so that no worker ends long after the other.
-_LONG_FILES = (*_FLOW_FILES, "test_training.py")
+_LONG_FILES = (*_FLOW_FILES, "test_fit.py")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
@@ -130,7 +132,7 @@ def mark_complete():
 @pytest.fixture(scope="session")
 def drawn_crawl(tmp_path_factory) -> pathlib.Path:
     """A WebVision tree of 12 drawn classes with planted noise and 12 hostile files."""
-    from urnet_tf.data.drawn_crawl import draw_crawl
+    from urnet_tf.drawn.crawl import draw_crawl
 
     directory = tmp_path_factory.mktemp("drawn") / "crawl"
     draw_crawl(directory, images=360, num_classes=12, image_size_px=64, val_per_class=4, test_per_class=6)

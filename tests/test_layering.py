@@ -12,56 +12,50 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "urnet_tf"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# A module may import modules of its own layer and of those before it.
+# The rooms, floor by floor: a module may import rooms of its own floor and of those below it.
 LAYERS = [
     ("errors", "onednn"),
     ("text_rules",),
-    ("config", "config_checks", "config_file", "config_tree", "schema"),
-    ("store", "progress"),
-    ("data", "reweighting", "metrics", "losses", "robust_losses"),
-    ("models",),
-    (
-        "optimization",
-        "refit",
-        "training",
-        "inference",
-        "serving",
-        "multi_view",
-        "ensemble",
-        "submission",
-        "report",
-        "why",
-    ),
-    ("config_effects",),
+    ("schema", "config"),
+    ("store",),
+    ("images", "checkpoints", "reweighting", "drawn"),
+    ("crawl", "text", "models"),
+    ("costs", "feed"),
+    ("evaluation",),
+    ("training",),
+    ("export",),
+    ("serving", "explain"),
     ("stages",),
-    ("runner",),
+    ("flow",),
     ("__main__", "console"),
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 SINGLE_ENTRY = {
-    "keras_cv": "data/augment.py",
-    "official": "data/augment.py",
-    "tensorflow_text": "data/text.py",
+    "keras_cv": "images/augment.py",
+    "official": "images/augment.py",
+    "tensorflow_text": "text/word_vectors.py",
     "sklearn": "reweighting/cluster_weight.py",
-    "array_record": "data/image_store.py",
-    "safetensors": "models/tensor_files.py",
-    "tensorflow_serving": "serving/tf_serving.py",
+    "array_record": "images/image_store.py",
+    "safetensors": "checkpoints/tensor_files.py",
+    "tensorflow_serving": "export/tf_serving.py",
 }
 NUMPY_ONLY = """
-    config.py config_checks.py config_effects.py config_file.py config_tree.py console.py text_rules.py
-    schema.py errors.py store/files.py store/workdir.py metrics.py ensemble.py submission.py why.py
-    onednn.py runner.py serving/model_files.py serving/preparation.py serving/parity.py serving/model_card.py
-    serving/answer_formats.py serving/server.py serving/flatbuffer_model.py serving/tflite_metadata.py
-    data/crawl.py data/readers.py data/list_reader.py data/webvision.py data/search_metadata.py
-    data/probe.py data/crops.py data/instance_table.py data/image_store.py data/sampling.py
-    data/drawn_scenes.py data/drawn_crawl.py data/hostile_files.py
-    reweighting/class_weight.py reweighting/cluster_weight.py reweighting/instance_weight.py
-    reweighting/self_confidence.py reweighting/soft_label.py reweighting/bag_saliency.py
-    reweighting/combine.py reweighting/page_text.py reweighting/rank_prior.py data/sentences.py
-    models/checkpoint_reader.py models/tensor_files.py models/pretrained.py
-    models/resnext_variants.py models/weight_matching.py models/network_cost.py models/step_cost.py
+    checkpoints/pretrained.py checkpoints/reader.py checkpoints/tensor_files.py
+    checkpoints/weight_matching.py config/checks.py config/fields.py config/file.py config/presets.py
+    config/tree.py console.py costs/network.py costs/step.py crawl/instance_table.py
+    crawl/list_reader.py crawl/readers.py crawl/search_metadata.py crawl/submission.py crawl/table.py
+    crawl/webvision.py drawn/crawl.py drawn/hostile_files.py drawn/scenes.py errors.py
+    evaluation/ensemble.py evaluation/metrics.py explain/why.py export/flatbuffer_model.py
+    export/model_card.py export/parity.py export/preparation.py export/tflite_metadata.py
+    feed/sampling.py flow/plan.py flow/plan_text.py flow/runner.py images/crops.py images/image_store.py
+    images/probe.py models/variants.py onednn.py reweighting/bag_saliency.py reweighting/class_weight.py
+    reweighting/cluster_weight.py reweighting/combine.py reweighting/instance_weight.py
+    reweighting/page_text.py reweighting/rank_prior.py reweighting/self_confidence.py
+    reweighting/soft_label.py schema.py serving/answer_formats.py serving/model_files.py
+    serving/server.py stages/effects.py store/files.py store/workdir.py text/sentences.py text_rules.py
 """.split()
+_SHARED = ("urnet_tf.stages.stage", "urnet_tf.stages.settings", "urnet_tf.stages.effects")
 JUNK_DRAWERS = {"utils", "helpers", "common", "misc", "manager", "util"}
 
 
@@ -102,10 +96,10 @@ def test_no_module_imports_a_higher_layer(path):
 
 def test_stages_never_import_each_other():
     for path in (PACKAGE / "stages").glob("*.py"):
-        if path.stem in ("__init__", "stage"):
+        if path.stem in ("__init__", "stage", "settings", "effects"):
             continue
         inside = {n for n in imports_of(path) if n.startswith("urnet_tf.stages.")}
-        assert all(n.startswith("urnet_tf.stages.stage") for n in inside), path
+        assert all(n.startswith(_SHARED) for n in inside), path
 
 
 def test_only_the_command_line_reads_flags():
@@ -116,7 +110,7 @@ def test_only_the_command_line_reads_flags():
 
 def test_only_stages_and_the_shell_read_the_configuration():
     for path in MODULES:
-        if layer_of(path) not in ("stages", "runner", "__main__", "config", "config_effects"):
+        if layer_of(path) not in ("stages", "flow", "__main__", "config"):
             assert "urnet_tf.config" not in {n for n in imports_of(path) if n.count(".") == 1}, path
 
 

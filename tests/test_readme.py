@@ -32,7 +32,7 @@ exec {python} -m urnet_tf "$@"
 @pytest.fixture
 def newcomer(tmp_path):
     """A directory with what the README's commands speak of, and an environment that has `urnet`."""
-    from urnet_tf.data.drawn_crawl import draw_crawl
+    from urnet_tf.drawn.crawl import draw_crawl
 
     small = {"num_classes": 4, "image_size_px": 48, "val_per_class": 2, "test_per_class": 2, "workers": 1}
     draw_crawl(tmp_path / "photos", images=60, layout="folder", hostile=False, **small)

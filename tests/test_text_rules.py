@@ -4,7 +4,7 @@ import pytest
 
 from urnet_tf import store, text_rules
 from urnet_tf.errors import UsageError
-from urnet_tf.serving import tf_serving
+from urnet_tf.export import tf_serving
 from urnet_tf.text_rules import FILE_NAME, LINE, PATH, bare, check_text, one_line, quote
 
 

@@ -161,7 +161,8 @@ def _dispatch(command, arguments):
 
 
 def _run(command):
-    from urnet_tf import config as config_lib, runner
+    from urnet_tf import config as config_lib
+    from urnet_tf.flow import plan, plan_text, runner
     from urnet_tf.store import Workdir
 
     overrides = list(_SET.value)
@@ -171,16 +172,16 @@ def _run(command):
         overrides.append("export.allow_drift=true")
     config = config_lib.load_config(_CONFIG.value, overrides)
     workdir = Workdir(_WORKDIR.value, hashes=config.runtime.verify_hashes)
-    for sentence in runner.format_ignored(config):
+    for sentence in plan_text.format_ignored(config):
         logging.warning("%s", sentence)
     promise("the same command goes on from here")
     if command != "run":
         runner.run_single(command, config, workdir)
         print(f"Done: {workdir.path(command)}")
         return _report_refusals(workdir) if command == "export" else 0
-    steps = runner.make_plan(config, workdir, _FROM.value, rescan=_RESCAN.value)
+    steps = plan.make_plan(config, workdir, _FROM.value, rescan=_RESCAN.value)
     if _DRY_RUN.value:
-        print(runner.format_plan(config, steps, workdir))
+        print(plan_text.format_plan(config, steps, workdir))
         return 0
     runner.run(config, workdir, steps)
     status = _report_refusals(workdir)
@@ -189,7 +190,7 @@ def _run(command):
 
 
 def _verify():
-    from urnet_tf import runner
+    from urnet_tf.flow import runner
     from urnet_tf.store import Workdir
 
     workdir = Workdir(_WORKDIR.value)
@@ -224,7 +225,7 @@ def _closing_lines(workdir):
 
 def _report_refusals(workdir):
     """Tells which files lie too far from Keras; the exit status."""
-    from urnet_tf.serving.parity import explain_refusals
+    from urnet_tf.export.parity import explain_refusals
 
     sentences, is_error = explain_refusals(workdir.marker("export")["facts"]["formats"])
     for sentence in sentences:
@@ -234,8 +235,8 @@ def _report_refusals(workdir):
 
 def _why(arguments):
     from urnet_tf import stages
+    from urnet_tf.explain.why import explain
     from urnet_tf.store import Workdir
-    from urnet_tf.why import explain
 
     if len(arguments) != 1:
         raise UsageError(
@@ -277,7 +278,7 @@ def _serve():
 
 
 def _promote():
-    from urnet_tf.serving.promotion import promote
+    from urnet_tf.export.promotion import promote
     from urnet_tf.store import Workdir
 
     workdir = Workdir(_WORKDIR.value)
@@ -290,7 +291,7 @@ def _promote():
 
 
 def _draw():
-    from urnet_tf.data.drawn_crawl import draw_crawl
+    from urnet_tf.drawn.crawl import draw_crawl
 
     if _OUT.value is None:
         raise UsageError("Expected --out DIR, the directory to make.")

@@ -20,9 +20,12 @@ import numpy as np
 
 from ablations import other_methods, rows as row_lists
 from ablations.truth import read_truth
-from urnet_tf import metrics, runner, schema, store
+from urnet_tf import schema, store
 from urnet_tf.config import load_config
+from urnet_tf.costs.units import format_seconds
 from urnet_tf.errors import RunError, UsageError
+from urnet_tf.evaluation import metrics
+from urnet_tf.flow import plan, runner
 from urnet_tf.reweighting.combine import effective_sample_size
 
 _WEIGHTS = tuple(name for name, dtype in schema.WEIGHT_COLUMNS.items() if dtype == "float32")
@@ -75,13 +78,13 @@ def run_units(
                 continue
             spent.append(time.monotonic() - start)
             if done == _MEASURED and not announced:
-                most, announced = runner.format_seconds((left + 1) * spent[-1]), True
+                most, announced = format_seconds((left + 1) * spent[-1]), True
                 report(
                     f"{left + 1} units of {len(rows)} rows x {len(seeds)} seeds to go; the first, with what "
                     f"it needs, took {spent[-1]:.0f} s: at most about {most} together."
                 )
             # The first of a seed pays for its baseline, so the mean and not the median.
-            rest = runner.format_seconds(left * float(np.mean(spent)))
+            rest = format_seconds(left * float(np.mean(spent)))
             unit = store.read_json(experiment.unit_path(name, seed))
             what = f"failed: {unit['error']}" if "error" in unit else _headline(unit)
             report(f"seed {seed}, {name}: {what}; {spent[-1]:.0f} s; {left} left, about {rest}")
@@ -138,7 +141,7 @@ def _complete(experiment, name, settings, seed):
     path, done = experiment.unit_path(name, seed), _MEASURED
     try:
         config, own = _resolve(experiment, settings, seed)
-        key = store.fingerprint(runner.stage_keys(config)["evaluate"], own)
+        key = store.fingerprint(plan.stage_keys(config)["evaluate"], own)
         if _is_complete(_read(path), key, experiment.truth_path):
             return _KEPT
         others = (p for p in path.parent.glob(f"*.seed{seed}.json") if p != path)
@@ -199,13 +202,13 @@ def _prepare_seed(experiment, config):
     """The work directory with the baseline and its predictions that a configuration asks for."""
     shared = dict.fromkeys(("ingest", "pack"), _prepare_pack(experiment, config))
     features = _prepare(experiment, config, "features", "features", shared)
-    place = f"seed{config.seed}-{runner.stage_keys(config)['extract'][:12]}"
+    place = f"seed{config.seed}-{plan.stage_keys(config)['extract'][:12]}"
     return _prepare(experiment, config, place, "extract", shared | {"features": features}, keyed=False)
 
 
 def _prepare(experiment, config, place, last, shared=None, keyed=True):
     """A work directory that is complete up to a stage; stages that others made before are linked."""
-    key = runner.stage_keys(config)[last]
+    key = plan.stage_keys(config)[last]
     workdir = store.Workdir(experiment.out / place / key[:12] if keyed else experiment.out / place)
     workdir.root.mkdir(parents=True, exist_ok=True)
     for stage, other in (shared or {}).items():
@@ -218,7 +221,7 @@ def _prepare(experiment, config, place, last, shared=None, keyed=True):
 def _run_up_to(last, config, workdir, key):
     marker = workdir.marker(last)
     if marker is None or marker["key"] != key:
-        steps = runner.make_plan(config, workdir)
+        steps = plan.make_plan(config, workdir)
         names = [step.stage.name for step in steps]
         runner.run(config, workdir, steps[: names.index(last) + 1])
 
@@ -228,8 +231,8 @@ def _measure(experiment, config, own):
     import keras
 
     method = {key: value for key, value in own.items() if key != "figures.model"}
-    workdir, identities = _prepare_seed(experiment, config), runner.identify_stages(config)
-    stages = {name: runner.find_stage(name) for name in _ROW_STAGES}
+    workdir, identities = _prepare_seed(experiment, config), plan.identify_stages(config)
+    stages = {name: plan.find_stage(name) for name in _ROW_STAGES}
     stages |= other_methods.replace_stages(stages, method, experiment.truth_path)
     with runner.lock(workdir):
         for name, stage in stages.items():

@@ -16,7 +16,8 @@ from ablations.truth import read_truth
 from urnet_tf import schema, store
 from urnet_tf.errors import UsageError
 from urnet_tf.reweighting.class_weight import compute_class_weight
-from urnet_tf.stages.stage import Stage, StageContext, fit_settings, images_per_step, open_augmenter
+from urnet_tf.stages.settings import fit_settings, images_per_step, open_augmenter
+from urnet_tf.stages.stage import Stage, StageContext
 
 _LARGEST_PROBS = 2 * 10**9  # bytes
 
@@ -76,8 +77,8 @@ def out_of_fold_probs(context: StageContext) -> np.ndarray:
     """
     import keras
 
-    from urnet_tf import inference
-    from urnet_tf.data.image_store import ImageStore
+    from urnet_tf.evaluation import inference
+    from urnet_tf.images.image_store import ImageStore
 
     config = context.config
     labels, num_classes = _labels_of(context)
@@ -171,14 +172,13 @@ def _co_teach(context, forget_rate):
 
     Its batches are single images, not bags: there is no bag branch.
     """
-    from co_teaching import fit_co_teaching
-
-    from urnet_tf import training
-    from urnet_tf.data import batches
-    from urnet_tf.data.image_store import ImageStore
-    from urnet_tf.data.sampling import InstanceSampler
+    from ablations.co_teaching import fit_co_teaching
+    from urnet_tf.feed import batches
+    from urnet_tf.feed.sampling import InstanceSampler
+    from urnet_tf.images.image_store import ImageStore
     from urnet_tf.models.classifier import build_classifier
-    from urnet_tf.stages.stage import open_backbone
+    from urnet_tf.stages.settings import open_backbone
+    from urnet_tf.training import fit as training
 
     if not 0.0 <= forget_rate < 1.0:
         raise UsageError(f"Expected co_teaching.forget_rate from 0 to below 1; received {forget_rate}.")

@@ -12,7 +12,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import numpy as np
 from absl import app, flags
 
-from urnet_tf.inference import build_function, build_tflite_function
+from urnet_tf.evaluation.inference import build_function, build_tflite_function
 from urnet_tf.models.backbone import build_backbone
 
 _SIZE = flags.DEFINE_integer("image_size_px", 128, "height and width")

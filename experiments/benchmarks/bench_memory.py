@@ -25,8 +25,8 @@ import numpy as np
 from absl import app, flags
 
 from urnet_tf import config as config_lib
-from urnet_tf.data.sampling import BagSampler
-from urnet_tf.models.network_cost import count_urnet
+from urnet_tf.costs.network import count_urnet
+from urnet_tf.feed.sampling import BagSampler
 from urnet_tf.stages import stage as stages
 
 _CONFIG = flags.DEFINE_string("config", None, "YAML configuration of the one row")
@@ -76,9 +76,9 @@ def _line(network, px, images, parts, precision, *others):
 
 def measure(config) -> list:
     """Fits the URNet of stage `train` for some steps and reads the peak of this process."""
-    from urnet_tf import training
-    from urnet_tf.data import batches
+    from urnet_tf.feed import batches
     from urnet_tf.models import urnet
+    from urnet_tf.training import fit as training
 
     fit, bag_size, classes = config.train.fit, config.train.bag.size, _CLASSES.value
     labels, ones = np.repeat(np.arange(classes), bag_size), np.ones(classes * bag_size, np.float32)

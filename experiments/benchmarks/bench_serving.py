@@ -238,7 +238,7 @@ def _spread(values):
 def _variant(arch):
     """Keywords of a ResNeXt; None for EfficientNet-Lite0."""
     sys.path.insert(0, str(WORKER.parents[2]))  # urnet_tf, installed or not
-    from urnet_tf.models.resnext_variants import VARIANTS
+    from urnet_tf.models.variants import VARIANTS
 
     if arch != "efficientnet_lite0" and arch not in VARIANTS:
         raise app.UsageError(

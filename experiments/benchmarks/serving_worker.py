@@ -51,11 +51,11 @@ def write(spec):
     """Writes every format of a random classifier into the directory; returns the bytes of each."""
     import keras
 
+    from urnet_tf.export import saved_model, tflite
+    from urnet_tf.export.preparation import Preparation
     from urnet_tf.models.backbone import build_backbone
     from urnet_tf.models.classifier import LOGITS, build_classifier
-    from urnet_tf.models.resnext_variants import VARIANTS
-    from urnet_tf.serving import saved_model, tflite
-    from urnet_tf.serving.preparation import Preparation
+    from urnet_tf.models.variants import VARIANTS
 
     keras.utils.set_random_seed(0)
     directory, size = pathlib.Path(spec["directory"]), spec["image_size_px"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from urnet_tf import config as config_lib
-from urnet_tf.data.probe import probe_file
+from urnet_tf.images.probe import probe_file
 from urnet_tf.schema import STATUS
 
 
@@ -35,8 +35,8 @@ def picture(good_files):
 def test_damaged_pictures_are_packed_or_left_out(fuzzing, good_files, tmp_path, capfd):
     import tensorflow as tf
 
-    from urnet_tf.serving.preparation import Preparation
-    from urnet_tf.serving.quiet import CapturedLibraryOutput
+    from urnet_tf.export.preparation import Preparation
+    from urnet_tf.export.quiet import CapturedLibraryOutput
     from urnet_tf.stages import pack
 
     config = config_lib.from_dict({"pack": {"short_side_px": 48}})

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from urnet_fixtures import checkpoints as writers
 
 from urnet_tf import config as config_lib
-from urnet_tf.models import checkpoint_reader
+from urnet_tf.checkpoints import reader as checkpoint_reader
 from urnet_tf.schema import SPLITS, STATUS
 from urnet_tf.stages import ingest
 
@@ -184,13 +185,13 @@ def checkpoints(fuzzing, tmp_path_factory):
     import h5py
     import safetensors.numpy
 
-    writer, folder = fuzzing.load("models/conftest.py"), tmp_path_factory.mktemp("checkpoints")
+    folder = tmp_path_factory.mktemp("checkpoints")
     state = collections.OrderedDict()
-    state["module.a.weight"] = writer.tensor("0", 0, (2, 3), (3, 1), 12)
-    state["module.b.bias"] = writer.tensor("0", 6, (3, 2), (1, 3), 12)
+    state["module.a.weight"] = writers.tensor("0", 0, (2, 3), (3, 1), 12)
+    state["module.b.bias"] = writers.tensor("0", 6, (3, 2), (1, 3), 12)
     storages = {"0": np.arange(12, dtype="float32")}
-    writer.write_zip(folder / "zip.pth", {"epoch": 3, "state_dict": state}, storages)
-    writer.write_legacy(folder / "legacy.pth", state, storages)
+    writers.write_zip(folder / "zip.pth", {"epoch": 3, "state_dict": state}, storages)
+    writers.write_legacy(folder / "legacy.pth", state, storages)
     arrays = {"a": np.arange(6, dtype="float32").reshape(2, 3), "b": np.ones(3, "float16")}
     safetensors.numpy.save_file(arrays, folder / "x.safetensors")
     with h5py.File(folder / "x.weights.h5", "w") as file:

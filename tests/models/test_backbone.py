@@ -4,13 +4,13 @@ import keras
 import numpy as np
 import pytest
 
+from urnet_tf.checkpoints.pretrained import imagenet_weights_path
+from urnet_tf.checkpoints.reader import read_checkpoint
+from urnet_tf.checkpoints.weight_matching import copy_into, pytorch_slots
 from urnet_tf.errors import UsageError
 from urnet_tf.models.backbone import build_backbone
-from urnet_tf.models.checkpoint_reader import read_checkpoint
 from urnet_tf.models.classifier import build_classifier
-from urnet_tf.models.pretrained import imagenet_weights_path
 from urnet_tf.models.resnext import checkpoint_name
-from urnet_tf.models.weight_matching import copy_into, pytorch_slots
 
 TINY = {"depth": 26, "cardinality": 4, "width_per_group": 4, "small_stem": True}
 

@@ -5,12 +5,12 @@ import keras
 import numpy as np
 import pytest
 
+from urnet_tf.checkpoints.reader import read_checkpoint
+from urnet_tf.checkpoints.weight_matching import copy_into, pytorch_slots
 from urnet_tf.errors import UsageError
 from urnet_tf.models.backbone import build_backbone
-from urnet_tf.models.checkpoint_reader import read_checkpoint
 from urnet_tf.models.resnext import build_resnext, checkpoint_name, with_intermediates
-from urnet_tf.models.resnext_variants import VARIANTS, recognise_variant, variant_name
-from urnet_tf.models.weight_matching import copy_into, pytorch_slots
+from urnet_tf.models.variants import VARIANTS, recognise_variant, variant_name
 
 pytestmark = pytest.mark.onednn
 GOLDEN = json.loads(pathlib.Path(__file__).with_name("golden_resnext.json").read_text())["logits"]

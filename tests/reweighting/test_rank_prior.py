@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from urnet_tf.metrics import auroc
+from urnet_tf.evaluation.metrics import auroc
 from urnet_tf.reweighting.rank_prior import compute_rank_prior
 
 

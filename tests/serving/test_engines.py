@@ -15,8 +15,8 @@ import threading
 import numpy as np
 import pytest
 
-from urnet_tf.serving.saved_model import open_saved_model
-from urnet_tf.serving.tf_serving import read_signatures
+from urnet_tf.export.saved_model import open_saved_model
+from urnet_tf.export.tf_serving import read_signatures
 
 # One process, since importing TensorFlow is most of the time; each line of the input is a command.
 _CLI = """

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from urnet_tf.errors import UsageError
+from urnet_tf.export.preparation import Preparation
 from urnet_tf.serving.model_files import find_model
-from urnet_tf.serving.preparation import Preparation
 
 PREPARATION = Preparation(image_size_px=32, short_side_px=40)
 

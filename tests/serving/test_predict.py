@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from urnet_tf.data.hostile_files import USABLE, write_hostile_files
+from urnet_tf.drawn.hostile_files import USABLE, write_hostile_files
 from urnet_tf.errors import UsageError
+from urnet_tf.export.preparation import Preparation
 from urnet_tf.serving import predict as predict_lib
 from urnet_tf.serving.answer_formats import Csv, JsonLines, Row, Table, cells
 from urnet_tf.serving.predict import list_images, predict
 from urnet_tf.serving.predictor import Answer, open_classifier
-from urnet_tf.serving.preparation import Preparation
 
 LABELS = ["great white", "Käfer", "c, d", "魚"]
 GOOD = Answer(True, (1, 0), ("Käfer", "great white"), (0.75, 0.00025))

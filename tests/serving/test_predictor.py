@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from urnet_tf.errors import UsageError
+from urnet_tf.export.preparation import Preparation
 from urnet_tf.serving.predictor import open_classifier
-from urnet_tf.serving.preparation import Preparation
 
 SIZE = 32
 LABELS = ["great white", "Käfer", "c", "d", "e", "f"]
@@ -46,8 +46,8 @@ def model():
 
 @pytest.fixture(scope="module")
 def version(model, tmp_path_factory):
-    from urnet_tf.serving.saved_model import write_saved_model
-    from urnet_tf.serving.tflite import write_tflite
+    from urnet_tf.export.saved_model import write_saved_model
+    from urnet_tf.export.tflite import write_tflite
 
     directory = tmp_path_factory.mktemp("saved_models") / "tiny" / "3"
     write_saved_model(model, LABELS, directory, PREPARATION, top_k=3)
@@ -106,7 +106,7 @@ def test_all_formats_answer_as_keras(kind, model, version, encoded):
 
 
 def test_onnx_answers_as_keras(model, version, encoded, tmp_path):
-    onnx_file = pytest.importorskip("urnet_tf.serving.onnx_file")
+    onnx_file = pytest.importorskip("urnet_tf.export.onnx_file")
     pytest.importorskip("onnxruntime")
     pytest.importorskip("tf2onnx")
     write_facts(tmp_path)
@@ -136,7 +136,7 @@ def test_views_are_averaged(model, version, encoded, tmp_path):
 def test_none_of_these_comes_with_models_that_have_it(encoded, tmp_path):
     import tensorflow as tf
 
-    from urnet_tf.serving.saved_model import write_saved_model
+    from urnet_tf.export.saved_model import write_saved_model
 
     model = build_model(none_of_these=True)
     write_saved_model(model, LABELS, tmp_path / "1", PREPARATION, top_k=3)

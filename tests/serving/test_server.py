@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from urnet_tf.errors import UsageError
+from urnet_tf.export.saved_model import open_saved_model
 from urnet_tf.serving import server
-from urnet_tf.serving.saved_model import open_saved_model
 
-CLIENT = pathlib.Path(__file__).resolve().parents[2] / "experiments" / "clients" / "rest_client.py"
+CLIENT = pathlib.Path(__file__).resolve().parents[2] / "experiments" / "examples" / "rest_client.py"
 
 # Stands where TensorFlow Serving would: takes its flags and its configuration, or `docker run`'s, and
 # says LOADING before it says AVAILABLE. It does not classify.

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from urnet_tf import config as config_lib, schema, store
-from urnet_tf.data import image_store
 from urnet_tf.errors import RunError, UsageError
+from urnet_tf.images import image_store
 from urnet_tf.stages import baseline, extract, features, train
-from urnet_tf.stages.stage import Facts, StageContext, images_per_step
+from urnet_tf.stages.settings import images_per_step
+from urnet_tf.stages.stage import Facts, StageContext
 
 CLASSES, PER_CLASS, VAL = 3, 20, 6
 TRAIN = CLASSES * PER_CLASS
@@ -198,7 +199,7 @@ def test_one_fold_is_in_sample(tiny, workdir):
 
 def test_finetune_stages_resume_after_a_kill(tiny, workdir, monkeypatch):
     config = settings("finetune", 2, epochs=2, init="baseline", bag={"size": 2, "loss_weight": 0.0})
-    from urnet_tf import training
+    from urnet_tf.training import fit as training
 
     saved = training.save_model
     calls = []

@@ -7,8 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from urnet_tf import config as config_lib, metrics, store
+from urnet_tf import config as config_lib, store
 from urnet_tf.errors import UsageError
+from urnet_tf.evaluation import metrics
 from urnet_tf.schema import QUARANTINE_COLUMNS, TEST, TRAIN, VAL
 from urnet_tf.stages import evaluate
 from urnet_tf.stages.stage import Facts, StageContext

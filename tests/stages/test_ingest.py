@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from urnet_tf.config import from_dict
-from urnet_tf.data import probe
 from urnet_tf.errors import RunError, UsageError
+from urnet_tf.images import probe
 from urnet_tf.schema import DUPLICATE_COLUMNS, INSTANCE_COLUMNS, QUARANTINE_COLUMNS
 from urnet_tf.stages import ingest
 from urnet_tf.stages.stage import Facts, StageContext
@@ -75,7 +75,7 @@ def test_folder(folder, tmp_path):
 def test_a_killed_run_gives_the_same_files(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(ingest, "FILES_PER_UNIT", 7)
     _, whole = run(tmp_path / "whole", path=folder)
-    import urnet_tf.data.probe as probe
+    import urnet_tf.images.probe as probe
 
     calls, probe_files = [], probe.probe_files
 

@@ -10,10 +10,10 @@ from PIL import Image
 
 from urnet_tf import schema, store
 from urnet_tf.config import from_dict
-from urnet_tf.data import image_store
-from urnet_tf.data.image_store import ImageStore
-from urnet_tf.data.probe import content_hash
 from urnet_tf.errors import RunError, UsageError
+from urnet_tf.images import image_store
+from urnet_tf.images.image_store import ImageStore
+from urnet_tf.images.probe import content_hash
 from urnet_tf.stages import pack
 from urnet_tf.stages.stage import Facts, StageContext
 

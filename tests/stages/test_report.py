@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from urnet_tf import config as config_lib, schema, store
-from urnet_tf.data import image_store
+from urnet_tf.images import image_store
 from urnet_tf.stages import report
 from urnet_tf.stages.stage import Facts, StageContext
 

@@ -1,1 +1,1 @@
-"""Networks: backbones, pretrained weight readers, the classifier and the two-branch URNet."""
+"""Networks: backbones, the classifier and the two-branch URNet."""

@@ -9,12 +9,12 @@ import os
 import keras
 from absl import logging
 
+from urnet_tf.checkpoints.pretrained import IMAGENET, find_weights
+from urnet_tf.checkpoints.reader import Format, file_format, read_checkpoint
+from urnet_tf.checkpoints.weight_matching import copy_into, keras_slots, pytorch_slots
 from urnet_tf.errors import UsageError
 from urnet_tf.models import efficientnet_lite, resnext
-from urnet_tf.models.checkpoint_reader import Format, file_format, read_checkpoint
-from urnet_tf.models.pretrained import IMAGENET, find_weights
-from urnet_tf.models.resnext_variants import recognise_variant, variant_name
-from urnet_tf.models.weight_matching import copy_into, keras_slots, pytorch_slots
+from urnet_tf.models.variants import recognise_variant, variant_name
 
 NAMES = ("efficientnet_lite0", "resnext")
 

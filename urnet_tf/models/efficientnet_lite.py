@@ -12,8 +12,8 @@ import keras
 from keras import layers
 
 from urnet_tf.models.batch_normalization import FusedBatchNormalization
-from urnet_tf.models.network_cost import LITE0_STAGES
 from urnet_tf.models.seeding import he_normal
+from urnet_tf.models.variants import LITE0_STAGES
 
 
 def build_efficientnet_lite0(

@@ -19,8 +19,8 @@ from keras import layers
 from urnet_tf.errors import UsageError
 from urnet_tf.models.batch_normalization import FusedBatchNormalization
 from urnet_tf.models.grouped_convolution import GroupedConv2D
-from urnet_tf.models.resnext_variants import BLOCKS, variant_name
 from urnet_tf.models.seeding import he_normal
+from urnet_tf.models.variants import BLOCKS, variant_name
 
 IMAGE_MEAN = (123.675, 116.28, 103.53)  # of ImageNet, as torchvision's weights expect
 IMAGE_STD = (58.395, 57.12, 57.375)
@@ -41,7 +41,7 @@ def build_resnext(
 ) -> keras.Model:
     """Builds image float32 [B, H, W, 3] (RGB, 0..255) → features float32 [B, 2048], random weights.
 
-    `resnext_variants.VARIANTS` has the keywords of known networks by their usual names.
+    `variants.VARIANTS` has the keywords of known networks by their usual names.
 
     Args:
       image_size_px: side of the square image; None leaves it open.

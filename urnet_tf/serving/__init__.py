@@ -1,1 +1,1 @@
-"""Exports of a trained classifier, the proof that they equal it, and what reads and serves them."""
+"""Using exports: predicting, and serving them."""

@@ -11,8 +11,8 @@ import os
 import pathlib
 
 from urnet_tf.errors import UsageError
-from urnet_tf.serving.preparation import Preparation
-from urnet_tf.serving.tflite_metadata import read_metadata
+from urnet_tf.export.preparation import Preparation
+from urnet_tf.export.tflite_metadata import read_metadata
 from urnet_tf.store import read_json
 from urnet_tf.text_rules import quote
 

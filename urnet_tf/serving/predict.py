@@ -21,12 +21,12 @@ from concurrent.futures import ThreadPoolExecutor
 from absl import logging
 
 from urnet_tf.errors import UsageError
-from urnet_tf.progress import progress
+from urnet_tf.export.quiet import CapturedLibraryOutput
 from urnet_tf.schema import STATUS
 from urnet_tf.serving.answer_formats import Csv, JsonLines, Row, Table, cells
 from urnet_tf.serving.model_files import find_model
-from urnet_tf.serving.quiet import CapturedLibraryOutput
 from urnet_tf.store import fingerprint
+from urnet_tf.store.progress import progress
 
 FORMATS = ("table", "csv", "jsonl")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp")  # tried in directories
@@ -109,7 +109,7 @@ def list_images(inputs: Iterable[str]) -> Iterator[str]:
     Hidden files and files without the suffix of an image are passed over; directories that cannot be
     entered are yielded, so that they are reported.
     """
-    from urnet_tf.data.readers import walk
+    from urnet_tf.crawl.readers import walk
 
     for given in inputs:
         if not os.path.isdir(given):
@@ -191,8 +191,8 @@ def _read(path):
 
 def _reason(classifier, path):
     """Why an image could not be answered, for a person."""
-    from urnet_tf.data.image_formats import MAX_PIXELS
-    from urnet_tf.data.probe import os_reason, probe_file
+    from urnet_tf.images.image_formats import MAX_PIXELS
+    from urnet_tf.images.probe import os_reason, probe_file
 
     if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):
         return "a directory that may not be entered"
@@ -205,7 +205,7 @@ def _reason(classifier, path):
 
 
 def _shown(path):
-    from urnet_tf.data.crawl import printable
+    from urnet_tf.crawl.table import printable
 
     return printable(path)
 

@@ -181,8 +181,8 @@ def _keras_network(file):
     import keras
     import tensorflow as tf
 
+    from urnet_tf.export.rewriting import LOGITS, NONE_OF_THESE, float32_copy
     from urnet_tf.models import backbone, urnet  # noqa: F401  register their layers for load_model
-    from urnet_tf.serving.rewriting import LOGITS, NONE_OF_THESE, float32_copy
 
     model = float32_copy(keras.saving.load_model(file.path, compile=False))
     size = file.preparation.image_size_px
@@ -201,14 +201,14 @@ def _keras_network(file):
 
 
 def _tflite_network(file):
-    from urnet_tf.serving.tflite import build_tflite_classifier
+    from urnet_tf.export.tflite import build_tflite_classifier
 
     classifier = build_tflite_classifier(file.path, threads=os.cpu_count())
     return lambda images: (classifier(images), None)
 
 
 def _onnx_network(file):
-    from urnet_tf.serving.onnx_file import build_onnx_classifier
+    from urnet_tf.export.onnx_file import build_onnx_classifier
 
     classifier = build_onnx_classifier(file.path)
     return lambda images: (classifier(images), None)

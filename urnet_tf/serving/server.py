@@ -33,7 +33,8 @@ import urllib.request
 from collections.abc import Mapping
 
 from urnet_tf.errors import RunError, UsageError
-from urnet_tf.serving import model_files, tf_serving
+from urnet_tf.export import tf_serving
+from urnet_tf.serving import model_files
 from urnet_tf.store import write_text
 
 _BINARY = "tensorflow_model_server"

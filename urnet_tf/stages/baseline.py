@@ -10,15 +10,11 @@ import numpy as np
 
 from urnet_tf import schema, store
 from urnet_tf.config import Config
+from urnet_tf.costs.network import count_classifier
 from urnet_tf.errors import UsageError
-from urnet_tf.models.network_cost import count_classifier
 from urnet_tf.reweighting.class_weight import count_labels
-from urnet_tf.stages.stage import (
+from urnet_tf.stages.settings import (
     BACKBONE_SETTINGS,
-    Estimate,
-    Facts,
-    Stage,
-    StageContext,
     count_backbone,
     count_training,
     fingerprint_weights,
@@ -28,6 +24,7 @@ from urnet_tf.stages.stage import (
     open_backbone,
     training_seconds,
 )
+from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
 
 
 def run(context: StageContext) -> dict:
@@ -108,12 +105,12 @@ def estimate(config: Config, facts: Facts) -> Estimate:
 
 
 def _fit(context, name, ids, labels, num_classes):
-    from urnet_tf import training
-    from urnet_tf.data import batches
-    from urnet_tf.data.image_store import ImageStore
-    from urnet_tf.data.sampling import InstanceSampler
+    from urnet_tf.feed import batches
+    from urnet_tf.feed.sampling import InstanceSampler
+    from urnet_tf.images.image_store import ImageStore
     from urnet_tf.models.classifier import build_classifier
     from urnet_tf.models.seeding import layer_seed
+    from urnet_tf.training import fit as training
 
     config, fit = context.config, context.config.baseline.fit
     frozen = config.model.mode == "frozen"

@@ -14,25 +14,23 @@ Predictions are kept in parts of a fixed number of images, so a killed run redoe
 import numpy as np
 from absl import logging
 
-from urnet_tf import ensemble, metrics, submission
 from urnet_tf.config import Config
-from urnet_tf.data.crops import num_views
-from urnet_tf.data.image_store import ImageStore
-from urnet_tf.ensemble import Predictions
+from urnet_tf.crawl import submission
 from urnet_tf.errors import UsageError
-from urnet_tf.progress import progress
+from urnet_tf.evaluation import ensemble, metrics
+from urnet_tf.evaluation.ensemble import Predictions
+from urnet_tf.images.crops import num_views
+from urnet_tf.images.image_store import ImageStore
 from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
-from urnet_tf.stages.stage import (
+from urnet_tf.stages.settings import (
     BACKBONE_SETTINGS,
-    Estimate,
-    Facts,
-    Stage,
-    StageContext,
     forward_seconds,
     inference_bytes,
     open_backbone,
 )
+from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
 from urnet_tf.store import atomic_path, column, read_array, read_json, read_table, write_json, write_table
+from urnet_tf.store.progress import progress
 
 _KEPT = 5  # predictions kept of an image: what the figures and the submission need
 _PART_FEATURES = 16384  # images of a part: the unit of resuming
@@ -169,7 +167,7 @@ def _build_predictor(context, cached):
     """The graph function → float32 [M, n, C], and model name → (member numbers, fusion)."""
     import keras
 
-    from urnet_tf import multi_view
+    from urnet_tf.evaluation import multi_view
     from urnet_tf.models import urnet
 
     config = context.config
@@ -197,7 +195,7 @@ def _build_predictor(context, cached):
 
 def _stream_probs(context, predictor, ids, cached):
     """Yields float32 [M, b, C] over the ids in order."""
-    from urnet_tf import multi_view
+    from urnet_tf.evaluation import multi_view
 
     settings, model = context.config.evaluate, context.config.model
     if cached:

@@ -1,7 +1,7 @@
 """Stage export: the URNet's instance branch for servers and phones, held against Keras.
 
 In: pack/, train/instance.keras, train/weights.parquet, baseline/ (frozen: the backbone stands before
-the head). Out: <name>/<version>/ and models.config; see `urnet_tf.serving.export`.
+the head). Out: <name>/<version>/ and models.config; see `urnet_tf.export.classifier`.
 
 An export directory is replaced as a whole; its version is one above that of the export before it,
 so a server that watches a copy of it sees a newer model.
@@ -13,25 +13,22 @@ import numpy as np
 
 from urnet_tf import config as config_lib
 from urnet_tf.config import Config
-from urnet_tf.data.image_store import ImageStore
+from urnet_tf.costs.network import count_classifier
 from urnet_tf.errors import RunError
-from urnet_tf.models.network_cost import count_classifier
+from urnet_tf.export import classifier as export
+from urnet_tf.export.parity import Tolerance
+from urnet_tf.export.preparation import Preparation
+from urnet_tf.export.promotion import next_version
+from urnet_tf.images.image_store import ImageStore
 from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
-from urnet_tf.serving import export
-from urnet_tf.serving.parity import Tolerance
-from urnet_tf.serving.preparation import Preparation
-from urnet_tf.serving.promotion import next_version
-from urnet_tf.stages.stage import (
+from urnet_tf.stages.settings import (
     BACKBONE_SETTINGS,
-    Estimate,
-    Facts,
-    Stage,
-    StageContext,
     count_backbone,
     forward_seconds,
     inference_bytes,
     open_backbone,
 )
+from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
 from urnet_tf.store import column, read_json, read_table
 
 _CHECK_BATCH = 64  # images that the export is compared on at once, at most

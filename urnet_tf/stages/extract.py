@@ -12,23 +12,16 @@ from absl import logging
 
 from urnet_tf import schema, store
 from urnet_tf.config import Config, has_second_round
-from urnet_tf.stages.stage import (
-    Estimate,
-    Facts,
-    Stage,
-    StageContext,
-    count_backbone,
-    forward_seconds,
-    inference_bytes,
-)
+from urnet_tf.stages.settings import count_backbone, forward_seconds, inference_bytes
+from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
 
 
 def run(context: StageContext) -> dict:
     """Predicts every training instance by a model that did not see it."""
     import keras
 
-    from urnet_tf import inference
-    from urnet_tf.data.image_store import ImageStore
+    from urnet_tf.evaluation import inference
+    from urnet_tf.images.image_store import ImageStore
     from urnet_tf.models.classifier import backbone_of, head_of
     from urnet_tf.reweighting.class_weight import compute_class_weight
 
@@ -96,7 +89,7 @@ def run(context: StageContext) -> dict:
 
 def _extract_fold(context, load, fold, images, shape, view):
     """Fills features_fold<fold>.npy float16 [N, D]: all training images by the network of a fold."""
-    from urnet_tf import inference
+    from urnet_tf.evaluation import inference
     from urnet_tf.models.classifier import backbone_of
 
     batch = context.config.extract.batch_images

@@ -8,18 +8,15 @@ import numpy as np
 
 from urnet_tf import store
 from urnet_tf.config import Config
-from urnet_tf.stages.stage import (
+from urnet_tf.stages.settings import (
     BACKBONE_SETTINGS,
-    Estimate,
-    Facts,
-    Stage,
-    StageContext,
     count_backbone,
     fingerprint_weights,
     forward_seconds,
     inference_bytes,
     open_backbone,
 )
+from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
 
 _BATCH = 64
 
@@ -29,8 +26,9 @@ def run(context: StageContext) -> dict:
     config = context.config
     if config.model.mode != "frozen":
         return {"images": 0, "feature_dim": None}
-    from urnet_tf import inference, training
-    from urnet_tf.data.image_store import ImageStore
+    from urnet_tf.evaluation import inference
+    from urnet_tf.images.image_store import ImageStore
+    from urnet_tf.training import fit as training
 
     images = ImageStore(context.path("pack"))
     with training.precision_policy(config.runtime.precision):

@@ -10,10 +10,10 @@ import os
 
 from urnet_tf.config import Config
 from urnet_tf.errors import RunError, UsageError
-from urnet_tf.progress import progress
 from urnet_tf.schema import DUPLICATE_COLUMNS, DUPLICATE_KINDS, QUARANTINE_COLUMNS, TEST, TRAIN, VAL
 from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
 from urnet_tf.store import Workdir, hash_file, read_table, write_json, write_table
+from urnet_tf.store.progress import progress
 from urnet_tf.text_rules import show_path
 
 FILES_PER_UNIT = 20_000
@@ -26,8 +26,8 @@ def run(context: StageContext) -> dict:
     """Fills the stage's directory and returns the facts of the crawl."""
     from absl import logging
 
-    from urnet_tf.data.crawl import cut_ranks
-    from urnet_tf.data.instance_table import CANDIDATE_COLUMNS, build_instance_table, check_classes
+    from urnet_tf.crawl.instance_table import CANDIDATE_COLUMNS, build_instance_table, check_classes
+    from urnet_tf.crawl.table import cut_ranks
 
     settings, out = context.config.ingest, context.out
     crawl = read_crawl(context.config)
@@ -65,7 +65,7 @@ def read_crawl(config: Config):
     Raises:
       UsageError: no path is set, nothing is there, or it cannot be understood.
     """
-    from urnet_tf.data import crawl as crawls, list_reader, readers, webvision
+    from urnet_tf.crawl import list_reader, readers, table as crawls, webvision
 
     settings = config.ingest
     kind = _kind(settings)
@@ -90,7 +90,7 @@ def read_crawl(config: Config):
 
 def estimate(config: Config, facts: Facts) -> Estimate:
     """Rows from a quick count; memory for listing columns and texts."""
-    from urnet_tf.data import readers
+    from urnet_tf.crawl import readers
 
     settings = config.ingest
     rows = readers.count_rows(settings.path, _kind(settings), settings.sources)
@@ -106,7 +106,7 @@ def estimate(config: Config, facts: Facts) -> Estimate:
 
 def inputs(config: Config) -> dict:
     """Fingerprints of names, sizes and times of the images, and of the contents of list and info files."""
-    from urnet_tf.data import readers
+    from urnet_tf.crawl import readers
 
     settings = config.ingest
     found = _fingerprint_input(
@@ -119,7 +119,7 @@ def inputs(config: Config) -> dict:
 
 
 def _fingerprint_input(name, path, kind, image_root=None, sources=None):
-    from urnet_tf.data import list_reader, readers, webvision
+    from urnet_tf.crawl import list_reader, readers, webvision
 
     texts = {}
     if kind == readers.LIST:
@@ -159,7 +159,7 @@ def rescan(config: Config, workdir: Workdir) -> str | None:
 
 
 def _kind(settings):
-    from urnet_tf.data import readers
+    from urnet_tf.crawl import readers
 
     if settings.path is None:
         raise UsageError("Expected --data CRAWL (or ingest.path in the configuration): where the images are.")
@@ -177,7 +177,7 @@ def _probe(context, crawl):
     """Probe results of all rows as a table, in listing order."""
     import pyarrow as pa
 
-    from urnet_tf.data.probe import PROBE_COLUMNS, environment_failure, probe_files
+    from urnet_tf.images.probe import PROBE_COLUMNS, environment_failure, probe_files
 
     settings = context.config.ingest
     cores = context.config.runtime.workers or os.cpu_count() or 1

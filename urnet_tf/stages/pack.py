@@ -21,12 +21,12 @@ from absl import logging
 
 from urnet_tf import schema, store
 from urnet_tf.config import Config
-from urnet_tf.data import image_store
-from urnet_tf.data.probe import Refused, content_hash, map_in_threads, os_reason, read_file
 from urnet_tf.errors import RunError, UsageError
-from urnet_tf.progress import progress
-from urnet_tf.serving.quiet import CapturedLibraryOutput
+from urnet_tf.export.quiet import CapturedLibraryOutput
+from urnet_tf.images import image_store
+from urnet_tf.images.probe import Refused, content_hash, map_in_threads, os_reason, read_file
 from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
+from urnet_tf.store.progress import progress
 
 _SMALLEST_CLASS = 2  # training images; below it neither folds nor bags make sense
 _REASON_LENGTH = 160
@@ -232,7 +232,7 @@ def _build_pack_image(short_side_px, jpeg_quality, max_pixels):
     """A graph function: (file, what of it can be stored unchanged or nothing) -> JPEG bytes."""
     import tensorflow as tf
 
-    from urnet_tf.data import decode
+    from urnet_tf.images import decode
 
     def pack_image(data, plain):
         keep = (tf.strings.length(plain) > 0) & (decode.exif_orientation(data) == 1)

@@ -1,6 +1,6 @@
 """Stage report: one page that shows what the crawl holds, what was noisy, and what it changed.
 
-In: the tables, arrays and facts of all stages. Out: index.html, see `urnet_tf.report`.
+In: the tables, arrays and facts of all stages. Out: index.html, see `urnet_tf.explain`.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from absl import logging
 
 from urnet_tf import config as config_lib, schema, store
 from urnet_tf.config import Config
-from urnet_tf.data.image_store import ImageStore
+from urnet_tf.images.image_store import ImageStore
 from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
 
 _COMPARED = ("baseline", "urnet")
@@ -27,7 +27,7 @@ _PLACES = (
 
 def run(context: StageContext) -> dict:
     """Reads columns, renders, writes."""
-    from urnet_tf.report import build_page
+    from urnet_tf.explain import build_page
 
     settings = context.config.report
     inputs = read_inputs(context)
@@ -45,7 +45,7 @@ def run(context: StageContext) -> dict:
 
 def read_inputs(context: StageContext):
     """What the page is made of, from the work directory."""
-    from urnet_tf.report import ReportInputs
+    from urnet_tf.explain import ReportInputs
 
     facts = {s: context.marker(s).get("facts") or {} for s in STAGE.needs}
     classes = store.read_json(context.path("pack", "classes.json"))
@@ -114,7 +114,7 @@ def _read_evaluation(context, num_classes):
 def _read_reliability(context, model, split):
     import pyarrow.compute as pc
 
-    from urnet_tf.report import compute_reliability
+    from urnet_tf.explain import compute_reliability
 
     with np.load(context.path("evaluate", f"predictions_{model}.npz")) as arrays:
         ids, label = arrays["instance_id"], arrays["label"]

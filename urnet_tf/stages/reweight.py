@@ -14,9 +14,7 @@ from absl import logging
 
 from urnet_tf import schema, store
 from urnet_tf.config import PAPER, Config, has_second_round
-from urnet_tf.config_effects import resolve
 from urnet_tf.errors import UsageError
-from urnet_tf.progress import progress
 from urnet_tf.reweighting import (
     bag_saliency,
     class_weight,
@@ -28,14 +26,10 @@ from urnet_tf.reweighting import (
     self_confidence,
     soft_label,
 )
-from urnet_tf.stages.stage import (
-    Estimate,
-    Facts,
-    Stage,
-    StageContext,
-    fit_settings,
-    images_per_step,
-)
+from urnet_tf.stages.effects import resolve
+from urnet_tf.stages.settings import fit_settings, images_per_step
+from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
+from urnet_tf.store.progress import progress
 from urnet_tf.text_rules import show_path
 
 # Columns that multiply the weight, and guesses of one thing, whether the label is right (see `combine`).
@@ -160,7 +154,7 @@ def _first_opinion(fidelity, seen):
 
 def _ask_again(context, labels, folds, weights, num_classes):
     """That of weighted heads on the features of the folds' networks."""
-    from urnet_tf import refit
+    from urnet_tf.training import second_round as refit
 
     config, fit = context.config, context.config.reweight.refit
 
@@ -215,8 +209,7 @@ def _weigh(config, fixed, page_score, opinion, folds, table, labels, num_classes
 
 def _score_pages(context, table, labels):
     """What each page says of its label: float32 [N], NaN without text; and facts about the pages."""
-    from urnet_tf.data import sentences
-    from urnet_tf.models import sentence_encoder
+    from urnet_tf.text import sentence_encoder, sentences
 
     columns = [table.column(name).to_pylist() for name in ("title", "description", "tags")]
     texts, places = sentences.unique_texts(columns)
@@ -355,7 +348,7 @@ def _cluster(context, labels, supposed, given_prob, num_classes):
 
 def _confidence(context, table, labels, num_classes):
     """The image-text factor and what is to be told about it."""
-    from urnet_tf.data import text
+    from urnet_tf.text import word_vectors as text
 
     settings, fidelity = context.config.reweight.confidence, context.config.reweight.fidelity
     paper = fidelity == PAPER
@@ -442,7 +435,7 @@ def inputs(config: Config) -> dict:
     if settings.confidence.enabled and settings.confidence.text_vectors != "hashed":
         files.append(settings.confidence.text_vectors)
     if settings.page_text.enabled:
-        from urnet_tf.models.sentence_encoder import encoder_files
+        from urnet_tf.text.sentence_encoder import encoder_files
 
         files += encoder_files(settings.page_text.encoder)
     facts = []

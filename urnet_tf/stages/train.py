@@ -10,13 +10,9 @@ import numpy as np
 
 from urnet_tf import schema, store
 from urnet_tf.config import Config
+from urnet_tf.costs.network import count_urnet
 from urnet_tf.errors import RunError
-from urnet_tf.models.network_cost import count_urnet
-from urnet_tf.stages.stage import (
-    Estimate,
-    Facts,
-    Stage,
-    StageContext,
+from urnet_tf.stages.settings import (
     count_backbone,
     count_training,
     fit_settings,
@@ -27,14 +23,15 @@ from urnet_tf.stages.stage import (
     open_backbone,
     training_seconds,
 )
+from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
 
 
 def run(context: StageContext) -> dict:
     """Fits the two branches, then measures the attention each instance gets."""
     import keras
 
-    from urnet_tf import training
     from urnet_tf.models import urnet
+    from urnet_tf.training import fit as training
 
     weights = store.read_table(context.path("reweight", "weights.parquet"))
     labels = store.column(weights, "label")
@@ -86,8 +83,8 @@ def estimate(config: Config, facts: Facts) -> Estimate:
 
 
 def _fit(context, labels, sample_weight):
-    from urnet_tf import training
     from urnet_tf.models import urnet
+    from urnet_tf.training import fit as training
 
     config, settings = context.config, context.config.train
     bag_size, fit = settings.bag.size, settings.fit
@@ -166,9 +163,9 @@ def _base(context, synchronized):
 
 
 def _bag_batches(context, labels, sample_weight, augmented):
-    from urnet_tf.data import batches
-    from urnet_tf.data.image_store import ImageStore
-    from urnet_tf.data.sampling import BagSampler
+    from urnet_tf.feed import batches
+    from urnet_tf.feed.sampling import BagSampler
+    from urnet_tf.images.image_store import ImageStore
 
     config, bag_size = context.config, context.config.train.bag.size
     batch_bags = max(1, images_per_step(config.train.fit, len(labels)) // bag_size)
@@ -191,7 +188,7 @@ def _bag_batches(context, labels, sample_weight, augmented):
 
 def _measure_saliency(context, model, labels):
     """Mean attention times bag size over one pass of bags: float32 [N], 1 = neutral."""
-    from urnet_tf import inference
+    from urnet_tf.evaluation import inference
     from urnet_tf.models.urnet import saliency_model
     from urnet_tf.reweighting.bag_saliency import compute_saliency
 

@@ -1,0 +1,145 @@
+"""Order, splits, duplicates and the smallest crawl that can be trained on."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from urnet_tf.crawl.instance_table import build_instance_table, check_classes, draw_keys, draw_splits
+from urnet_tf.crawl.table import ROW_SCHEMA, class_entry, running_number
+from urnet_tf.errors import UsageError
+from urnet_tf.images.probe import PROBE_COLUMNS
+
+CLASSES = [class_entry(0, "cat"), class_entry(1, "dog")]
+
+
+def digest(number):
+    return f"{(number + 1) * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128:032x}"
+
+
+def tables(rows):
+    """rows: (split, label, source, rank, path, content number or status)."""
+    listed = [
+        dict(split=s, label=y, source=o, rank=r, query="", title="", description="", tags="", path=p)
+        for s, y, o, r, p, _ in rows
+    ]
+    probes = []
+    for *_, content in rows:
+        failed = isinstance(content, str)
+        values = (content, "why", 0, 0, "", 0) if failed else ("", "", 64, 48, digest(content), 10)
+        probes.append(dict(zip(PROBE_COLUMNS, values, strict=True)))
+    schema = pa.schema([(name, pa.type_for_alias(dtype)) for name, dtype in PROBE_COLUMNS.items()])
+    return pa.Table.from_pylist(listed, ROW_SCHEMA), pa.Table.from_pylist(probes, schema)
+
+
+def test_order_quarantine_and_duplicates_by_hand():
+    rows, probes = tables(
+        [
+            ("test", -1, "", 0, "t1", 90),
+            ("val", 1, "", 0, "v1", 3),
+            ("train", 1, "google", 1, "d1", 1),
+            ("train", 0, "google", 2, "c2", 2),
+            ("train", 0, "google", 1, "c1", 2),
+            ("train", 0, "flickr", 9, "c9", 4),
+            ("train", 0, "flickr", 3, "c3", 3),
+            ("train", 0, "flickr", 4, "c4", "empty"),
+            ("train", 1, "google", 1, "d0", 4),
+            ("val", 0, "", 0, "v0", 91),
+        ]
+    )
+    table = build_instance_table(rows, probes, seed=0, val_fraction=0.5)
+    assert table.candidates["path"].to_pylist() == ["c9", "c1", "c2", "d0", "d1", "v0", "v1", "t1"]
+    assert table.candidates["width_px"].to_pylist() == [64] * 8
+    assert table.candidates["content_hash"][0].as_py() == digest(4)
+    assert [(q["path"], q["status"], q["reason"]) for q in table.quarantine.to_pylist()] == [
+        ("c4", "empty", "why"),
+        ("c3", "duplicate_of_evaluation", "the same picture is a validation or test image: v1"),
+    ]
+    assert [(d["kind"], d["split"], d["label"], d["path"]) for d in table.duplicates.to_pylist()] == [
+        ("train_and_evaluation", "train", 0, "c3"),
+        ("train_and_evaluation", "val", 1, "v1"),
+        ("several_labels", "train", 0, "c9"),
+        ("several_labels", "train", 1, "d0"),
+        ("same_label", "train", 0, "c1"),
+        ("same_label", "train", 0, "c2"),
+    ]
+
+
+def test_shares_drawn_of_a_class():
+    # 20 images give 2 and 4; 5 give round(.5) = 1 and 1; 3 can spare one, test comes first; 2 none.
+    labels = np.repeat([0, 1, 2, 3], [20, 5, 3, 2])
+    all_of_them = np.ones(30, bool)
+    keys = np.random.default_rng(0).integers(0, 2**63, 30, dtype=np.uint64)
+    drawn = draw_splits(labels, all_of_them, all_of_them, keys, val_fraction=0.1, test_fraction=0.2)
+    shares = [np.bincount(drawn[labels == y], minlength=3).tolist() for y in range(4)]
+    assert shares == [[14, 2, 4], [3, 1, 1], [2, 0, 1], [2, 0, 0]]
+    smallest = np.sort(keys[:20])[:2]
+    assert set(keys[:20][drawn[:20] == 1]) == set(smallest)
+
+
+def test_the_draw_follows_seed_and_content_not_order():
+    rows = [("train", y, "", r, f"{y}/{r}", 100 * y + r) for y in (0, 1) for r in range(40)]
+
+    def drawn(rows, seed):
+        table = build_instance_table(
+            *tables(rows), seed=seed, val_fraction=0.25, test_fraction=0.1
+        ).candidates
+        return [(s, p) for s, p in zip(table["split"].to_pylist(), table["path"].to_pylist(), strict=True)]
+
+    once = drawn(rows, 1)
+    assert once == drawn(rows[::-1], 1)
+    assert once != drawn(rows, 2)
+    assert [s for s, _ in once].count("val") == 20
+    assert [s for s, _ in once].count("test") == 8
+
+
+def test_keys_are_spread_evenly():
+    hashes = pa.chunked_array([[digest(n) for n in range(4000)]])
+    keys = draw_keys(hashes, np.ones(4000, bool), seed=7).astype(np.float64) / 2**64
+    assert np.abs(np.histogram(keys, 10, (0, 1))[0] - 400).max() < 80
+
+
+def test_images_with_copies_are_never_drawn():
+    rows = [("train", 0, "", r, f"{r}", r // 2) for r in range(20)]
+    rows += [("train", 1, "", r, f"b{r}", 50 + r) for r in range(4)]
+    table = build_instance_table(*tables(rows), seed=0, val_fraction=0.5)
+    val = [
+        p
+        for p, s in zip(*(table.candidates[c].to_pylist() for c in ("path", "split")), strict=True)
+        if s == "val"
+    ]
+    assert len(val) == 2 and all(p.startswith("b") for p in val)
+    assert not len(table.quarantine)
+
+
+def test_no_fraction_draws_nothing_and_too_much_is_refused():
+    rows = [("train", 0, "", r, f"{r}", r) for r in range(9)]
+    assert set(build_instance_table(*tables(rows), seed=0).candidates["split"].to_pylist()) == {"train"}
+    with pytest.raises(UsageError, match="below 1"):
+        build_instance_table(*tables(rows), seed=0, val_fraction=0.5, test_fraction=0.5)
+
+
+def test_classes_without_enough_images_are_named():
+    rows = [("train", 0, "", r, f"{r}", r) for r in range(3)] + [("train", 1, "", 1, "x", 9)]
+    table = build_instance_table(
+        *tables(rows + [("train", 1, "", 2, "y", "missing")]), seed=0, val_fraction=0.9
+    )
+    with pytest.raises(UsageError, match=r"'dog' \(one image\); .* rejected as: 1 missing"):
+        check_classes(table.candidates, table.quarantine, CLASSES)
+    with pytest.raises(UsageError, match=r"'owl' \(no images\)\.$"):
+        table = build_instance_table(*tables(rows + [("train", 1, "", 2, "y", 10)]), seed=0)
+        check_classes(table.candidates, table.quarantine, [*CLASSES, class_entry(2, "owl")])
+    check_classes(table.candidates, table.quarantine, CLASSES)
+    with pytest.raises(UsageError, match="at least 2 classes; received 1"):
+        check_classes(table.candidates, table.quarantine, CLASSES[:1])
+
+
+def test_nothing_usable():
+    table = build_instance_table(*tables([("train", 0, "", 1, "a", "empty")]), seed=0, val_fraction=0.1)
+    assert (len(table.candidates), len(table.quarantine), len(table.duplicates)) == (0, 1, 0)
+    with pytest.raises(UsageError, match="no images"):
+        check_classes(table.candidates, table.quarantine, CLASSES)
+
+
+def test_running_number():
+    assert running_number(np.array([5, 5, 2, 5, 2]), np.array([1, 1, 1, 3, 1])).tolist() == [1, 2, 1, 1, 2]
+    assert running_number(np.array([], np.int64)).tolist() == []

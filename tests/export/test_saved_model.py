@@ -1,0 +1,136 @@
+"""SavedModels of a tiny classifier: signatures, bad images, many images, views, what is inside."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from urnet_tf.export import saved_model
+from urnet_tf.export.preparation import Preparation
+
+SIZE = 32
+
+# What a server knows: the directory. No urnet_tf, no keras. It has no oneDNN either: TensorFlow then
+# fuses convolutions with what follows, into an operation that takes no groups.
+_FRESH = """
+import os, sys
+os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
+sys.modules["keras"] = sys.modules["urnet_tf"] = None  # importing them fails
+import numpy as np, tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+arrays = np.load(sys.argv[2], allow_pickle=True)
+served = model.signatures["serving_default"](image_bytes=tf.constant(list(arrays["encoded"])))
+np.savez(sys.argv[3], **{k: v.numpy() for k, v in served.items()})
+"""
+
+
+@pytest.fixture(scope="module")
+def call(tiny_version):
+    return saved_model.open_saved_model(tiny_version)
+
+
+def keras_probs(model, images):
+    import tensorflow as tf
+
+    return tf.nn.softmax(model(images, training=False)).numpy()
+
+
+def test_variables_are_written_once(tiny_version, tiny_model):
+    import tensorflow as tf
+
+    stored = tf.train.list_variables(str(tiny_version / "variables" / "variables"))
+    values = sum(int(np.prod(shape)) for name, shape in stored if name.endswith("VARIABLE_VALUE"))
+    assert values == tiny_model.count_params()
+
+
+def test_assets(tiny_version, tiny_names):
+    assert (tiny_version / "assets" / "labels.txt").read_text(encoding="utf-8").splitlines() == tiny_names
+    assert json.loads((tiny_version / "assets" / "model.json").read_text()) == {"name": "tiny", "version": 3}
+
+
+def test_a_process_without_our_package_keras_and_onednn_serves_it(
+    tiny_version, tiny_model, tiny_names, tiny_preparation, tiny_photos, tmp_path
+):
+    files = np.array([*tiny_photos[:3], b"no image", tiny_photos[3][:200], b""], object)
+    images, valid = (tensor.numpy() for tensor in tiny_preparation.decode(files))
+    np.savez(tmp_path / "in.npz", encoded=files)
+    arguments = [str(tiny_version), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "KERAS_BACKEND")}
+    subprocess.run([sys.executable, "-c", _FRESH, *arguments], check=True, cwd=tmp_path, env=environment)
+    served = np.load(tmp_path / "out.npz", allow_pickle=True)
+    assert served["valid"].tolist() == valid.tolist() == [True] * 3 + [False] * 3
+    assert (served["classes"][3:] == -1).all() and (served["probabilities"][3:] == 0).all()
+    assert set(served["labels"][3:].ravel()) == {b""}
+    expected = keras_probs(tiny_model, images[:3])
+    order = np.argsort(-expected, axis=1)[:, :3]
+    np.testing.assert_array_equal(served["classes"][:3], order)
+    assert [label.decode() for label in served["labels"][0]] == [tiny_names[c] for c in order[0]]
+    best = np.take_along_axis(expected, order, 1)
+    np.testing.assert_allclose(served["probabilities"][:3], best, atol=1e-5)
+
+
+def test_tensors_and_features(call, tiny_model, tiny_preparation, tiny_photos):
+    images = tiny_preparation.decode(tiny_photos)[0].numpy()
+    served = call("tensor", {"images": images})
+    expected = keras_probs(tiny_model, images)
+    np.testing.assert_allclose(served["probabilities"], -np.sort(-expected, axis=1)[:, :3], atol=1e-5)
+    assert set(served) == {"classes", "labels", "probabilities"}
+    found = call("features", {"image_bytes": [*tiny_photos, b""]})
+    features = tiny_model.get_layer("backbone")(images).numpy()
+    np.testing.assert_allclose(found["features"][:-1], features, atol=1e-5)
+    assert (found["features"][-1] == 0).all() and found["valid"].tolist() == [True] * 12 + [False]
+
+
+def test_none_one_and_many_images(call, tiny_photos):
+    import tensorflow as tf
+
+    nothing = call("serving_default", {"image_bytes": tf.zeros([0], tf.string)})
+    assert {name: values.shape for name, values in nothing.items()} == {
+        "classes": (0, 3), "labels": (0, 3), "probabilities": (0, 3), "valid": (0,),
+    }  # fmt: skip
+    one = [call("serving_default", {"image_bytes": [photo]}) for photo in tiny_photos]
+    many = call("serving_default", {"image_bytes": [b"", *tiny_photos * 6]})  # computed in three parts
+    assert many["valid"].sum() == 72 and not many["valid"][0]
+    for name in ("classes", "labels"):
+        np.testing.assert_array_equal(many[name][1:], np.concatenate([o[name] for o in one] * 6))
+    singly = np.concatenate([o["probabilities"] for o in one] * 6)
+    np.testing.assert_allclose(many["probabilities"][1:], singly, atol=1e-6)
+
+
+def test_views_are_averaged_and_the_rejection_is_served(make_tiny_model, tiny_names, tiny_photos, tmp_path):
+    from urnet_tf.images import decode
+
+    model, preparation = make_tiny_model(none_of_these=True), Preparation(SIZE, crops="10", scales=(1, 1.2))
+    saved_model.write_saved_model(model, tiny_names, tmp_path / "1", preparation)
+    served = saved_model.open_saved_model(tmp_path / "1")("serving_default", {"image_bytes": tiny_photos})
+    for row, photo in enumerate(tiny_photos[:3]):
+        views = decode.views(decode.decode_rgb(photo), SIZE, "10", (1, 1.2), preparation.crop_fraction)
+        assert len(views) == preparation.views == 20
+        outputs = model(views, training=False)
+        probs = keras_probs(lambda x, training, outputs=outputs: outputs["logits"], views).mean(axis=0)
+        np.testing.assert_allclose(served["probabilities"][row], -np.sort(-probs)[:5], atol=1e-5)
+        rejection = outputs["none_of_these"].numpy().mean()
+        assert served["none_of_these"][row] == pytest.approx(rejection, abs=1e-5)
+    assert served["none_of_these"].shape == (12,)
+
+
+def test_wrong_image_sizes_are_refused(tiny_version):
+    import tensorflow as tf
+
+    served = tf.saved_model.load(str(tiny_version))
+    with pytest.raises((tf.errors.InvalidArgumentError, ValueError, TypeError)):
+        served.signatures["tensor"](images=tf.zeros([1, SIZE, SIZE + 1, 3]))
+
+
+def test_there_is_no_xla_operation(tiny_version):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    proto = saved_model_pb2.SavedModel()
+    proto.ParseFromString((tiny_version / "saved_model.pb").read_bytes())
+    graph = proto.meta_graphs[0].graph_def
+    assert not any(f.attr["_XlaMustCompile"].b for f in graph.library.function if "_XlaMustCompile" in f.attr)
+    operations = {n.op for f in graph.library.function for n in f.node_def}
+    assert "Conv2D" in operations and not {o for o in operations if o.startswith("Xla") or o == "PyFunc"}

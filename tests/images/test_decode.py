@@ -1,0 +1,307 @@
+import io
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from urnet_tf.errors import UsageError
+from urnet_tf.images import decode
+from urnet_tf.images.crops import CROPS, num_views
+
+HEIGHT, WIDTH = 21, 34
+
+
+def gradient(mode="RGB"):
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    planes = np.stack([x * 7, y * 11, (x + y) * 4, np.where(x < 10, 0, np.where(x < 20, 128, 255))], -1)
+    return Image.fromarray(planes.clip(0, 255).astype(np.uint8), "RGBA").convert(mode)
+
+
+def encode(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def white_below(image):
+    image = image.convert("RGBA")
+    return np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
+
+
+decode_in_graph = tf.function(decode.decode_rgb, input_signature=[tf.TensorSpec([], tf.string)])
+
+
+def decoded(data):
+    eager = decode.decode_rgb(tf.constant(data)).numpy()
+    in_graph = decode_in_graph(tf.constant(data)).numpy()
+    np.testing.assert_array_equal(eager, in_graph)
+    assert eager.dtype == np.uint8
+    return eager
+
+
+def palette_image(colours=200):
+    image = Image.fromarray(
+        (np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % colours).astype(np.uint8), "P"
+    )
+    image.putpalette([v for i in range(256) for v in (i, 255 - i, i * 7 % 256)])
+    return image
+
+
+def gray_png(bits):
+    """A PNG of 8 rows of two bytes each, in few bits of gray; Pillow cannot write it."""
+
+    def chunk(kind, data):
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = (16 // bits).to_bytes(4, "big") + (8).to_bytes(4, "big") + bytes([bits, 0, 0, 0, 0])
+    rows = b"".join(bytes([0, 27 * row, 255 - 31 * row]) for row in range(8))
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+EXACT = {
+    "png_rgb": encode(gradient(), "PNG"),
+    "png_rgba": encode(gradient("RGBA"), "PNG"),
+    "png_gray": encode(gradient("L"), "PNG"),
+    "png_gray_alpha": encode(gradient("LA"), "PNG"),
+    "png_bit": encode(gradient("1"), "PNG"),
+    "png_palette": encode(palette_image(), "PNG"),
+    "png_palette_hole": encode(palette_image(), "PNG", transparency=5),
+    "png_palette_2_bits": encode(palette_image(4), "PNG", bits=2),
+    "png_palette_2_bits_hole": encode(palette_image(4), "PNG", bits=2, transparency=1),
+    "png_gray_hole": encode(gradient("L"), "PNG", transparency=gradient("L").getpixel((3, 3))),
+    "png_gray_1_bit": gray_png(1),
+    "png_gray_2_bits": gray_png(2),
+    "png_gray_4_bits": gray_png(4),
+    "bmp_rgb": encode(gradient(), "BMP"),
+    "bmp_palette": encode(palette_image(), "BMP"),
+    "bmp_gray": encode(gradient("L"), "BMP"),
+    "webp": encode(gradient(), "WEBP", lossless=True),
+    "webp_alpha": encode(gradient("RGBA"), "WEBP", lossless=True, exact=True),
+    "gif": encode(palette_image(), "GIF"),
+    "gif_animated": encode(
+        palette_image(), "GIF", save_all=True, append_images=[Image.new("P", (WIDTH, HEIGHT), 9)] * 3
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_lossless_formats_equal_pillow(name):
+    with Image.open(io.BytesIO(EXACT[name])) as image:
+        np.testing.assert_allclose(decoded(EXACT[name]).astype(int), white_below(image), atol=1)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_is_near_pillow(mode, progressive):
+    data = encode(gradient(mode), "JPEG", quality=95, progressive=progressive)
+    with Image.open(io.BytesIO(data)) as image:
+        wanted = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(decoded(data) - wanted).max() <= 4
+
+
+def test_lossy_webp_is_near_pillow():
+    data = encode(gradient(), "WEBP", quality=90)
+    with Image.open(io.BytesIO(data)) as image:
+        assert np.abs(decoded(data) - np.asarray(image.convert("RGB")).astype(int)).max() <= 6
+
+
+def test_16_bits_become_8():
+    data = encode(Image.fromarray(np.full((4, 5), 40000, np.uint16)), "PNG")
+    np.testing.assert_array_equal(decoded(data), np.full((4, 5, 3), 40000 // 256))
+
+
+def test_bmp_padding_is_no_transparency():
+    data = bytearray(encode(gradient("RGBA"), "BMP"))
+    start = int.from_bytes(data[10:14], "little")
+    data[start + 3 :: 4] = bytes(HEIGHT * WIDTH)
+    np.testing.assert_array_equal(decoded(bytes(data)), np.asarray(gradient("RGBA"))[..., :3])
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_exif_orientation(orientation, order):
+    exif = Image.Exif()
+    exif.endian = order
+    exif[0x010F] = "a camera"
+    exif[0x0112] = orientation
+    data = encode(gradient(), "JPEG", quality=95, exif=exif.tobytes())
+    with Image.open(io.BytesIO(data)) as image:
+        wanted = np.asarray(ImageOps.exif_transpose(image)).astype(int)
+    found = decoded(data)
+    assert found.shape == wanted.shape and np.abs(found - wanted).max() <= 4
+    assert decode.exif_orientation(data) == (orientation if 1 <= orientation <= 8 else 1)
+
+
+def test_garbage_exif_is_orientation_1():
+    rng = np.random.default_rng(0)
+    plain = encode(gradient(), "JPEG")
+    for size in (0, 3, 8, 9, 30, 400):
+        for tiff in (b"", b"II*\0\x08\0\0\0\xff\xff", b"MM\0*\xff\xff\xff\xff", b"II*\0\xff\xff\xff\x7f"):
+            payload = b"Exif\0\0" + (tiff + rng.bytes(size))
+            segment = b"\xff\xe1" + (len(payload) + 2).to_bytes(2, "big") + payload
+            data = plain[:2] + segment + plain[2:]
+            assert 1 <= decode.exif_orientation(data) <= 8
+            decode.decode_rgb(data)
+    for data in (
+        b"",
+        b"\xff\xd8\xff",
+        b"\xff\xd8\xff\xe1\x00\x08Exif\0\0",
+        b"\xff\xd8\xff\xe1\x00\x08Exif\0\0I",
+    ):
+        assert decode.exif_orientation(data) == 1
+
+
+def animated_webp():
+    others = [Image.new("RGB", (40, 30), colour) for colour in ("blue", "green")]
+    return encode(Image.new("RGB", (40, 30), "red"), "WEBP", save_all=True, append_images=others)
+
+
+def large_png():
+    return encode(Image.new("1", (3000, 3000)), "PNG")
+
+
+def two_frame_bomb():
+    """A GIF of a tiny canvas whose first frame says 65535 x 65535."""
+    data = bytearray(encode(Image.new("P", (4, 4)), "GIF"))
+    at = data.index(b"\x2c\x00\x00\x00\x00")
+    data[at + 5 : at + 9] = b"\xff\xff\xff\xff"
+    return bytes(data)
+
+
+BAD = {
+    "empty": (b"", "not PNG"),
+    "text": (b"<html>404</html>", "not PNG"),
+    "png_header_only": (EXACT["png_rgb"][:40], None),
+    "png_cut": (EXACT["png_rgb"][:-60], None),
+    "png_too_large": (large_png(), "more than 1000000 pixels"),
+    "jpeg_cut": (encode(gradient(), "JPEG")[:-80], None),
+    "jpeg_magic": (b"\xff\xd8\xff", None),
+    "webp_animated": (animated_webp(), "Animated WebP"),
+    "webp_animated_flag_off": (animated_webp()[:20] + b"\0" + animated_webp()[21:], None),
+    "riff_but_wave": (b"RIFF\0\0\0\0WAVEfmt ", None),
+    "gif_cut": (EXACT["gif"][:20], None),
+    "gif_no_frame": (EXACT["gif"][:13] + b";", None),
+    "gif_bomb": (two_frame_bomb(), "more than"),
+    "bmp_bit": (encode(gradient("1"), "BMP"), "variant of BMP"),
+    "bmp_cut": (EXACT["bmp_rgb"][:80], None),
+    "tiff": (encode(gradient(), "TIFF"), "not PNG"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files_raise_one_clear_error(name):
+    data, message = BAD[name]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        decode.decode_rgb(tf.constant(data), max_pixels=1_000_000)
+
+
+@pytest.fixture(scope="module")
+def decode_batch():
+    return tf.function(
+        lambda files: decode.decode_batch(files, 16, 0.875, max_pixels=1_000_000),
+        input_signature=[tf.TensorSpec([None], tf.string)],
+    )
+
+
+def test_one_bad_image_never_kills_the_batch(decode_batch):
+    good, bad = list(EXACT.values()), [data for data, _ in BAD.values()]
+    files = [data for pair in zip(good, bad, strict=False) for data in pair] + bad[len(good) :]
+    expect = np.array([data in good for data in files])
+    images, valid = decode_batch(tf.constant(files))
+    np.testing.assert_array_equal(valid, expect)
+    assert images.shape == (len(files), 16, 16, 3) and not images.numpy()[~expect].any()
+    for image, data in zip(images.numpy()[expect], np.array(files, object)[expect], strict=True):
+        np.testing.assert_array_equal(image, decode.eval_image(data, 16, 0.875))
+
+
+def test_batches_of_none_and_of_bad_only(decode_batch):
+    images, valid = decode_batch(tf.constant([], tf.string))
+    assert images.shape == (0, 16, 16, 3) and valid.shape == (0,)
+    assert not decode_batch(tf.constant([b"", b"x"]))[1].numpy().any()
+
+
+def test_mutated_files_never_crash(decode_batch):
+    rng = np.random.default_rng(1)
+    files = []
+    for data in [*EXACT.values(), encode(gradient(), "JPEG"), animated_webp()]:
+        for _ in range(12):
+            mutated = bytearray(data)
+            for position in rng.integers(0, len(data), 3):
+                mutated[position] = rng.integers(256)
+            files.append(bytes(mutated[: rng.integers(10, len(data) + 1)] if rng.random() < 0.3 else mutated))
+    images, valid = decode_batch(tf.constant(files))
+    assert np.isfinite(images.numpy()).all() and images.numpy().min() >= 0 and images.numpy().max() <= 256
+    assert 0 < valid.numpy().sum() < len(files)
+
+
+def test_resize_short_side_keeps_the_shape_and_never_enlarges():
+    image = tf.constant(np.asarray(gradient()))
+    assert decode.resize_short_side(image, 7).shape == (7, 11, 3)
+    assert decode.resize_short_side(tf.transpose(image, [1, 0, 2]), 7).shape == (11, 7, 3)
+    np.testing.assert_array_equal(decode.resize_short_side(image, 21), image)
+    np.testing.assert_array_equal(decode.resize_short_side(image, 100), image)
+    assert decode.resize_short_side(image, 7).dtype == tf.uint8
+
+
+@pytest.mark.parametrize("size", [(7, 11), (20, 9), (40, 50), (21, 5), (3, 5), (1, 1)])
+def test_resize_is_that_of_tensorflow(size):
+    image = tf.constant(np.asarray(gradient()))
+    smaller = image
+    if HEIGHT >= 4 * size[0] and WIDTH >= 4 * size[1]:
+        smaller = tf.image.resize(image, [2 * side for side in size], method="area")
+    wanted = tf.image.resize(smaller, size, antialias=True)
+    for kind in (tf.uint8, tf.float32):
+        np.testing.assert_allclose(decode.resize(tf.cast(image, kind), *size), wanted, atol=1e-4)
+
+
+def test_large_reductions_average():
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (400, 640, 3)).astype(np.uint8)
+    noise[:, 320:] //= 2
+    small = decode.resize(noise, 10, 16).numpy()
+    wanted = np.asarray(Image.fromarray(noise).resize((16, 10), Image.BILINEAR)).astype(float)
+    assert np.abs(small - wanted).mean() < 3
+    assert abs(small.mean() - noise.mean()) < 1
+
+
+def test_central_square():
+    image = tf.constant(np.asarray(gradient()))
+    np.testing.assert_array_equal(decode.central_square(image, 1.0), image[:, 6:27])
+    np.testing.assert_array_equal(decode.central_square(image, 10 / 21), image[5:15, 12:22])
+    assert decode.central_square(image, 0.001).shape == (1, 1, 3)
+
+
+def test_eval_image_of_the_right_size_is_a_crop():
+    image = np.asarray(gradient())
+    found = decode.eval_image(EXACT["png_rgb"], 21, 1.0)
+    assert found.dtype == tf.float32
+    np.testing.assert_array_equal(found, image[:, 6:27])
+
+
+def test_views():
+    image = tf.constant(np.asarray(gradient()))
+    for crops in CROPS:
+        for scales in ((1.0,), (1.0, 1.5, 0.5)):
+            found = decode.views(image, 14, crops, scales, 2 / 3)
+            assert found.shape == (num_views(crops, scales), 14, 14, 3)
+            if crops != "grid":
+                np.testing.assert_array_equal(found[0], decode.eval_image(EXACT["png_rgb"], 14, 2 / 3))
+    five = decode.views(image, 14, "5", (1.0,), 2 / 3).numpy()
+    rgb = np.asarray(gradient())
+    for view, wanted in zip(
+        five[1:], (rgb[:14, :14], rgb[:14, -14:], rgb[-14:, :14], rgb[-14:, -14:]), strict=True
+    ):
+        np.testing.assert_array_equal(view, wanted)
+    ten = decode.views(image, 14, "10", (1.0,), 2 / 3).numpy()
+    np.testing.assert_array_equal(ten[:5], five)
+    np.testing.assert_array_equal(ten[5:], five[:, :, ::-1])
+    np.testing.assert_array_equal(decode.views(image, 21, "1", (0.1,), 2 / 3)[0], rgb[:, 6:27])
+
+
+@pytest.mark.parametrize("crops, scales", [("7", (1.0,)), ("1", ()), ("1", (0.0,))])
+def test_impossible_views(crops, scales):
+    with pytest.raises(UsageError, match="Expected"):
+        num_views(crops, scales)

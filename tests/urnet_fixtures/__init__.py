@@ -1,0 +1,1 @@
+"""Fixtures of several rooms of tests; pyproject.toml puts `tests/` on the path."""

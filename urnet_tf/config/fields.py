@@ -1,0 +1,314 @@
+"""The settings: one tree of frozen dataclasses.
+
+Every field has a default and a comment with its unit and, where it comes from the paper, the equation. `None`
+means off, or "let the program choose" where the comment says so.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from urnet_tf.text_rules import FILE_NAME, LINE, PATH
+
+BEST, SOUND, PAPER = "best", "sound", "paper"
+
+
+# Upper bounds, so that a slip is refused when it is read instead of failing, or never ending, hours later.
+_SEED = 2**31 - 1  # NumPy, scikit-learn and TensorFlow all take it
+_BYTES = 2**31 - 1  # of one tensor or message
+_PIXELS = 700_000_000  # times three, they are fewer than _BYTES
+_STORED_SIDE_PX = 65_500  # the longest side that JPEG can write
+_SEEN_SIDE_PX = 4096  # activations of one image take tens of GB beyond
+_IMAGES = 2**31 - 1  # ids of images are int32
+_CLASSES = 1_000_000  # one batch of probabilities takes hundreds of MB
+_ROWS = 1_000_000  # of one step or shard, which is held in memory
+_UNITS = 65_536  # of a layer: a square matrix of them takes 17 GB
+_PASSES = 100_000  # over the data: days on the smallest crawl
+_REPEATS = 1000  # time or disk grows with each
+_FACTOR = 1000.0  # of a loss, a rate, a weight: one term drowns all others in float32
+_SHARE_BELOW_1 = 0.999999  # a momentum of 1 never moves
+_FOLDS = 100  # a fold's number is int8
+_PROCESSES = 1024
+_SECONDS = 366 * 86_400.0  # a year
+
+
+def _choice(default, *choices):
+    return field(default=default, metadata={"choices": (default, *choices)})
+
+
+def _between(default, low, high):
+    return field(default=default, metadata={"minimum": low, "maximum": high})
+
+
+def _text(default, form, max_length):
+    return field(default=default, metadata={"form": form, "max_length": max_length})
+
+
+def _path(default):
+    return _text(default, PATH, 4095)
+
+
+def _several(default, max_count, min_count=1, **rules_of_items):
+    make = {"default_factory": dict} if default == {} else {"default": default}
+    return field(**make, metadata={"min_count": min_count, "max_count": max_count, **rules_of_items})
+
+
+@dataclass(frozen=True)
+class IngestConfig:
+    path: str | None = _path(None)  # folder, list file or WebVision tree; required
+    kind: str = _choice("auto", "folder", "list", "webvision")
+    image_root: str | None = _path(None)  # list: what relative paths start from; None = the list's folder
+    val_path: str | None = _path(None)  # a folder or list with validation images; None = as the input says
+    test_path: str | None = _path(None)  # the same for test images
+    val_fraction: float = _between(0.1, 0.0, 0.9)  # drawn per class when no validation set is given
+    test_fraction: float = _between(0.0, 0.0, 0.9)  # drawn per class when no test set is given
+    split_seed: int = _between(0, 0, _SEED)  # of these draws
+    # only these sources; None = all
+    sources: tuple[str, ...] | None = _several(None, 1000, form=LINE, max_length=200)
+    # {flickr: 15}: keep the top results of a query
+    max_rank: Mapping[str, int] = _several({}, 1000, 0, minimum=0, maximum=_IMAGES)
+    first_classes: int | None = _between(None, 2, _CLASSES)  # only the first n classes (mini-WebVision: 50)
+    max_bytes: int = _between(64 * 2**20, 1, _BYTES)  # per file
+    max_pixels: int = _between(50_000_000, 1, _PIXELS)  # per image
+    min_side_px: int = _between(8, 1, _STORED_SIDE_PX)
+
+
+@dataclass(frozen=True)
+class PackConfig:
+    short_side_px: int = _between(256, 8, _STORED_SIDE_PX)  # larger images are reduced to it, never enlarged
+    jpeg_quality: int = _between(95, 1, 100)
+    images_per_shard: int = _between(2048, 1, _ROWS)  # also the unit of resuming
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    mode: str = _choice("frozen", "finetune")  # heads on cached features, or the whole network
+    backbone: str = _choice("efficientnet_lite0", "resnext")
+    weights: str | None = _path("imagenet")  # "imagenet", a checkpoint file, or None = random
+    image_size_px: int = _between(224, 16, _SEEN_SIDE_PX)
+    crop_fraction: float = _between(0.875, 0.1, 1.0)  # central part of the short side shown at test time
+    dropout: float = _between(0.5, 0.0, 0.99)  # before the classifier
+    attention_dim: int | None = _between(None, 1, _UNITS)  # FC2 of the bag branch (Fig. 4); None = D / 4
+    resnext_depth: int = _choice(101, 26, 50, 152)
+    resnext_cardinality: int = _between(32, 1, _REPEATS)
+    resnext_width_per_group: int = _between(4, 1, _REPEATS)
+    resnext_squeeze_excitation: bool = False  # timm's seresnext*
+    resnext_deep_stem: bool = False  # timm's resnext*d: three 3x3 convolutions, averaging shortcuts
+    resnext_small_stem: bool = False  # 3x3 stride-1 stem for images of 32-64 px
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    policy: str = _choice("crop_flip", "none", "randaugment", "augmix")  # finetune only
+    min_area: float = _between(0.25, 0.01, 1.0)  # random resized crop: smallest share of the area
+    flip: bool = True
+    num_ops: int = _between(2, 1, 20)  # randaugment: operations per image
+    magnitude: float = _between(9.0, 0.0, 10.0)  # randaugment
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    kind: str = _choice("cross_entropy", "gce", "sce", "focal", "elr")
+    gce_q: float = _between(0.7, 0.01, 1.0)  # towards 0 cross entropy, 1 mean absolute error (Zhang 2018)
+    sce_reverse: float = _between(1.0, 0.0, _FACTOR)  # of the reverse cross entropy; beta / alpha, Wang 2019
+    focal_gamma: float = _between(2.0, 0.0, _FACTOR)  # Lin 2017
+    elr_weight: float = _between(3.0, 0.0, _FACTOR)  # lambda of the early-learning term (Liu 2020)
+    elr_momentum: float = _between(0.7, 0.0, _SHARE_BELOW_1)  # of each image's averaged prediction
+    logit_adjustment: float = _between(0.0, 0.0, _FACTOR)  # tau log(class share) joins logits (Menon 2021)
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    epochs: float = _between(20.0, 0.0, _PASSES)  # passes over the training images
+    batch_images: int = _between(255, 1, _ROWS)  # images per step; fewer where a pass has under four steps
+    accumulate_steps: int = _between(1, 1, _ROWS)  # parts of a batch, one by one: less memory, same step
+    optimizer: str = _choice("adamw", "sgd")
+    learning_rate: float = _between(1e-3, 0.0, _FACTOR)  # peak, per step
+    warmup_fraction: float = _between(0.05, 0.0, 1.0)  # share of the steps with a rising rate; then cosine
+    weight_decay: float = _between(1e-4, 0.0, _FACTOR)
+    momentum: float = _between(0.9, 0.0, _SHARE_BELOW_1)  # sgd
+    clip_norm: float | None = _between(None, 0.0, _FACTOR)  # of each variable's gradient
+    loss: LossConfig = field(default_factory=LossConfig)
+    label_smoothing: float = _between(0.0, 0.0, 0.99)  # with any loss
+    mixup: float | None = _between(None, 1e-3, _FACTOR)  # of Beta(alpha, alpha) (Zhang 2018); None = off
+    ema: float | None = _between(None, 0.0, _SHARE_BELOW_1)  # momentum of averaged weights; None = off
+    checkpoint_s: float = _between(60.0, 0.0, _SECONDS)  # seconds between checkpoints
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    folds: int = _between(4, 1, _FOLDS)  # out-of-fold predictions; 1 = the paper's in-sample ones
+    fit: FitConfig = field(default_factory=FitConfig)
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    top_k: int = _between(5, 1, _REPEATS)  # predictions kept per instance
+    batch_images: int = _between(64, 1, _ROWS)
+
+
+@dataclass(frozen=True)
+class ClassWeightConfig:
+    enabled: bool = False  # best balances classes by train.fit.loss.logit_adjustment instead
+    kind: str = _choice("inverse", "effective_number")  # of the class size (Eq. 2-4), or Cui 2019
+    alpha: float | None = _between(None, 0.0, 1.0)  # Eq. 4; None: sound 1, paper 0.5; only with inverse
+    effective_beta: float = _between(0.999, 0.0, 1.0)  # effective_number: 0 = no weights, 1 = inverse
+
+
+@dataclass(frozen=True)
+class ClusterWeightConfig:
+    enabled: bool = True
+    kind: str | None = _choice(None, "purity", "quality", "density", "size")  # None: sound purity, paper size
+    clusters: int = _between(5, 2, _REPEATS)  # k of k-means
+    neighbours: int = _between(4, 0, _REPEATS)  # most confused classes that join (Sec. 4.2)
+    pca_dim: int | None = _between(32, 1, _UNITS)  # None = the full features
+    n_init: int = _between(3, 1, _REPEATS)
+
+
+@dataclass(frozen=True)
+class ConfidenceConfig:
+    enabled: bool = True
+    text_vectors: str = _path("hashed")  # "hashed" character n-grams, or a fastText .vec or .bin file
+    text_dim: int = _between(300, 8, _UNITS)  # of hashed vectors
+    top_rank: int = _between(30, 1, _IMAGES)  # trained on the best results of a class ...
+    source: str | None = _text("google", LINE, 200)  # ... from this source; None or not in the data = all
+    loss: str | None = _choice(None, "contrastive", "pairwise")  # None: pairwise (Eq. 8) in paper
+    temperature: float = _between(0.07, 1e-3, _FACTOR)  # contrastive
+    epochs: int = _between(30, 1, _PASSES)
+    floor: float = _between(0.05, 0.0, 1.0)  # sound: smallest weight, as a share of the class mean
+
+
+@dataclass(frozen=True)
+class SelfConfidenceConfig:
+    enabled: bool | None = None  # None: on in sound, off in paper
+    floor: float = _between(0.05, 0.0, 1.0)  # smallest weight, as a share of the class mean
+
+
+@dataclass(frozen=True)
+class PageTextConfig:
+    enabled: bool = True  # evidence from title, description and tags; nothing happens where there are none
+    encoder: str = _path("hashed")  # words; "minilm" (README), a .vec or .bin file, a folder with a BERT
+    floor: float = _between(0.05, 0.0, 1.0)  # smallest weight, as a share of the class mean
+
+
+@dataclass(frozen=True)
+class RankPriorConfig:
+    enabled: bool = True  # base rate P(right | source, rank), read off the crawl
+    floor: float = _between(0.05, 0.0, 1.0)  # smallest weight, as a share of the class mean
+
+
+@dataclass(frozen=True)
+class SoftLabelConfig:
+    enabled: bool = True
+    kind: str = _choice("distribution", "supposed")  # all that the folds suppose, or one label (Eq. 10)
+    beta: float = _between(0.8, 0.0, 1.0)  # share of the given label, Eq. 10; distribution: the smallest
+
+
+@dataclass(frozen=True)
+class CombineConfig:
+    smallest: float = _between(0.05, 0.0, 1.0)  # sound: bounds of the combined weight
+    largest: float = _between(10.0, 1.0, _FACTOR)
+    unit_mean: bool = False  # paper: scale the product to mean 1, as sound always does; false = literal
+
+
+@dataclass(frozen=True)
+class ReweightConfig:
+    fidelity: str = _choice(SOUND, PAPER)  # repaired formulas, or the literal ones
+    # 2: weighted heads of the folds are asked again (not with one fold); None: frozen 2, finetune 1
+    rounds: int | None = _between(None, 1, 2)
+    refit: FitConfig = field(default_factory=lambda: FitConfig(loss=LossConfig(logit_adjustment=1.0)))
+    class_weight: ClassWeightConfig = field(default_factory=ClassWeightConfig)
+    cluster_weight: ClusterWeightConfig = field(default_factory=ClusterWeightConfig)
+    confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
+    self_confidence: SelfConfidenceConfig = field(default_factory=SelfConfidenceConfig)
+    page_text: PageTextConfig = field(default_factory=PageTextConfig)
+    rank_prior: RankPriorConfig = field(default_factory=RankPriorConfig)
+    soft_label: SoftLabelConfig = field(default_factory=SoftLabelConfig)
+    combine: CombineConfig = field(default_factory=CombineConfig)
+
+
+@dataclass(frozen=True)
+class BagConfig:
+    size: int = _between(3, 1, _REPEATS)  # images of one class in a bag, N_b
+    loss_weight: float = _between(1.0, 0.0, _FACTOR)  # lambda of the bag branch; 0 = off
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    init: str = _choice("pretrained", "baseline")  # finetune: what the network starts from
+    bag: BagConfig = field(default_factory=BagConfig)
+    fit: FitConfig = field(
+        default_factory=lambda: FitConfig(loss=LossConfig(logit_adjustment=1.0), mixup=0.4)
+    )
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    split: str | None = _choice(None, "val", "test")  # None = test when it has labels, else val
+    crops: str = _choice("1", "5", "10", "grid")  # per scale
+    scales: tuple[float, ...] = _several((1.0,), 20, minimum=0.1, maximum=10.0)  # of image_size_px
+    bag_branch: bool = False  # average the instance branch with the bag branch on a bag of one
+    ece_bins: int = _between(15, 2, 10 * _REPEATS)
+    batch_images: int = _between(64, 1, _ROWS)
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    name: str = _text("urnet", FILE_NAME, 100)
+    top_k: int = _between(5, 1, _REPEATS)  # classes that the SavedModel serves
+    formats: tuple[str, ...] = _several(
+        ("saved_model", "keras", "tflite_float32", "tflite_float16", "tflite_dynamic_int8", "tflite_int8"),
+        max_count=7,
+        choices=(
+            "saved_model", "keras", "tflite_float32", "tflite_float16", "tflite_dynamic_int8", "tflite_int8",
+            "onnx",
+        ),
+    )  # fmt: skip
+    crops: str = _choice("1", "5", "10", "grid")  # of the SavedModel on encoded images: as evaluate.crops
+    scales: tuple[float, ...] = _several((1.0,), 20, minimum=0.1, maximum=10.0)
+    tolerance_float32: float = _between(1e-4, 0.0, 1.0)  # of probabilities to Keras, largest and relative
+    tolerance_float16: float = _between(1e-2, 0.0, 1.0)  # relative: of the norms over all images
+    tolerance_int8_points: float = _between(1.5, 0.0, 100.0)  # top-1 accuracy lost, percent
+    allow_drift: bool = False  # keep files that differ more
+    check_images: int | None = _between(2000, 1, _IMAGES)  # held images to compare files on; None = all
+    calibration_images: int = _between(100, 1, _ROWS)  # training images that set ranges of int8, by weight
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    title: str = _text("What this crawl holds, and what counted", LINE, 200)
+    classes: int = _between(12, 1, _REPEATS)  # classes shown with pictures
+    images_per_class: int = _between(8, 1, _REPEATS)
+    thumbnail_px: int = _between(96, 16, _SEEN_SIDE_PX)
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    strategy: str = _choice("none", "mirrored")  # several devices of this machine
+    precision: str = _choice("float32", "mixed_bfloat16", "mixed_float16")  # float16: GPUs without bfloat16
+    jit_compile: bool = False  # XLA, for one GPU only: on CPUs it is many times slower
+    verify_hashes: bool = True  # of results before they are read; false looks at sizes alone (huge runs)
+    workers: int | None = _between(None, 1, _PROCESSES)  # processes of the offline stages; None = cores
+
+
+@dataclass(frozen=True)
+class Config:
+    preset: str = _choice(BEST, SOUND, PAPER)  # the defaults of all that is not set; see PRESETS
+    seed: int = _between(0, 0, _SEED)
+    ingest: IngestConfig = field(default_factory=IngestConfig)
+    pack: PackConfig = field(default_factory=PackConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
+    extract: ExtractConfig = field(default_factory=ExtractConfig)
+    reweight: ReweightConfig = field(default_factory=ReweightConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+
+def has_second_round(config: Config) -> bool:
+    """Whether weighted heads of the folds are asked again; with one fold there is nobody to ask."""
+    rounds = config.reweight.rounds or (2 if config.model.mode == "frozen" else 1)
+    return rounds > 1 and config.baseline.folds > 1

@@ -1,0 +1,1 @@
+"""What a network and a step cost, counted without TensorFlow."""

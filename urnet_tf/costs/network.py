@@ -1,0 +1,197 @@
+"""What a network costs, counted from its architecture: parameters, multiply-adds, activations kept.
+
+Plans are drawn without TensorFlow, so the layers of `resnext`, `efficientnet_lite`, `classifier` and
+`urnet` are walked here once more, in plain arithmetic. The tests hold the two descriptions together:
+parameters must equal those of the Keras models, for all options.
+
+A multiply-add is counted where a matrix is applied: in convolutions and dense layers. Normalisation,
+activations and pooling are left out, as in torchvision's tables. One multiply-add is two FLOPs.
+
+What is kept for the backward pass: the input of each convolution and normalisation and the output of
+each ReLU. A convolution with both behind it leaves two tensors, its own output and the ReLU's; the
+normalised tensor in between is freed.
+"""
+
+import dataclasses
+
+from urnet_tf.errors import UsageError
+from urnet_tf.models.variants import BLOCKS, LITE0_STAGES, variant_name
+
+BACKBONES = ("efficientnet_lite0", "resnext")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkCost:
+    """Counts of a backbone; multiply-adds and elements are of one image, forward."""
+
+    name: str
+    feature_dim: int  # D of the features
+    trainable: int  # parameters that training changes
+    parameters: int  # these and the running statistics of normalisation
+    layers: int  # convolutions
+    multiply_adds: int
+    kept_elements: int  # activations that the backward pass needs
+    normalised_elements: int  # those of them that enter a batch normalisation
+    largest_elements: int  # of the largest activation
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations: a multiplication and an addition each."""
+        return 2 * self.multiply_adds
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadCost:
+    """Counts of the dense layers on the features; multiply-adds are of one image, forward."""
+
+    parameters: int  # all are trained
+    multiply_adds: int
+
+
+def count_network(
+    name: str,
+    image_size_px: int,
+    *,
+    depth: int = 101,
+    cardinality: int = 32,
+    width_per_group: int = 4,
+    squeeze_excitation: bool = False,
+    deep_stem: bool = False,
+    small_stem: bool = False,
+) -> NetworkCost:
+    """Counts the backbone that `build_backbone` builds from the same options.
+
+    Raises:
+      UsageError: an unknown name or depth.
+    """
+    if name == "efficientnet_lite0":
+        return _count_efficientnet_lite0(image_size_px)
+    if name != "resnext":
+        raise UsageError(f"Expected a backbone of {', '.join(BACKBONES)}; received {name!r}.")
+    if depth not in BLOCKS:
+        raise UsageError(f"Expected a ResNeXt depth of {', '.join(map(str, BLOCKS))}; received {depth}.")
+    return _count_resnext(
+        image_size_px, depth, cardinality, width_per_group, squeeze_excitation, deep_stem, small_stem
+    )
+
+
+def count_classifier(feature_dim: int, num_classes: int) -> HeadCost:
+    """Counts what `build_classifier` adds to the features."""
+    return HeadCost((feature_dim + 1) * num_classes, feature_dim * num_classes)
+
+
+def count_urnet(
+    feature_dim: int, num_classes: int, bag_size: int, attention_dim: int | None = None
+) -> HeadCost:
+    """Counts what `build_urnet` adds to the features, FC1 to FC4; an image takes its share of FC4."""
+    hidden = attention_dim or max(1, feature_dim // 4)
+    branch = count_classifier(feature_dim, num_classes)
+    attention = feature_dim * hidden + hidden  # the matrices of FC2 and FC3; only FC2 has a bias
+    return HeadCost(
+        2 * branch.parameters + attention + hidden,
+        branch.multiply_adds + attention + branch.multiply_adds // bag_size,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Map:
+    """The shape of a square feature map."""
+
+    side: int
+    channels: int
+
+    @property
+    def elements(self):
+        return self.side * self.side * self.channels
+
+    def strided(self, strides, channels=None):
+        """What a padded convolution or pool makes of it; every padding here gives ceil(side / strides)."""
+        return _Map(-(-self.side // strides), channels or self.channels)
+
+
+class _Walk:
+    """Adds up layers; each method takes the map that a layer receives and returns the one it gives."""
+
+    def __init__(self):
+        self.trainable = self.statistics = self.layers = 0
+        self.multiply_adds = self.kept = self.normalised = self.largest = 0
+
+    def keep(self, x):
+        """A tensor that stays until the backward pass."""
+        self.kept += x.elements
+        self.largest = max(self.largest, x.elements)
+        return x
+
+    def convolve(self, x, filters, kernel=1, strides=1, groups=1):
+        """A convolution without bias, and the batch normalisation behind it."""
+        y = x.strided(strides, filters)
+        matrix = kernel * kernel * x.channels // groups * filters
+        self.multiply_adds += matrix * y.side * y.side
+        self.trainable += matrix + 2 * filters  # scale and offset
+        self.statistics += 2 * filters  # moving mean and variance
+        self.layers += 1
+        self.normalised += y.elements
+        return self.keep(y)
+
+    def activate(self, x, filters, kernel=1, strides=1, groups=1):
+        """Convolution, normalisation, ReLU."""
+        return self.keep(self.convolve(x, filters, kernel, strides, groups))
+
+    def excite(self, x):
+        """Squeeze and excitation: two dense layers with bias on the means; their product keeps the map."""
+        squeezed = max(8, (x.channels // 16 + 4) // 8 * 8)
+        self.multiply_adds += 2 * x.channels * squeezed
+        self.trainable += 2 * x.channels * squeezed + squeezed + x.channels
+        self.layers += 2
+        return self.keep(x)
+
+    def cost(self, name, x):
+        """The sums; `x` is averaged to the features."""
+        return NetworkCost(
+            name=name,
+            feature_dim=x.channels,
+            trainable=self.trainable,
+            parameters=self.trainable + self.statistics,
+            layers=self.layers,
+            multiply_adds=self.multiply_adds,
+            kept_elements=self.kept,
+            normalised_elements=self.normalised,
+            largest_elements=self.largest,
+        )
+
+
+def _count_resnext(side, depth, cardinality, width_per_group, squeeze_excitation, deep_stem, small_stem):
+    walk = _Walk()
+    x, strides = walk.keep(_Map(side, 3)), 1 if small_stem else 2
+    if deep_stem:
+        x = walk.activate(walk.activate(x, 32, 3, strides), 32, 3)
+        x = walk.activate(x, 64, 3)
+    else:
+        x = walk.activate(x, 64, 3 if small_stem else 7, strides)
+    if not small_stem:
+        x = walk.keep(walk.keep(x).strided(2))  # the pool's padded input and its output
+    for stage, blocks in enumerate(BLOCKS[depth]):
+        width, filters = cardinality * width_per_group * 2**stage, 256 * 2**stage
+        for block in range(blocks):
+            strides = 2 if stage > 0 and block == 0 else 1
+            y = walk.activate(walk.activate(x, width), width, 3, strides, cardinality)
+            y = walk.convolve(y, filters)
+            if squeeze_excitation:
+                y = walk.excite(y)
+            if block == 0:
+                if deep_stem and strides > 1:  # averaged first, then projected with stride 1
+                    x, strides = walk.keep(x.strided(2)), 1
+                walk.convolve(x, filters, strides=strides)
+            x = walk.keep(y)  # the ReLU of the sum
+    return walk.cost(variant_name(depth, cardinality, width_per_group, squeeze_excitation, deep_stem), x)
+
+
+def _count_efficientnet_lite0(side):
+    walk = _Walk()
+    x = walk.activate(walk.keep(_Map(side, 3)), 32, 3, 2)
+    for repeats, kernel, first_strides, expansion, filters in LITE0_STAGES:
+        for repeat in range(repeats):
+            y = walk.activate(x, x.channels * expansion) if expansion != 1 else x
+            y = walk.activate(y, y.channels, kernel, 1 if repeat else first_strides, y.channels)
+            x = walk.keep(walk.convolve(y, filters))  # as the next input, added to the last one or not
+    return walk.cost("efficientnet_lite0", walk.activate(x, 1280))

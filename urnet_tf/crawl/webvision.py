@@ -1,0 +1,416 @@
+"""Reads a WebVision tree (1.0 and 2.0 layouts): lists, queries and search metadata.
+
+Input: a directory with `info/` (file lists, metadata lists, synsets, queries), image folders and
+metadata as one JSON array a query. Output: a `Crawl`. The file list's label is the truth about a
+label; the query map only tells which texts belong to a class. Each metadata file is read once and
+dropped. Missing or broken metadata leaves texts empty and ranks in list order.
+"""
+
+import array
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from urnet_tf.crawl.search_metadata import Records, metadata_places, read_rank, read_records
+from urnet_tf.crawl.table import (
+    REJECTED_SCHEMA,
+    ROW_SCHEMA,
+    Crawl,
+    RowBuilder,
+    class_entry,
+    clean_text,
+    is_utf8,
+    open_text,
+    printable,
+    rejected_row,
+    running_number,
+)  # fmt: skip
+from urnet_tf.errors import UsageError
+from urnet_tf.images.probe import environment_failure, is_environment_fault, retried_or_stop
+from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
+from urnet_tf.text_rules import quote
+
+_SOURCES = ("google", "flickr")
+_EVALUATION_FOLDERS = ("{}_images_256", "{}_images_resized", "{}_images")
+_QUERY_FOLDER = re.compile(r"^q(\d+)$")
+
+
+def looks_like(path: str) -> bool:
+    """Whether a directory is a WebVision tree."""
+    info = os.path.join(path, "info")
+    return os.path.exists(os.path.join(info, "synsets.txt")) or bool(
+        glob.glob(os.path.join(glob.escape(info), "train_filelist_*.txt"))
+    )
+
+
+def count_rows(path: str, sources: Sequence[str] | None = None) -> int:
+    """Counts the lines of the file lists of all splits."""
+    names = [f"train_filelist_{part}.txt" for part in _list_parts(path, sources)]
+    names += [f"{split}_filelist.txt" for split in (VAL, TEST) if _evaluation_folder(path, split) is not None]
+    return sum(1 for name in names for _ in _lines(path, name))
+
+
+def count_classes(path: str) -> int:
+    """Counts the lines of `synsets.txt`."""
+    return sum(1 for _ in _lines(path, "synsets.txt"))
+
+
+def info_files(path: str) -> list[str]:
+    """Paths of the text files that describe the tree, sorted."""
+    return sorted(glob.glob(os.path.join(glob.escape(path), "info", "*.txt")))
+
+
+def listed_files(path: str, sources: Sequence[str] | None = None) -> Iterator[str]:
+    """Paths of all listed images, as they are on disk, and of the metadata files, relative to the tree.
+
+    Raises:
+      UsageError: a file of `info/` is missing.
+    """
+    next(_lines(path, "synsets.txt"), None)  # without it there is no tree
+    folders, metas = _Folders(os.path.abspath(path)), {}
+    for part in _list_parts(path, sources):
+        for line in _lines(path, f"train_filelist_{part}.txt"):
+            yield folders.find(line.rpartition(" ")[0].rstrip())
+        for line in _lines(path, f"train_meta_list_{part}.txt"):
+            metas.setdefault(line.rpartition(" ")[0].strip())
+    for meta in metas:
+        yield from metadata_places(meta)
+    for split in (VAL, TEST):
+        folder = _evaluation_folder(path, split)
+        if folder is None or not os.path.exists(os.path.join(path, "info", f"{split}_filelist.txt")):
+            continue
+        for line in _lines(path, f"{split}_filelist.txt"):
+            name = line.rpartition(" ")[0].rstrip() or line
+            yield folders.find(name if name.startswith(f"{folder}/") else f"{folder}/{name}")
+
+
+def read_webvision(
+    path: str, *, sources: Sequence[str] | None = None, first_classes: int | None = None
+) -> Crawl:
+    """Lists the images of a WebVision tree with their queries, ranks and texts.
+
+    Args:
+      path: the directory that holds `info/`.
+      sources: only these training sources, like ("google",); None = all.
+      first_classes: only the first classes of `synsets.txt` (mini-WebVision: 50); None = all.
+
+    Raises:
+      UsageError: a file of `info/` is missing, lists of one source differ in length, or a label
+        lies outside of `synsets.txt`.
+    """
+    root = os.path.abspath(path)
+    if not os.path.isdir(root):
+        raise UsageError(f"Expected a WebVision tree at {path}; there is no such folder.")
+    classes = _read_synsets(path)
+    texts, given_queries = _read_queries(path), _read_query_map(path)
+    listing = _Listing(root, len(classes), first_classes)
+    for part in _list_parts(path, sources):
+        listing.read_train_list(path, part, sources)
+    if not listing.labels:
+        wanted = quote(sources) if sources else "any source"
+        raise UsageError(f"Expected training images of {wanted} in {path}; received none.")
+    notes = listing.add_queries(classes, texts, given_queries)
+    rows, more_notes = listing.with_metadata(texts)
+    notes += more_notes
+    for split in (VAL, TEST):
+        notes += listing.read_evaluation_list(path, split, rows)
+    count = first_classes or len(classes)
+    return Crawl(root, classes[:count], rows.table(), listing.rejected.table(), tuple(notes))
+
+
+class _Listing:
+    """The training rows as plain columns, filled list by list."""
+
+    def __init__(self, root, num_classes, first_classes):
+        self.root, self.num_classes, self.count = root, num_classes, first_classes or num_classes
+        self.rejected = RowBuilder(REJECTED_SCHEMA)
+        self._paths, self._path_chunk = [], []
+        columns = (array.array("i") for _ in range(5))  # 4 bytes a row where a list takes 8 to 36
+        self.labels, self._sources, self._queries, self._metas, self._meta_rows = columns
+        self._source_codes, self._meta_codes = {}, {}
+        self._folders = _Folders(root)
+
+    def read_train_list(self, path, part, sources):
+        name = f"train_filelist_{part}.txt"
+        metas = _lines(path, f"train_meta_list_{part}.txt")
+        for number, line in enumerate(_lines(path, name), 1):
+            meta = next(metas, None)
+            if meta is None:
+                raise UsageError(
+                    f"Expected as many lines in info/train_meta_list_{part}.txt as in info/{name}; "
+                    f"received {number - 1} lines."
+                )
+            listed, label = self._parse(name, number, line, TRAIN)
+            if listed is None or label >= self.count:
+                continue
+            folders = listed.split("/")[:-1]
+            source = _source_of(folders, part)
+            if sources is not None and source not in sources:
+                continue
+            if not _can_be_a_name(listed):
+                self.rejected.append(rejected_row(listed, "bad_name", label=label, source=source))
+                continue
+            query = _QUERY_FOLDER.match(folders[-1]) if folders else None
+            meta_path, _, meta_row = meta.rpartition(" ")
+            self._add_path(listed)
+            self.labels.append(label)
+            self._sources.append(self._source_codes.setdefault(source, len(self._source_codes)))
+            self._queries.append(int(query[1]) if query and len(query[1]) < 10 else -1)
+            self._metas.append(self._meta_codes.setdefault(meta_path.strip(), len(self._meta_codes)))
+            self._meta_rows.append(int(meta_row) if meta_row.isdecimal() and len(meta_row) < 10 else 0)
+        if next(metas, None) is not None:
+            raise UsageError(f"Expected as many lines in info/train_meta_list_{part}.txt as in info/{name}; "
+                             "received more.")  # fmt: skip
+
+    def read_evaluation_list(self, path, split, rows):
+        name = f"{split}_filelist.txt"
+        if not os.path.exists(os.path.join(path, "info", name)):
+            return []
+        folder = _evaluation_folder(path, split)
+        if folder is None:
+            return [f"info/{name} is there, but no folder {split}_images_256: its images are left out"]
+        for number, line in enumerate(_lines(path, name), 1):
+            listed, label = self._parse(name, number, line, split)
+            if listed is None or label >= self.count:
+                continue
+            listed = listed if listed.startswith(f"{folder}/") else f"{folder}/{listed}"
+            if _can_be_a_name(listed):
+                rows.append((split, label, "", 0, "", "", "", "", self._folders.find(listed)))
+            else:
+                self.rejected.append(rejected_row(listed, "bad_name", split=split, label=label))
+        return []
+
+    def add_queries(self, classes, texts, given):
+        """Gives every class its query texts; checks the map with the file lists."""
+        pairs = np.unique(np.array(self._queries, np.int64) * self.num_classes + np.array(self.labels))
+        listed = {}
+        for query, label in zip(*(part.tolist() for part in np.divmod(pairs, self.num_classes)), strict=True):
+            if query < 0:
+                continue
+            listed.setdefault(query, set()).add(label)
+        base = _map_base(given, listed, self.num_classes)
+        by_class = [set() for _ in classes]
+        wrong = sum(1 for q, s in given.items() if q in listed and s - base not in listed[q])
+        for query, synset in given.items():
+            if query not in listed and 0 <= synset - base < len(classes):
+                by_class[synset - base].add(query)
+        for query, labels in listed.items():
+            for label in labels:
+                by_class[label].add(query)
+        for entry, queries in zip(classes, by_class, strict=True):
+            found = [
+                text for q in sorted(queries) for texts_of in texts.values() if (text := texts_of.get(q))
+            ]
+            entry["queries"] = list(dict.fromkeys(found))
+        if wrong:
+            return [f"queries_synsets_map.txt names another class than the file lists for {wrong} queries"]
+        return []
+
+    def with_metadata(self, texts):
+        """The training rows with query, rank, title, description and tags, grouped by metadata file."""
+        labels, sources = np.array(self.labels, np.int32), np.array(self._sources, np.int32)
+        queries, metas = np.array(self._queries, np.int64), np.array(self._metas, np.int32)
+        meta_rows, self.labels = np.array(self._meta_rows, np.int64), []
+        fallback = running_number(sources, np.where(queries >= 0, queries, -1 - labels))
+        self._paths.append(pa.array(self._path_chunk, pa.large_string()))
+        paths = pa.chunked_array(self._paths).combine_chunks()
+        source_names, meta_names = list(self._source_codes), list(self._meta_codes)
+        rows, missing_files, missing_records = RowBuilder(ROW_SCHEMA), 0, 0
+        order = np.argsort(metas, kind="stable")
+        records, current = Records([]), -1
+        for row in order.tolist():
+            if metas[row] != current:
+                current = metas[row]
+                records = read_records(self.root, meta_names[current])
+                missing_files += records is None
+                records = records or Records([])
+            path, source = self._folders.find(paths[row].as_py()), source_names[sources[row]]
+            record = records.find(int(meta_rows[row]), path)
+            missing_records += record is None and bool(len(records))
+            record = record or {}
+            text = texts.get(source, texts.get(None, {})).get(int(queries[row]), "")
+            rows.append(
+                (TRAIN, int(labels[row]), source, read_rank(record.get("rank"), int(fallback[row])), text)
+                + tuple(clean_text(record.get(name)) for name in ("title", "description", "tags"))
+                + (path,)
+            )
+        notes = []
+        if missing_files:
+            notes.append(f"{missing_files} of {len(meta_names)} metadata files are missing or broken")
+        if missing_records:
+            notes.append(f"{missing_records} training images have no metadata record")
+        return rows, notes
+
+    def _parse(self, name, number, line, split):
+        """Path and label of a line of a file list; (None, -1) for a line that cannot be read."""
+        path, _, label = line.rpartition(" ")
+        path = path.rstrip()
+        if path and re.fullmatch(r"-?\d{1,9}", label):
+            label = int(label)
+            if not 0 <= label < self.num_classes and not (split == TEST and label == UNLABELLED):
+                raise UsageError(
+                    f"The label {label} in line {number} of info/{name} is outside of the "
+                    f"{self.num_classes} classes of info/synsets.txt."
+                )
+            return path, label
+        if split == TEST:
+            return line, UNLABELLED
+        reason = f"line {number} of info/{name}: expected a path and a label"
+        self.rejected.append(rejected_row(line, "bad_row", split=split, reason=reason))
+        return None, UNLABELLED
+
+    def _add_path(self, path):
+        self._path_chunk.append(path)
+        if len(self._path_chunk) >= 100_000:
+            self._paths.append(pa.array(self._path_chunk, pa.large_string()))
+            self._path_chunk = []
+
+
+def _can_be_a_name(path):
+    return is_utf8(path) and "\0" not in path
+
+
+class _Folders:
+    """Finds listed files, also under another extension; remembers the names of one folder."""
+
+    def __init__(self, root):
+        self._root, self._folder, self._names, self._stems = root, None, frozenset(), None
+
+    def find(self, listed: str) -> str:
+        """The path as listed, or with the extension that is on disk (.jpg first)."""
+        folder, _, name = listed.rpartition("/")
+        if folder != self._folder:
+            self._folder, self._stems = folder, None
+            directory = os.path.join(self._root, folder)
+            try:
+                self._names = frozenset(retried_or_stop(directory, lambda: os.listdir(directory)))
+            except (OSError, ValueError):  # a null byte; probing tells, for each of the files
+                self._names = frozenset()
+        if name in self._names or not self._names:
+            return listed
+        if self._stems is None:
+            ordered = sorted(self._names, key=lambda n: (not n.endswith(".jpg"), n), reverse=True)
+            self._stems = {os.path.splitext(n)[0]: n for n in ordered if is_utf8(n)}
+        other = self._stems.get(os.path.splitext(name)[0])
+        return listed if other is None else f"{folder}/{other}" if folder else other
+
+
+def _lines(path, name) -> Iterator[str]:
+    """Lines of a file of info/ without surrounding white space; blank ones at the end are dropped."""
+    try:
+        with open_text(os.path.join(path, "info", name), errors="surrogateescape") as file:
+            blank = 0
+            for line in file:
+                line = line.strip().replace("\t", " ")
+                if not line:
+                    blank += 1
+                    continue
+                yield from [""] * blank
+                blank = 0
+                yield line
+    except OSError as error:
+        if is_environment_fault(error):
+            error.filename = os.path.join(path, "info", name)
+            raise environment_failure(error) from error
+        raise UsageError(
+            f"Expected the WebVision file info/{name} in {path}; it cannot be read: {error.strerror}."
+        ) from None
+
+
+def _read_synsets(path):
+    classes = []
+    for line in _lines(path, "synsets.txt"):
+        identity, _, words = clean_text(line).partition(" ")
+        words = [word for part in words.split(",") if (word := part.strip())] or [identity]
+        classes.append(class_entry(len(classes), words[0], identity, words, []))
+    return classes
+
+
+def _read_queries(path):
+    """{source, or None for all: {query id: text}}."""
+    found = {}
+    for file in glob.glob(os.path.join(glob.escape(path), "info", "queries_*.txt")):
+        source = os.path.basename(file).removeprefix("queries_").removesuffix(".txt")
+        if source != "synsets_map":
+            found[source] = _read_query_texts(path, os.path.basename(file))
+    if not found or os.path.exists(os.path.join(path, "info", "queries.txt")):
+        if not found and not os.path.exists(os.path.join(path, "info", "queries.txt")):
+            raise UsageError(
+                f"Expected info/queries.txt or info/queries_google.txt in {path}; found neither."
+            )
+        found[None] = _read_query_texts(path, "queries.txt")
+    return dict(sorted(found.items(), key=lambda item: item[0] or ""))
+
+
+def _read_query_texts(path, name):
+    texts = {}
+    for line in _lines(path, name):
+        number, _, text = clean_text(line).partition(" ")
+        if (query := _query_number(number)) is not None:
+            texts[query] = " ".join(text.replace("+", " ").split())
+    return texts
+
+
+def _read_query_map(path):
+    """{query id: synset id as written}."""
+    pairs = {}
+    for line in _lines(path, "queries_synsets_map.txt"):
+        numbers = [_query_number(text) for text in line.split()]
+        if len(numbers) == 2 and None not in numbers:
+            pairs[numbers[0]] = numbers[1]
+    return pairs
+
+
+def _query_number(text):
+    text = text.removeprefix("q")
+    return int(text) if text.isdecimal() and len(text) < 10 else None
+
+
+def _map_base(given, listed, num_classes):
+    """Whether synset ids count from 0 or from 1; the file lists decide, then the range of ids."""
+    agreement = {
+        base: sum(1 for q, synset in given.items() if synset - base in listed.get(q, ())) for base in (0, 1)
+    }
+    if agreement[0] != agreement[1]:
+        return max(agreement, key=agreement.get)
+    ids = given.values()
+    return 1 if ids and min(ids) >= 1 and max(ids) >= num_classes else 0
+
+
+def _list_parts(path, sources):
+    """Which train_filelist_<part>.txt to read: one a source, or the list of all."""
+    info = os.path.join(glob.escape(path), "info")
+    files = [os.path.basename(f) for f in glob.glob(os.path.join(info, "train_filelist_*.txt"))]
+    parts = {f.removeprefix("train_filelist_").removesuffix(".txt") for f in files}
+    wanted = list(sources) if sources is not None else list(_SOURCES)
+    if "all" in parts and not parts.issuperset(wanted):
+        return ["all"]
+    parts.discard("all")
+    if sources is not None and not parts.issuperset(sources):
+        missing = next(s for s in sources if s not in parts)
+        raise UsageError(
+            f"Expected the WebVision file info/train_filelist_{missing}.txt in {path}; it is not there."
+        )
+    if not parts:
+        raise UsageError(
+            f"Expected the WebVision file info/train_filelist_google.txt in {path}; it is not there."
+        )
+    return sorted(parts.intersection(sources) if sources is not None else parts)
+
+
+def _source_of(folders, part):
+    """google for google/q0001 and google_images_resized/q00932; else the name of the list."""
+    first = re.sub(r"_(images|image)(_\w+)?$", "", folders[0]) if folders else ""
+    return first if first in _SOURCES or part == "all" else printable(part)
+
+
+def _evaluation_folder(path, split):
+    """The folder of the validation or test images, or None."""
+    for pattern in _EVALUATION_FOLDERS:
+        if os.path.isdir(os.path.join(path, pattern.format(split))):
+            return pattern.format(split)
+    return None

@@ -1,1 +1,0 @@
-"""Crawl readers, instance table, image store, decoding, augmentation, sampling and batches."""

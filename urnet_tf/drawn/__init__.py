@@ -1,0 +1,1 @@
+"""The drawn crawl: toy pictures with planted noise, made by the program itself."""

@@ -1,0 +1,1 @@
+"""Metrics, ensembles, several views, and networks run over images."""

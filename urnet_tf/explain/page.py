@@ -1,0 +1,415 @@
+"""Puts the report together: numbers from `summary`, drawings from `figures`, pictures, one template."""
+
+import pathlib
+
+import markupsafe
+import numpy as np
+
+from urnet_tf import schema
+from urnet_tf.explain import figures, pictures, summary
+from urnet_tf.explain.summary import BASELINE, URNET, ReportInputs
+from urnet_tf.explain.why import FACTOR_WORDS
+from urnet_tf.export.model_card import FORMAT_NAMES
+from urnet_tf.reweighting.combine import effective_sample_size
+from urnet_tf.text_rules import one_line
+
+_HERE = pathlib.Path(__file__).parent
+_TABLE_ROWS = 300  # of the table of all classes
+_PAIRS = 9
+_CHANGES = 12  # classes in each of the lists of gains and losses
+
+_MODEL_NAMES = {
+    BASELINE: "plain training",
+    URNET: "URNet",
+    "folds": "the fold models together",
+    "folds_rank": "the fold models together, by rank",
+    "ensemble": "URNet with the fold models",
+    "ensemble_rank": "URNet with the fold models, by rank",
+}
+_SPLIT_NAMES = {schema.VAL: "validation", schema.TEST: "test"}
+
+METRICS = (
+    ("balanced_top1", "First guess right", "each class counts the same"),
+    ("balanced_top5", "Right among five guesses", "each class counts the same"),
+    ("top1", "First guess right", "each image counts the same"),
+    ("top5", "Right among five guesses", "each image counts the same"),
+)
+
+DUPLICATE_WORDS = {
+    "train_and_evaluation": "also a validation or test image: not trained on",
+    "several_labels": "under several labels, so at least one is wrong",
+    "same_label": "several times under one label",
+}
+
+GLOSSARY = (
+    ("instance_id", "Number of an image in this run; row number of every table and array."),
+    ("label", "The class under which the crawl found the image: the given label."),
+    (
+        "supposed_label",
+        "What {author} would call it. Where it differs from the label, training aims at a mix of both.",
+    ),
+    ("source, query, rank", "Where the image came from: which search, which words, which place there."),
+    ("class_weight", "More in small classes, less in large ones."),
+    ("cluster, cluster_weight", "Group of look-alikes in the class, and how well it stands for the class."),
+    ("confidence", "How well the picture fits the words of its class."),
+    ("self_confidence", "How probable the models find its label, compared with its class."),
+    ("page_text", "What title, description and tags of the page say about the label."),
+    ("rank_prior", "How often results of this source and search rank are right."),
+    ("sample_weight", "{combined}"),
+    ("saliency", "Attention that the trained network gives the image in a bag of its class; 1 is neutral."),
+    (
+        "effective sample size",
+        "(sum of |weights|) squared / sum of squared weights: how many equal images these are worth.",
+    ),
+    ("doubtful", "The label gets less than a tenth of the probability that is usual in its class."),
+    ("balanced accuracy", "Share of right guesses in each class, then the mean over classes."),
+    ("calibration error", "How far the stated probability is from the share that is right, on average."),
+)
+
+
+def build_page(
+    inputs: ReportInputs,
+    *,
+    title: str = "What this crawl holds, and what counted",
+    classes: int = 12,
+    images_per_class: int = 8,
+    thumbnail_px: int = 96,
+) -> str:
+    """Renders the report.
+
+    Args:
+      classes: how many classes are shown with pictures.
+      images_per_class: pictures of each of them, half of those that counted most, half least.
+      thumbnail_px: side of a picture on the page.
+
+    Returns:
+      HTML; equal inputs give equal text. Pictures stop at 3 MB, tables at a few hundred rows.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+                                     lstrip_blocks=True, finalize=_shown)  # fmt: skip
+    environment.filters |= {
+        "capitalize_first": lambda text: text[:1].upper() + text[1:],
+        "count": _count,
+        "each_line": _shown_lines,
+        "factor": lambda name: name.removesuffix("_weight").replace("_", "-"),
+        "model": lambda name: _MODEL_NAMES.get(name, name),
+        "percent": figures.format_percent,
+        "points": _points,
+        "size": _bytes,
+        "times": _times,
+    }
+    template = environment.from_string((_HERE / "page.html").read_text(encoding="utf-8"))
+    thumbnails = pictures.Thumbnails(inputs, thumbnail_px)
+    doubtful = summary.find_doubtful(inputs.given_prob, inputs.label, inputs.num_classes)
+    return template.render(
+        css=_style(thumbnail_px),
+        title=title,
+        inputs=inputs,
+        split=_SPLIT_NAMES.get(inputs.evaluated_on, inputs.evaluated_on),
+        glossary=_glossary(inputs),
+        facts=_facts(inputs, doubtful),
+        accuracy=_accuracy(inputs),
+        holdings=_holdings(inputs),
+        noise=_noise(inputs, doubtful),
+        weights=_weights(inputs),
+        pairs=_pairs(inputs, thumbnails),
+        galleries=pictures.build_galleries(inputs, doubtful, thumbnails, classes, images_per_class),
+        changes=_changes(inputs),
+        calibration=_calibration(inputs),
+        table=_class_table(inputs, doubtful),
+        export=_export(inputs.export),
+    )
+
+
+def _shown(value):
+    """What an expression of the template gives: no text from the web steers the page or its reader."""
+    is_plain = isinstance(value, str) and not isinstance(value, markupsafe.Markup)
+    return one_line(value) if is_plain else value
+
+
+def _shown_lines(text):
+    """As `_shown`, of a text whose lines are kept."""
+    return markupsafe.Markup("\n").join(map(one_line, text.split("\n")))
+
+
+def _style(thumbnail_px):
+    css = (_HERE / "page.css").read_text(encoding="utf-8")
+    return markupsafe.Markup(f":root{{--thumb:{int(thumbnail_px)}px}}\n{css}")
+
+
+def _glossary(inputs):
+    author = schema.SUPPOSED_BY.get(inputs.reweighting.get("supposed_by"), "the models")
+    if inputs.is_literal:
+        combined = (
+            f"The product of the factors; an average image has {_times(inputs.average_weight)}. Below 0 an "
+            "image counts against its label."
+        )
+    else:
+        combined = (
+            "Class weight, page text and rank prior times the mean of the other evidence, within limits; "
+            "mean 1."
+        )
+    return [(word, meaning.format(author=author, combined=combined)) for word, meaning in GLOSSARY]
+
+
+def _facts(inputs, doubtful):
+    weight, pro = inputs.relative_weight, np.maximum(inputs.relative_weight, 0.0)
+    size = np.bincount(inputs.label, minlength=inputs.num_classes)
+    return {
+        "images": len(weight),
+        "classes": inputs.num_classes,
+        "smallest": int(size.min()),
+        "largest": int(size.max()),
+        "doubtful": int(doubtful.sum()),
+        "doubtful_share": float(doubtful.mean()),
+        "doubtful_weight": float(pro[doubtful].sum() / pro.sum()) if pro.sum() > 0 else 0.0,
+        "effective": effective_sample_size(weight),
+        "against": float((weight < 0).mean()),
+        "agreement": float((np.asarray(inputs.top_ids[:, 0]) == inputs.label).mean()),
+        "halved": float((weight < 0.5).mean()),
+        "doubled": float((weight > 2).mean()),
+        "quarantined": len(inputs.quarantine["status"]),
+        "repeated": len(np.unique(np.asarray(inputs.duplicates["content_hash"], dtype=str))),
+    }
+
+
+def _accuracy(inputs):
+    """Rows of the comparison of the baseline and the URNet; None where they were not measured."""
+    before, after = inputs.metrics.get(BASELINE), inputs.metrics.get(URNET)
+    if not before or not after:
+        return None
+    rows = [
+        {
+            "name": name,
+            "note": note,
+            "before": before[key],
+            "after": after[key],
+            "change": after[key] - before[key],
+        }
+        for key, name, note in METRICS
+        if before.get(key) is not None and after.get(key) is not None
+    ]
+    values = [(row["before"], row["after"]) for row in rows]
+    if len(rows) == len(METRICS) and np.allclose(values[:2], values[2:], atol=5e-4):
+        rows = rows[:2]  # classes of equal size: the second pair says the same
+    others = [(name, m) for name, m in inputs.metrics.items() if name not in (BASELINE, URNET)]
+    return {"rows": rows, "others": others, "n": after["n"]} if rows else None
+
+
+def _holdings(inputs):
+    sizes = summary.class_sizes(inputs)
+    total = sizes.sum(1)
+    profile = summary.size_profile(sizes)
+    many = len(profile) < inputs.num_classes
+    order = np.argsort(-total, kind="stable")
+    ends = 6 if inputs.num_classes >= 12 else (inputs.num_classes + 1) // 2
+    bars = [(inputs.classes[j]["name"], int(total[j]), total[j] / total.max()) for j in order]
+    duplicates = summary.duplicate_groups(inputs)
+    for entry in duplicates:
+        entry["words"] = DUPLICATE_WORDS.get(entry["kind"], entry["kind"])
+    return {
+        "profile": figures.draw_columns(
+            profile,
+            inputs.source_names,
+            "Training images of each class, largest class first",
+            "classes, largest first" + (" (neighbours averaged)" if many else ""),
+        ),
+        "largest": bars[:ends],
+        "smallest": bars[max(len(bars) - ends, ends) :][::-1],
+        "quarantined": summary.quarantined(inputs),
+        "duplicates": duplicates,
+    }
+
+
+def _noise(inputs, doubtful):
+    share = summary.class_means(doubtful, inputs.label, inputs.num_classes)
+    agrees = np.asarray(inputs.top_ids[:, 0]) == inputs.label
+    agree = summary.class_means(agrees, inputs.label, inputs.num_classes)
+    size = np.bincount(inputs.label, minlength=inputs.num_classes)
+    there = np.flatnonzero(size)
+    order = there[np.argsort(-share[there], kind="stable")]
+
+    def bars(labels):
+        return [(inputs.classes[j]["name"], float(share[j]), float(agree[j]), int(size[j])) for j in labels]
+
+    ends = min(8, (len(order) + 1) // 2)
+    doubt = summary.by_rank(inputs, doubtful)
+    belief = summary.by_rank(inputs, summary.relative_belief(inputs))
+    return {
+        "sources": summary.by_source(inputs, doubtful),
+        "noisiest": bars(order[:ends]),
+        "cleanest": bars(order[max(len(order) - ends, ends) :][::-1]),
+        "top": float(share.max()) or 1.0,
+        "doubt_by_rank": _rank_drawing(doubt, "Doubtful share of the images of each source"),
+        "belief_by_rank": _rank_drawing(belief, "Probability of the label, 100 % = usual in its class"),
+    }
+
+
+def _rank_drawing(curves, label):
+    return figures.draw_lines(curves, label, "search rank", "share") if curves else None
+
+
+def _weights(inputs):
+    entries = []
+    for name in ("sample_weight", *summary.FACTORS):
+        if name not in inputs.weights:
+            continue
+        question = (
+            FACTOR_WORDS[name][0]
+            if name in FACTOR_WORDS
+            else "The factors combined: how much an image counts."
+        )
+        histogram = summary.histogram_of(inputs.weights[name])
+        drawing = None
+        if histogram is not None:
+            combined = name == "sample_weight"
+            drawing = figures.draw_histogram(
+                histogram,
+                f"How many images have which {name}",
+                *((1020, 200) if combined else ()),
+                mark=inputs.average_weight if combined else float(np.mean(inputs.weights[name], dtype=float)),
+            )
+        entries.append({"name": name, "question": question, "drawing": drawing, "histogram": histogram})
+    return entries
+
+
+def _pairs(inputs, thumbnails):
+    pairs = summary.confused_pairs(inputs, _PAIRS)
+    top = max((pair["count"] for pair in pairs), default=1)
+    for pair in pairs:
+        pair["given_name"] = inputs.classes[pair["given"]]["name"]
+        pair["predicted_name"] = inputs.classes[pair["predicted"]]["name"]
+        pair["length"] = pair["count"] / top
+        rows = inputs.read_rows([int(i) for i in pair["ids"]])
+        pair["pictures"] = [
+            (uri, row["title"] or row["path"])
+            for uri, row in zip(thumbnails.encode(pair["ids"]), rows, strict=True)
+        ]
+    return pairs
+
+
+def _changes(inputs):
+    gains = pictures.class_gains(inputs)
+    if gains is None or not np.isfinite(gains).any():
+        return None
+    before, after = inputs.per_class[BASELINE], inputs.per_class[URNET]
+    known = np.flatnonzero(np.isfinite(gains))
+    order = known[np.argsort(-gains[known], kind="stable")]
+    widest = float(np.abs(gains[known]).max()) or 1.0
+
+    def bars(labels):
+        return [
+            {
+                "name": inputs.classes[j]["name"],
+                "change": float(gains[j]),
+                "length": abs(float(gains[j])) / widest,
+                "before": float(before[j]),
+                "after": float(after[j]),
+            }
+            for j in labels
+        ]
+
+    return {
+        "better": int((gains[known] > 0).sum()),
+        "equal": int((gains[known] == 0).sum()),
+        "worse": int((gains[known] < 0).sum()),
+        "gains": bars([j for j in order[:_CHANGES] if gains[j] > 0]),
+        "losses": bars([j for j in order[::-1][:_CHANGES] if gains[j] < 0]),
+    }
+
+
+def _calibration(inputs):
+    errors = [
+        (name, inputs.metrics[name]["ece"])
+        for name in (BASELINE, URNET)
+        if inputs.metrics.get(name, {}).get("ece") is not None
+    ]
+    curves = [
+        (_MODEL_NAMES.get(name, name), bins)
+        for name, bins in inputs.reliability.items()
+        if len(bins["count"])
+    ]
+    drawing = None
+    if curves:
+        label = "Share of right first guesses against how sure the models are"
+        drawing = figures.draw_reliability(curves, label)
+    return {"errors": errors, "drawing": drawing} if errors or drawing else None
+
+
+def _class_table(inputs, doubtful):
+    size = np.bincount(inputs.label, minlength=inputs.num_classes)
+    share = summary.class_means(doubtful, inputs.label, inputs.num_classes)
+    weight = summary.class_means(inputs.relative_weight, inputs.label, inputs.num_classes)
+    order = np.argsort(-size, kind="stable")[:_TABLE_ROWS]
+    accuracies = [np.asarray(values, float) for values in inputs.per_class.values()]
+    return {
+        "models": list(inputs.per_class),
+        "rows": [
+            {
+                "label": int(j),
+                "name": inputs.classes[j]["name"],
+                "images": int(size[j]),
+                "doubtful": float(share[j]),
+                "weight": float(weight[j]),
+                "accuracies": [float(a[j]) if np.isfinite(a[j]) else None for a in accuracies],
+            }
+            for j in order
+        ],
+        "left_out": max(inputs.num_classes - _TABLE_ROWS, 0),
+    }
+
+
+def _export(facts):
+    """Rows of the exported files, Keras before them; None where nothing was exported."""
+    formats = facts.get("formats")
+    if not formats:
+        return None
+    keras = {"accuracy": facts.get("reference"), "kept": True, "refused": None}
+    check, machine, rows = facts.get("check") or {}, facts.get("machine") or {}, []
+    for kind, entry in {"Keras, before export": keras, **formats}.items():
+        accuracy, parity = entry.get("accuracy") or {}, entry.get("parity") or {}
+        rows.append({
+            "name": FORMAT_NAMES.get(kind, kind),
+            "file": entry.get("file") if entry["kept"] else None,
+            "bytes": entry.get("bytes"),
+            "top1": accuracy.get("top1"),
+            "top5": accuracy.get("top5"),
+            "difference": parity.get("max_difference"),
+            "agreement": parity.get("top1_agreement"),
+            "latency_ms": entry.get("latency_ms"),
+            "kept": entry["kept"],
+            "refused": entry.get("refused"),
+        })  # fmt: skip
+    return {
+        "path": facts.get("path"),
+        "rows": rows,
+        "images": check.get("images"),
+        "labelled": check.get("labelled"),
+        "split": _SPLIT_NAMES.get(check.get("split"), check.get("split")),
+        "processor": machine.get("processor"),
+        "cores": machine.get("cores"),
+        "refused": sum(not row["kept"] for row in rows),
+    }
+
+
+def _count(value):
+    return f"{round(value):,}"
+
+
+def _points(share):
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def _times(weight):
+    if 0 < abs(weight) < 0.095:
+        return f"{weight:.2g}".replace("-", "−")
+    return (f"{weight:.2f}" if abs(weight) < 10 else f"{weight:.1f}").replace("-", "−")
+
+
+def _bytes(value):
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    while value >= 1000 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.0f} {units[0]}" if units[0] == "bytes" or value >= 10 else f"{value:.1f} {units[0]}"

@@ -1,0 +1,1 @@
+"""Making, checking and describing exports of a trained classifier."""

@@ -1,0 +1,193 @@
+"""Runs the files of an export beside the Keras model that they were made from, over the same images."""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from urnet_tf.errors import UsageError
+from urnet_tf.export.parity import Comparison
+from urnet_tf.export.preparation import Preparation
+from urnet_tf.export.rewriting import FEATURES, LOGITS, float32_copy
+from urnet_tf.store.progress import progress
+
+SAVED_MODEL, KERAS, ONNX = "saved_model", "keras", "onnx"
+_VIEWS_AT_ONCE = 32
+_TIMED_CALLS = 20
+_SAMPLED_BATCHES = 4  # of so many one is enough for the other signatures, which share their graph
+
+
+def check_formats(
+    model,
+    paths: Mapping[str, Path],
+    images: Sequence[bytes],
+    labels: np.ndarray | None,
+    preparation: Preparation,
+) -> dict:
+    """Compares files with Keras.
+
+    Args:
+      model: Keras model with named outputs, see `rewriting.with_named_outputs`.
+      paths: format → its file.
+      images: encoded; those that cannot be decoded are left out.
+      labels: int [n], -1 = not known; None = none is.
+      preparation: of the images. A SavedModel is compared on the mean of its views, other files on
+        the plain view.
+
+    Returns:
+      plain JSON: `check` (how many images), `reference` (Keras' accuracy on the plain view) and
+      `formats`, which has `file`, `bytes`, `parity`, `accuracy` and `latency_ms` of each.
+
+    Raises:
+      UsageError: no image can be decoded.
+    """
+    num_classes, ask_keras = model.output[LOGITS].shape[-1], _compile(float32_copy(model))
+    labels = np.full(len(images), -1) if labels is None else np.asarray(labels)
+    opened = {kind: open_format(kind, path, model) for kind, path in paths.items()}
+    comparisons = {kind: {name: Comparison() for name in answers} for kind, answers in opened.items()}
+    reference, kept, first = Comparison(), [], None
+    starts = range(0, len(images), max(1, _VIEWS_AT_ONCE // preparation.views))
+    for number, start in enumerate(progress(starts, "checking the export", unit="batches")):
+        encoded = list(images[start : start + starts.step])
+        views, valid = (tensor.numpy() for tensor in preparation.decode_views(encoded))
+        kept.append(start + np.flatnonzero(valid))
+        if not valid.any():
+            continue
+        encoded, views = [b for b, v in zip(encoded, valid, strict=True) if v], views[valid]
+        several = preparation.views > 1
+        plain = preparation.decode(encoded)[0].numpy() if several else views[:, 0]
+        first = first or (encoded[:1], plain[:1])
+        expected = ask_keras(plain[:, None])
+        averaged = ask_keras(views) if several else expected
+        reference.add(expected[LOGITS], expected[LOGITS])
+        for kind, answers in opened.items():
+            for i, (name, answer) in enumerate(answers.items()):
+                if i and number % _SAMPLED_BATCHES:
+                    continue
+                wanted = averaged if name in ("serving_default", FEATURES) else expected
+                output = FEATURES if name == FEATURES else LOGITS
+                comparisons[kind][name].add(wanted[output], *answer(encoded, plain))
+    kept = np.concatenate(kept)
+    if not kept.size:
+        raise UsageError(f"None of the {len(images)} check images can be decoded.")
+
+    known = labels[kept]
+    formats = {}
+    for kind, path in paths.items():
+        main = next(iter(opened[kind]))
+        formats[kind] = {
+            "file": path.name,
+            "bytes": _count_bytes(kind, path),
+            "parity": _worst({name: c.parity() for name, c in comparisons[kind].items()}),
+            "accuracy": comparisons[kind][main].accuracy(known, num_classes),
+            "latency_ms": _latency_ms(opened[kind][main], *first),
+        }
+    return {
+        "check": {"images": int(kept.size), "labelled": int((known >= 0).sum())},
+        "reference": reference.accuracy(known, num_classes),
+        "formats": formats,
+    }
+
+
+def open_format(kind: str, path: Path, model) -> dict[str, Callable]:
+    """The ways to ask a file, the main one first.
+
+    Returns:
+      name → function of (encoded images [n], plain views float32 [n, S, S, 3]), to probabilities
+      [n, C], or the served ones [n, k] and their classes [n, k]; for "features" to features [n, D].
+    """
+    if kind == SAVED_MODEL:
+        return _open_signatures(path.parent, FEATURES in model.output)
+    if kind == KERAS:
+        import keras
+
+        from urnet_tf.export.rewriting import with_named_outputs
+        from urnet_tf.models import urnet  # noqa: F401  registers its layers for load_model
+
+        ask = _compile(with_named_outputs(keras.saving.load_model(path, compile=False)))
+        return {"": lambda encoded, plain: (ask(plain[:, None])[LOGITS],)}
+    if kind == ONNX:
+        from urnet_tf.export.onnx_file import build_onnx_classifier
+
+        classify = build_onnx_classifier(path)
+    else:
+        from urnet_tf.export.tflite import build_tflite_classifier
+
+        classify = build_tflite_classifier(path, threads=os.cpu_count())
+    return {"": lambda encoded, plain: (classify(plain),)}
+
+
+def _open_signatures(path, has_features):
+    from urnet_tf.export.saved_model import open_saved_model
+
+    call = open_saved_model(path)
+
+    def classes(signature, inputs):
+        served = call(signature, inputs)
+        return served["probabilities"], served["classes"]
+
+    signatures = {
+        "serving_default": lambda encoded, plain: classes("serving_default", {"image_bytes": encoded}),
+        "tensor": lambda encoded, plain: classes("tensor", {"images": plain}),
+    }
+    if has_features:
+        signatures[FEATURES] = lambda encoded, plain: (call(FEATURES, {"image_bytes": encoded})[FEATURES],)
+    return signatures
+
+
+def _compile(model):
+    """A function of views float32 [n, V, S, S, 3] → their means: LOGITS as probabilities, FEATURES."""
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *model.input.shape[1:]], tf.float32)])
+    def forward(images):
+        outputs = model(images, training=False)
+        answers = {LOGITS: tf.nn.softmax(outputs[LOGITS])}
+        return answers | ({FEATURES: outputs[FEATURES]} if FEATURES in outputs else {})
+
+    def ask(views):
+        answers = forward(views.reshape(-1, *views.shape[2:]))
+        return {
+            name: values.numpy().reshape(*views.shape[:2], -1).mean(axis=1, dtype=np.float64)
+            for name, values in answers.items()
+        }
+
+    return ask
+
+
+def _worst(parities):
+    """One parity of those of several signatures, and these, where there are several."""
+    if len(parities) == 1:
+        return next(iter(parities.values()))
+    features = parities.pop(FEATURES, None)
+    worst = {
+        "max_difference": max(p["max_difference"] for p in parities.values()),
+        "relative_difference": max(p["relative_difference"] for p in parities.values()),
+        "top1_agreement": min(p["top1_agreement"] for p in parities.values()),
+        "signatures": parities,
+    }
+    if features:  # not probabilities: only the relative difference has a scale
+        relative = features["relative_difference"]
+        parities[FEATURES] = {"relative_difference": relative}
+        worst["relative_difference"] = max(worst["relative_difference"], relative)
+    return worst
+
+
+def _latency_ms(answer, encoded, plain):
+    """Median of single images, one after the other."""
+    seconds = []
+    for _ in range(_TIMED_CALLS + 3):
+        start = time.perf_counter()
+        answer(encoded, plain)
+        seconds.append(time.perf_counter() - start)
+    return round(1000 * float(np.median(seconds[3:])), 2)
+
+
+def _count_bytes(kind, path):
+    """Of the file; of a SavedModel those of all its parts."""
+    if kind != SAVED_MODEL:
+        return path.stat().st_size
+    parts = [path, *(path.parent / "variables").iterdir(), *(path.parent / "assets").iterdir()]
+    return sum(part.stat().st_size for part in parts)

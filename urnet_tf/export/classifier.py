@@ -1,0 +1,314 @@
+"""Exports a classifier in the formats that servers and phones read, each one held against Keras.
+
+In: a Keras model images float32 [B, S, S, 3] (RGB, 0..255) → logits, the class names, encoded
+images to check on. Out, in a directory that TF Serving can watch:
+
+    <name>/<version>/         written in one piece, never changed afterwards
+        saved_model.pb, variables/, assets/, assets.extra/    see `saved_model`
+        <name>.keras                                          image → logits
+        <name>_<kind>.tflite                                  see `tflite`
+        <name>.onnx                                           see `onnx_file`
+        labels.txt                                            one class name a line, in label order
+        export.json, README.md                                what it is, and what was measured
+    models.config             for TF Serving
+
+A file that lies further from Keras than the tolerance of its kind is refused: it is not kept, and
+`export.json` says why. Exports are float32 or less, whatever precision the model was trained in.
+"""
+
+import datetime
+import os
+import pathlib
+import platform
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from absl import logging
+
+from urnet_tf import __version__
+from urnet_tf.errors import RunError, UsageError
+from urnet_tf.export import tf_serving
+from urnet_tf.export.check import KERAS, ONNX, SAVED_MODEL, check_formats
+from urnet_tf.export.model_card import build_model_card
+from urnet_tf.export.parity import Tolerance, find_refusal
+from urnet_tf.export.preparation import Preparation
+from urnet_tf.export.promotion import next_version
+from urnet_tf.export.rewriting import (
+    FEATURES,
+    LOGITS,
+    NONE_OF_THESE,
+    float32_copy,
+    layers_of,
+    with_named_outputs,
+)
+from urnet_tf.store import atomic_path, remove, write_json, write_text
+from urnet_tf.text_rules import FILE_NAME, check_text
+
+PRECISIONS = {
+    SAVED_MODEL: "float32",
+    KERAS: "float32",
+    "tflite_float32": "float32",
+    "tflite_float16": "float16",
+    "tflite_dynamic_int8": "int8",
+    "tflite_int8": "int8",
+    ONNX: "float32",
+}
+FORMATS = tuple(PRECISIONS)
+DEFAULT_FORMATS = tuple(name for name in FORMATS if name != ONNX)
+
+
+def export_classifier(
+    model,
+    class_names: Sequence[str],
+    directory: str | os.PathLike,
+    name: str,
+    check_images: Sequence[bytes],
+    *,
+    preparation: Preparation,
+    check_labels: np.ndarray | None = None,
+    check_split: str = "",
+    calibration_images: Sequence[bytes] = (),
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    top_k: int = 5,
+    tolerance: Tolerance | None = None,
+    allow_drift: bool = False,
+    first_version: int = 1,
+    data: Mapping | None = None,
+    settings: Mapping | None = None,
+) -> dict:
+    """Writes and checks the formats; see the top of this file.
+
+    Args:
+      model: Keras model images 0..255 → logits [B, C], or a dictionary, see
+        `saved_model.write_saved_model`. Where it gives logits only and ends in a dense layer, that
+        layer's input is served as `features`.
+      class_names: C names in label order.
+      directory: where the files go; made when missing.
+      name: of the model.
+      check_images: encoded images that training did not see; those that cannot be decoded are left
+        out.
+      preparation: how encoded images become what the network sees.
+      check_labels: int [n] of the check images, -1 = not known; None = none is.
+      check_split: what the check images are, for the reader of the model card.
+      calibration_images: encoded images whose activations set the ranges of int8; 32-100 of the
+        training images are enough.
+      formats: of FORMATS.
+      top_k: classes that the SavedModel serves; C where it is larger.
+      tolerance: what a file may differ from Keras; None = the defaults.
+      allow_drift: keeps files that differ more, and says so.
+      first_version: the version is the first free whole number from here.
+      data: facts of the training data, for export.json.
+      settings: of the run, for export.json.
+
+    Returns:
+      what `export.json` holds; `formats` has an entry for every format asked for, `kept` or
+      `refused` with the reason.
+
+    Raises:
+      UsageError: the name, the class names, the formats or the check images cannot be used, the
+        directory cannot be written.
+      RunError: no file passed; nothing is left behind.
+    """
+    model = with_named_outputs(model)
+    _check_arguments(model, class_names, name, check_images, preparation, formats, calibration_images)
+    directory = pathlib.Path(directory)
+    _make_directory(directory / name)
+    labels = [" ".join(str(n).split()) for n in class_names]
+    version = next_version(directory / name, first_version)
+    facts = {
+        "name": name,
+        "version": version,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "classes": len(labels),
+        "parameters": int(model.count_params()),
+        "feature_dim": int(model.output[FEATURES].shape[-1]) if FEATURES in model.output else None,
+        "none_of_these": NONE_OF_THESE in model.output,
+        "preparation": preparation.to_dict(),
+        "top_k": min(top_k, len(labels)),
+        "machine": _describe_machine(),
+        "versions": _versions(),
+        "data": dict(data or {}),
+        "settings": dict(settings or {}),
+    }
+    with atomic_path(directory / name / str(version)) as temporary:
+        temporary.mkdir()
+        write_text(temporary / "labels.txt", "\n".join(labels) + "\n")
+        writer = _Writer(model, labels, temporary, facts, preparation, calibration_images)
+        failures = {}
+        for number, kind in enumerate(formats, 1):
+            logging.info("export %d of %d: writing %s", number, len(formats), kind)
+            try:
+                writer.write(kind)
+            except RunError as error:
+                failures[kind] = str(error)
+        written = [kind for kind in formats if kind not in failures]
+        paths = {kind: temporary / file_of(kind, name) for kind in written}
+        facts |= check_formats(model, paths, check_images, check_labels, preparation)
+        facts["check"]["split"] = check_split
+        _judge(facts, temporary, formats, failures, tolerance or Tolerance(), allow_drift)
+        if facts["formats"].get(SAVED_MODEL, {}).get("kept"):
+            tf_serving.write_warm_up(temporary, name, [_draw_photo()])  # of nobody's
+        write_json(temporary / "export.json", facts)
+        write_text(temporary / "README.md", build_model_card(facts, labels))
+    tf_serving.write_models_config(directory)
+    return facts
+
+
+def file_of(kind: str, name: str) -> str:
+    """The file of a format inside a version's directory."""
+    if kind == SAVED_MODEL:
+        return "saved_model.pb"
+    if kind.startswith("tflite_"):
+        return f"{name}_{kind.removeprefix('tflite_')}.tflite"
+    return f"{name}.{kind}"
+
+
+class _Writer:
+    """Writes the formats of one model."""
+
+    def __init__(self, model, labels, path, facts, preparation, calibration_images):
+        import keras
+
+        self._model, self._labels, self._path, self._facts = model, labels, path, facts
+        self._preparation, self._calibration_images = preparation, calibration_images
+        self._classifier = keras.Model(model.input, model.output[LOGITS], name=model.name)
+
+    def write(self, kind: str) -> None:
+        """Writes one format.
+
+        Raises:
+          RunError: the model cannot be converted.
+        """
+        path = self._path / file_of(kind, self._facts["name"])
+        size = self._preparation.image_size_px
+        if kind == SAVED_MODEL:
+            from urnet_tf.export import saved_model
+
+            told = ("name", "version", "created", "classes", "preparation", "top_k", "versions")
+            saved_model.write_saved_model(
+                self._model, self._labels, self._path, self._preparation, top_k=self._facts["top_k"],
+                facts={key: self._facts[key] for key in told},
+            )  # fmt: skip
+        elif kind == KERAS:
+            from urnet_tf.training.fit import save_model
+
+            save_model(float32_copy(self._classifier), path)
+        elif kind == ONNX:
+            from urnet_tf.export import onnx_file
+
+            onnx_file.write_onnx(
+                self._classifier, path, size, self._labels, self._preparation, name=self._facts["name"],
+                version=str(self._facts["version"]),
+            )  # fmt: skip
+        else:
+            from urnet_tf.export import tflite
+
+            tflite.write_tflite(
+                self._classifier, path, image_size_px=size, kind=kind.removeprefix("tflite_"),
+                calibration=self._read_calibration() if kind == "tflite_int8" else None,
+                labels=self._labels, preparation=self._preparation, name=self._facts["name"],
+                version=str(self._facts["version"]),
+            )  # fmt: skip
+
+    def _read_calibration(self):
+        images, valid = self._preparation.decode(np.array(self._calibration_images, dtype=object))
+        images = images.numpy()[valid.numpy()]
+        if not len(images):
+            raise UsageError("None of the calibration images can be decoded.")
+        return images
+
+
+def _judge(facts, path, formats, failures, tolerance, allow_drift):
+    """Fills `kept` and `refused` of the formats, and removes what may not stay."""
+    entries = facts["formats"]
+    for kind, entry in entries.items():
+        reason = find_refusal(
+            PRECISIONS[kind], entry["parity"], entry["accuracy"], facts["reference"], tolerance
+        )
+        entry |= {"precision": PRECISIONS[kind], "kept": reason is None or allow_drift, "refused": reason}
+        if reason:
+            verdict = "kept, since drift is allowed" if allow_drift else "refused"
+            logging.warning("%s is %s: %s.", kind, verdict, reason)
+        if not entry["kept"]:
+            _remove(path, kind, entry["file"])
+    for kind, reason in failures.items():
+        logging.warning("%s was not written: %s", kind, reason)
+        entries[kind] = {
+            "file": None, "precision": PRECISIONS[kind], "kept": False, "refused": reason
+        }  # fmt: skip
+    facts["formats"] = {kind: entries[kind] for kind in formats}
+    if not any(entry["kept"] for entry in entries.values()):
+        reasons = "\n".join(f"  {kind}: {entry['refused']}" for kind, entry in entries.items())
+        raise RunError(
+            f"No file of the export passed; nothing was kept. --allow_drift keeps them.\n{reasons}"
+        )
+
+
+def _remove(path, kind, file):
+    remove(path / file, path)
+    if kind == SAVED_MODEL:
+        for folder in ("variables", "assets"):
+            remove(path / folder, path)
+
+
+def _draw_photo():
+    """A JPEG file of the size that photographs on the web have, without a person or a right in it."""
+    import io
+
+    from PIL import Image
+
+    ramps = [Image.linear_gradient("L").rotate(90 * turns).resize((500, 375)) for turns in range(3)]
+    file = io.BytesIO()
+    Image.merge("RGB", ramps).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def _versions():
+    from importlib import metadata
+
+    packages = ("tensorflow", "keras", "ai-edge-litert")
+    found = {package: metadata.version(package) for package in packages}
+    return {"urnet_tf": __version__, "python": platform.python_version(), **found}
+
+
+def _describe_machine():
+    """The processor's name and its cores, for figures that depend on them."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return {"processor": next(names, platform.machine()), "cores": os.cpu_count()}
+
+
+def _make_directory(directory):
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with atomic_path(directory / "writable") as temporary:
+            temporary.touch()
+        remove(directory / "writable", directory)
+    except OSError as error:
+        raise UsageError(f"Cannot write the export to {directory}: {error.strerror}.") from None
+
+
+def _check_arguments(model, class_names, name, check_images, preparation, formats, calibration_images):
+    check_text(name, FILE_NAME, "the export's name")
+    num_classes, num_names = model.output[LOGITS].shape[-1], len(class_names)
+    if num_classes != num_names:
+        raise UsageError(f"The model gives {num_classes} classes; received {num_names} names.")
+    expected = (preparation.image_size_px, preparation.image_size_px, 3)
+    sides = tuple(model.input_shape[1:])
+    if len(sides) != 3 or any(s not in (None, e) for s, e in zip(sides, expected, strict=True)):
+        raise UsageError(f"Expected a model of images {list(expected)}; its input is {list(sides)}.")
+    unknown = [kind for kind in formats if kind not in PRECISIONS]
+    if unknown or not formats:
+        received = ", ".join(map(repr, unknown)) or "none"
+        raise UsageError(f"Expected formats of {', '.join(FORMATS)}; received {received}.")
+    if "tflite_int8" in formats and not len(calibration_images):
+        raise UsageError("Expected calibration images for tflite_int8; received none.")
+    if not check_images:
+        raise UsageError("Expected at least one check image; received none.")
+    names = [layer.name for layer in layers_of(model)]
+    bad = [n for n in names if not n.isascii() or n.startswith("_") or " " in n]
+    if bad:
+        raise UsageError(f"Layer names must be ASCII, no spaces, no leading _; received {', '.join(bad)}.")

@@ -1,0 +1,340 @@
+"""The README of an export, for the person who finds it: what it is, how good, how to use it, where it ends.
+
+It says the same as `export.json`, which is for programs. What was not measured is called so.
+"""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+
+from urnet_tf.export import tf_serving
+from urnet_tf.images.crops import num_views
+from urnet_tf.text_rules import one_line
+
+FORMAT_NAMES = {
+    "saved_model": "SavedModel",
+    "keras": "Keras",
+    "tflite_float32": "TFLite, float32",
+    "tflite_float16": "TFLite, float16",
+    "tflite_dynamic_int8": "TFLite, int8 weights",
+    "tflite_int8": "TFLite, int8",
+    "onnx": "ONNX",
+}
+UNKNOWN = "not measured"
+_EXPORTS = "/path/to/exports"
+_FOLDED_FROM = 30  # classes
+_SETTINGS = (  # those that shape the model; paths are left out, they are nobody's business
+    "preset",
+    "seed",
+    "ingest.sources",
+    "ingest.max_rank",
+    "ingest.first_classes",
+    "pack.short_side_px",
+    "model.mode",
+    "model.backbone",
+    "model.image_size_px",
+    "model.crop_fraction",
+    "model.dropout",
+    "augment.policy",
+    "baseline.folds",
+    "reweight.fidelity",
+    "reweight.rounds",
+    "reweight.class_weight.enabled",
+    "reweight.cluster_weight.enabled",
+    "reweight.confidence.enabled",
+    "reweight.self_confidence.enabled",
+    "reweight.page_text.enabled",
+    "reweight.rank_prior.enabled",
+    "reweight.soft_label.enabled",
+    "reweight.soft_label.kind",
+    "reweight.soft_label.beta",
+    "train.init",
+    "train.bag.size",
+    "train.bag.loss_weight",
+    "train.fit.epochs",
+    "train.fit.batch_images",
+    "train.fit.optimizer",
+    "train.fit.learning_rate",
+    "train.fit.weight_decay",
+    "train.fit.label_smoothing",
+    "train.fit.mixup",
+    "train.fit.loss.kind",
+    "train.fit.loss.logit_adjustment",
+)
+_DUPLICATES = {
+    "train_and_evaluation": "held back from training, since they are also validation or test images",
+    "several_labels": "found under several labels",
+    "same_label": "found several times under one label",
+}
+
+
+def build_model_card(facts: Mapping, labels: Sequence[str] = ()) -> str:
+    """Writes the model card.
+
+    Args:
+      facts: of `export.json`; every key but `name` may be missing.
+      labels: the class names, in label order.
+
+    Returns:
+      Markdown; names and reasons in it cannot become links, markup or table cells.
+    """
+    parts = [
+        _head(facts, labels),
+        _formats(facts),
+        _usage(facts),
+        _data(facts),
+        _limits(facts),
+        _settings(facts),
+        _classes(labels),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _head(facts, labels):
+    count = facts.get("classes") or len(labels)
+    made = f"Exported {_plain(facts['created'])}" if facts.get("created") else "Exported"
+    versions = facts.get("versions") or {}
+    tools = ", ".join(f"{_plain(name)} {_plain(version)}" for name, version in versions.items())
+    parameters = facts.get("parameters")
+    size = f" It has {parameters:,} parameters." if parameters else ""
+    lines = [
+        f"# {_plain(facts['name'])}, version {_plain(facts.get('version', '?'))}",
+        "",
+        f"Says which of {count:,} classes a picture shows.{size}",
+        f"{made}{f' with {tools}' if tools else ''}. `export.json` says the same for programs.",
+    ]
+    return "\n".join(lines)
+
+
+def _formats(facts):
+    formats = facts.get("formats") or {}
+    rows = [("Keras, before export", "", *_accuracy(facts.get("reference")), "", "", "")]
+    for kind, entry in formats.items():
+        if not entry.get("kept"):
+            continue
+        parity = entry.get("parity") or {}
+        rows.append((
+            FORMAT_NAMES.get(kind, _plain(kind)) + (" ⚠" if entry.get("refused") else ""),
+            _bytes(entry.get("bytes")),
+            *_accuracy(entry.get("accuracy")),
+            _number(parity.get("max_difference"), ".1e"),
+            _number(parity.get("top1_agreement"), ".1%"),
+            _number(entry.get("latency_ms"), ".1f", " ms"),
+        ))  # fmt: skip
+    header = (
+        "Format",
+        "Size",
+        "First guess",
+        "Among five",
+        "By class",
+        "Difference",
+        "Same guess",
+        "Latency",
+    )
+    lines = ["## How good, how large, how fast", "", _table(header, rows), "", _how_checked(facts)]
+    kept_anyway = {k: e for k, e in formats.items() if e.get("refused") and e.get("kept")}
+    refused = {k: e for k, e in formats.items() if e.get("refused") and not e.get("kept")}
+    if kept_anyway:
+        lines += ["", "⚠ Beyond the tolerance, and kept since drift was allowed:", "", _reasons(kept_anyway)]
+    if refused:
+        lines += ["", "Refused, and not in this directory:", "", _reasons(refused)]
+    return "\n".join(lines)
+
+
+def _how_checked(facts):
+    check, machine = facts.get("check") or {}, facts.get("machine") or {}
+    images, labelled = check.get("images"), check.get("labelled")
+    split = f" of the {_plain(check['split'])} split" if check.get("split") else ""
+    lines = []
+    if labelled:
+        lines.append(
+            f"- *First guess, among five*: share of {labelled:,} images with labels{split} whose label is "
+            "the best class, or among the best five. *By class*: the first guess, as the mean over classes."
+        )
+    else:
+        lines.append("- Accuracy was not measured: no image of the check had a label.")
+    if images:
+        lines.append(
+            f"- *Difference*: the largest of any probability to Keras, over {images:,} images{split}. *Same "
+            "guess*: how often the best class is that of Keras."
+        )
+    if machine:
+        cores = machine.get("cores")
+        cores = f", {cores} core{'s' if cores != 1 else ''}" if cores else ""
+        lines.append(
+            f"- *Latency*: the median of single images, measured on {_plain(machine.get('processor', '?'))}"
+            f"{cores}; that of the SavedModel includes decoding the file, that of the others does not."
+        )
+    return "\n".join(lines)
+
+
+def _usage(facts):
+    formats, name = facts.get("formats") or {}, str(facts["name"])
+    kept = {kind: entry["file"] for kind, entry in formats.items() if entry.get("kept") and entry.get("file")}
+    size = (facts.get("preparation") or {}).get("image_size_px", "S")
+    path = shlex.quote(f"{_EXPORTS}/{name}")
+    lines = ["## Use", "", f"Where `{_EXPORTS}` is the directory that holds the exports:", "", "```sh"]
+    lines.append(f"urnet predict --model {path} photo.jpg pictures/")
+    if "saved_model" in kept:
+        lines += [f"urnet serve --model {path}", shlex.join(tf_serving.docker_command(_EXPORTS))]
+    lines += ["```"]
+    if "saved_model" in kept:
+        none = ", `none_of_these` float32 [n]" if facts.get("none_of_these") else ""
+        top = facts.get("top_k", "k")
+        served = f"`classes` int32 [n, {top}], `labels` string, `probabilities` float32, best first{none}"
+        lines += [
+            "",
+            "Signatures of the SavedModel; TF Serving answers to the model name "
+            f"{_code(name)}. The first takes files as they are and does all preparation inside.",
+            "",
+            f"- `serving_default`: `image_bytes` string [n] → {served}, `valid` bool [n]. "
+            "A file that cannot be read is `valid` = false, class -1, and does not harm the others.",
+            f"- `tensor`: `images` float32 [n, {size}, {size}, 3], RGB, 0 to 255 → the same without `valid`.",
+        ]
+        if dimension := facts.get("feature_dim"):
+            lines.append(f"- `features`: `image_bytes` → `features` float32 [n, {dimension}], `valid`.")
+    prepared = [file for kind, file in kept.items() if kind != "saved_model"]
+    if prepared:
+        lines += ["", f"The other files take prepared images: {_preparation(facts)}"]
+        if "keras" in kept:
+            lines += [
+                "",
+                f"- {_code(kept['keras'])}: float32 [n, {size}, {size}, 3] → logits; needs `urnet_tf`.",
+            ]
+        for kind, file in kept.items():
+            if kind.startswith("tflite_") or kind == "onnx":
+                dtype = "uint8" if kind == "tflite_int8" else "float32"
+                shape = f"[1, {size}, {size}, 3]" if kind != "onnx" else f"[n, {size}, {size}, 3]"
+                inside = "; labels and preparation are inside" if kind != "onnx" else ""
+                lines.append(f"- {_code(file)}: {dtype} {shape} → probabilities float32{inside}.")
+    return "\n".join(lines)
+
+
+def _preparation(facts):
+    preparation = facts.get("preparation") or {}
+    size, fraction = preparation.get("image_size_px", "S"), preparation.get("crop_fraction")
+    steps = ["turn as EXIF says, lay transparency on white"]
+    if short := preparation.get("short_side_px"):
+        steps.append(f"reduce to a short side of {short} px if it is larger")
+    part = f"the central square of {fraction:.3g} of the short side" if fraction else "the central square"
+    steps.append(f"cut out {part}, resize it to {size} x {size} px (antialiased)")
+    return "; ".join(steps) + ". RGB, 0 to 255, not normalised."
+
+
+def _data(facts):
+    data = facts.get("data") or {}
+    if not data:
+        return "## Training data\n\nNot told."
+    lines = ["## Training data", ""]
+    counts = [("train_images", "to train"), ("val_images", "to validate"), ("test_images", "to test")]
+    told = [f"{data[key]:,} {words}" for key, words in counts if data.get(key)]
+    if data.get("images") or told:
+        total = f"{data['images']:,} images" if data.get("images") else "Images"
+        lines.append(f"- {total}{': ' + ', '.join(told) if told else ''}.")
+    if data.get("content_hash"):
+        lines.append(f"- Hash over the content of all images: `{data['content_hash']}`.")
+    if quarantined := data.get("quarantined"):
+        kinds = ", ".join(f"{count:,} {_plain(status)}" for status, count in quarantined.items())
+        lines.append(f"- Files that were set aside: {kinds}.")
+    for kind, count in (data.get("duplicates") or {}).items():
+        if count:
+            lines.append(f"- {count:,} files {_DUPLICATES.get(kind, _plain(kind))}.")
+    noise = data.get("noise") or {}
+    clean, agree = noise.get("clean_rate_estimate"), noise.get("disagreement")
+    lines.append(f"- Labels that look right, by an estimate without known truth: {_number(clean, '.0%')}.")
+    if agree is not None:
+        lines.append(f"- Images whose supposed label is not the given one: {agree:.0%}.")
+    if (effective := noise.get("effective_sample_size")) is not None:
+        lines.append(f"- The images, weighted, are worth {effective:,.0f} equal ones.")
+    if against := noise.get("negative_weight_share"):
+        lines.append(f"- Images that counted against their label: {against:.1%}.")
+    return "\n".join(lines)
+
+
+def _limits(facts):
+    preparation, none = facts.get("preparation") or {}, facts.get("none_of_these")
+    lines = [
+        "## Limits",
+        "",
+        "- It was trained on labels that nobody checked, and repeats what they have in common.",
+        "- A probability is not a promise: calibration was not measured on these files.",
+        "- Accuracy holds for images like those of the check; other cameras, places and times were "
+        f"{UNKNOWN}.",
+    ]
+    if not none:
+        lines.append(
+            "- It knows its classes only: a picture of something else gets one of them, too, at times with "
+            "a high probability."
+        )
+    pixels = preparation.get("max_pixels")
+    lines.append(
+        "- JPEG, PNG, GIF (the first frame), BMP and still WebP are read; animated WebP is refused"
+        f"{f', and images of more than {pixels / 1e6:g} million pixels' if pixels else ''}."
+    )
+    views = num_views(preparation.get("crops", "1"), preparation.get("scales", (1.0,)))
+    if views > 1:
+        lines.append(
+            f"- The SavedModel shows the network {views} views of an image and averages; the other files see "
+            "one, so they are faster and their answers differ from its."
+        )
+    if any(kind.startswith("tflite_") and "int8" in kind for kind in facts.get("formats") or {}):
+        lines.append("- Files of int8 were judged by accuracy; single probabilities move by more.")
+    return "\n".join(lines)
+
+
+def _settings(facts):
+    rows = []
+    for key in _SETTINGS:
+        value = facts.get("settings") or {}
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if value is not None and value != {}:
+            rows.append((f"`{key}`", _plain(value)))
+    if not rows:
+        return ""
+    return "\n".join(["## Settings", "", _table(("Setting", "Value"), rows), "", "All are in `export.json`."])
+
+
+def _classes(labels):
+    if not labels:
+        return ""
+    table = _table(("Label", "Class"), [(str(i), _plain(name)) for i, name in enumerate(labels)])
+    if len(labels) >= _FOLDED_FROM:
+        table = f"<details><summary>All {len(labels):,}</summary>\n\n{table}\n\n</details>"
+    return f"## Classes\n\nIn label order, as in `labels.txt`.\n\n{table}"
+
+
+def _reasons(entries):
+    return "\n".join(
+        f"- {FORMAT_NAMES.get(k, _plain(k))}: {_plain(e['refused'])}." for k, e in entries.items()
+    )
+
+
+def _table(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
+
+
+def _accuracy(accuracy):
+    accuracy = accuracy or {}
+    return [_number(accuracy.get(key), ".1%") for key in ("top1", "top5", "balanced_top1")]
+
+
+def _number(value, form, unit=""):
+    return UNKNOWN if value is None else f"{value:{form}}{unit}"
+
+
+def _bytes(value):
+    if value is None:
+        return UNKNOWN
+    return f"{value / 1e6:.1f} MB" if value >= 1e5 else f"{value / 1e3:.1f} kB"
+
+
+def _code(text):
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
+
+
+def _plain(value):
+    """Any text as one line of Markdown that shows just its characters."""
+    text = " ".join(one_line(str(value)).split())
+    return re.sub(r"[\\`*_\[\]<>&|~$@]|:(?=//)|(?<=\S)\.(?=[^\s\d])", r"\\\g<0>", text) or "(no name)"

@@ -1,0 +1,109 @@
+"""ONNX files of a classifier: images float32 [n, S, S, 3], RGB, 0..255 → probabilities float32 [n, C].
+
+The number of images is open. Grouped convolutions are one Conv with `group` set. The file's metadata
+holds `labels` (JSON list), `preparation` (JSON of `Preparation.to_dict()`), `name` and `version`.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from urnet_tf.errors import RunError, UsageError
+from urnet_tf.export.preparation import Preparation
+from urnet_tf.export.quiet import quiet_stderr
+from urnet_tf.export.rewriting import float32_copy, with_grouped_convolutions
+
+_OPSET = 17
+
+
+def write_onnx(
+    model,
+    path: str | os.PathLike,
+    image_size_px: int,
+    labels: Sequence[str],
+    preparation: Preparation,
+    *,
+    name: str | None = None,
+    version: str = "",
+) -> None:
+    """Writes an `.onnx` file.
+
+    Args:
+      model: Keras model images 0..255 → logits; height and width may be open.
+      image_size_px: S of the file.
+      labels: C class names.
+      name, version: of the model; None = the Keras model's name.
+
+    Raises:
+      UsageError: the packages that convert are not installed.
+      RunError: the model needs an operation that has no form in ONNX.
+    """
+    import tensorflow as tf
+
+    onnx, tf2onnx = _import("onnx", "tf2onnx")
+    native = with_grouped_convolutions(float32_copy(model), "native")
+    signature = [tf.TensorSpec([None, image_size_px, image_size_px, 3], tf.float32, name="image")]
+
+    @tf.function(input_signature=signature)
+    def predict(image):
+        return {"probabilities": tf.nn.softmax(native(image, training=False))}
+
+    with quiet_stderr():
+        try:
+            proto, _ = tf2onnx.convert.from_function(predict, input_signature=signature, opset=_OPSET)
+        except Exception as error:  # of many types, from the tracing to the optimiser
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            raise RunError(f"The model cannot be converted to ONNX: {first}") from error
+    # What the converter does not know, it leaves in the graph under TensorFlow's name.
+    if foreign := sorted({o for o in _operations(proto.graph) if not onnx.defs.has(o)}):
+        raise RunError(f"ONNX has no operation for {', '.join(foreign)}, which the model needs.")
+    facts = {
+        "labels": json.dumps(list(labels), ensure_ascii=False),
+        "preparation": json.dumps(preparation.to_dict()),
+        "name": name or model.name,
+        "version": version,
+    }
+    onnx.helper.set_model_props(proto, facts)
+    pathlib.Path(path).write_bytes(proto.SerializeToString())
+
+
+def build_onnx_classifier(path: str | os.PathLike) -> Callable[[np.ndarray], np.ndarray]:
+    """Opens an ONNX classifier.
+
+    Returns:
+      a function images float32 [n, S, S, 3], RGB, 0..255 → probabilities float32 [n, C].
+
+    Raises:
+      UsageError: onnxruntime is not installed.
+    """
+    (onnxruntime,) = _import("onnxruntime")
+    session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0].name
+
+    def classify(images: np.ndarray) -> np.ndarray:
+        return session.run(None, {entry: images.astype(np.float32, copy=False)})[0]
+
+    return classify
+
+
+def _operations(graph):
+    """The operations of a graph and of those inside it, which are branches and loops."""
+    for node in graph.node:
+        yield node.op_type
+        for attribute in node.attribute:
+            yield from _operations(attribute.g)
+
+
+def _import(*names):
+    import importlib
+
+    try:
+        return [importlib.import_module(name) for name in names]
+    except ImportError as error:
+        raise UsageError(
+            f"ONNX files need the package {error.name}; install it (pip install {error.name}), or leave "
+            "out the format onnx."
+        ) from error

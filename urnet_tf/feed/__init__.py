@@ -1,0 +1,1 @@
+"""Training batches: who is drawn, and the packed targets."""

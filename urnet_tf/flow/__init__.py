@@ -1,0 +1,1 @@
+"""The flow: what will run and why, and running it."""

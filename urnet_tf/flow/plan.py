@@ -1,0 +1,206 @@
+"""What will run, and why: the key of each stage, and what makes a stage incomplete.
+
+The key of a stage is a hash of the settings that it depends on and that have an effect, of what it reads
+from outside and of the keys of the stages that it needs. A stage is complete when its directory carries the
+same key, its files are as they were written, and what it needs has the results that it was made from.
+"""
+
+import dataclasses
+import json
+from collections.abc import Collection
+
+from urnet_tf.config import Config
+from urnet_tf.crawl import readers
+from urnet_tf.errors import UsageError
+from urnet_tf.stages import STAGES
+from urnet_tf.stages.effects import effective_settings
+from urnet_tf.stages.stage import Estimate, Facts, Stage
+from urnet_tf.store import MARKER, Workdir, fingerprint
+
+SKIP, RUN, RESUME, RESTORE = "skip", "run", "resume", "restore"
+
+
+_SHOWN_CHANGES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """What decides what a stage writes."""
+
+    key: str  # a hash of the rest, of the stage's name and of the keys of what it needs
+    version: int
+    settings: dict  # dotted key → plain value, of those that have an effect
+    inputs: dict  # what is read from outside, in words → fingerprint
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One line of a plan."""
+
+    stage: Stage
+    action: str  # SKIP, RUN, RESUME, or RESTORE: the results that were kept beside fit
+    identity: Identity
+    estimate: Estimate
+    reason: str = ""  # why it is not skipped: a clause
+    follows: bool = False  # whether that is since a stage that it needs runs
+
+    @property
+    def key(self) -> str:
+        """The stage's key."""
+        return self.identity.key
+
+
+def make_plan(
+    config: Config,
+    workdir: Workdir,
+    first: str | None = None,
+    *,
+    rescan: bool = False,
+    again: Collection[str] = (),
+) -> list[Step]:
+    """Says for each stage whether it will be skipped, run, or resumed, why, and what it will cost.
+
+    Args:
+      first: this stage and what needs it run again even when they are complete.
+      rescan: look at the contents of the images, too, where names, sizes and times are as they were.
+      again: stages that run again even when they are complete.
+
+    Raises:
+      UsageError: `first` is no stage, or the input cannot be found.
+    """
+    if first is not None:
+        find_stage(first)
+    identities, facts = identify_stages(config), gather_facts(config, workdir)
+    steps, in_effect = [], {}  # the markers of what later stages will read; None = to be made
+    for stage in STAGES:
+        identity, marker = identities[stage.name], workdir.marker(stage.name)
+        made = [name for name in stage.needs if in_effect[name] is None]
+        if stage.name == first:
+            reason = "--from names it"
+        elif made:
+            reason = f"{made[-1]} runs"
+        elif stage.name in again:
+            reason = "it had to run again"
+        else:
+            reason = why_not_complete(stage, identity, marker, in_effect, workdir)
+            if reason is None and rescan:
+                reason = stage.rescan(config, workdir)
+        action, estimate = SKIP, Estimate()
+        if reason is not None:
+            kept = workdir.previous_marker(stage.name)
+            if stage.name != first and not made and _fits(stage, identity, kept, in_effect):
+                action, marker = RESTORE, kept
+            else:
+                action, marker = RUN, None
+                if workdir.holds_partial(stage.name, identity.key):
+                    action = RESUME
+                estimate = stage.estimate(config, facts)
+        in_effect[stage.name] = marker
+        steps.append(Step(stage, action, identity, estimate, reason or "", follows=bool(made)))
+    return steps
+
+
+def identify_stages(config: Config) -> dict[str, Identity]:
+    """What decides the results of each stage.
+
+    Raises:
+      UsageError: something that is read from outside cannot be found.
+    """
+    found = {}
+    for stage in STAGES:
+        keys = stage.depends_on if stage.applies(config) else ()
+        settings, inputs = effective_settings(config, keys), stage.inputs(config)
+        needed = {name: found[name].key for name in stage.needs}
+        key = fingerprint(stage.name, stage.version, settings, inputs, needed)
+        found[stage.name] = Identity(key, stage.version, settings, inputs)
+    return found
+
+
+def stage_keys(config: Config) -> dict[str, str]:
+    """For each stage the hash of everything that decides what it writes."""
+    return {name: identity.key for name, identity in identify_stages(config).items()}
+
+
+NOT_YET = "it was not run yet"
+
+
+NO_MARKER = f"its {MARKER} is missing or was changed"
+
+
+def why_not_complete(stage, identity, marker, in_effect, workdir):
+    """Why a stage has to run although what it needs is complete: a clause; None where it is complete."""
+    if marker is None:
+        return NO_MARKER if workdir.path(stage.name).exists() else NOT_YET
+    if marker["key"] != identity.key:
+        return _changes(marker, identity)
+    damage = workdir.find_damage(stage.name)
+    if damage:
+        return f"it is damaged: {damage[0]}" + (f" (and {len(damage) - 1} more)" if len(damage) > 1 else "")
+    for name in stage.needs:
+        if in_effect[name] is None or in_effect[name]["results"] != marker["needs"].get(name):
+            return f"{name} has other results since"
+    return None
+
+
+def _fits(stage, identity, marker, in_effect):
+    """Whether results that were kept are those that the stage would write again."""
+    return (
+        marker is not None
+        and marker["key"] == identity.key
+        and all(in_effect[name]["results"] == marker["needs"].get(name) for name in stage.needs)
+    )
+
+
+def _changes(marker, identity):
+    """What differs from when a stage ran: a clause."""
+    before, now = marker["settings"], identity.settings
+    changes = []
+    for key in sorted({*before, *now}):
+        if key not in before:
+            changes.append(f"{key} ({_shown(now[key])}) applies now")
+        elif key not in now:
+            changes.append(f"{key} applies no more")
+        elif before[key] != now[key]:
+            changes.append(f"{key} changed from {_shown(before[key])} to {_shown(now[key])}")
+    for name in sorted({*marker["inputs"], *identity.inputs}):
+        if marker["inputs"].get(name) != identity.inputs.get(name):
+            counts = (str(side.get(name)).partition(" #")[0] for side in (marker["inputs"], identity.inputs))
+            before_now = [count for count in counts if count.endswith(" files")]
+            known = len(set(before_now)) == 2
+            changes.append(f"{name} changed" + (" ({} before, {} now)".format(*before_now) if known else ""))
+    if marker["version"] != identity.version:
+        changes.append("this version of the program computes something else")
+    left = len(changes) - _SHOWN_CHANGES
+    more = f" and {left} more things changed" if left > 0 else ""
+    return " and ".join(changes[:_SHOWN_CHANGES]) + more or "what it needs changed"
+
+
+def _shown(value):
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def find_stage(name: str) -> Stage:
+    """The stage of that name; UsageError when there is none."""
+    for stage in STAGES:
+        if stage.name == name:
+            return stage
+    raise UsageError(f"Expected a stage ({', '.join(s.name for s in STAGES)}); received {name!r}.")
+
+
+def gather_facts(config: Config, workdir: Workdir) -> Facts:
+    """What is known of the data: from complete stages, else from a quick count of the input."""
+    for name in ("pack", "ingest"):
+        marker = workdir.marker(name)
+        if marker:
+            facts = marker["facts"]
+            return Facts(
+                images=facts["images"],
+                train_images=facts["train_images"],
+                num_classes=facts["num_classes"],
+                bytes_per_image=facts["bytes"] / max(1, facts["images"]),
+            )
+    listed, settings = find_stage("ingest").estimate(config, Facts()).rows, config.ingest
+    classes = readers.count_classes(settings.path, settings.kind, settings.first_classes)
+    # Upper bounds: nothing was left out yet.
+    return Facts(images=listed, train_images=listed, num_classes=classes)

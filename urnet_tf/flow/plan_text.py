@@ -1,0 +1,95 @@
+"""A plan for a person: the network, the stages, what training holds, and warnings."""
+
+from urnet_tf.config import Config
+from urnet_tf.costs.units import format_bytes, format_count, format_seconds
+from urnet_tf.flow.plan import NOT_YET, SKIP, Step
+from urnet_tf.stages.effects import ignored_settings
+from urnet_tf.stages.settings import count_backbone
+from urnet_tf.stages.stage import Facts
+from urnet_tf.store import Workdir
+
+
+def format_plan(config: Config, steps: list[Step], workdir: Workdir) -> str:
+    """The plan for a person: the network, the stages, what training holds, and warnings."""
+    machine = Facts()
+    lines = [f"Plan for {workdir.root} (input {config.ingest.path})", _format_network(config)]
+    lines.append(f"{'stage':<10}{'action':<8}{'rows':>12}{'time':>10}{'disk':>10}{'memory':>10}  note")
+    for step in steps:
+        e = step.estimate
+        rows = "" if e.rows is None else f"{e.rows:,}"
+        cells = (format_seconds(e.seconds), format_bytes(e.disk_bytes), format_bytes(e.memory_bytes))
+        line = f"{step.stage.name:<10}{step.action:<8}{rows:>12}" + "".join(f"{c:>10}" for c in cells)
+        lines.append(f"{line}  {e.note}".rstrip())
+    # That one stage runs since another does, or for the first time, goes without saying.
+    told = [step for step in steps if step.reason and step.reason != NOT_YET and not step.follows]
+    lines += [f"{step.stage.name} has to {step.action}, since {step.reason}." for step in told]
+    lines += [f"Warning: {sentence}" for sentence in format_ignored(config)]
+    todo = [s for s in steps if s.action != SKIP]
+    lines += _format_training(config, todo, machine.gpus)
+    too_large = [s for s in todo if (s.estimate.memory_bytes or 0) > machine.memory_bytes]
+    lines += [_too_large(config, step, machine) for step in too_large]
+    if todo and machine.gpus:
+        lines.append("Times on GPUs are rough: none was measured.")
+    seconds = sum(s.estimate.seconds or 0 for s in todo)
+    disk = sum(s.estimate.disk_bytes or 0 for s in todo)
+    memory = max((s.estimate.memory_bytes or 0 for s in todo), default=0)
+    if todo:
+        cost = f"{format_bytes(disk)} of disk, {format_bytes(memory)} of memory"
+        lines.append(f"Together about {format_seconds(seconds)}, {cost}.")
+    else:
+        lines.append("Everything is complete; nothing to do.")
+    return "\n".join(lines)
+
+
+def format_ignored(config: Config) -> list[str]:
+    """A sentence for each setting that was changed and has no effect."""
+    return [f"{key} has no effect here; it needs {needs}." for key, needs in ignored_settings(config).items()]
+
+
+def _format_network(config):
+    network = count_backbone(config)
+    use = "trained as a whole" if config.model.mode == "finetune" else "frozen; only heads are trained"
+    return (
+        f"Network: {network.name} at {config.model.image_size_px} px, {use}: "
+        f"{format_count(network.parameters)} parameters, {format_count(network.multiply_adds)} multiply-adds "
+        f"({format_count(network.flops)} FLOP) per image forward"
+    )
+
+
+def _format_training(config, steps, gpus):
+    """What a device holds while it trains, a line for each number of devices that comes into question."""
+    steps = [step for step in steps if step.estimate.training is not None]
+    if not steps:
+        return []
+    mirrored = config.runtime.strategy == "mirrored"
+    counts = sorted({1, 4, 8, gpus} - {0}) if mirrored else [1] * bool(gpus)
+    found = f"{gpus} GPU(s) found" if gpus else "no GPU found"
+    columns = ("weights", "gradients", "optimizer", "activations", "rest", "together")
+    lines = [
+        f"Memory of a device in training, {config.runtime.precision} ({found}):",
+        f"{'stage':<10}{'heads':>9}{'classes':>9}  {'device':<9}{'images':>7}"
+        + "".join(f"{name:>13}" for name in columns),
+    ]
+    for step in steps:
+        cost = step.estimate.training
+        for devices in [*([] if gpus else [0]), *counts]:
+            together = cost.device_bytes(devices) if devices else cost.host_bytes()
+            held = [cost.weights, cost.gradients, cost.optimizer, cost.activations(devices or 1)]
+            cells = [format_bytes(count) for count in (*held, together - sum(held), together)]
+            name = "CPU" if not devices else "GPU" if devices == 1 else f"{devices} GPUs"
+            lines.append(
+                f"{step.stage.name:<10}{format_count(cost.heads.parameters):>9}{cost.num_classes:>9,}  "
+                f"{name:<9}{cost.images_at_once(devices or 1):>7}" + "".join(f"{cell:>13}" for cell in cells)
+            )
+    return lines
+
+
+def _too_large(config, step, machine):
+    """Says that a stage will not fit into this machine, and what would make it smaller."""
+    name, hint = step.stage.name, ""
+    if step.estimate.training is not None:
+        hint = f" Lower {name}.fit.batch_images or raise {name}.fit.accumulate_steps."
+    elif hasattr(getattr(config, name, None), "batch_images"):  # `features` has no section
+        hint = f" Lower {name}.batch_images."
+    needed, there = format_bytes(step.estimate.memory_bytes), format_bytes(machine.memory_bytes)
+    return f"Warning: {name} needs about {needed} of memory; this machine has {there}.{hint}"

@@ -1,0 +1,1 @@
+"""Pictures: what a file holds, decoding, crops, augmentation, the packed store."""

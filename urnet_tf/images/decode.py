@@ -1,0 +1,227 @@
+"""Encoded images to what a network sees, as TensorFlow graph functions: one code for training,
+evaluation and the served graph.
+
+Only core TensorFlow operations, so that TF Serving can run them. What cannot be read raises
+`tf.errors.InvalidArgumentError`; the first line of its message is for a person. `decode_batch` turns
+it into a flag.
+
+Images: uint8 or float32 [H, W, 3], RGB, 0-255.
+"""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from urnet_tf.images.crops import num_views
+from urnet_tf.images.image_formats import MAX_PIXELS, decode_rgb, exif_orientation  # noqa: F401  (part of this module)
+
+_AREA_FACTOR = 4.0  # from here on a cheap box filter reduces most of the way
+
+
+def resize_short_side(image, short_side_px: int):
+    """Reduces an image to a short side of `short_side_px`, keeping its shape; never enlarges.
+
+    Args:
+      image: uint8 [h, w, 3].
+
+    Returns:
+      uint8 [h', w', 3].
+    """
+    size = tf.shape(image)[:2]
+    short = tf.reduce_min(size)
+
+    def reduced():
+        factor = tf.cast(short_side_px, tf.float32) / tf.cast(short, tf.float32)
+        new = tf.maximum(short_side_px, tf.cast(tf.round(tf.cast(size, tf.float32) * factor), tf.int32))
+        return tf.saturate_cast(tf.round(resize(image, new[0], new[1])), tf.uint8)
+
+    return tf.cond(short > short_side_px, reduced, lambda: image)
+
+
+def central_square(image, fraction: float):
+    """The central square whose side is `fraction` of the short side: [s, s, 3] of the image's dtype."""
+    side = _square_side(image, fraction)
+    top, left = tf.unstack((tf.shape(image)[:2] - side) // 2)
+    return image[top : top + side, left : left + side]
+
+
+def resize(image, height, width):
+    """Resizes with an antialiased bilinear filter; large reductions start with a box filter.
+
+    Returns:
+      float32 [height, width, 3], 0-255.
+    """
+    size, new = tf.shape(image)[:2], tf.stack([height, width])
+
+    def changed():
+        factor = tf.reduce_min(tf.cast(size, tf.float32) / tf.cast(new, tf.float32))
+        return tf.cond(
+            factor >= _AREA_FACTOR,
+            lambda: _antialiased(tf.image.resize(image, 2 * new, method="area"), new),
+            lambda: _antialiased(image, new),
+        )
+
+    resized = tf.cond(tf.reduce_all(size == new), lambda: tf.cast(image, tf.float32), changed)
+    resized.set_shape([_static(height), _static(width), 3])
+    return resized
+
+
+def eval_image(
+    image_bytes,
+    image_size_px: int,
+    crop_fraction: float,
+    max_pixels: int = MAX_PIXELS,
+    short_side_px: int | None = None,
+):
+    """Decodes and shows the central square as a network sees it at test time.
+
+    Args:
+      short_side_px: larger images are first reduced to this short side, as packing does with those of
+        the image store; None = not.
+
+    Returns:
+      float32 [S, S, 3], RGB, 0-255.
+    """
+    image = decode_rgb(image_bytes, max_pixels)
+    if short_side_px is not None:
+        image = resize_short_side(image, short_side_px)
+    square = central_square(image, crop_fraction)
+    return resize(square, image_size_px, image_size_px)
+
+
+def decode_batch(
+    image_bytes,
+    image_size_px: int,
+    crop_fraction: float,
+    max_pixels: int = MAX_PIXELS,
+    short_side_px: int | None = None,
+):
+    """`eval_image` of many files; a bad one never harms the others.
+
+    Args:
+      image_bytes: string [n].
+
+    Returns:
+      images: float32 [n, S, S, 3], zeros where the file is bad.
+      valid: bool [n].
+    """
+    return _each(
+        image_bytes,
+        lambda encoded: eval_image(encoded, image_size_px, crop_fraction, max_pixels, short_side_px),
+        (image_size_px, image_size_px, 3),
+    )
+
+
+def decode_batch_views(
+    image_bytes,
+    image_size_px: int,
+    crops: str,
+    scales: Sequence[float],
+    crop_fraction: float,
+    max_pixels: int = MAX_PIXELS,
+    short_side_px: int | None = None,
+):
+    """`views` of many files; a bad one never harms the others.
+
+    Args:
+      image_bytes: string [n].
+
+    Returns:
+      views: float32 [n, V, S, S, 3], zeros where the file is bad.
+      valid: bool [n].
+    """
+
+    def show(encoded):
+        image = decode_rgb(encoded, max_pixels)
+        if short_side_px is not None:
+            image = resize_short_side(image, short_side_px)
+        return views(image, image_size_px, crops, scales, crop_fraction)
+
+    return _each(image_bytes, show, (num_views(crops, scales), image_size_px, image_size_px, 3))
+
+
+def _each(image_bytes, show, shape):
+    """`show` of every file: float32 [n, *shape], zeros where it fails, and valid bool [n]."""
+    count = tf.size(image_bytes, out_type=tf.int64)
+    dataset = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
+    dataset = dataset.map(lambda index, encoded: (index, show(encoded)), num_parallel_calls=tf.data.AUTOTUNE)
+    # One more that is always good keeps the batch from being empty.
+    last = tf.data.Dataset.from_tensors((count, tf.zeros(shape)))
+    indices, images = dataset.ignore_errors().concatenate(last).batch(count + 1).get_single_element()
+    indices, images = indices[:-1], images[:-1]
+    valid = tf.scatter_nd(indices[:, None], tf.ones_like(indices, tf.int32), count[None]) > 0
+    images = tf.cond(
+        tf.reduce_all(valid),
+        lambda: images,
+        lambda: tf.scatter_nd(indices[:, None], images, tf.concat([count[None], shape], 0)),
+    )
+    return tf.ensure_shape(images, [None, *shape]), valid
+
+
+def views(image, image_size_px: int, crops: str, scales: Sequence[float], crop_fraction: float):
+    """Square views of one image for multi-crop, multi-scale testing.
+
+    Args:
+      image: uint8 [h, w, 3].
+      crops: "1" centre; "5" centre and corners; "10" these and their mirror images; "grid" 3 x 3
+        places, and at the end the whole image squeezed to a square.
+      scales: at scale s a square of `crop_fraction / s` of the short side (at most all of it) fills
+        the view. "1" at scale 1.0 is `eval_image`.
+
+    Returns:
+      float32 [V, S, S, 3], 0-255; V = `num_views(crops, scales)`; scale by scale.
+    """
+    num_views(crops, scales)  # checks the arguments
+    places = {
+        "1": [(1, 1)],
+        "grid": [(row, column) for row in range(3) for column in range(3)],
+    }.get(crops, [(1, 1), (0, 0), (0, 2), (2, 0), (2, 2)])
+    result = []
+    for scale in scales:
+        side = _square_side(image, crop_fraction / scale)
+        room = tf.shape(image)[:2] - side
+        squares = []
+        for row, column in places:
+            top, left = room[0] * row // 2, room[1] * column // 2
+            square = image[top : top + side, left : left + side]
+            squares.append(resize(square, image_size_px, image_size_px))
+        if crops == "10":
+            squares += [tf.reverse(square, [1]) for square in squares]
+        result += squares
+    if crops == "grid":
+        result.append(resize(image, image_size_px, image_size_px))
+    return tf.stack(result)
+
+
+def _antialiased(image, size):
+    """`tf.image.resize(image, size, antialias=True)`, to the last bit, in a third of its time.
+
+    TensorFlow computes whole rows at once along the height, but single pixels along the width. So here
+    the width is made the height, and a row of pixels one pixel of many channels.
+    """
+
+    def along_height(pixels, length):
+        height = tf.shape(pixels)[0]
+        scale = tf.cast(length, tf.float32) / tf.cast(height, tf.float32)
+        rows = tf.raw_ops.ScaleAndTranslate(
+            images=tf.reshape(pixels, [1, height, 1, -1]),
+            size=[length, 1],
+            scale=[scale, 1.0],
+            translation=[0.0, 0.0],
+            kernel_type="triangle",
+            antialias=True,
+        )
+        return tf.reshape(rows, [length, -1, 3])
+
+    turned = tf.transpose(along_height(image, size[0]), [1, 0, 2])
+    return tf.transpose(along_height(turned, size[1]), [1, 0, 2])
+
+
+def _square_side(image, fraction):
+    short = tf.reduce_min(tf.shape(image)[:2])
+    side = tf.cast(tf.round(fraction * tf.cast(short, tf.float32)), tf.int32)
+    return tf.clip_by_value(side, 1, short)
+
+
+def _static(value):
+    return None if tf.is_tensor(value) else value

@@ -1,0 +1,212 @@
+"""What applies when: which settings can change a result under the others, in one table.
+
+A setting without effect enters no stage's key, and one that a person has set is named in a warning. Settings
+are named by their dotted keys, like `train.fit.loss.kind`.
+"""
+
+import dataclasses
+import fnmatch
+import os
+from collections.abc import Callable, Mapping
+
+from urnet_tf.config.fields import PAPER, Config, has_second_round
+from urnet_tf.config.presets import from_dict
+from urnet_tf.config.tree import plain_value, select
+
+# How a run is carried out, never what comes out of it but for rounding.
+INDIFFERENT = ("runtime.workers", "runtime.strategy", "runtime.jit_compile", "runtime.verify_hashes",
+               "*.checkpoint_s", "preset")  # fmt: skip
+
+# Settings that name a file or a folder: one place is one value, however it is written.
+_PATHS = ("ingest.path", "ingest.image_root", "ingest.val_path", "ingest.test_path", "model.weights",
+          "reweight.confidence.text_vectors", "reweight.page_text.encoder")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Settings that need another one to have an effect."""
+
+    keys: str  # a pattern of dotted keys
+    applies: Callable[[Config], bool]
+    needs: str  # the other setting, as a person would write it
+
+
+def _on(section):
+    return lambda config: resolve(config, f"{section}.enabled")
+
+
+def _fit_rules(fit, kinds_of_loss):
+    """The rules inside of one section `fit`."""
+    settings = lambda config: select(config, fit)  # noqa: E731
+    rules = [
+        Rule(f"{fit}.momentum", lambda config: settings(config).optimizer == "sgd", f"{fit}.optimizer=sgd")
+    ]
+    for kind, keys in kinds_of_loss.items():
+        is_kind = lambda config, kind=kind: settings(config).loss.kind == kind  # noqa: E731
+        rules += [Rule(f"{fit}.loss.{key}", is_kind, f"{fit}.loss.kind={kind}") for key in keys]
+    return rules
+
+
+def _uses_hashed_text(config):
+    reweight = config.reweight
+    confidence = reweight.confidence.enabled and reweight.confidence.text_vectors == "hashed"
+    return confidence or (reweight.page_text.enabled and reweight.page_text.encoder == "hashed")
+
+
+_LOSSES = {
+    "gce": ("gce_q",), "sce": ("sce_reverse",), "focal": ("focal_gamma",),
+    "elr": ("elr_weight", "elr_momentum"),
+}  # fmt: skip
+_WHOLE = "model.mode=finetune"
+
+
+def _is_whole(config):
+    return config.model.mode == "finetune"
+
+
+def _is_sound(config):
+    return config.reweight.fidelity != PAPER
+
+
+RULES = (
+    Rule("ingest.image_root", lambda c: _kind(c) == "list", "a list at ingest.path"),
+    Rule("augment.*", _is_whole, _WHOLE),
+    Rule("augment.num_ops", lambda c: c.augment.policy == "randaugment", "augment.policy=randaugment"),
+    Rule("augment.magnitude", lambda c: c.augment.policy == "randaugment", "augment.policy=randaugment"),
+    Rule("augment.min_area", lambda c: c.augment.policy != "none", "another augment.policy than none"),
+    Rule("augment.flip", lambda c: c.augment.policy != "none", "another augment.policy than none"),
+    Rule("model.resnext_*", lambda c: c.model.backbone == "resnext", "model.backbone=resnext"),
+    Rule("train.init", _is_whole, _WHOLE),
+    *_fit_rules("baseline.fit", _LOSSES),
+    *_fit_rules("reweight.refit", _LOSSES),
+    *_fit_rules("train.fit", _LOSSES),
+    Rule("reweight.refit.*", has_second_round, "reweight.rounds=2 and baseline.folds above 1"),
+    Rule(
+        "reweight.class_weight.alpha", lambda c: c.reweight.class_weight.kind == "inverse",
+        "reweight.class_weight.kind=inverse",
+    ),
+    Rule(
+        "reweight.class_weight.effective_beta",
+        lambda c: c.reweight.class_weight.kind == "effective_number",
+        "reweight.class_weight.kind=effective_number",
+    ),
+    *(
+        Rule(f"reweight.{name}.*", _on(f"reweight.{name}"), f"reweight.{name}.enabled=true")
+        for name in (
+            "class_weight", "cluster_weight", "self_confidence", "page_text", "rank_prior", "soft_label"
+        )
+    ),
+    *(
+        Rule(f"reweight.confidence.{key}", _on("reweight.confidence"), "reweight.confidence.enabled=true")
+        for key in ("text_vectors", "top_rank", "source", "loss", "temperature", "epochs", "floor")
+    ),
+    Rule("reweight.confidence.text_dim", _uses_hashed_text, "hashed texts in confidence or page_text"),
+    Rule(
+        "reweight.confidence.temperature",
+        lambda c: resolve(c, "reweight.confidence.loss") == "contrastive",
+        "reweight.confidence.loss=contrastive",
+    ),
+    Rule("reweight.confidence.floor", _is_sound, "reweight.fidelity=sound"),
+    Rule("reweight.combine.smallest", _is_sound, "reweight.fidelity=sound"),
+    Rule("reweight.combine.largest", _is_sound, "reweight.fidelity=sound"),
+    Rule("reweight.combine.unit_mean", lambda c: not _is_sound(c), "reweight.fidelity=paper"),
+    Rule(
+        "export.calibration_images", lambda c: "tflite_int8" in c.export.formats,
+        "tflite_int8 in export.formats",
+    ),
+    Rule("export.crops", lambda c: "saved_model" in c.export.formats, "saved_model in export.formats"),
+    Rule("export.scales", lambda c: "saved_model" in c.export.formats, "saved_model in export.formats"),
+)  # fmt: skip
+
+
+# What the program chooses where a setting is None, as far as other settings decide it.
+_CHOSEN = {
+    "reweight.rounds": lambda c: 1 if _is_whole(c) else 2,
+    "reweight.class_weight.alpha": lambda c: 1.0 if _is_sound(c) else 0.5,
+    "reweight.cluster_weight.kind": lambda c: "purity" if _is_sound(c) else "size",
+    "reweight.confidence.loss": lambda c: "contrastive" if _is_sound(c) else "pairwise",
+    "reweight.self_confidence.enabled": _is_sound,
+}
+
+
+def resolve(config: Config, key: str):
+    """The value of a setting, or what the program chooses where it is None."""
+    value = select(config, key)
+    return _CHOSEN[key](config) if value is None and key in _CHOSEN else value
+
+
+def effective_settings(config: Config, keys: tuple[str, ...] | None = None) -> dict[str, object]:
+    """The settings that can change a result, as plain values in canonical form.
+
+    Args:
+      keys: dotted keys of settings or sections; None = all.
+
+    Returns:
+      dotted key → value; paths are absolute without links, `ingest.kind` is what was found.
+    """
+    found = {}
+    for key, value in _flat(plain_value(dataclasses.asdict(config))).items():
+        chosen = keys is None or any(key == k or key.startswith(f"{k}.") for k in keys)
+        if chosen and not _matches(key, INDIFFERENT) and _missing(config, key) is None:
+            found[key] = _canonical(config, key, value)
+    return found
+
+
+def ignored_settings(config: Config) -> dict[str, str]:
+    """Settings that differ from their default and have no effect: dotted key → what they would need."""
+    usual = from_dict({"preset": config.preset, "model": {"mode": config.model.mode}})
+    usual = _flat(plain_value(dataclasses.asdict(usual)))
+    found = {}
+    for key, value in _flat(plain_value(dataclasses.asdict(config))).items():
+        needs = _missing(config, key)
+        if needs is not None and value != usual.get(key):
+            found[key] = needs
+    return found
+
+
+def _missing(config, key):
+    """What a setting needs in order to have an effect; None where it has one."""
+    for rule in RULES:
+        is_switch = "*" in rule.keys and key == rule.keys.replace("*", "enabled")  # counts on and off
+        if fnmatch.fnmatchcase(key, rule.keys) and not is_switch and not rule.applies(config):
+            return rule.needs
+    return None
+
+
+def _canonical(config, key, value):
+    if key == "ingest.kind":
+        return _kind(config)
+    if key in _CHOSEN:
+        return resolve(config, key)
+    if key in _PATHS and isinstance(value, str) and os.path.exists(value):
+        return os.path.realpath(value)
+    return value
+
+
+def _kind(config):
+    """What lies at `ingest.path`; UsageError where nothing does."""
+    from urnet_tf.crawl import readers
+
+    settings = config.ingest
+    if settings.path is None or settings.kind != "auto":
+        return settings.kind
+    return readers.detect_kind(settings.path)
+
+
+def _matches(key, patterns):
+    return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def _flat(tree: Mapping, prefix: str = "") -> dict[str, object]:
+    """{"a": {"b": 1}} → {"a.b": 1}; mappings of free keys, like `ingest.max_rank`, stay values."""
+    found = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and name not in _FREE_MAPPINGS:
+            found |= _flat(value, f"{name}.")
+        else:
+            found[name] = value
+    return found
+
+
+_FREE_MAPPINGS = ("ingest.max_rank",)

@@ -1,0 +1,155 @@
+"""What the sections of the configuration mean to the core: keywords, networks, costs."""
+
+import dataclasses
+import math
+import os
+
+from urnet_tf import store
+from urnet_tf.config import Config, FitConfig, RuntimeConfig
+from urnet_tf.costs import step as step_cost
+from urnet_tf.costs.network import HeadCost, NetworkCost, count_classifier, count_network
+from urnet_tf.costs.step import TrainingCost, training_cost
+from urnet_tf.stages.stage import Facts
+
+# What decides the network that `open_backbone` gives, for `Stage.depends_on`.
+BACKBONE_SETTINGS = (
+    "model.backbone", "model.weights", "model.image_size_px", "model.resnext_depth",
+    "model.resnext_cardinality", "model.resnext_width_per_group", "model.resnext_squeeze_excitation",
+    "model.resnext_deep_stem", "model.resnext_small_stem",
+)  # fmt: skip
+
+
+def open_backbone(config: Config, **changes):
+    """The backbone that `model` describes; `changes` are other keywords of `build_backbone`."""
+    from urnet_tf.models.backbone import build_backbone
+
+    model = config.model
+    settings = {
+        "name": model.backbone,
+        "image_size_px": model.image_size_px,
+        "weights": model.weights,
+        "seed": config.seed if model.weights is None else 0,
+        **_resnext_settings(model),
+    }
+    return build_backbone(**(settings | changes))
+
+
+def open_augmenter(config: Config, **changes):
+    """The augmentation that `augment` describes; `changes` are other keywords of `build_augmenter`."""
+    from urnet_tf.images.augment import build_augmenter
+
+    settings = {
+        **dataclasses.asdict(config.augment),
+        "image_size_px": config.model.image_size_px,
+        "crop_fraction": config.model.crop_fraction,
+    }
+    return build_augmenter(**(settings | changes))
+
+
+def fingerprint_weights(config: Config) -> dict[str, str]:
+    """`Stage.inputs` of a stage that opens the backbone: the checkpoint file that `model.weights` names.
+
+    Empty for ImageNet and random weights.
+
+    Raises:
+      UsageError: the weights cannot be had.
+    """
+    from urnet_tf.checkpoints.pretrained import IMAGENET, find_weights
+
+    path = find_weights(config.model.backbone, config.model.weights)
+    if config.model.weights in (None, IMAGENET):
+        return {}
+    status = os.stat(path)
+    return {"the file of model.weights": store.fingerprint(status.st_size, status.st_mtime_ns)}
+
+
+def fit_settings(
+    fit: FitConfig, runtime: RuntimeConfig, rows: int, class_counts=None, num_instances: int | None = None
+) -> dict:
+    """A section `fit` as keywords of `training.fit_model`, for steps of `rows` images or bags.
+
+    Like the devices, XLA changes no more than the rounding, so that no stage depends on `jit_compile`.
+
+    Args:
+      class_counts, num_instances: of the training images; what some losses need, see `build_loss`.
+    """
+    from urnet_tf.training.robust_losses import build_loss
+
+    settings = {field.name: getattr(fit, field.name) for field in dataclasses.fields(fit)}
+    settings["jit_compile"] = runtime.jit_compile
+    settings["accumulate_steps"] = math.gcd(fit.accumulate_steps, rows)  # rows are fewer on small crawls
+    settings["loss"] = build_loss(
+        **dataclasses.asdict(fit.loss), label_smoothing=fit.label_smoothing, class_counts=class_counts,
+        num_instances=num_instances,
+    )  # fmt: skip
+    left_out = ("epochs", "batch_images", "label_smoothing")
+    return {name: value for name, value in settings.items() if name not in left_out}
+
+
+def images_per_step(fit: FitConfig, images: int) -> int:
+    """`batch_images`, halved until a pass over `images` has four steps: small crawls need steps, too."""
+    size = fit.batch_images
+    while size > 1 and _STEPS_PER_PASS * size > images:
+        size //= 2
+    return size
+
+
+_STEPS_PER_PASS = 4
+
+
+def count_backbone(config: Config) -> NetworkCost:
+    """What the backbone that `model` describes costs."""
+    model = config.model
+    return count_network(model.backbone, model.image_size_px, **_resnext_settings(model))
+
+
+def _resnext_settings(model):
+    """The settings of one ResNeXt, which building and counting it share."""
+    return {
+        "depth": model.resnext_depth,
+        "cardinality": model.resnext_cardinality,
+        "width_per_group": model.resnext_width_per_group,
+        "squeeze_excitation": model.resnext_squeeze_excitation,
+        "deep_stem": model.resnext_deep_stem,
+        "small_stem": model.resnext_small_stem,
+    }
+
+
+def count_training(config: Config, fit: FitConfig, heads: HeadCost, facts: Facts) -> TrainingCost:
+    """What one fit of the configured network, or of heads on its features, holds in memory."""
+    network = count_backbone(config)
+    return training_cost(
+        network if config.model.mode == "finetune" else None,
+        heads,
+        facts.classes,
+        images_per_step(fit, facts.train_images or fit.batch_images * _STEPS_PER_PASS),
+        feature_dim=network.feature_dim,
+        image_size_px=config.model.image_size_px,
+        optimizer=fit.optimizer,
+        ema=fit.ema is not None,
+        parts=fit.accumulate_steps,
+        precision=config.runtime.precision,
+    )
+
+
+def training_seconds(config: Config, fit: FitConfig, images: float, facts: Facts) -> float:
+    """Estimated seconds of one fit over `images` instances."""
+    if config.model.mode == "frozen":
+        return 4.0 + 0.012 * fit.epochs * images / fit.batch_images * max(1.0, fit.batch_images / 255)
+    gpus = facts.gpus if config.runtime.strategy == "mirrored" else min(1, facts.gpus)
+    images *= fit.epochs
+    return 30.0 + step_cost.training_seconds(count_backbone(config), images, facts.cores, gpus)
+
+
+def forward_seconds(config: Config, images: float, facts: Facts) -> float:
+    """Estimated seconds to run the configured backbone once over `images`."""
+    return step_cost.forward_seconds(count_backbone(config), images, facts.cores, min(1, facts.gpus))
+
+
+def inference_bytes(config: Config, facts: Facts, models: int, batch_images: int) -> int:
+    """Estimated memory of running `models` networks with their heads on batches of images."""
+    network = count_backbone(config)
+    heads = count_classifier(network.feature_dim, facts.classes)
+    return step_cost.inference_bytes(
+        network, heads, models, batch_images, config.model.image_size_px, facts.gpus
+    )

@@ -1,0 +1,1 @@
+"""Fitting: the loop, losses, optimizers, the second round."""
