@@ -116,13 +116,13 @@ def _format_cost():
 def mark_complete():
     """Gives the stage directories below a root that a test wrote by hand their markers."""
 
-    def mark(root, **facts):
+    def mark(root, **metadata):
         from urnet_tf import stages, store
 
         workdir = store.Workdir(root)
         for stage in stages.NAMES:
             if workdir.path(stage).is_dir():
-                marker = {"key": stage, "seconds": 1, "versions": {}, "facts": facts.get(stage, {})}
+                marker = {"key": stage, "seconds": 1, "versions": {}, "metadata": metadata.get(stage, {})}
                 workdir.write_marker(workdir.path(stage), marker)
         return workdir
 

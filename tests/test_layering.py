@@ -16,9 +16,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     ("errors", "onednn"),
     ("text_rules",),
-    ("schema", "config"),
-    ("store",),
-    ("images", "checkpoints", "reweighting", "drawn"),
+    ("schema", "reweighting"),
+    ("config", "store"),
+    ("images", "checkpoints", "drawn"),
     ("crawl", "text", "models"),
     ("costs", "feed"),
     ("evaluation",),

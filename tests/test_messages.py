@@ -85,7 +85,7 @@ def test_every_fit_of_a_stage_says_where_its_settings_are():
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             called = getattr(node.func, "attr", "") if isinstance(node, ast.Call) else ""
-            if called in ("fit_model", "ask_folds_again"):
+            if called in ("fit_model", "refit_folds"):
                 given = {keyword.arg: keyword.value for keyword in node.keywords}
                 prefixes.append((path.stem, given["settings_prefix"].value))
     expected = {"baseline": "baseline.fit.", "reweight": "reweight.refit.", "train": "train.fit."}

@@ -217,7 +217,7 @@ def _closing_lines(workdir):
             lines.append(
                 f"{name:<9} class-balanced top-1 {top1:5.1f} %   top-5 {top5:5.1f} %   ({metrics['split']})"
             )
-    export = workdir.marker("export")["facts"]
+    export = workdir.marker("export")["metadata"]
     places = [workdir.path("report") / "index.html", workdir.path("export") / export["path"]]
     lines.append("Results: " + "  ".join(map(str, places)))
     return "\n".join(lines)
@@ -227,7 +227,7 @@ def _report_refusals(workdir):
     """Tells which files lie too far from Keras; the exit status."""
     from urnet_tf.export.parity import explain_refusals
 
-    sentences, is_error = explain_refusals(workdir.marker("export")["facts"]["formats"])
+    sentences, is_error = explain_refusals(workdir.marker("export")["metadata"]["formats"])
     for sentence in sentences:
         print(f"urnet: {sentence} --allow_drift keeps it.", file=sys.stderr)
     return 1 if is_error else 0
@@ -285,7 +285,7 @@ def _promote():
     marker = workdir.marker("export")
     if marker is None:
         raise UsageError(f"Expected an export in {workdir.root}; found none. Run `urnet run` first.")
-    version = workdir.checked("export", *marker["facts"]["path"].split("/"))
+    version = workdir.checked("export", *marker["metadata"]["path"].split("/"))
     print(f"Promoted: {promote(version, _OUT.value or 'saved_models')}")
     return 0
 

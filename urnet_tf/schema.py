@@ -83,17 +83,17 @@ WEIGHT_COLUMNS = {
     "page_text": "float32",  # factor from title, description and tags of the page
     "rank_prior": "float32",  # factor from source and search rank
     "saliency": "float32",  # attention inside a bag times the bag size; 1 = neutral; filled by training
-    "supposed_label": "int32",  # what the author named in SUPPOSED_BY predicts
-    # What Keras receives. sound: 0 and more, mean 1. paper: any finite number; below 0 an image counts
+    "predicted_label": "int32",  # what the author named in PREDICTED_BY predicts
+    # What Keras receives. repaired: 0 and more, mean 1. literal: any finite number; below 0 an image counts
     # against its label, and the mean is 1 with reweight.combine.unit_mean only.
     "sample_weight": "float32",
 }
 
-# Who predicts `supposed_label`: the fact `supposed_by` of the stage reweight.
+# Who predicts `predicted_label`: the fact `predicted_by` of the stage reweight.
 BASELINE = "baseline"  # the likeliest class, as the baseline says it
 BALANCED_BASELINE = "balanced_baseline"  # the same if all classes were equally frequent
 SECOND_ROUND = "second_round"  # heads of the folds that were trained again with weights
-SUPPOSED_BY = {  # in words
+PREDICTED_BY = {  # in words
     BASELINE: "the baseline",
     BALANCED_BASELINE: "the baseline balanced by class size",
     SECOND_ROUND: "the weighted heads of the second round",

@@ -189,8 +189,8 @@ def _resolve(experiment, settings, seed):
 
 
 def _count_images(experiment, config):
-    facts = _prepare_pack(experiment, config).marker("pack")["facts"]
-    return {split: facts[f"{split}_images"] for split in schema.SPLITS}
+    metadata = _prepare_pack(experiment, config).marker("pack")["metadata"]
+    return {split: metadata[f"{split}_images"] for split in schema.SPLITS}
 
 
 def _prepare_pack(experiment, config):
@@ -251,7 +251,7 @@ def _read_results(experiment, workdir, model):
     unit = {
         "model": model,
         "figures": _summarize(**predictions),
-        "steps": markers["train"]["facts"]["steps"],
+        "steps": markers["train"]["metadata"]["steps"],
         "seconds": {name: marker["seconds"] for name, marker in markers.items()},
         "effective_share": None,
         "auroc": None if experiment.truth_path is None else {},

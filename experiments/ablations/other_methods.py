@@ -117,7 +117,7 @@ def _reweigh_by(stage, compute_factor, argument):
     """The stage `reweight` whose sample weights are a method's, times class weights where they are on."""
 
     def run(context):
-        facts = stage.run(context)
+        metadata = stage.run(context)
         path = context.out / "weights.parquet"
         weights = store.read_table(path)
         labels, num_classes = _labels_of(context)
@@ -126,7 +126,7 @@ def _reweigh_by(stage, compute_factor, argument):
         columns = {name: weights.column(name).combine_chunks() for name in schema.WEIGHT_COLUMNS}
         columns["sample_weight"] = scale_weights(factor, labels, num_classes, by_class)
         store.write_table(path, columns, schema.WEIGHT_COLUMNS)
-        return facts | {"dropped": int((factor == 0).sum())}
+        return metadata | {"dropped": int((factor == 0).sum())}
 
     return dataclasses.replace(stage, run=run)
 

@@ -104,9 +104,9 @@ def measure(config) -> list:
             **(stages.fit_settings(fit, config.runtime, bags) | {"checkpoint_s": 10.0}),
         )  # fmt: skip
         training.save_model(model, pathlib.Path(directory, "urnet.keras"))
-    facts = stages.Facts(num_classes=classes)
+    metadata = stages.PlanContext(num_classes=classes)
     heads = count_urnet(backbone.output_shape[-1], classes, bag_size, config.model.attention_dim)
-    planned = stages.count_training(config, fit, heads, facts).host_bytes(facts.gpus)
+    planned = stages.count_training(config, fit, heads, metadata).host_bytes(metadata.gpus)
     measured = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     name = stages.count_backbone(config).name
     return [

@@ -55,7 +55,7 @@ def test_each_rung_switches_one_step_on(form):
         changed = _changed(rung, before)
         # From nothing on, the paper form also brings its formulas.
         assert changed == (
-            {key, "preset", "reweight.fidelity"} if (form, step) == ("paper", "class") else {key}
+            {key, "preset", "reweight.formulas"} if (form, step) == ("paper", "class") else {key}
         )
         assert _changed(f"{form}_without_{step}", f"{form}_to_label") == {key}
         assert len(_changed(f"{form}_only_{step}", f"{form}_to_label")) == len(rows.STEPS[form]) - 1
@@ -63,7 +63,7 @@ def test_each_rung_switches_one_step_on(form):
 
 def test_the_whole_sound_ladder_is_the_preset():
     assert _changed("sound_to_label", "sound") == set()
-    assert _changed("paper", "sound") >= {"reweight.fidelity"}
+    assert _changed("paper", "sound") >= {"reweight.formulas"}
 
 
 @pytest.mark.parametrize("part", rows.BEST_OFF)

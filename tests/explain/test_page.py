@@ -59,7 +59,7 @@ def make_inputs(per_class=12, classes=4, names=None, seed=0, **changes):
         "weights": {
             "class_weight": ones, "cluster": np.zeros(n, np.int32), "cluster_weight": rng.random(n) + 0.5,
             "confidence": ones, "self_confidence": given, "saliency": ones, "page_text": ones,
-            "rank_prior": ones, "supposed_label": top,
+            "rank_prior": ones, "predicted_label": top,
             "sample_weight": weight,
         },
         "quarantine": {k: np.array([], object) for k in ("path", "status", "reason")},
@@ -218,7 +218,7 @@ def test_cards_and_tables_say_what_the_columns_say():
     n = 48
     weight = rng.normal(0.03, 0.06, n).astype(np.float32)
     made = make_inputs(
-        reweighting={"fidelity": "paper", "supposed_by": "baseline"}, given_prob=rng.random(n),
+        reweighting={"formulas": "literal", "predicted_by": "baseline"}, given_prob=rng.random(n),
         top_probs=rng.random((n, 2)),
     )  # fmt: skip
     made.weights["sample_weight"][:] = weight
@@ -280,11 +280,11 @@ def test_weights_of_mean_one_are_told_as_before():
 def test_the_say_of_doubtful_images_is_that_for_their_labels():
     made = make_inputs()
     made.weights["sample_weight"][:] = np.tile(np.float32([0.2, 0.1, -0.5]), 16)
-    facts = page_lib._facts(made, np.arange(48) % 3 != 0)  # 0.1 of 0.3, and nothing
-    assert facts["doubtful_weight"] == pytest.approx(1 / 3)
+    metadata = page_lib._metadata(made, np.arange(48) % 3 != 0)  # 0.1 of 0.3, and nothing
+    assert metadata["doubtful_weight"] == pytest.approx(1 / 3)
     # 16 (0.2 + 0.1 + 0.5) squared / 16 (0.04 + 0.01 + 0.25)
-    assert facts["effective"] == pytest.approx(16 * 0.8**2 / 0.3, rel=1e-5)
-    assert facts["against"] == pytest.approx(1 / 3)
+    assert metadata["effective"] == pytest.approx(16 * 0.8**2 / 0.3, rel=1e-5)
+    assert metadata["against"] == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("hostile", HOSTILE[:2])

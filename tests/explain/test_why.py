@@ -44,21 +44,21 @@ def make_workdir(root, weights=True):
             "cluster": [1, 0, 0, 0], "cluster_weight": ones, "confidence": ones,
             "self_confidence": np.array([0.1, 1.9, 1.0, 1.0], np.float32), "saliency": ones,
             "page_text": ones, "rank_prior": ones,
-            "supposed_label": [1, 0, 0, 1], "sample_weight": WEIGHTS,
+            "predicted_label": [1, 0, 0, 1], "sample_weight": WEIGHTS,
         }  # fmt: skip
         store.write_table(root / "train" / "weights.parquet", columns, schema.WEIGHT_COLUMNS)
     return root
 
 
 def write_opinions(root, top, top_prob, given_prob, author, out_of_fold=0.6):
-    """What the baseline says, and the facts of who said what."""
+    """What the baseline says, and the metadata of who said what."""
     top_ids, top_probs = np.array(top, np.int32)[:, None], np.array(top_prob, np.float32)[:, None]
     for name, values in (("topk_ids", top_ids), ("topk_probs", top_probs), ("given_prob", given_prob)):
         store.write_array(root / "extract" / f"{name}.npy", np.asarray(values, np.asarray(values).dtype))
     (root / "reweight").mkdir(exist_ok=True)
-    facts = {"extract": {"accuracy_out_of_fold": out_of_fold}, "reweight": {"supposed_by": author}}
-    for stage, told in facts.items():
-        store.Workdir(root).write_marker(root / stage, {"key": "k", "facts": told})
+    metadata = {"extract": {"accuracy_out_of_fold": out_of_fold}, "reweight": {"predicted_by": author}}
+    for stage, told in metadata.items():
+        store.Workdir(root).write_marker(root / stage, {"key": "k", "metadata": told})
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +76,9 @@ def test_explains_an_image_by_path_end_id_or_absolute_path(workdir):
         "Because the models find its label less probable than is usual in its class.",
         "The out-of-fold baseline would call it 1 (dog) with a probability of 98.0%.",
         "It gives the label 'cat' a probability of 2.0%.",
-        "Its supposed label, by the weighted heads of the second round, is 1 (dog).",
+        "Its predicted label, by the weighted heads of the second round, is 1 (dog).",
         "It lies in group 1 of its class with 1 of 3 images.",
-        "The supposed label of 0% of them is their label; of 67% in the whole class.",
+        "The predicted label of 0% of them is their label; of 67% in the whole class.",
     ):
         assert words in text
     assert "\x1b" not in text
@@ -112,7 +112,7 @@ def test_duplicates_are_named(workdir):
     text = why.explain(workdir, "cat/12.jpg")
     assert "The same file occurs 1 more time:" in text and "google/dog/copy.jpg  (train, label 1)" in text
     assert "The out-of-fold baseline agrees with its label." in text
-    assert "Its supposed label, by the weighted heads of the second round, is its label." in text
+    assert "Its predicted label, by the weighted heads of the second round, is its label." in text
 
 
 def test_several_matches_are_listed(workdir):
@@ -215,8 +215,8 @@ class Files:
             name: np.load(root / "extract" / f"{name}.npy")[at]
             for name in ("topk_ids", "topk_probs", "given_prob")
         }
-        self.author = store.read_json(root / "reweight" / store.MARKER)["facts"]["supposed_by"]
-        out_of_fold = store.read_json(root / "extract" / store.MARKER)["facts"]["accuracy_out_of_fold"]
+        self.author = store.read_json(root / "reweight" / store.MARKER)["metadata"]["predicted_by"]
+        out_of_fold = store.read_json(root / "extract" / store.MARKER)["metadata"]["accuracy_out_of_fold"]
         self.baseline = "baseline" if out_of_fold is None else "out-of-fold baseline"
         self.lines = {
             r"(.+)  \(id (\d+), (\d+) x (\d+) px\)": self.title,
@@ -233,9 +233,9 @@ class Files:
             r"The (out-of-fold baseline|baseline) would call it (\d+) \((.+)\) with a probability of (.+)\.":
                 self.calls,
             r"It gives the label '(.+)' a probability of (.+)\.": self.given,
-            r"Its supposed label, by the (.+), is (?:its label|(\d+) \((.+)\))\.": self.supposed,
+            r"Its predicted label, by the (.+), is (?:its label|(\d+) \((.+)\))\.": self.predicted,
             r"It lies in group (\d+) of its class with (\d+) of (\d+) images\.": self.group,
-            r"The supposed label of (\d+)% of them is their label; of (\d+)% in the whole class\.":
+            r"The predicted label of (\d+)% of them is their label; of (\d+)% in the whole class\.":
                 self.purity,
         }  # fmt: skip
 
@@ -299,7 +299,7 @@ class Files:
     def given(self, name, probability):
         return name == self.names[self.label] and close_percent(probability, self.said["given_prob"])
 
-    def supposed(self, author, number, name):
+    def predicted(self, author, number, name):
         found = self.label if number is None else int(number)
         words = {
             schema.BASELINE: self.baseline,
@@ -307,7 +307,7 @@ class Files:
             schema.SECOND_ROUND: "weighted heads of the second round",
         }
         return (
-            found == self.all["supposed_label"][self.at]
+            found == self.all["predicted_label"][self.at]
             and author == words[self.author]
             and (name is None or name == self.names[found])
         )
@@ -317,7 +317,7 @@ class Files:
         return mine[self.at] and (int(mates), int(size)) == (mine.sum(), self.own.sum())
 
     def purity(self, of_group, of_class):
-        right = self.all["supposed_label"] == self.label
+        right = self.all["predicted_label"] == self.label
         mates = self.own & (self.all["cluster"] == self.all["cluster"][self.at])
         return all(
             abs(int(told) / 100 - right[rows].mean()) < 0.006
@@ -367,7 +367,7 @@ def make_random_workdir(root, author, out_of_fold, literal):
     weights |= {
         "instance_id": np.arange(n), "label": labels, "path": columns["path"],
         "class_weight": np.float32([0.52, 0.6])[labels], "rank_prior": np.ones(n, np.float32),
-        "cluster": rng.integers(-1, 3, n), "supposed_label": rng.integers(0, 2, n),
+        "cluster": rng.integers(-1, 3, n), "predicted_label": rng.integers(0, 2, n),
         "sample_weight": weight.astype(np.float32),
     }  # fmt: skip
     weights["confidence"] = (rng.normal(0.1, 0.5, n) - labels).astype(np.float32)
@@ -397,9 +397,9 @@ def test_every_sentence_says_what_the_files_say(tmp_path, author, out_of_fold, l
 def test_sentences_about_a_real_run_say_what_the_files_say(finished_run):
     root = finished_run[0]
     weights = store.read_table(root / "train" / "weights.parquet")
-    weight, supposed = (store.column(weights, name) for name in ("sample_weight", "supposed_label"))
-    apart = np.flatnonzero(supposed != np.load(root / "extract" / "topk_ids.npy")[:, 0])
-    assert len(apart), "the second round has its own opinion"
+    weight, predicted = (store.column(weights, name) for name in ("sample_weight", "predicted_label"))
+    apart = np.flatnonzero(predicted != np.load(root / "extract" / "topk_ids.npy")[:, 0])
+    assert len(apart), "the second round has its own prediction"
     for at in {int(weight.argmin()), int(weight.argmax()), *map(int, apart[:4]), *range(0, len(weight), 40)}:
         check_every_sentence(root, at)
 

@@ -22,7 +22,7 @@ LABELS = np.array([0, 1, 2, 3, 4, 5, 0, 1, 2, 3, -1])
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, tiny_model, tiny_names, tiny_photos, tiny_preparation):
     directory = tmp_path_factory.mktemp("export")
-    facts = export.export_classifier(
+    metadata = export.export_classifier(
         tiny_model,
         tiny_names,
         directory,
@@ -37,50 +37,50 @@ def exported(tmp_path_factory, tiny_model, tiny_names, tiny_photos, tiny_prepara
         data={"images": 12},
         settings={"seed": 0},
     )
-    return directory, facts
+    return directory, metadata
 
 
 def test_all_formats_are_kept_and_near_keras(exported):
-    _, facts = exported
-    assert tuple(facts["formats"]) == export.DEFAULT_FORMATS
-    for kind, entry in facts["formats"].items():
+    _, metadata = exported
+    assert tuple(metadata["formats"]) == export.DEFAULT_FORMATS
+    for kind, entry in metadata["formats"].items():
         assert entry["kept"] and entry["refused"] is None, kind
         assert entry["bytes"] > 0 and entry["latency_ms"] > 0, kind
         largest = {"float32": 1e-5, "float16": 1e-2, "int8": 0.2}[export.PRECISIONS[kind]]
         assert entry["parity"]["max_difference"] <= largest, kind
-    signatures = facts["formats"]["saved_model"]["parity"]["signatures"]
+    signatures = metadata["formats"]["saved_model"]["parity"]["signatures"]
     assert set(signatures) == {"serving_default", "tensor", "features"}
-    sizes = {kind: entry["bytes"] for kind, entry in facts["formats"].items()}
+    sizes = {kind: entry["bytes"] for kind, entry in metadata["formats"].items()}
     assert sizes["tflite_float16"] < sizes["tflite_float32"]
 
 
 def test_the_keras_file_holds_no_date_and_repeats(exported, tiny_model, tiny_preparation, tmp_path):
-    directory, facts = exported
+    directory, metadata = exported
     written = (directory / "tiny" / "1" / "tiny.keras").read_bytes()
     with zipfile.ZipFile(io.BytesIO(written)) as archive:
         assert {info.date_time[0] for info in archive.infolist()} == {1980}
         assert json.loads(archive.read("metadata.json"))["date_saved"] == ""
-    writer = export._Writer(with_named_outputs(tiny_model), [], tmp_path, facts, tiny_preparation, ())
+    writer = export._Writer(with_named_outputs(tiny_model), [], tmp_path, metadata, tiny_preparation, ())
     writer.write("keras")
     assert (tmp_path / "tiny.keras").read_bytes() == written
 
 
 def test_accuracy_is_of_the_labelled_images(exported, tiny_model, tiny_photos, tiny_preparation):
-    _, facts = exported
-    assert facts["check"] == {"images": 10, "labelled": 10, "split": "test"}
+    _, metadata = exported
+    assert metadata["check"] == {"images": 10, "labelled": 10, "split": "test"}
     images = tiny_preparation.decode(tiny_photos[:10])[0]
     best = np.argmax(tiny_model(images, training=False), axis=1)
-    assert facts["reference"]["top1"] == pytest.approx((best == LABELS[:10]).mean())
+    assert metadata["reference"]["top1"] == pytest.approx((best == LABELS[:10]).mean())
     for kind in ("saved_model", "keras", "tflite_float32"):
-        assert facts["formats"][kind]["accuracy"]["top1"] == facts["reference"]["top1"]
-    assert facts["formats"]["saved_model"]["accuracy"]["top5"] is None, "three classes are served"
-    assert facts["formats"]["keras"]["accuracy"]["top5"] == facts["reference"]["top5"]
+        assert metadata["formats"][kind]["accuracy"]["top1"] == metadata["reference"]["top1"]
+    assert metadata["formats"]["saved_model"]["accuracy"]["top5"] is None, "three classes are served"
+    assert metadata["formats"]["keras"]["accuracy"]["top5"] == metadata["reference"]["top5"]
 
 
-def test_files_and_facts(exported, tiny_names):
-    directory, facts = exported
+def test_files_and_metadata(exported, tiny_names):
+    directory, metadata = exported
     version = directory / "tiny" / "1"
-    assert json.loads((version / "export.json").read_text()) == facts
+    assert json.loads((version / "export.json").read_text()) == metadata
     assert sorted(p.name for p in version.iterdir()) == sorted([
         "README.md", "assets", "assets.extra", "export.json", "fingerprint.pb", "labels.txt",
         "saved_model.pb", "tiny.keras", "tiny_dynamic_int8.tflite", "tiny_float16.tflite",
@@ -91,8 +91,8 @@ def test_files_and_facts(exported, tiny_names):
     assert "tiny" in (directory / "models.config").read_text()
     assert not [p.name for p in directory.rglob(".*")]
     told = json.loads((version / "assets" / "model.json").read_text())
-    assert told["version"] == facts["version"] == 1 and told["preparation"]["short_side_px"] == 40
-    assert facts["data"] == {"images": 12} and facts["feature_dim"] == 16 and facts["classes"] == 6
+    assert told["version"] == metadata["version"] == 1 and told["preparation"]["short_side_px"] == 40
+    assert metadata["data"] == {"images": 12} and metadata["feature_dim"] == 16 and metadata["classes"] == 6
 
 
 def small(tiny_model, tiny_names, tiny_photos, directory, **changes):
@@ -133,18 +133,18 @@ def test_a_difference_above_the_tolerance_is_refused(
 
 
 def test_the_other_files_stay(wrong_keras_file, tmp_path, tiny_model, tiny_names, tiny_photos):
-    facts = small(tiny_model, tiny_names, tiny_photos, tmp_path, formats=["keras", "tflite_float32"])
-    entry = facts["formats"]["keras"]
+    metadata = small(tiny_model, tiny_names, tiny_photos, tmp_path, formats=["keras", "tflite_float32"])
+    entry = metadata["formats"]["keras"]
     assert not entry["kept"] and re.search(r"up to 0.01, .*same best class on 100.0 %", entry["refused"])
-    assert facts["formats"]["tflite_float32"]["kept"]
+    assert metadata["formats"]["tflite_float32"]["kept"]
     version = tmp_path / "tiny" / "1"
     assert not (version / "tiny.keras").exists() and (version / "tiny_float32.tflite").exists()
     assert "allowed 0.0001" in (version / "README.md").read_text()
 
 
 def test_drift_is_kept_where_it_is_allowed(wrong_keras_file, tmp_path, tiny_model, tiny_names, tiny_photos):
-    facts = small(tiny_model, tiny_names, tiny_photos, tmp_path, allow_drift=True)
-    entry = facts["formats"]["keras"]
+    metadata = small(tiny_model, tiny_names, tiny_photos, tmp_path, allow_drift=True)
+    entry = metadata["formats"]["keras"]
     assert entry["kept"] and "up to 0.01" in entry["refused"]
     assert (tmp_path / "tiny" / "1" / "tiny.keras").exists()
 
@@ -165,8 +165,8 @@ def test_a_mixed_precision_model_is_exported_in_float32(tmp_path, make_tiny_mode
     for a, b in zip(model.get_weights(), copy.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert float32_copy(copy) is copy
-    facts = small(model, tiny_names, tiny_photos, tmp_path, formats=["keras", "tflite_float32"])
-    assert all(entry["parity"]["max_difference"] < 1e-5 for entry in facts["formats"].values())
+    metadata = small(model, tiny_names, tiny_photos, tmp_path, formats=["keras", "tflite_float32"])
+    assert all(entry["parity"]["max_difference"] < 1e-5 for entry in metadata["formats"].values())
 
 
 def test_a_model_that_tflite_cannot_hold_keeps_its_other_formats(tmp_path, tiny_names, tiny_photos):
@@ -184,13 +184,13 @@ def test_a_model_that_tflite_cannot_hold_keeps_its_other_formats(tmp_path, tiny_
     keras.saving.register_keras_serializable(package="test")(Unusual)
     image = keras.Input((SIZE, SIZE, 3))
     model = keras.Model(image, keras.layers.Dense(6)(Unusual()(image)))
-    facts = small(model, tiny_names, tiny_photos, tmp_path, formats=["tflite_float32", "keras"])
-    assert "no built-in operation for MatrixSolve" in facts["formats"]["tflite_float32"]["refused"]
-    assert not facts["formats"]["tflite_float32"]["kept"] and facts["formats"]["keras"]["kept"]
+    metadata = small(model, tiny_names, tiny_photos, tmp_path, formats=["tflite_float32", "keras"])
+    assert "no built-in operation for MatrixSolve" in metadata["formats"]["tflite_float32"]["refused"]
+    assert not metadata["formats"]["tflite_float32"]["kept"] and metadata["formats"]["keras"]["kept"]
 
 
 def test_promotion_copies_whole_versions_and_renumbers(exported, tmp_path):
-    directory, facts = exported
+    directory, metadata = exported
     source = directory / "tiny" / "1"
     first = promote(source, tmp_path / "saved_models")
     assert first == tmp_path / "saved_models" / "tiny" / "1"
@@ -200,7 +200,7 @@ def test_promotion_copies_whole_versions_and_renumbers(exported, tmp_path):
     with pytest.raises(UsageError, match="is there already, as"):
         promote(source, tmp_path / "saved_models")
     # Another run's first version becomes the second one here, in its files, too.
-    other = promote_other(source, facts, tmp_path)
+    other = promote_other(source, metadata, tmp_path)
     second = promote(other, tmp_path / "saved_models")
     assert second.name == "2" and json.loads((second / "export.json").read_text())["version"] == 2
     assert json.loads((second / "assets" / "model.json").read_text())["version"] == 2
@@ -209,11 +209,11 @@ def test_promotion_copies_whole_versions_and_renumbers(exported, tmp_path):
         promote(tmp_path, tmp_path / "saved_models")
 
 
-def promote_other(source, facts, tmp_path):
+def promote_other(source, metadata, tmp_path):
     import shutil
 
     other = shutil.copytree(source, tmp_path / "other" / "tiny" / "1")
-    (other / "export.json").write_text(json.dumps(facts | {"created": "another day"}))
+    (other / "export.json").write_text(json.dumps(metadata | {"created": "another day"}))
     return other
 
 

@@ -99,12 +99,12 @@ def test_refused_files_are_named_with_the_reason_and_not_offered():
 
 
 def test_what_was_not_measured_is_called_so():
-    facts = copy.deepcopy(FACTS)
-    facts["check"] = {"images": 12, "labelled": 0, "split": "train"}
-    facts["reference"] = None
-    for entry in facts["formats"].values():
+    metadata = copy.deepcopy(FACTS)
+    metadata["check"] = {"images": 12, "labelled": 0, "split": "train"}
+    metadata["reference"] = None
+    for entry in metadata["formats"].values():
         entry["accuracy"] = None
-    card = build_model_card(facts, LABELS)
+    card = build_model_card(metadata, LABELS)
     assert "Accuracy was not measured" in card and "81.2%" not in card
     (saved_model,) = (row for row in rows(card) if row[0] == "SavedModel")
     assert saved_model[2:5] == ["not measured"] * 3
@@ -122,8 +122,8 @@ def test_the_name_alone_is_enough():
 
 
 def test_several_views_and_many_classes():
-    facts = {**FACTS, "preparation": FACTS["preparation"] | {"crops": "10", "scales": [1.0, 1.5]}}
-    card = build_model_card(facts, [f"class {i}" for i in range(1000)])
+    metadata = {**FACTS, "preparation": FACTS["preparation"] | {"crops": "10", "scales": [1.0, 1.5]}}
+    card = build_model_card(metadata, [f"class {i}" for i in range(1000)])
     assert "20 views" in card and "<details><summary>All 1,000</summary>" in card
     assert "20 views" not in build_model_card(FACTS, LABELS) and "<details>" not in build_model_card(
         FACTS, LABELS

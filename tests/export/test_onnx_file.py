@@ -41,10 +41,10 @@ def test_a_grouped_convolution_is_one_operation(path):
 
 
 def test_labels_and_preparation_are_in_the_file(path, tiny_names, tiny_preparation):
-    facts = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
-    assert json.loads(facts["labels"]) == tiny_names
-    assert json.loads(facts["preparation"]) == tiny_preparation.to_dict()
-    assert (facts["name"], facts["version"]) == ("tiny", "3")
+    metadata = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["labels"]) == tiny_names
+    assert json.loads(metadata["preparation"]) == tiny_preparation.to_dict()
+    assert (metadata["name"], metadata["version"]) == ("tiny", "3")
 
 
 def test_an_operation_that_onnx_lacks_is_named(tiny_preparation, tmp_path):

@@ -128,11 +128,11 @@ def test_a_name_that_leaves_the_directory_is_refused(tmp_path, promoted, name):
 
 
 @pytest.mark.parametrize(
-    "facts", ["", "{", "[" * 100_000, "[]", '{"name": "cats"}', '{"name": [], "version": 1}']
+    "metadata", ["", "{", "[" * 100_000, "[]", '{"name": "cats"}', '{"name": [], "version": 1}']
 )
-def test_damaged_facts_are_one_sentence(tmp_path, promoted, facts):
+def test_damaged_facts_are_one_sentence(tmp_path, promoted, metadata):
     source = make_export(tmp_path)
-    (source / "export.json").write_text(facts)
+    (source / "export.json").write_text(metadata)
     with pytest.raises(UsageError, match="export.json"):
         promote(source, promoted)
     assert not list(promoted.iterdir())

@@ -96,8 +96,8 @@ def test_files_are_appended_uncompressed(path, tiny_preparation):
             "labels.txt": zipfile.ZIP_STORED, "preparation.json": zipfile.ZIP_STORED,
         }  # fmt: skip
         assert archive.read("labels.txt").decode() == "\n".join(LINES) + "\n"
-        facts = json.loads(archive.read("preparation.json"))
-    assert facts == tiny_preparation.to_dict() | {"name": "Fische", "version": "3"}
+        metadata = json.loads(archive.read("preparation.json"))
+    assert metadata == tiny_preparation.to_dict() | {"name": "Fische", "version": "3"}
     assert read_metadata(path) == (LINES, tiny_preparation)
 
 

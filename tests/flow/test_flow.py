@@ -69,7 +69,7 @@ def test_all_stages_are_complete_and_leave_no_litter(finished_run):
     workdir, done = finished_run
     assert set(what_was_done(done.stderr).values()) == {"runs"}
     for name in NAMES:
-        assert store.Workdir(workdir).marker(name)["facts"], name
+        assert store.Workdir(workdir).marker(name)["metadata"], name
     names = sorted(path.name for path in workdir.iterdir())
     assert names == sorted([*NAMES, "config.yaml", ".lock"])
     assert not [
@@ -284,7 +284,7 @@ def run_here(small_run, drawn_crawl):
         workdir = store.Workdir(root)
         steps = plan.make_plan(config, workdir)
         runner.run(config, workdir, steps)
-        assert all(workdir.marker(name)["facts"] for name in NAMES)
+        assert all(workdir.marker(name)["metadata"] for name in NAMES)
         assert {step.action for step in plan.make_plan(config, workdir)} == {plan.SKIP}
         return {step.stage.name: step.action for step in steps}
 
@@ -371,7 +371,7 @@ EVERYTHING_ON = {
 
 def test_whole_networks_are_trained_to_the_last_stage(recorded_runs):
     workdir, config, _ = recorded_runs["finetune"]
-    assert all(workdir.marker(name)["facts"] for name in NAMES)
+    assert all(workdir.marker(name)["metadata"] for name in NAMES)
     assert {step.action for step in plan.make_plan(config, workdir)} == {plan.SKIP}
     figures = store.read_json(workdir.path("evaluate") / "metrics.json")["models"]
     assert {"baseline", "urnet", "ensemble"} <= figures.keys() and figures["urnet"]["n"] == 12
@@ -515,7 +515,7 @@ def folder(tmp_path):
         ("reweight.confidence.flor=1", "reweight.confidence.floor"),
         ("train.fit.epochs=many", "Expected a number for train.fit.epochs; received 'many'"),
         ("baseline.folds=2.5", "Expected a whole number for baseline.folds"),
-        ("reweight.fidelity=perfect", "Expected one of sound, paper"),
+        ("reweight.formulas=perfect", "Expected one of repaired, literal"),
         ("model.dropout=1.5", "between 0.0 and 0.99"),
     ],
 )

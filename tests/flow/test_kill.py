@@ -236,8 +236,8 @@ def without_volatile(name: str, data: bytes) -> bytes:
     if re.fullmatch(VOLATILE_JSON, name):
         left_out = VOLATILE_FACTS + (DATED_FACTS if name.startswith(DATED_STAGES) else ())
 
-        def steady(facts):
-            return {key: value for key, value in facts.items() if key not in left_out}
+        def steady(metadata):
+            return {key: value for key, value in metadata.items() if key not in left_out}
 
         data = json.dumps(json.loads(data, object_hook=steady)).encode()
     return data
@@ -251,8 +251,8 @@ def assert_equal(found: dict[str, bytes], expected: dict[str, bytes]) -> None:
 
 def test_what_is_volatile_is_cut_out_and_nothing_else():
     cases = (  # name, one run, the same in another, something else
-        ("ingest/done.json", b'{"seconds": 1, "facts": {"n": 3}}', b'{"seconds": 2, "facts": {"n": 3}}',
-         b'{"seconds": 1, "facts": {"n": 4}}'),
+        ("ingest/done.json", b'{"seconds": 1, "metadata": {"n": 3}}', b'{"seconds": 2, "metadata": {"n": 3}}',
+         b'{"seconds": 1, "metadata": {"n": 4}}'),
         ("export/urnet/1/README.md", b"Exported 2020 with x | 1.2 ms |", b"Exported 2021 with x | 33 ms |",
          b"Exported 2020 with y | 1.2 ms |"),
         ("export/urnet/1/fingerprint.pb", b"\x08\x87\x07\x10\x01:\x05" b"12345",

@@ -16,7 +16,7 @@ from urnet_tf.crawl import readers
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.flow import plan, plan_text, runner
 from urnet_tf.stages import STAGES
-from urnet_tf.stages.stage import Estimate, Facts, Stage
+from urnet_tf.stages.stage import Estimate, PlanContext, Stage
 from urnet_tf.store import Workdir, read_json, write_json
 
 
@@ -37,7 +37,7 @@ def flow(monkeypatch):
             write_json(context.out / "value.json", before + 1)
             return {"images": 3}
 
-        return Stage(name, needs, depends_on, run, lambda config, facts: Estimate(rows=3, seconds=100.0))
+        return Stage(name, needs, depends_on, run, lambda config, plan: Estimate(rows=3, seconds=100.0))
 
     stages = (
         make("ingest", (), ("seed",)),
@@ -45,7 +45,7 @@ def flow(monkeypatch):
         make("train", ("pack",), ("train",)),
     )
     monkeypatch.setattr(plan, "STAGES", stages)
-    monkeypatch.setattr(plan, "gather_facts", lambda config, workdir: Facts())
+    monkeypatch.setattr(plan, "gather_plan_context", lambda config, workdir: PlanContext())
     return log, failing
 
 
@@ -263,7 +263,7 @@ def test_long_work_is_kept_until_a_run_is_complete_and_taken_back(tmp_path, flow
 
 
 def test_a_stage_that_does_not_fit_on_the_disk_is_not_begun(tmp_path, flow, monkeypatch):
-    large = [dataclasses.replace(s, estimate=lambda config, facts: Estimate(disk_bytes=10**15))
+    large = [dataclasses.replace(s, estimate=lambda config, plan: Estimate(disk_bytes=10**15))
              if s.name == "pack" else s for s in plan.STAGES]  # fmt: skip
     with (
         monkeypatch.context() as patch,
@@ -316,7 +316,7 @@ def test_the_marker_says_what_was_used(tmp_path, flow):
     marker = Workdir(tmp_path / "w").marker("train")
     assert marker["settings"]["train.bag.size"] == 3
     assert "train.init" not in marker["settings"], "heads have nothing to start from"
-    assert marker["versions"]["tensorflow"] and marker["seconds"] >= 0 and marker["facts"] == {"images": 3}
+    assert marker["versions"]["tensorflow"] and marker["seconds"] >= 0 and marker["metadata"] == {"images": 3}
 
 
 def test_the_plan_adds_up(tmp_path, flow):
@@ -332,9 +332,9 @@ MACHINE = {"num_classes": 5000, "cores": 2, "memory_bytes": 24 * 10**9}
 def printed_plan(monkeypatch, tmp_path, *overrides, gpus=0, config="experiments/configs/webvision.yaml"):
     """The text of a plan for a machine, as a dry run prints it; nothing is read from a crawl."""
     root = pathlib.Path(__file__).resolve().parents[2]
-    facts = Facts(images=16_300_000, train_images=16_000_000, gpus=gpus, **MACHINE)
-    monkeypatch.setattr(plan, "gather_facts", lambda config, workdir: facts)
-    monkeypatch.setattr(plan_text, "Facts", lambda: facts)
+    metadata = PlanContext(images=16_300_000, train_images=16_000_000, gpus=gpus, **MACHINE)
+    monkeypatch.setattr(plan, "gather_plan_context", lambda config, workdir: metadata)
+    monkeypatch.setattr(plan_text, "PlanContext", lambda: metadata)
     monkeypatch.setattr(plan, "STAGES", [dataclasses.replace(s, inputs=lambda config: {}) for s in STAGES])
     monkeypatch.setattr(readers, "count_rows", lambda *args: 16_300_000)
     monkeypatch.setattr(readers, "detect_kind", lambda path: "webvision")
@@ -390,8 +390,8 @@ def test_frozen_networks_are_planned_by_their_heads(monkeypatch, tmp_path):
 def test_many_views_and_a_small_stem_cost_their_work(monkeypatch, tmp_path):
     def seconds(stage, *overrides):
         config = load_config(None, ["model.mode=finetune", "model.backbone=resnext", *overrides])
-        facts = Facts(images=1100, train_images=1000, gpus=0, **MACHINE)
-        return next(s for s in STAGES if s.name == stage).estimate(config, facts).seconds
+        metadata = PlanContext(images=1100, train_images=1000, gpus=0, **MACHINE)
+        return next(s for s in STAGES if s.name == stage).estimate(config, metadata).seconds
 
     one, ten = seconds("evaluate"), seconds("evaluate", "evaluate.crops=10")
     assert ten - 30 == pytest.approx(10 * (one - 30))

@@ -14,7 +14,7 @@ LABELS = np.repeat([0, 1, 2], [1, 2, 5])
 
 def test_paper_form_by_hand():
     # r = 1, 1/2, 1/5; sum 1.7
-    weights = compute_class_weight(LABELS, num_classes=3, alpha=0.5, fidelity="paper")
+    weights = compute_class_weight(LABELS, num_classes=3, alpha=0.5, formulas="literal")
     np.testing.assert_allclose(weights, [0.5 + 0.5 / 1.7, 0.5 + 0.25 / 1.7, 0.5 + 0.1 / 1.7], rtol=1e-6)
     assert weights.dtype == np.float32
 
@@ -36,14 +36,14 @@ def test_sound_mean_over_images_is_one(alpha, num_classes):
 def test_paper_form_hardly_varies_with_5000_classes():
     sizes = np.random.default_rng(0).integers(100, 10_000, 5000)
     labels = np.repeat(np.arange(5000), sizes)
-    weights = compute_class_weight(labels, num_classes=5000, alpha=0.5, fidelity="paper")
+    weights = compute_class_weight(labels, num_classes=5000, alpha=0.5, formulas="literal")
     assert weights.max() - weights.min() < 0.01
     assert weights.mean() == pytest.approx(0.5001, abs=1e-5)
 
 
-@pytest.mark.parametrize("fidelity", ["paper", "sound"])
-def test_a_class_without_images_gets_the_constant_part(fidelity):
-    assert compute_class_weight(LABELS, num_classes=4, alpha=0.25, fidelity=fidelity)[3] == 0.75
+@pytest.mark.parametrize("formulas", ["literal", "repaired"])
+def test_a_class_without_images_gets_the_constant_part(formulas):
+    assert compute_class_weight(LABELS, num_classes=4, alpha=0.25, formulas=formulas)[3] == 0.75
 
 
 def test_labels_out_of_range_are_refused():
@@ -52,8 +52,8 @@ def test_labels_out_of_range_are_refused():
 
 
 def test_an_unknown_fidelity_is_refused():
-    with pytest.raises(ValueError, match="'sound' or 'paper'; received 'papr'"):
-        compute_class_weight(LABELS, num_classes=3, alpha=0.5, fidelity="papr")
+    with pytest.raises(ValueError, match="'repaired' or 'literal'; received 'litral'"):
+        compute_class_weight(LABELS, num_classes=3, alpha=0.5, formulas="litral")
 
 
 def test_effective_number_by_hand():

@@ -91,7 +91,7 @@ def test_scores_by_hand():
 
 def test_paper_weight_is_the_score_and_sound_weight_has_mean_one():
     scores, labels = np.array([0.4, 0.4, 0.6, 0.5]), np.array([0, 0, 0, 1])
-    paper = cw.compute_cluster_weight(scores, labels, num_classes=2, fidelity="paper")
+    paper = cw.compute_cluster_weight(scores, labels, num_classes=2, formulas="literal")
     np.testing.assert_array_equal(paper, scores.astype(np.float32))
     sound = cw.compute_cluster_weight(scores, labels, num_classes=2)
     np.testing.assert_allclose(sound, [1.2 / 1.4, 1.2 / 1.4, 1.8 / 1.4, 1.0], rtol=1e-6)

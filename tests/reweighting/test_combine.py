@@ -14,16 +14,16 @@ from urnet_tf.reweighting.combine import (
 
 
 def test_paper_form_is_the_plain_product():
-    product = combine_weights([np.array([0.5, 2.0]), np.array([0.5, -1.0])], fidelity="paper")
+    product = combine_weights([np.array([0.5, 2.0]), np.array([0.5, -1.0])], formulas="literal")
     np.testing.assert_array_equal(product, np.float32([0.25, -2.0]))
 
 
 def test_paper_form_is_scaled_when_asked_for():
     factors = [np.array([0.5, 2.0, 0.5]), np.array([0.5, -1.0, 6.0])]  # 0.25, -2, 3: mean 5 / 12
-    scaled = combine_weights(factors, fidelity="paper", unit_mean=True)
+    scaled = combine_weights(factors, formulas="literal", unit_mean=True)
     np.testing.assert_allclose(scaled, [0.6, -4.8, 7.2], rtol=1e-6)
     with pytest.raises(RunError, match="mean above 0, to scale it to 1; received -0.875"):
-        combine_weights([np.array([0.5, 2.0]), np.array([0.5, -1.0])], fidelity="paper", unit_mean=True)
+        combine_weights([np.array([0.5, 2.0]), np.array([0.5, -1.0])], formulas="literal", unit_mean=True)
 
 
 def test_scaling_by_the_mean_of_some_rows():
@@ -71,7 +71,7 @@ def test_evidence_enters_by_its_geometric_mean_in_sound_form_and_as_a_product_in
     factor, evidence = np.array([1.0, 1.0, 2.0]), [np.array([4.0, 1.0, 1.0]), np.array([1.0, 1.0, 9.0])]
     # sound: 1 * sqrt(4), 1, 2 * sqrt(9) = 2, 1, 6 with mean 3; paper: 4, 1, 18.
     np.testing.assert_allclose(combine_weights([factor], evidence), [2 / 3, 1 / 3, 2.0], rtol=1e-6)
-    np.testing.assert_allclose(combine_weights([factor], evidence, fidelity="paper"), [4.0, 1.0, 18.0])
+    np.testing.assert_allclose(combine_weights([factor], evidence, formulas="literal"), [4.0, 1.0, 18.0])
 
 
 def test_the_same_evidence_twice_counts_once():

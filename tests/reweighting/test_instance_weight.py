@@ -103,7 +103,7 @@ def test_confidence_by_hand():
 
 def test_paper_weight_is_the_cosine_and_sound_weight_is_lifted():
     confidence, labels = np.array([-0.5, 0.5, 1.0, 0.4]), np.array([0, 0, 0, 1])
-    paper = iw.compute_instance_weight(confidence, labels, num_classes=2, fidelity="paper")
+    paper = iw.compute_instance_weight(confidence, labels, num_classes=2, formulas="literal")
     np.testing.assert_array_equal(paper, confidence.astype(np.float32))
     # Class 0: mean of (0, 0.5, 1) = 0.5; floor 0.05; (0.05, 0.5, 1) has mean 1.55 / 3.
     sound = iw.compute_instance_weight(confidence, labels, num_classes=2, floor=0.1)

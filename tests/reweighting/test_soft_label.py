@@ -15,14 +15,14 @@ def test_sound_rows_sum_to_one_and_an_unsure_model_says_less():
 
 
 def test_paper_form_only_shrinks_the_given_label():
-    ids, probs = compute_soft_targets(GIVEN, SUPPOSED, SUPPOSED_PROB, beta=0.8, fidelity="paper")
+    ids, probs = compute_soft_targets(GIVEN, SUPPOSED, SUPPOSED_PROB, beta=0.8, formulas="literal")
     np.testing.assert_array_equal(ids, [[3, 3], [1, 2]])
     np.testing.assert_allclose(probs, [[1.0, 0.0], [0.8, 0.0]], rtol=1e-6)
 
 
 def test_beta_one_switches_soft_labels_off():
-    for fidelity in ("paper", "sound"):
-        _, probs = compute_soft_targets(GIVEN, SUPPOSED, SUPPOSED_PROB, beta=1.0, fidelity=fidelity)
+    for formulas in ("literal", "repaired"):
+        _, probs = compute_soft_targets(GIVEN, SUPPOSED, SUPPOSED_PROB, beta=1.0, formulas=formulas)
         np.testing.assert_array_equal(probs, [[1, 0], [1, 0]])
 
 

@@ -16,8 +16,8 @@ def write_version(directory, *files, name="tiny", version=3, labels=("a", "b")):
     for file in files:
         (directory / file).touch()
     (directory / "labels.txt").write_text("\n".join(labels) + "\n")
-    facts = {"name": name, "version": version, "preparation": PREPARATION.to_dict()}
-    (directory / "export.json").write_text(json.dumps(facts))
+    metadata = {"name": name, "version": version, "preparation": PREPARATION.to_dict()}
+    (directory / "export.json").write_text(json.dumps(metadata))
     return directory
 
 
@@ -88,10 +88,12 @@ def test_what_is_missing_is_named(tmp_path):
         find_model(bare)
 
 
-@pytest.mark.parametrize("facts", ["{", "[" * 100_000, "[]", "\0", '{"preparation": {"image_size_px": []}}'])
-def test_damaged_facts_are_one_sentence(tmp_path, facts):
+@pytest.mark.parametrize(
+    "metadata", ["{", "[" * 100_000, "[]", "\0", '{"preparation": {"image_size_px": []}}']
+)
+def test_damaged_facts_are_one_sentence(tmp_path, metadata):
     version = write_version(tmp_path / "3", "tiny.keras")
-    (version / "export.json").write_text(facts)
+    (version / "export.json").write_text(metadata)
     with pytest.raises(UsageError, match="export.json") as caught:
         find_model(version)
     assert "\n" not in str(caught.value)

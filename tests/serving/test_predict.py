@@ -38,8 +38,8 @@ def saved_models(tmp_path_factory):
     version.mkdir(parents=True)
     model.save(version / "tiny.keras")
     (version / "labels.txt").write_text("\n".join(LABELS) + "\n", encoding="utf-8")
-    facts = {"name": "tiny", "version": 3, "preparation": Preparation(16).to_dict()}
-    (version / "export.json").write_text(json.dumps(facts))
+    metadata = {"name": "tiny", "version": 3, "preparation": Preparation(16).to_dict()}
+    (version / "export.json").write_text(json.dumps(metadata))
     return directory
 
 

@@ -33,10 +33,10 @@ def build_model(none_of_these=False):
     return keras.Model(image, {"logits": logits, "none_of_these": layers.Dense(1, activation="sigmoid")(x)})
 
 
-def write_facts(directory, preparation=PREPARATION, labels=LABELS):
+def write_metadata(directory, preparation=PREPARATION, labels=LABELS):
     (directory / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
-    facts = {"name": "tiny", "version": 3, "preparation": preparation.to_dict()}
-    (directory / "export.json").write_text(json.dumps(facts))
+    metadata = {"name": "tiny", "version": 3, "preparation": preparation.to_dict()}
+    (directory / "export.json").write_text(json.dumps(metadata))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def version(model, tmp_path_factory):
     write_tflite(
         model, directory / FILES["tflite"], image_size_px=SIZE, labels=LABELS, preparation=PREPARATION
     )
-    write_facts(directory)
+    write_metadata(directory)
     return directory
 
 
@@ -109,7 +109,7 @@ def test_onnx_answers_as_keras(model, version, encoded, tmp_path):
     onnx_file = pytest.importorskip("urnet_tf.export.onnx_file")
     pytest.importorskip("onnxruntime")
     pytest.importorskip("tf2onnx")
-    write_facts(tmp_path)
+    write_metadata(tmp_path)
     onnx_file.write_onnx(
         model, tmp_path / FILES["onnx"], image_size_px=SIZE, labels=LABELS, preparation=PREPARATION
     )
@@ -126,7 +126,7 @@ def test_a_tflite_file_needs_nothing_beside_it(model, version, encoded, tmp_path
 def test_views_are_averaged(model, version, encoded, tmp_path):
     preparation = Preparation(SIZE, short_side_px=40, crops="5", scales=(0.9,))
     shutil.copy(version / FILES["keras"], tmp_path)
-    write_facts(tmp_path, preparation)
+    write_metadata(tmp_path, preparation)
     some = [*encoded[:3], b"bad"]
     expected, valid = expect(model, some, preparation)
     assert np.abs(expected - expect(model, some)[0]).max() > 1e-3
@@ -141,7 +141,7 @@ def test_none_of_these_comes_with_models_that_have_it(encoded, tmp_path):
     model = build_model(none_of_these=True)
     write_saved_model(model, LABELS, tmp_path / "1", PREPARATION, top_k=3)
     model.save(tmp_path / "1" / "tiny.keras")
-    write_facts(tmp_path / "1")
+    write_metadata(tmp_path / "1")
     some = [encoded[0], b"bad", encoded[1]]
     outputs = model(PREPARATION.decode(tf.constant(some))[0], training=False)
     expected = outputs["none_of_these"].numpy()[:, 0]
@@ -174,17 +174,17 @@ def test_more_classes_than_the_file_gives_are_refused(version):
 @pytest.mark.parametrize("name", ["saved_model.pb", "tiny.keras", "tiny.tflite"])
 def test_a_damaged_model_is_a_sentence(name, tmp_path):
     (tmp_path / name).write_bytes(b"\x08\xffrubbish")
-    write_facts(tmp_path)
+    write_metadata(tmp_path)
     with pytest.raises(UsageError, match="Cannot (open|read) the"):
         open_classifier(tmp_path / name)
 
 
 def test_labels_and_sizes_that_do_not_fit_are_named(version, tmp_path):
     shutil.copy(version / FILES["keras"], tmp_path)
-    write_facts(tmp_path, labels=LABELS[:4])
+    write_metadata(tmp_path, labels=LABELS[:4])
     with pytest.raises(UsageError, match=r"Expected 6 names of classes.*; received 4"):
         open_classifier(tmp_path)
-    write_facts(tmp_path, Preparation(SIZE + 1))
+    write_metadata(tmp_path, Preparation(SIZE + 1))
     with pytest.raises(UsageError, match="Cannot open the Keras model"):
         open_classifier(tmp_path)
 
@@ -195,6 +195,6 @@ def test_a_foreign_saved_model_is_refused(tmp_path):
     module = tf.Module()
     module.double = tf.function(lambda x: 2 * x, input_signature=[tf.TensorSpec([None])])
     tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.double})
-    write_facts(tmp_path)
+    write_metadata(tmp_path)
     with pytest.raises(UsageError, match="SavedModel of `urnet export`.*gives output_0"):
         open_classifier(tmp_path)

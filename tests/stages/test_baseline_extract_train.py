@@ -11,7 +11,7 @@ from urnet_tf.errors import RunError, UsageError
 from urnet_tf.images import image_store
 from urnet_tf.stages import baseline, extract, features, train
 from urnet_tf.stages.settings import images_per_step
-from urnet_tf.stages.stage import Facts, StageContext
+from urnet_tf.stages.stage import PlanContext, StageContext
 
 CLASSES, PER_CLASS, VAL = 3, 20, 6
 TRAIN = CLASSES * PER_CLASS
@@ -60,19 +60,19 @@ def packed(tmp_path_factory):
     }  # fmt: skip
     store.write_table(root / "pack" / "instances.parquet", columns, schema.INSTANCE_COLUMNS)
     store.write_json(root / "pack" / "classes.json", [{"label": i, "name": str(i)} for i in range(CLASSES)])
-    store.Workdir(root).write_marker(root / "pack", {"facts": {}})
+    store.Workdir(root).write_marker(root / "pack", {"metadata": {}})
     (root / "reweight").mkdir()
     labels, ones = labels[:TRAIN], np.ones(TRAIN, np.float32)
     weights = {"instance_id": np.arange(TRAIN), "label": labels, "path": [""] * TRAIN}
     weights |= {name: ones for name, dtype in schema.WEIGHT_COLUMNS.items() if dtype == "float32"}
-    weights |= {"cluster": -ones.astype("int32"), "supposed_label": labels.astype("int32")}
+    weights |= {"cluster": -ones.astype("int32"), "predicted_label": labels.astype("int32")}
     weights["sample_weight"] = rng.uniform(0.5, 1.5, TRAIN).astype("float32")
     store.write_table(root / "reweight" / "weights.parquet", weights, schema.WEIGHT_COLUMNS)
     store.write_array(
         root / "reweight" / "target_ids.npy", np.stack([labels, (labels + 1) % 3], 1).astype("int32")
     )
     store.write_array(root / "reweight" / "target_probs.npy", np.tile(np.float32([0.9, 0.1]), (TRAIN, 1)))
-    store.Workdir(root).write_marker(root / "reweight", {"facts": {}})
+    store.Workdir(root).write_marker(root / "reweight", {"metadata": {}})
     return root
 
 
@@ -94,9 +94,9 @@ def run(module, config, root):
         run(features, config, root)
     workdir = store.Workdir(root)
     out = workdir.open_partial(module.STAGE.name, "key")
-    facts = module.run(StageContext(config, workdir, out))
-    workdir.finish(module.STAGE.name, {"facts": facts})
-    return facts
+    metadata = module.run(StageContext(config, workdir, out))
+    workdir.finish(module.STAGE.name, {"metadata": metadata})
+    return metadata
 
 
 @pytest.fixture
@@ -123,10 +123,10 @@ def test_folds_are_stratified_seeded_and_keep_copies_together():
 
 def test_frozen_stages(tiny, workdir, monkeypatch):
     config = settings("frozen", 2)
-    facts = run(baseline, config, workdir)
+    metadata = run(baseline, config, workdir)
     columns = store.read_array(workdir / "features" / "features.npy")
     assert columns.shape == (TRAIN + VAL, 16) and columns.dtype == np.float16
-    assert facts.keys() == {"folds", "loss", "accuracy"}
+    assert metadata.keys() == {"folds", "loss", "accuracy"}
     folds = store.read_array(workdir / "baseline" / "fold.npy")
     assert folds.shape == (TRAIN,) and folds[4] == folds[5] == folds[25]
     assert sorted(p.name for p in (workdir / "baseline").glob("model_*")) == [
@@ -134,8 +134,8 @@ def test_frozen_stages(tiny, workdir, monkeypatch):
     ]  # fmt: skip
     assert len(store.read_json(workdir / "baseline" / "history_full.json")) == 20
 
-    facts = run(extract, config, workdir)
-    assert facts["features"] == "features/features.npy" and facts["accuracy_out_of_fold"] > 0.8
+    metadata = run(extract, config, workdir)
+    assert metadata["features"] == "features/features.npy" and metadata["accuracy_out_of_fold"] > 0.8
     ids, probs, given = (
         np.asarray(store.read_array(workdir / "extract" / f"{name}.npy"))
         for name in ("topk_ids", "topk_probs", "given_prob")
@@ -148,8 +148,8 @@ def test_frozen_stages(tiny, workdir, monkeypatch):
     expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.testing.assert_allclose(given[rows], expected[np.arange(len(rows)), labels[rows]], atol=1e-5)
 
-    facts = run(train, config, workdir)
-    assert facts["instance_accuracy"] > 0.8 and facts["steps"] == 100
+    metadata = run(train, config, workdir)
+    assert metadata["instance_accuracy"] > 0.8 and metadata["steps"] == 100
     saliency = store.read_array(workdir / "train" / "saliency.npy")
     assert saliency.shape == (TRAIN,) and saliency.mean() == pytest.approx(1, abs=0.05) and saliency.std() > 0
     table = store.read_table(workdir / "train" / "weights.parquet")
@@ -191,10 +191,10 @@ def test_one_fold_is_in_sample(tiny, workdir):
     config = settings("frozen", 1)
     run(baseline, config, workdir)
     assert [p.name for p in (workdir / "baseline").glob("model_*")] == ["model_full.keras"]
-    facts = run(extract, config, workdir)
-    assert facts["accuracy_out_of_fold"] is None
+    metadata = run(extract, config, workdir)
+    assert metadata["accuracy_out_of_fold"] is None
     top = store.read_array(workdir / "extract" / "topk_ids.npy")[:, 0]
-    assert np.mean(top == np.repeat(np.arange(3), PER_CLASS)) == pytest.approx(facts["accuracy_in_sample"])
+    assert np.mean(top == np.repeat(np.arange(3), PER_CLASS)) == pytest.approx(metadata["accuracy_in_sample"])
 
 
 def test_finetune_stages_resume_after_a_kill(tiny, workdir, monkeypatch):
@@ -215,8 +215,8 @@ def test_finetune_stages_resume_after_a_kill(tiny, workdir, monkeypatch):
         run(baseline, config, workdir)
     run(baseline, config, workdir)
     assert calls == ["model_full.keras", "model_fold0.keras", "model_fold0.keras", "model_fold1.keras"]
-    facts = run(extract, config, workdir)
-    assert facts["features"] == "extract/features.npy"
+    metadata = run(extract, config, workdir)
+    assert metadata["features"] == "extract/features.npy"
     features = store.read_array(workdir / "extract" / "features.npy")
     assert features.shape == (TRAIN, 16) and (np.abs(features).sum(1) > 0).all()
     assert (store.read_array(workdir / "extract" / "given_prob.npy") > 0).all()
@@ -263,18 +263,20 @@ def test_losses_and_mixup_work_in_both_stages(tiny, workdir, mode, options, inst
     config = config_lib.from_dict(tree)
     assert run(baseline, config, workdir)["loss"] == pytest.approx(instance_loss, rel=1e-4)
     run(train, config, workdir)
-    (facts,) = store.read_json(workdir / "train" / "history.json")
-    assert facts["instance_loss"] / facts["bag_loss"] == pytest.approx(instance_loss / bag_loss, rel=1e-4)
+    (metadata,) = store.read_json(workdir / "train" / "history.json")
+    assert metadata["instance_loss"] / metadata["bag_loss"] == pytest.approx(
+        instance_loss / bag_loss, rel=1e-4
+    )
 
 
 def test_estimates_grow_with_the_data():
-    small, large = Facts(1000, 800, 10, cores=2), Facts(100_000, 80_000, 10, cores=2)
+    small, large = PlanContext(1000, 800, 10, cores=2), PlanContext(100_000, 80_000, 10, cores=2)
     for mode in ("frozen", "finetune"):
         config = settings(mode, 4)
         for module in (baseline, extract, train):
-            first, second = (module.estimate(config, facts) for facts in (small, large))
+            first, second = (module.estimate(config, metadata) for metadata in (small, large))
             assert 0 < first.seconds < second.seconds and first.disk_bytes <= second.disk_bytes
-            assert module.estimate(config, Facts()).seconds is None
+            assert module.estimate(config, PlanContext()).seconds is None
 
 
 def test_stage_declarations():

@@ -12,7 +12,7 @@ from urnet_tf.errors import UsageError
 from urnet_tf.evaluation import metrics
 from urnet_tf.schema import QUARANTINE_COLUMNS, TEST, TRAIN, VAL
 from urnet_tf.stages import evaluate
-from urnet_tf.stages.stage import Facts, StageContext
+from urnet_tf.stages.stage import PlanContext, StageContext
 
 C, D, SIZE, FOLDS = 6, 8, 24, 2
 COUNTS = {TRAIN: 30, VAL: 13, TEST: 17}
@@ -78,7 +78,7 @@ def context_of(root, *overrides):
     workdir = store.Workdir(root)
     for stage in ("pack", "features", "baseline", "train"):
         if workdir.path(stage).exists():
-            workdir.write_marker(workdir.path(stage), {"facts": {}})
+            workdir.write_marker(workdir.path(stage), {"metadata": {}})
     return StageContext(config, workdir, workdir.open_partial("evaluate", "k"))
 
 
@@ -97,9 +97,9 @@ def expected_probs(root, name, ids):
 def test_cached_features_give_all_figures(tmp_path):
     labels = write_workdir(tmp_path)
     context = context_of(tmp_path)
-    facts = evaluate.run(context)
+    metadata = evaluate.run(context)
     written = json.loads((context.out / "metrics.json").read_text())
-    assert written["split"] == facts["split"] == TEST and written["views"] == 1
+    assert written["split"] == metadata["split"] == TEST and written["views"] == 1
     models = ["baseline", "urnet", "folds", "ensemble", "folds_rank", "ensemble_rank"]
     assert sorted(written["models"]) == sorted(models)
 
@@ -190,8 +190,8 @@ def test_finetuned_models_see_several_views(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "ImageStore", MemoryStore)
     monkeypatch.setattr(evaluate, "_PART_IMAGES", 9)
     context = context_of(tmp_path, "model.mode=finetune", 'evaluate.crops="5"', "evaluate.scales=[1.0, 0.9]")
-    facts = evaluate.run(context)
-    assert facts["views"] == 10 and facts["models"]["urnet"]["n"] == 17
+    metadata = evaluate.run(context)
+    assert metadata["views"] == 10 and metadata["models"]["urnet"]["n"] == 17
 
 
 def test_the_bag_branch_is_averaged_with_the_instance_branch(tmp_path):
@@ -243,9 +243,9 @@ def test_unlabelled_images_give_predictions_only(tmp_path):
 
 def test_estimate_knows_that_cached_features_are_cheap():
     config = config_lib.from_dict({})
-    facts = Facts(images=12_000, train_images=2_000, num_classes=50, cores=2)
-    cheap = evaluate.estimate(config, facts)
+    metadata = PlanContext(images=12_000, train_images=2_000, num_classes=50, cores=2)
+    cheap = evaluate.estimate(config, metadata)
     crops = dataclasses.replace(config.evaluate, crops="10")
-    dear = evaluate.estimate(dataclasses.replace(config, evaluate=crops), facts)
+    dear = evaluate.estimate(dataclasses.replace(config, evaluate=crops), metadata)
     assert cheap.rows == dear.rows == 10_000 and cheap.seconds < 60 < dear.seconds
-    assert evaluate.estimate(config, Facts()).seconds is None
+    assert evaluate.estimate(config, PlanContext()).seconds is None

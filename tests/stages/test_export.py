@@ -9,7 +9,7 @@ from urnet_tf import config as config_lib, store
 from urnet_tf.errors import RunError
 from urnet_tf.schema import TEST, TRAIN, VAL
 from urnet_tf.stages import export
-from urnet_tf.stages.stage import Facts, StageContext
+from urnet_tf.stages.stage import PlanContext, StageContext
 
 C, D, SIZE = 4, 6, 32
 
@@ -43,13 +43,13 @@ def root(tmp_path, monkeypatch):
     classes = [{"label": c, "name": f"class {c}"} for c in range(C)]
     head = keras.Sequential([keras.Input((D,)), keras.layers.Dropout(0.5), keras.layers.Dense(C)])
     weights = {"instance_id": [0, 1, 2, 3], "sample_weight": [-3.0, 2.0, 0.0, 1.0]}
-    facts = {
+    metadata = {
         "ingest": {"quarantined": {"empty": 2}, "duplicates": {}},
         "pack": {"images": 9, "train_images": 4},
         "reweight": {"clean_rate_estimate": 0.7},
         "train": {},
     }
-    for stage, told in facts.items():
+    for stage, told in metadata.items():
         out = workdir.open_partial(stage, "k")
         if stage == "pack":
             dtypes = {"split": "string", "label": "int32", "content_hash": "string"}
@@ -59,7 +59,7 @@ def root(tmp_path, monkeypatch):
             head.save(out / "instance.keras")
             dtypes = {"instance_id": "int64", "sample_weight": "float32"}
             store.write_table(out / "weights.parquet", weights, dtypes)
-        workdir.finish(stage, {"key": "k", "facts": told})
+        workdir.finish(stage, {"key": "k", "metadata": told})
     return tmp_path
 
 
@@ -81,11 +81,11 @@ def context_of(root, *overrides):
 def test_frozen_mode_puts_the_backbone_before_the_head(root, monkeypatch):
     monkeypatch.setattr(export, "open_backbone", backbone)
     context = context_of(root, "export.name=birds", "export.formats=[saved_model,tflite_int8]")
-    facts = export.run(context)
-    assert facts["version"] == 1 and facts["path"] == "birds/1"
-    assert facts["formats"]["saved_model"]["path"] == "birds/1/saved_model.pb"
-    assert facts["formats"]["saved_model"]["parity"]["max_difference"] < 1e-5
-    assert "features" in facts["formats"]["saved_model"]["parity"]["signatures"]
+    metadata = export.run(context)
+    assert metadata["version"] == 1 and metadata["path"] == "birds/1"
+    assert metadata["formats"]["saved_model"]["path"] == "birds/1/saved_model.pb"
+    assert metadata["formats"]["saved_model"]["parity"]["max_difference"] < 1e-5
+    assert "features" in metadata["formats"]["saved_model"]["parity"]["signatures"]
     written = json.loads((context.out / "birds" / "1" / "export.json").read_text())
     assert written["check"] == {"images": 3, "labelled": 3, "split": "val"} and written["classes"] == C
     assert written["preparation"]["short_side_px"] == 40
@@ -119,9 +119,9 @@ def test_finetuned_models_are_exported_with_the_backbone_they_have(root):
     from urnet_tf.models.classifier import build_classifier
 
     build_classifier(backbone(None), C).save(root / "train" / "instance.keras")
-    store.Workdir(root).write_marker(root / "train", {"facts": {}})
-    facts = export.run(context_of(root, "model.mode=finetune", "export.formats=[tflite_float32]"))
-    assert facts["formats"]["tflite_float32"]["parity"]["top1_agreement"] == 1.0
+    store.Workdir(root).write_marker(root / "train", {"metadata": {}})
+    metadata = export.run(context_of(root, "model.mode=finetune", "export.formats=[tflite_float32]"))
+    assert metadata["formats"]["tflite_float32"]["parity"]["top1_agreement"] == 1.0
 
 
 def test_check_images_are_spread_over_the_best_labelled_split():
@@ -156,7 +156,7 @@ def test_weights_are_looked_at_for_int8_alone(root, monkeypatch):
     weights = {"instance_id": [0, 1, 2, 3], "sample_weight": [-1.0] * 4}
     dtypes = {"instance_id": "int64", "sample_weight": "float32"}
     store.write_table(root / "train" / "weights.parquet", weights, dtypes)
-    store.Workdir(root).write_marker(root / "train", {"facts": {}})
+    store.Workdir(root).write_marker(root / "train", {"metadata": {}})
     assert export.run(context_of(root, "export.formats=[keras]"))["formats"]["keras"]["kept"]
     with pytest.raises(RunError, match="weight above 0"):
         export.run(context_of(root, "export.formats=[keras,tflite_int8]"))
@@ -167,4 +167,4 @@ def test_estimate_counts_all_files():
     # EfficientNet-Lite0 with 1,000 classes: its published 4,652,008 weights, and 2 x 21,008 statistics;
     # three files of full size, one of half, two of int8.
     weights = 4 * (4_652_008 + 42_016)
-    assert export.estimate(config, Facts()).disk_bytes == pytest.approx(4.1 * weights, abs=6)
+    assert export.estimate(config, PlanContext()).disk_bytes == pytest.approx(4.1 * weights, abs=6)

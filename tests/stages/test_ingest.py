@@ -15,7 +15,7 @@ from urnet_tf.errors import RunError, UsageError
 from urnet_tf.images import probe
 from urnet_tf.schema import DUPLICATE_COLUMNS, INSTANCE_COLUMNS, QUARANTINE_COLUMNS
 from urnet_tf.stages import ingest
-from urnet_tf.stages.stage import Facts, StageContext
+from urnet_tf.stages.stage import PlanContext, StageContext
 from urnet_tf.store import Workdir, fingerprint, read_json, read_table
 
 
@@ -47,9 +47,9 @@ def folder(tmp_path):
 
 
 def test_folder(folder, tmp_path):
-    facts, out = run(tmp_path / "work", path=folder)
+    metadata, out = run(tmp_path / "work", path=folder)
     size = sum(path.stat().st_size for path in folder.rglob("*.png"))
-    assert facts == {
+    assert metadata == {
         "images": 41, "train_images": 37, "val_images": 4, "test_images": 0, "num_classes": 2,
         "quarantined": {"not_a_file": 1, "not_an_image": 1}, "root": str(folder),
         "duplicates": {"train_and_evaluation": 0, "several_labels": 0, "same_label": 2}, "bytes": size,
@@ -69,7 +69,7 @@ def test_folder(folder, tmp_path):
     assert {f.name: str(f.type) for f in read_table(out / "quarantine.parquet").schema} == QUARANTINE_COLUMNS
     assert {f.name: str(f.type) for f in read_table(out / "duplicates.parquet").schema} == DUPLICATE_COLUMNS
     assert [c["name"] for c in read_json(out / "classes.json")] == ["cat", "dog"]
-    assert json.loads(json.dumps(facts)) == facts
+    assert json.loads(json.dumps(metadata)) == metadata
 
 
 def test_a_killed_run_gives_the_same_files(folder, tmp_path, monkeypatch):
@@ -108,23 +108,23 @@ def test_list_with_evaluation_images_from_elsewhere(folder, tmp_path):
     (tmp_path / "list.csv").write_text("path,label,rank\n" + "\n".join(lines))
     draw_images(tmp_path / "val", ["cat/v.png", "dog/v.png"], seed=9)
     (tmp_path / "val/dog/copy.png").write_bytes((folder / "cat/g/3.png").read_bytes())
-    facts, out = run(
+    metadata, out = run(
         tmp_path / "work", path=tmp_path / "list.csv", image_root=str(folder), val_path=str(tmp_path / "val")
     )
-    assert (facts["train_images"], facts["val_images"]) == (19, 3)
-    assert facts["quarantined"] == {"duplicate_of_evaluation": 1, "missing": 1}
-    assert facts["duplicates"]["train_and_evaluation"] == 2
+    assert (metadata["train_images"], metadata["val_images"]) == (19, 3)
+    assert metadata["quarantined"] == {"duplicate_of_evaluation": 1, "missing": 1}
+    assert metadata["duplicates"]["train_and_evaluation"] == 2
     paths = read_table(out / "candidates.parquet")["path"].to_pylist()
-    assert all(os.path.exists(os.path.join(facts["root"], path)) for path in paths)
+    assert all(os.path.exists(os.path.join(metadata["root"], path)) for path in paths)
 
 
 def test_sources_ranks_and_first_classes(folder, tmp_path):
     draw_images(folder, [f"owl/g/{n}.png" for n in range(3)], seed=5)
-    facts, _ = run(
+    metadata, _ = run(
         tmp_path / "work", path=folder, sources=["g"], max_rank={"g": 4}, first_classes=2, val_fraction=0
     )
-    assert (facts["images"], facts["num_classes"]) == (8, 2)
-    assert facts["quarantined"]["rank_cut"] == 14  # 10 + bad.jpg - 4, and 10 + copy.png - 4
+    assert (metadata["images"], metadata["num_classes"]) == (8, 2)
+    assert metadata["quarantined"]["rank_cut"] == 14  # 10 + bad.jpg - 4, and 10 + copy.png - 4
 
 
 @pytest.mark.parametrize(
@@ -175,14 +175,14 @@ def test_inputs_follow_what_is_read(folder, tmp_path):
 
 
 def test_estimate_counts_rows(folder):
-    estimate = ingest.estimate(from_dict({"ingest": {"path": str(folder)}}), Facts())
+    estimate = ingest.estimate(from_dict({"ingest": {"path": str(folder)}}), PlanContext())
     assert estimate.rows == 43  # 42 files and a directory named x.jpg
     assert estimate.seconds > 0
 
 
 def test_webtiny(webtiny, tmp_path):
-    facts, out = run(tmp_path, path=webtiny)
-    assert facts | {"root": ""} == {
+    metadata, out = run(tmp_path, path=webtiny)
+    assert metadata | {"root": ""} == {
         "images": 16876, "train_images": 7436, "val_images": 2950, "test_images": 6490, "num_classes": 59,
         "quarantined": {}, "root": "", "bytes": 37482606,
         "duplicates": {"train_and_evaluation": 0, "several_labels": 393, "same_label": 84},
@@ -194,7 +194,7 @@ def test_webtiny(webtiny, tmp_path):
 
 
 def test_hostile_files_of_the_drawn_crawl(drawn_crawl, tmp_path):
-    facts, out = run(tmp_path, path=drawn_crawl)
+    metadata, out = run(tmp_path, path=drawn_crawl)
     statuses = {
         os.path.basename(row["path"]): row["status"]
         for row in read_table(out / "quarantine.parquet").to_pylist()
@@ -211,7 +211,7 @@ def test_hostile_files_of_the_drawn_crawl(drawn_crawl, tmp_path):
     }
     used = [p for p in read_table(out / "candidates.parquet")["path"].to_pylist() if "hostile" in p]
     assert len(used) == 5  # four odd but good pictures, and the truncated one, which packing finds
-    assert facts["num_classes"] == 12
+    assert metadata["num_classes"] == 12
 
 
 def test_a_disk_that_fails_stops_probing_and_is_no_verdict(folder, tmp_path, monkeypatch):
@@ -230,8 +230,8 @@ def test_a_disk_that_fails_stops_probing_and_is_no_verdict(folder, tmp_path, mon
         run(tmp_path / "work", path=folder)
     assert "\n" not in str(caught.value)
     monkeypatch.setattr(probe, "_read", read)
-    facts, _ = run(tmp_path / "work", path=folder)
-    assert facts == undisturbed
+    metadata, _ = run(tmp_path / "work", path=folder)
+    assert metadata == undisturbed
 
 
 @pytest.mark.parametrize("missing, stops", [(1, False), (18, True), (20, True)])
@@ -249,8 +249,10 @@ def test_nearly_all_files_missing_is_a_disk_that_is_not_there(tmp_path, monkeypa
         for path in gone:
             os.rename(f"{path}.hidden", path)
         missing = 0
-    facts, _ = run(tmp_path / "work", path=tmp_path / "list.csv")  # what was found missing is not remembered
-    assert facts["quarantined"].get("missing", 0) == missing
+    metadata, _ = run(
+        tmp_path / "work", path=tmp_path / "list.csv"
+    )  # what was found missing is not remembered
+    assert metadata["quarantined"].get("missing", 0) == missing
 
 
 def test_many_missing_files_are_told(tmp_path, caplog):

@@ -15,7 +15,7 @@ from urnet_tf.images import image_store
 from urnet_tf.images.image_store import ImageStore
 from urnet_tf.images.probe import content_hash
 from urnet_tf.stages import pack
-from urnet_tf.stages.stage import Facts, StageContext
+from urnet_tf.stages.stage import PlanContext, StageContext
 
 CONFIG = {"pack": {"short_side_px": 32, "images_per_shard": 4}, "ingest": {"max_pixels": 700_000}}
 
@@ -85,7 +85,7 @@ def make_context(tmp_path, files=FILES, classes=2):
     }
     store.write_table(ingest / "quarantine.parquet", bad, schema.QUARANTINE_COLUMNS)
     store.write_json(ingest / "classes.json", [{"label": j, "name": f"class {j}"} for j in range(classes)])
-    workdir.finish("ingest", {"facts": {"root": str(root)}})
+    workdir.finish("ingest", {"metadata": {"root": str(root)}})
     return StageContext(from_dict(CONFIG), workdir, workdir.open_partial("pack", "key"))
 
 
@@ -96,10 +96,10 @@ def packed(tmp_path_factory):
 
 
 def test_every_candidate_is_an_image_or_a_row_with_a_reason(packed):
-    context, facts = packed
-    assert facts == {
+    context, metadata = packed
+    assert metadata == {
         "images": 7, "train_images": 5, "val_images": 1, "test_images": 1, "num_classes": 2,
-        "bytes": facts["bytes"],
+        "bytes": metadata["bytes"],
         "quarantined": {"unsupported": 2, "decode_error": 1, "too_many_pixels": 1, "not_an_image": 1},
     }  # fmt: skip
     instances = store.read_table(context.out / "instances.parquet").to_pydict()
@@ -120,10 +120,10 @@ def test_every_candidate_is_an_image_or_a_row_with_a_reason(packed):
 
 
 def test_images_are_reduced_and_never_enlarged(packed):
-    context, facts = packed
+    context, metadata = packed
     images = ImageStore(context.out)
     records = images.read(np.arange(len(images)))
-    assert sum(map(len, records)) == facts["bytes"]
+    assert sum(map(len, records)) == metadata["bytes"]
     shapes = [tuple(tf.io.decode_jpeg(record).shape) for record in records]
     assert shapes == [
         (32, 38, 3),
@@ -169,7 +169,7 @@ def test_a_killed_run_resumes_to_identical_files(packed, tmp_path, monkeypatch):
 
 def hide(context, name="still.webp"):
     """Lets an image be gone, and gives the function that brings it back."""
-    path = context.workdir.marker("ingest")["facts"]["root"] + f"/{name}"
+    path = context.workdir.marker("ingest")["metadata"]["root"] + f"/{name}"
     os.rename(path, path + ".hidden")
     return lambda: os.rename(path + ".hidden", path)
 
@@ -254,7 +254,7 @@ def test_a_class_without_images_ends_the_run(tmp_path):
 
 def test_estimate_grows_with_the_data():
     config = from_dict({})
-    assert pack.estimate(config, Facts()).rows is None
-    small, large = (pack.estimate(config, Facts(images=n, cores=2)) for n in (1000, 2000))
+    assert pack.estimate(config, PlanContext()).rows is None
+    small, large = (pack.estimate(config, PlanContext(images=n, cores=2)) for n in (1000, 2000))
     assert large.rows == 2000 and large.seconds == pytest.approx(2 * small.seconds)
     assert json.dumps(large.disk_bytes)

@@ -10,7 +10,7 @@ from PIL import Image
 from urnet_tf import config as config_lib, schema, store
 from urnet_tf.images import image_store
 from urnet_tf.stages import report
-from urnet_tf.stages.stage import Facts, StageContext
+from urnet_tf.stages.stage import PlanContext, StageContext
 
 TRAIN_LABELS = np.repeat(np.arange(3), 6)
 N = len(TRAIN_LABELS)
@@ -49,13 +49,18 @@ def context(tmp_path):
     write_pack(tmp_path)
     write_weights(tmp_path)
     write_evaluation(tmp_path / "evaluate")
-    facts = {
+    metadata = {
         "pack": {"images": N + 4, "train_images": N, "val_images": 0, "test_images": 4, "bytes": 12_345},
         "reweight": {"clean_rate_estimate": 0.71},
         "export": EXPORT,
     }
     for stage in report.STAGE.needs:
-        marker = {"key": stage, "seconds": 1, "versions": {"keras": "3.15.1"}, "facts": facts.get(stage, {})}
+        marker = {
+            "key": stage,
+            "seconds": 1,
+            "versions": {"keras": "3.15.1"},
+            "metadata": metadata.get(stage, {}),
+        }
         workdir.write_marker(workdir.path(stage), marker)
     out = workdir.open_partial("report", "key")
     config = config_lib.load_config(None, ["report.classes=2", "report.images_per_class=4"])
@@ -100,7 +105,7 @@ def write_weights(root):
         "instance_id": np.arange(N), "label": TRAIN_LABELS, "path": [""] * N, "class_weight": ones,
         "cluster": np.zeros(N, np.int32), "cluster_weight": ones, "confidence": ones,
         "self_confidence": given / given.mean(), "saliency": ones, "page_text": ones,
-        "rank_prior": ones, "supposed_label": top,
+        "rank_prior": ones, "predicted_label": top,
         "sample_weight": given / given.mean(),
     }  # fmt: skip
     store.write_table(root / "train" / "weights.parquet", columns, schema.WEIGHT_COLUMNS)
@@ -130,9 +135,9 @@ def write_evaluation(directory):
 
 
 def test_writes_one_page(context):
-    facts = report.run(context)
+    metadata = report.run(context)
     page = (context.out / "index.html").read_text(encoding="utf-8")
-    assert facts == {"bytes": len(page.encode()), "path": "index.html"}
+    assert metadata == {"bytes": len(page.encode()), "path": "index.html"}
     for words in (
         "18 training images", "75.0\N{NO-BREAK SPACE}%", "+25.0 points", "flickr/bad.jpg", "Title &lt;0&gt;",
         "export/urnet/2/README.md", "took 71\N{NO-BREAK SPACE}% of the labels", "keras 3.15.1",
@@ -167,7 +172,7 @@ def test_the_formats_of_the_export_are_shown(context):
 
 
 def test_a_run_without_an_export_has_no_section(context):
-    marker = {"key": "export", "seconds": 1, "versions": {}, "facts": {}}
+    marker = {"key": "export", "seconds": 1, "versions": {}, "metadata": {}}
     context.workdir.write_marker(context.path("export"), marker)
     report.run(context)
     page = (context.out / "index.html").read_text(encoding="utf-8")
@@ -185,12 +190,12 @@ def test_reliability_counts_the_measured_split(context):
 def test_a_run_that_measured_nothing_has_a_page(context):
     path = context.path("evaluate", "metrics.json")
     store.write_json(path, {"split": None, "models": {}, "views": 0})
-    context.workdir.write_marker(path.parent, {"facts": {}})
+    context.workdir.write_marker(path.parent, {"metadata": {}})
     report.run(context)
     assert "Did it help?" not in (context.out / "index.html").read_text(encoding="utf-8")
 
 
 def test_estimate():
     config = config_lib.Config()
-    assert report.STAGE.estimate(config, Facts()).seconds is None
-    assert report.STAGE.estimate(config, Facts(train_images=10**6)).disk_bytes == 5 * 10**6
+    assert report.STAGE.estimate(config, PlanContext()).seconds is None
+    assert report.STAGE.estimate(config, PlanContext(train_images=10**6)).disk_bytes == 5 * 10**6

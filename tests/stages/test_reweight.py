@@ -9,7 +9,7 @@ from urnet_tf import schema, store
 from urnet_tf.config import load_config
 from urnet_tf.errors import UsageError
 from urnet_tf.stages import reweight
-from urnet_tf.stages.stage import Facts, StageContext
+from urnet_tf.stages.stage import PlanContext, StageContext
 
 SIZES, DIM = (24, 40, 12), 16
 QUICK = (
@@ -75,15 +75,15 @@ def workdir(tmp_path_factory, mark_complete):
 def run(workdir, key, *overrides):
     out = workdir.open_partial("reweight", key)
     context = StageContext(load_config(None, [*QUICK, *overrides]), workdir, out)
-    facts = reweight.run(context)
-    json.dumps(facts)
+    metadata = reweight.run(context)
+    json.dumps(metadata)
     table = store.read_table(out / "weights.parquet")
     assert table.column_names == list(schema.WEIGHT_COLUMNS)
-    return facts, {name: store.column(table, name) for name in table.column_names}, out
+    return metadata, {name: store.column(table, name) for name in table.column_names}, out
 
 
 def test_weights_prefer_right_labels(workdir):
-    facts, columns, out = run(workdir, "sound")
+    metadata, columns, out = run(workdir, "sound")
     right = np.load(workdir.root / "truth.npy") == columns["label"]
     assert columns["sample_weight"].mean(dtype=float) == pytest.approx(1.0, abs=1e-5)
     evidence = ("cluster_weight", "confidence", "self_confidence", "page_text")
@@ -99,22 +99,22 @@ def test_weights_prefer_right_labels(workdir):
     probs = np.load(out / "target_probs.npy")
     np.testing.assert_allclose(probs.sum(axis=1), 1.0, rtol=1e-6)
     np.testing.assert_array_equal(np.load(out / "target_ids.npy")[:, 0], columns["label"])
-    assert facts["clean_rate_estimate"] == pytest.approx(right.mean(), abs=0.02)
-    assert facts["bag_guarantee"] == pytest.approx(1 - (1 - facts["clean_rate_estimate"]) ** 3)
-    assert 10 < facts["effective_sample_size"] < sum(SIZES)
-    assert facts["pages"]["with_text"] == 1.0
+    assert metadata["clean_rate_estimate"] == pytest.approx(right.mean(), abs=0.02)
+    assert metadata["bag_guarantee"] == pytest.approx(1 - (1 - metadata["clean_rate_estimate"]) ** 3)
+    assert 10 < metadata["effective_sample_size"] < sum(SIZES)
+    assert metadata["pages"]["with_text"] == 1.0
     # Every fifth page is a file name, which may lie nearer to any class.
-    assert facts["pages"]["nearer_to_another_class"] == pytest.approx((~right).mean(), abs=0.2)
+    assert metadata["pages"]["nearer_to_another_class"] == pytest.approx((~right).mean(), abs=0.2)
 
 
 def test_the_second_round_asks_weighted_models_that_did_not_see_the_image(workdir):
     _, first, _ = run(workdir, "one")
-    facts, second, out = run(workdir, "two", "reweight.rounds=2")
+    metadata, second, out = run(workdir, "two", "reweight.rounds=2")
     right = np.load(workdir.root / "truth.npy") == second["label"]
     assert sorted(path.name for path in (out / "second_round").iterdir()) == [
         f"head{fold}.keras" for fold in range(4)
     ]
-    assert (second["supposed_label"] == np.load(workdir.root / "truth.npy")).mean() > 0.9
+    assert (second["predicted_label"] == np.load(workdir.root / "truth.npy")).mean() > 0.9
     assert not np.array_equal(first["self_confidence"], second["self_confidence"])
     assert second["self_confidence"][right].mean() > 1.3 * second["self_confidence"][~right].mean()
     np.testing.assert_array_equal(first["cluster"], second["cluster"])
@@ -126,17 +126,17 @@ def test_one_fold_has_no_second_round(workdir):
 
 
 def test_paper_form_is_the_literal_product(workdir):
-    facts, columns, out = run(workdir, "paper", "preset=paper")
+    metadata, columns, out = run(workdir, "paper", "preset=paper")
     assert (columns["self_confidence"] == 1).all()
     product = columns["class_weight"] * columns["cluster_weight"] * columns["confidence"]
     np.testing.assert_allclose(columns["sample_weight"], product, rtol=1e-5)
-    assert (columns["confidence"] < 0).mean() == pytest.approx(facts["negative_confidence_share"])
-    disagree = columns["supposed_label"] != columns["label"]
+    assert (columns["confidence"] < 0).mean() == pytest.approx(metadata["negative_confidence_share"])
+    disagree = columns["predicted_label"] != columns["label"]
     sums = np.load(out / "target_probs.npy").sum(axis=1)
     np.testing.assert_allclose(sums, np.where(disagree, 0.8, 1.0), rtol=1e-6)
-    assert facts["factors"]["class_weight"]["max"] < 1.0
-    assert facts["negative_weight_share"] == (columns["sample_weight"] < 0).mean() > 0
-    assert facts["supposed_by"] == schema.BASELINE and facts["fidelity"] == "paper"
+    assert metadata["factors"]["class_weight"]["max"] < 1.0
+    assert metadata["negative_weight_share"] == (columns["sample_weight"] < 0).mean() > 0
+    assert metadata["predicted_by"] == schema.BASELINE and metadata["formulas"] == "literal"
     mean = columns["sample_weight"].mean(dtype=float)
     _, scaled, _ = run(workdir, "paper", "preset=paper", "reweight.combine.unit_mean=true")
     np.testing.assert_allclose(scaled["sample_weight"], columns["sample_weight"] / mean, rtol=1e-5)
@@ -158,12 +158,12 @@ def test_everything_off_is_ones(workdir):
         "class_weight", "cluster_weight", "confidence", "self_confidence", "page_text", "rank_prior",
         "soft_label",
     )  # fmt: skip
-    facts, columns, out = run(workdir, "off", *(f"reweight.{name}.enabled=false" for name in names))
+    metadata, columns, out = run(workdir, "off", *(f"reweight.{name}.enabled=false" for name in names))
     for name in (*names[:-1], "sample_weight"):
         assert (columns[name] == 1).all()
     assert (columns["cluster"] == -1).all()
     np.testing.assert_array_equal(np.load(out / "target_probs.npy"), [[1.0, 0.0]] * sum(SIZES))
-    assert facts["effective_sample_size"] == pytest.approx(sum(SIZES))
+    assert metadata["effective_sample_size"] == pytest.approx(sum(SIZES))
 
 
 def test_a_killed_run_goes_on_to_the_same_files(workdir, monkeypatch):
@@ -173,8 +173,8 @@ def test_a_killed_run_goes_on_to_the_same_files(workdir, monkeypatch):
 
     complete = store.UnitLog.complete
 
-    def complete_one(log, unit, facts=None):
-        complete(log, unit, facts)
+    def complete_one(log, unit, metadata=None):
+        complete(log, unit, metadata)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(store.UnitLog, "complete", complete_one)
@@ -192,42 +192,42 @@ def test_soft_targets_reach_a_small_class_outside_of_the_raw_best():
     seen |= {f"balanced_{name}": values for name, values in balanced.items()}
     seen = {name: np.array(values) for name, values in seen.items()}
 
-    def targets(fidelity, *settings):
-        chosen = [f"reweight.fidelity={fidelity}", "reweight.soft_label.beta=0.8", *settings]
+    def targets(formulas, *settings):
+        chosen = [f"reweight.formulas={formulas}", "reweight.soft_label.beta=0.8", *settings]
         config = load_config(None, chosen)
-        opinion = reweight._first_opinion(fidelity, seen)
-        return reweight._soft_targets(config.reweight, np.array([0]), opinion)
+        prediction = reweight._first_prediction(formulas, seen)
+        return reweight._soft_targets(config.reweight, np.array([0]), prediction)
 
-    ids, probs = targets("sound")
+    ids, probs = targets("repaired")
     np.testing.assert_array_equal(ids, [[0, 3, 1]])
     share = 0.8 + 0.2 * 0.25 / 1.15
     np.testing.assert_allclose(probs, [[share, (1 - share) * 0.6, (1 - share) * 0.4]], rtol=1e-6)
-    ids, probs = targets("sound", "reweight.soft_label.kind=supposed")
+    ids, probs = targets("repaired", "reweight.soft_label.kind=predicted")
     np.testing.assert_array_equal(ids, [[0, 3]])
     np.testing.assert_allclose(probs, [[0.88, 0.12]], rtol=1e-6)
-    ids, _ = targets("paper", "reweight.soft_label.kind=supposed")
-    np.testing.assert_array_equal(ids, [[0, 0]])  # the raw opinion
+    ids, _ = targets("literal", "reweight.soft_label.kind=predicted")
+    np.testing.assert_array_equal(ids, [[0, 0]])  # the raw prediction
 
 
-def test_who_predicted_the_supposed_labels_is_told(workdir):
+def test_who_predicted_the_predicted_label_is_reported(workdir):
     import keras
 
-    facts, columns, _ = run(workdir, "sound")
-    assert facts["supposed_by"] == schema.BALANCED_BASELINE
+    metadata, columns, _ = run(workdir, "sound")
+    assert metadata["predicted_by"] == schema.BALANCED_BASELINE
     best = np.load(workdir.root / "extract/balanced_topk_ids.npy")[:, 0]
-    np.testing.assert_array_equal(columns["supposed_label"], best)
-    facts, columns, _ = run(workdir, "paper", "preset=paper")
-    assert facts["supposed_by"] == schema.BASELINE
+    np.testing.assert_array_equal(columns["predicted_label"], best)
+    metadata, columns, _ = run(workdir, "paper", "preset=paper")
+    assert metadata["predicted_by"] == schema.BASELINE
     raw = np.load(workdir.root / "extract/topk_ids.npy")[:, 0]
-    np.testing.assert_array_equal(columns["supposed_label"], raw)
-    facts, columns, out = run(workdir, "two", "reweight.rounds=2")
-    assert facts["supposed_by"] == schema.SECOND_ROUND
+    np.testing.assert_array_equal(columns["predicted_label"], raw)
+    metadata, columns, out = run(workdir, "two", "reweight.rounds=2")
+    assert metadata["predicted_by"] == schema.SECOND_ROUND
     folds = np.load(workdir.root / "baseline/fold.npy")
     features = np.load(workdir.root / "features/features.npy").astype(np.float32)[: len(folds)]
     for fold in range(4):
         head = keras.saving.load_model(out / "second_round" / f"head{fold}.keras", compile=False)
         said = np.asarray(head(features[folds == fold])).argmax(axis=1)
-        np.testing.assert_array_equal(columns["supposed_label"][folds == fold], said)
+        np.testing.assert_array_equal(columns["predicted_label"][folds == fold], said)
 
 
 @pytest.mark.parametrize("kind", ["size", "quality", "density"])
@@ -242,9 +242,9 @@ def test_other_kinds_of_cluster_weight(workdir, kind):
 
 def test_estimate_grows_with_the_data():
     config = load_config()
-    small, large = (reweight.estimate(config, Facts(train_images=n)) for n in (1000, 1_000_000))
+    small, large = (reweight.estimate(config, PlanContext(train_images=n)) for n in (1000, 1_000_000))
     assert small.seconds < large.seconds and small.disk_bytes < large.disk_bytes
-    assert reweight.estimate(config, Facts()).seconds is None
+    assert reweight.estimate(config, PlanContext()).seconds is None
 
 
 def test_another_file_of_text_vectors_is_another_input(tmp_path):

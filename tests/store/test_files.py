@@ -59,7 +59,7 @@ def test_units_are_pending_until_complete(tmp_path):
     assert store.UnitLog(tmp_path / "units", 3).pending() == [0, 2]
     log.complete(0)
     log.complete(2)
-    assert log.facts() == [None, {"n": 5}, None]
+    assert log.metadata() == [None, {"n": 5}, None]
 
 
 def test_a_stage_is_complete_only_under_its_final_name(tmp_path):

@@ -70,8 +70,8 @@ def tiny_version(tiny_model, tiny_names, tiny_preparation, tmp_path_factory):
     from urnet_tf.export.saved_model import write_saved_model
 
     path = tmp_path_factory.mktemp("models") / "tiny" / "3"
-    facts = {"name": "tiny", "version": 3}
-    write_saved_model(tiny_model, tiny_names, path, tiny_preparation, top_k=3, facts=facts)
+    metadata = {"name": "tiny", "version": 3}
+    write_saved_model(tiny_model, tiny_names, path, tiny_preparation, top_k=3, metadata=metadata)
     return path
 
 

@@ -7,6 +7,7 @@ means off, or "let the program choose" where the comment says so.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from urnet_tf.reweighting import LITERAL, REPAIRED
 from urnet_tf.text_rules import FILE_NAME, LINE, PATH
 
 BEST, SOUND, PAPER = "best", "sound", "paper"
@@ -150,14 +151,16 @@ class ExtractConfig:
 class ClassWeightConfig:
     enabled: bool = False  # best balances classes by train.fit.loss.logit_adjustment instead
     kind: str = _choice("inverse", "effective_number")  # of the class size (Eq. 2-4), or Cui 2019
-    alpha: float | None = _between(None, 0.0, 1.0)  # Eq. 4; None: sound 1, paper 0.5; only with inverse
+    alpha: float | None = _between(None, 0.0, 1.0)  # Eq. 4; None: repaired 1, literal 0.5; only with inverse
     effective_beta: float = _between(0.999, 0.0, 1.0)  # effective_number: 0 = no weights, 1 = inverse
 
 
 @dataclass(frozen=True)
 class ClusterWeightConfig:
     enabled: bool = True
-    kind: str | None = _choice(None, "purity", "quality", "density", "size")  # None: sound purity, paper size
+    kind: str | None = _choice(
+        None, "purity", "quality", "density", "size"
+    )  # None: repaired purity, literal size
     clusters: int = _between(5, 2, _REPEATS)  # k of k-means
     neighbours: int = _between(4, 0, _REPEATS)  # most confused classes that join (Sec. 4.2)
     pca_dim: int | None = _between(32, 1, _UNITS)  # None = the full features
@@ -171,15 +174,15 @@ class ConfidenceConfig:
     text_dim: int = _between(300, 8, _UNITS)  # of hashed vectors
     top_rank: int = _between(30, 1, _IMAGES)  # trained on the best results of a class ...
     source: str | None = _text("google", LINE, 200)  # ... from this source; None or not in the data = all
-    loss: str | None = _choice(None, "contrastive", "pairwise")  # None: pairwise (Eq. 8) in paper
+    loss: str | None = _choice(None, "contrastive", "pairwise")  # None: pairwise (Eq. 8) if literal
     temperature: float = _between(0.07, 1e-3, _FACTOR)  # contrastive
     epochs: int = _between(30, 1, _PASSES)
-    floor: float = _between(0.05, 0.0, 1.0)  # sound: smallest weight, as a share of the class mean
+    floor: float = _between(0.05, 0.0, 1.0)  # repaired: smallest weight, as a share of the class mean
 
 
 @dataclass(frozen=True)
 class SelfConfidenceConfig:
-    enabled: bool | None = None  # None: on in sound, off in paper
+    enabled: bool | None = None  # None: on if repaired, off if literal
     floor: float = _between(0.05, 0.0, 1.0)  # smallest weight, as a share of the class mean
 
 
@@ -199,21 +202,21 @@ class RankPriorConfig:
 @dataclass(frozen=True)
 class SoftLabelConfig:
     enabled: bool = True
-    kind: str = _choice("distribution", "supposed")  # all that the folds suppose, or one label (Eq. 10)
+    kind: str = _choice("distribution", "predicted")  # all that the folds suppose, or one label (Eq. 10)
     beta: float = _between(0.8, 0.0, 1.0)  # share of the given label, Eq. 10; distribution: the smallest
 
 
 @dataclass(frozen=True)
 class CombineConfig:
-    smallest: float = _between(0.05, 0.0, 1.0)  # sound: bounds of the combined weight
+    smallest: float = _between(0.05, 0.0, 1.0)  # repaired: bounds of the combined weight
     largest: float = _between(10.0, 1.0, _FACTOR)
-    unit_mean: bool = False  # paper: scale the product to mean 1, as sound always does; false = literal
+    unit_mean: bool = False  # literal: scale the product to mean 1, as repaired always does
 
 
 @dataclass(frozen=True)
 class ReweightConfig:
-    fidelity: str = _choice(SOUND, PAPER)  # repaired formulas, or the literal ones
-    # 2: weighted heads of the folds are asked again (not with one fold); None: frozen 2, finetune 1
+    formulas: str = _choice(REPAIRED, LITERAL)  # repaired formulas, or the literal ones
+    # 2: weighted heads of the folds are refitted (not with one fold); None: frozen 2, finetune 1
     rounds: int | None = _between(None, 1, 2)
     refit: FitConfig = field(default_factory=lambda: FitConfig(loss=LossConfig(logit_adjustment=1.0)))
     class_weight: ClassWeightConfig = field(default_factory=ClassWeightConfig)
@@ -309,6 +312,6 @@ class Config:
 
 
 def has_second_round(config: Config) -> bool:
-    """Whether weighted heads of the folds are asked again; with one fold there is nobody to ask."""
+    """Whether weighted heads of the folds are refitted; with one fold there is nobody to ask."""
     rounds = config.reweight.rounds or (2 if config.model.mode == "frozen" else 1)
     return rounds > 1 and config.baseline.folds > 1

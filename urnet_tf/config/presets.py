@@ -5,29 +5,24 @@ from collections.abc import Mapping, Sequence
 from urnet_tf.config import file, tree as trees
 from urnet_tf.config.checks import check_together
 from urnet_tf.config.fields import BEST, PAPER, SOUND, Config
+from urnet_tf.reweighting import LITERAL
 
 _PLAIN_FIT = {"fit": {"mixup": None, "loss": {"logit_adjustment": 0.0}}}
-
-
 _PAPERS_STEPS = {
     "rounds": 1,
     "class_weight": {"enabled": True},
     "page_text": {"enabled": False},
     "rank_prior": {"enabled": False},
-    "soft_label": {"kind": "supposed"},
+    "soft_label": {"kind": "predicted"},
 }
-
-
 # What a preset sets before the settings of a file or command line. The defaults below are `best` for frozen
 # features: what measurement chose. `sound` is the paper's system with its formulas repaired, `paper` the
 # literal one. Whole networks learned too slowly with mixup and logit adjustment in the measured budgets.
 PRESETS = {
     BEST: {},
     SOUND: {"reweight": _PAPERS_STEPS, "train": _PLAIN_FIT},
-    PAPER: {"reweight": _PAPERS_STEPS | {"fidelity": PAPER}, "train": _PLAIN_FIT},
+    PAPER: {"reweight": _PAPERS_STEPS | {"formulas": LITERAL}, "train": _PLAIN_FIT},
 }
-
-
 _BEST_FINETUNE = {"reweight": {"class_weight": {"enabled": True}}, "train": _PLAIN_FIT}
 
 

@@ -176,10 +176,10 @@ def check_classes(candidates: pa.Table, quarantine: pa.Table, classes: Sequence[
 
 def _candidates(rows, probes, kept, splits):
     """The usable rows in final order, in chunks that a Parquet string column can hold."""
-    facts = probes.select(["content_hash", "width_px", "height_px"])
+    metadata = probes.select(["content_hash", "width_px", "height_px"])
     table = pa.Table.from_arrays(
-        [*rows.columns, *facts.columns, pa.chunked_array([splits])],
-        [*rows.column_names, *facts.column_names, "place"],
+        [*rows.columns, *metadata.columns, pa.chunked_array([splits])],
+        [*rows.column_names, *metadata.column_names, "place"],
     )
     table = table.combine_chunks()
     keys = [(name, "ascending") for name in ("place", "label", "source", "rank", "path")]

@@ -105,12 +105,12 @@ def fingerprint_files(path: str, kind: str, image_root: str | None = None, sourc
         try:
             file = os.path.join(root, name)
             status = retried_or_stop(file, lambda file=file: os.stat(file))
-            facts = f"{status.st_size}:{status.st_mtime_ns}"
+            metadata = f"{status.st_size}:{status.st_mtime_ns}"
         except OSError as error:
-            facts = os_status(error)
+            metadata = os_status(error)
         except ValueError:  # a NUL in the name
-            facts = "bad_name"
-        digest.update(os.fsencode(name) + f"\0{problem}:{facts}\n".encode())
+            metadata = "bad_name"
+        digest.update(os.fsencode(name) + f"\0{problem}:{metadata}\n".encode())
         count += 1
     return f"{count:,} files #{digest.hexdigest()}"
 

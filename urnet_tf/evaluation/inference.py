@@ -176,7 +176,7 @@ class TopK:
 
     The balanced fields are what the model would say if all classes were equally frequent: the
     probabilities p_c N / (C N_c), normalised. A model trained on unequal classes prefers the large
-    ones, and whatever is learned from its raw opinion repeats that. Their k classes are chosen after
+    ones, and whatever is learned from its raw prediction repeats that. Their k classes are chosen after
     balancing, so that a small class outside of the raw k is among them.
 
     Source: post-hoc logit adjustment, Menon et al., 2021.
@@ -230,9 +230,9 @@ def build_top_k_function(
         labels = tf.cast(labels, tf.int32)
         probs, balanced = tf.nn.softmax(logits), tf.nn.softmax(logits + log_scale)
         values = []
-        for opinion in (probs, balanced):
-            best = tf.math.top_k(opinion, k)
-            values += [best.indices, best.values, tf.gather(opinion, labels, batch_dims=1)]
+        for prediction in (probs, balanced):
+            best = tf.math.top_k(prediction, k)
+            values += [best.indices, best.values, tf.gather(prediction, labels, batch_dims=1)]
         return TopK(*(value.numpy() for value in values))
 
     return predict

@@ -45,7 +45,7 @@ GLOSSARY = (
     ("instance_id", "Number of an image in this run; row number of every table and array."),
     ("label", "The class under which the crawl found the image: the given label."),
     (
-        "supposed_label",
+        "predicted_label",
         "What {author} would call it. Where it differs from the label, training aims at a mix of both.",
     ),
     ("source, query, rank", "Where the image came from: which search, which words, which place there."),
@@ -109,7 +109,7 @@ def build_page(
         inputs=inputs,
         split=_SPLIT_NAMES.get(inputs.evaluated_on, inputs.evaluated_on),
         glossary=_glossary(inputs),
-        facts=_facts(inputs, doubtful),
+        metadata=_metadata(inputs, doubtful),
         accuracy=_accuracy(inputs),
         holdings=_holdings(inputs),
         noise=_noise(inputs, doubtful),
@@ -140,7 +140,7 @@ def _style(thumbnail_px):
 
 
 def _glossary(inputs):
-    author = schema.SUPPOSED_BY.get(inputs.reweighting.get("supposed_by"), "the models")
+    author = schema.PREDICTED_BY.get(inputs.reweighting.get("predicted_by"), "the models")
     if inputs.is_literal:
         combined = (
             f"The product of the factors; an average image has {_times(inputs.average_weight)}. Below 0 an "
@@ -154,7 +154,7 @@ def _glossary(inputs):
     return [(word, meaning.format(author=author, combined=combined)) for word, meaning in GLOSSARY]
 
 
-def _facts(inputs, doubtful):
+def _metadata(inputs, doubtful):
     weight, pro = inputs.relative_weight, np.maximum(inputs.relative_weight, 0.0)
     size = np.bincount(inputs.label, minlength=inputs.num_classes)
     return {
@@ -361,13 +361,13 @@ def _class_table(inputs, doubtful):
     }
 
 
-def _export(facts):
+def _export(metadata):
     """Rows of the exported files, Keras before them; None where nothing was exported."""
-    formats = facts.get("formats")
+    formats = metadata.get("formats")
     if not formats:
         return None
-    keras = {"accuracy": facts.get("reference"), "kept": True, "refused": None}
-    check, machine, rows = facts.get("check") or {}, facts.get("machine") or {}, []
+    keras = {"accuracy": metadata.get("reference"), "kept": True, "refused": None}
+    check, machine, rows = metadata.get("check") or {}, metadata.get("machine") or {}, []
     for kind, entry in {"Keras, before export": keras, **formats}.items():
         accuracy, parity = entry.get("accuracy") or {}, entry.get("parity") or {}
         rows.append({
@@ -383,7 +383,7 @@ def _export(facts):
             "refused": entry.get("refused"),
         })  # fmt: skip
     return {
-        "path": facts.get("path"),
+        "path": metadata.get("path"),
         "rows": rows,
         "images": check.get("images"),
         "labelled": check.get("labelled"),

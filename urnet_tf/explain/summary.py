@@ -59,8 +59,8 @@ class ReportInputs:
     per_class: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # model → top-1 [C]
     reliability: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)  # model → bins
     evaluated_on: str = ""  # the split
-    reweighting: Mapping = dataclasses.field(default_factory=dict)  # facts of the stage
-    export: Mapping = dataclasses.field(default_factory=dict)  # facts of the stage
+    reweighting: Mapping = dataclasses.field(default_factory=dict)  # metadata of the stage
+    export: Mapping = dataclasses.field(default_factory=dict)  # metadata of the stage
     settings: str = ""  # YAML
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     places: Sequence[tuple[str, str]] = ()  # (path, what it is)
@@ -89,7 +89,7 @@ class ReportInputs:
     @property
     def is_literal(self) -> bool:
         """Whether the weights are the paper's literal ones."""
-        return self.reweighting.get("fidelity") == "paper"
+        return self.reweighting.get("formulas") == "literal"
 
 
 def find_doubtful(given_prob: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Why an image counted as much as it did: facts of a work directory in words.
+"""Why an image counted as much as it did: metadata of a work directory in words.
 
 In: a work directory and a name, path or instance id. Out: text for a terminal. The sentences about
 the factors also serve the report. Reads only the rows that it needs, without TensorFlow.
@@ -271,11 +271,11 @@ def _explain_weight(root, weights_path, instance_id, label, names):
     rows = [(name, factors[name], standing[name], FACTOR_WORDS[name][0]) for name in FACTOR_WORDS]
     rows.insert(-1, ("sample_weight", weight, place, f"These combined; {_number(average)} is average."))
     lines += [f"    {name:<16} {_value(value):>7}  {where:<20} {text}" for name, value, where, text in rows]
-    lines += ["", *_explain_label(root, instance_id, label, int(values["supposed_label"][at]), names)]
+    lines += ["", *_explain_label(root, instance_id, label, int(values["predicted_label"][at]), names)]
     return lines + _explain_cluster(values, at, label)
 
 
-def _explain_label(root, instance_id, label, supposed, names):
+def _explain_label(root, instance_id, label, predicted, names):
     out_of_fold, author = _authors(root)
     baseline = "The out-of-fold baseline" if out_of_fold else "The baseline"
     paths = [root / "extract" / f"{name}.npy" for name in ("topk_ids", "topk_probs", "given_prob")]
@@ -288,19 +288,19 @@ def _explain_label(root, instance_id, label, supposed, names):
             likeliest, probability = f"{top[0]} ({names[top[0]]})", _percent(float(top_prob[0]))
             lines.append(f"  {baseline} would call it {likeliest} with a probability of {probability}.")
         lines.append(f"  It gives the label {names[label]!r} a probability of {_percent(float(given_prob))}.")
-    if 0 <= supposed < len(names):
+    if 0 <= predicted < len(names):
         by = f", by {author}," if author else ""
-        called = "its label" if supposed == label else f"{supposed} ({names[supposed]})"
-        lines.append(f"  Its supposed label{by} is {called}.")
+        called = "its label" if predicted == label else f"{predicted} ({names[predicted]})"
+        lines.append(f"  Its predicted label{by} is {called}.")
     return lines
 
 
 def _authors(root):
-    """Whether the baseline answered out of fold, and who predicted the supposed labels, "" if not known."""
+    """Whether the baseline answered out of fold, and who predicted the predicted labels, "" if not known."""
     workdir = store.Workdir(root)
-    facts = {name: (workdir.marker(name) or {}).get("facts") or {} for name in ("extract", "reweight")}
-    out_of_fold = facts["extract"].get("accuracy_out_of_fold") is not None
-    author = schema.SUPPOSED_BY.get(facts["reweight"].get("supposed_by"), "")
+    metadata = {name: (workdir.marker(name) or {}).get("metadata") or {} for name in ("extract", "reweight")}
+    out_of_fold = metadata["extract"].get("accuracy_out_of_fold") is not None
+    author = schema.PREDICTED_BY.get(metadata["reweight"].get("predicted_by"), "")
     if out_of_fold and author:
         author = author.replace("the baseline", "the out-of-fold baseline")
     return out_of_fold, author
@@ -311,11 +311,11 @@ def _explain_cluster(values, at, label):
     if cluster < 0:
         return []
     mates = values["cluster"] == cluster
-    purity = float((values["supposed_label"][mates] == label).mean())
-    whole = float((values["supposed_label"] == label).mean())
+    purity = float((values["predicted_label"][mates] == label).mean())
+    whole = float((values["predicted_label"] == label).mean())
     return [
         f"  It lies in group {cluster} of its class with {int(mates.sum())} of {len(mates)} images.",
-        f"  The supposed label of {purity:.0%} of them is their label; of {whole:.0%} in the whole class.",
+        f"  The predicted label of {purity:.0%} of them is their label; of {whole:.0%} in the whole class.",
     ]
 
 

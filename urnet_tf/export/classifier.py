@@ -97,7 +97,7 @@ def export_classifier(
       tolerance: what a file may differ from Keras; None = the defaults.
       allow_drift: keeps files that differ more, and says so.
       first_version: the version is the first free whole number from here.
-      data: facts of the training data, for export.json.
+      data: metadata of the training data, for export.json.
       settings: of the run, for export.json.
 
     Returns:
@@ -115,7 +115,7 @@ def export_classifier(
     _make_directory(directory / name)
     labels = [" ".join(str(n).split()) for n in class_names]
     version = next_version(directory / name, first_version)
-    facts = {
+    metadata = {
         "name": name,
         "version": version,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -133,7 +133,7 @@ def export_classifier(
     with atomic_path(directory / name / str(version)) as temporary:
         temporary.mkdir()
         write_text(temporary / "labels.txt", "\n".join(labels) + "\n")
-        writer = _Writer(model, labels, temporary, facts, preparation, calibration_images)
+        writer = _Writer(model, labels, temporary, metadata, preparation, calibration_images)
         failures = {}
         for number, kind in enumerate(formats, 1):
             logging.info("export %d of %d: writing %s", number, len(formats), kind)
@@ -143,15 +143,15 @@ def export_classifier(
                 failures[kind] = str(error)
         written = [kind for kind in formats if kind not in failures]
         paths = {kind: temporary / file_of(kind, name) for kind in written}
-        facts |= check_formats(model, paths, check_images, check_labels, preparation)
-        facts["check"]["split"] = check_split
-        _judge(facts, temporary, formats, failures, tolerance or Tolerance(), allow_drift)
-        if facts["formats"].get(SAVED_MODEL, {}).get("kept"):
+        metadata |= check_formats(model, paths, check_images, check_labels, preparation)
+        metadata["check"]["split"] = check_split
+        _judge(metadata, temporary, formats, failures, tolerance or Tolerance(), allow_drift)
+        if metadata["formats"].get(SAVED_MODEL, {}).get("kept"):
             tf_serving.write_warm_up(temporary, name, [_draw_photo()])  # of nobody's
-        write_json(temporary / "export.json", facts)
-        write_text(temporary / "README.md", build_model_card(facts, labels))
+        write_json(temporary / "export.json", metadata)
+        write_text(temporary / "README.md", build_model_card(metadata, labels))
     tf_serving.write_models_config(directory)
-    return facts
+    return metadata
 
 
 def file_of(kind: str, name: str) -> str:
@@ -166,10 +166,10 @@ def file_of(kind: str, name: str) -> str:
 class _Writer:
     """Writes the formats of one model."""
 
-    def __init__(self, model, labels, path, facts, preparation, calibration_images):
+    def __init__(self, model, labels, path, metadata, preparation, calibration_images):
         import keras
 
-        self._model, self._labels, self._path, self._facts = model, labels, path, facts
+        self._model, self._labels, self._path, self._metadata = model, labels, path, metadata
         self._preparation, self._calibration_images = preparation, calibration_images
         self._classifier = keras.Model(model.input, model.output[LOGITS], name=model.name)
 
@@ -179,15 +179,15 @@ class _Writer:
         Raises:
           RunError: the model cannot be converted.
         """
-        path = self._path / file_of(kind, self._facts["name"])
+        path = self._path / file_of(kind, self._metadata["name"])
         size = self._preparation.image_size_px
         if kind == SAVED_MODEL:
             from urnet_tf.export import saved_model
 
             told = ("name", "version", "created", "classes", "preparation", "top_k", "versions")
             saved_model.write_saved_model(
-                self._model, self._labels, self._path, self._preparation, top_k=self._facts["top_k"],
-                facts={key: self._facts[key] for key in told},
+                self._model, self._labels, self._path, self._preparation, top_k=self._metadata["top_k"],
+                metadata={key: self._metadata[key] for key in told},
             )  # fmt: skip
         elif kind == KERAS:
             from urnet_tf.training.fit import save_model
@@ -197,8 +197,8 @@ class _Writer:
             from urnet_tf.export import onnx_file
 
             onnx_file.write_onnx(
-                self._classifier, path, size, self._labels, self._preparation, name=self._facts["name"],
-                version=str(self._facts["version"]),
+                self._classifier, path, size, self._labels, self._preparation, name=self._metadata["name"],
+                version=str(self._metadata["version"]),
             )  # fmt: skip
         else:
             from urnet_tf.export import tflite
@@ -206,8 +206,8 @@ class _Writer:
             tflite.write_tflite(
                 self._classifier, path, image_size_px=size, kind=kind.removeprefix("tflite_"),
                 calibration=self._read_calibration() if kind == "tflite_int8" else None,
-                labels=self._labels, preparation=self._preparation, name=self._facts["name"],
-                version=str(self._facts["version"]),
+                labels=self._labels, preparation=self._preparation, name=self._metadata["name"],
+                version=str(self._metadata["version"]),
             )  # fmt: skip
 
     def _read_calibration(self):
@@ -218,12 +218,12 @@ class _Writer:
         return images
 
 
-def _judge(facts, path, formats, failures, tolerance, allow_drift):
+def _judge(metadata, path, formats, failures, tolerance, allow_drift):
     """Fills `kept` and `refused` of the formats, and removes what may not stay."""
-    entries = facts["formats"]
+    entries = metadata["formats"]
     for kind, entry in entries.items():
         reason = find_refusal(
-            PRECISIONS[kind], entry["parity"], entry["accuracy"], facts["reference"], tolerance
+            PRECISIONS[kind], entry["parity"], entry["accuracy"], metadata["reference"], tolerance
         )
         entry |= {"precision": PRECISIONS[kind], "kept": reason is None or allow_drift, "refused": reason}
         if reason:
@@ -236,7 +236,7 @@ def _judge(facts, path, formats, failures, tolerance, allow_drift):
         entries[kind] = {
             "file": None, "precision": PRECISIONS[kind], "kept": False, "refused": reason
         }  # fmt: skip
-    facts["formats"] = {kind: entries[kind] for kind in formats}
+    metadata["formats"] = {kind: entries[kind] for kind in formats}
     if not any(entry["kept"] for entry in entries.values()):
         reasons = "\n".join(f"  {kind}: {entry['refused']}" for kind, entry in entries.items())
         raise RunError(
@@ -264,10 +264,10 @@ def _draw_photo():
 
 
 def _versions():
-    from importlib import metadata
+    import importlib.metadata
 
     packages = ("tensorflow", "keras", "ai-edge-litert")
-    found = {package: metadata.version(package) for package in packages}
+    found = {package: importlib.metadata.version(package) for package in packages}
     return {"urnet_tf": __version__, "python": platform.python_version(), **found}
 
 

@@ -37,7 +37,7 @@ _SETTINGS = (  # those that shape the model; paths are left out, they are nobody
     "model.dropout",
     "augment.policy",
     "baseline.folds",
-    "reweight.fidelity",
+    "reweight.formulas",
     "reweight.rounds",
     "reweight.class_weight.enabled",
     "reweight.cluster_weight.enabled",
@@ -68,37 +68,37 @@ _DUPLICATES = {
 }
 
 
-def build_model_card(facts: Mapping, labels: Sequence[str] = ()) -> str:
+def build_model_card(metadata: Mapping, labels: Sequence[str] = ()) -> str:
     """Writes the model card.
 
     Args:
-      facts: of `export.json`; every key but `name` may be missing.
+      metadata: of `export.json`; every key but `name` may be missing.
       labels: the class names, in label order.
 
     Returns:
       Markdown; names and reasons in it cannot become links, markup or table cells.
     """
     parts = [
-        _head(facts, labels),
-        _formats(facts),
-        _usage(facts),
-        _data(facts),
-        _limits(facts),
-        _settings(facts),
+        _head(metadata, labels),
+        _formats(metadata),
+        _usage(metadata),
+        _data(metadata),
+        _limits(metadata),
+        _settings(metadata),
         _classes(labels),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _head(facts, labels):
-    count = facts.get("classes") or len(labels)
-    made = f"Exported {_plain(facts['created'])}" if facts.get("created") else "Exported"
-    versions = facts.get("versions") or {}
+def _head(metadata, labels):
+    count = metadata.get("classes") or len(labels)
+    made = f"Exported {_plain(metadata['created'])}" if metadata.get("created") else "Exported"
+    versions = metadata.get("versions") or {}
     tools = ", ".join(f"{_plain(name)} {_plain(version)}" for name, version in versions.items())
-    parameters = facts.get("parameters")
+    parameters = metadata.get("parameters")
     size = f" It has {parameters:,} parameters." if parameters else ""
     lines = [
-        f"# {_plain(facts['name'])}, version {_plain(facts.get('version', '?'))}",
+        f"# {_plain(metadata['name'])}, version {_plain(metadata.get('version', '?'))}",
         "",
         f"Says which of {count:,} classes a picture shows.{size}",
         f"{made}{f' with {tools}' if tools else ''}. `export.json` says the same for programs.",
@@ -106,9 +106,9 @@ def _head(facts, labels):
     return "\n".join(lines)
 
 
-def _formats(facts):
-    formats = facts.get("formats") or {}
-    rows = [("Keras, before export", "", *_accuracy(facts.get("reference")), "", "", "")]
+def _formats(metadata):
+    formats = metadata.get("formats") or {}
+    rows = [("Keras, before export", "", *_accuracy(metadata.get("reference")), "", "", "")]
     for kind, entry in formats.items():
         if not entry.get("kept"):
             continue
@@ -131,7 +131,7 @@ def _formats(facts):
         "Same guess",
         "Latency",
     )
-    lines = ["## How good, how large, how fast", "", _table(header, rows), "", _how_checked(facts)]
+    lines = ["## How good, how large, how fast", "", _table(header, rows), "", _how_checked(metadata)]
     kept_anyway = {k: e for k, e in formats.items() if e.get("refused") and e.get("kept")}
     refused = {k: e for k, e in formats.items() if e.get("refused") and not e.get("kept")}
     if kept_anyway:
@@ -141,8 +141,8 @@ def _formats(facts):
     return "\n".join(lines)
 
 
-def _how_checked(facts):
-    check, machine = facts.get("check") or {}, facts.get("machine") or {}
+def _how_checked(metadata):
+    check, machine = metadata.get("check") or {}, metadata.get("machine") or {}
     images, labelled = check.get("images"), check.get("labelled")
     split = f" of the {_plain(check['split'])} split" if check.get("split") else ""
     lines = []
@@ -168,10 +168,10 @@ def _how_checked(facts):
     return "\n".join(lines)
 
 
-def _usage(facts):
-    formats, name = facts.get("formats") or {}, str(facts["name"])
+def _usage(metadata):
+    formats, name = metadata.get("formats") or {}, str(metadata["name"])
     kept = {kind: entry["file"] for kind, entry in formats.items() if entry.get("kept") and entry.get("file")}
-    size = (facts.get("preparation") or {}).get("image_size_px", "S")
+    size = (metadata.get("preparation") or {}).get("image_size_px", "S")
     path = shlex.quote(f"{_EXPORTS}/{name}")
     lines = ["## Use", "", f"Where `{_EXPORTS}` is the directory that holds the exports:", "", "```sh"]
     lines.append(f"urnet predict --model {path} photo.jpg pictures/")
@@ -179,8 +179,8 @@ def _usage(facts):
         lines += [f"urnet serve --model {path}", shlex.join(tf_serving.docker_command(_EXPORTS))]
     lines += ["```"]
     if "saved_model" in kept:
-        none = ", `none_of_these` float32 [n]" if facts.get("none_of_these") else ""
-        top = facts.get("top_k", "k")
+        none = ", `none_of_these` float32 [n]" if metadata.get("none_of_these") else ""
+        top = metadata.get("top_k", "k")
         served = f"`classes` int32 [n, {top}], `labels` string, `probabilities` float32, best first{none}"
         lines += [
             "",
@@ -191,11 +191,11 @@ def _usage(facts):
             "A file that cannot be read is `valid` = false, class -1, and does not harm the others.",
             f"- `tensor`: `images` float32 [n, {size}, {size}, 3], RGB, 0 to 255 → the same without `valid`.",
         ]
-        if dimension := facts.get("feature_dim"):
+        if dimension := metadata.get("feature_dim"):
             lines.append(f"- `features`: `image_bytes` → `features` float32 [n, {dimension}], `valid`.")
     prepared = [file for kind, file in kept.items() if kind != "saved_model"]
     if prepared:
-        lines += ["", f"The other files take prepared images: {_preparation(facts)}"]
+        lines += ["", f"The other files take prepared images: {_preparation(metadata)}"]
         if "keras" in kept:
             lines += [
                 "",
@@ -210,8 +210,8 @@ def _usage(facts):
     return "\n".join(lines)
 
 
-def _preparation(facts):
-    preparation = facts.get("preparation") or {}
+def _preparation(metadata):
+    preparation = metadata.get("preparation") or {}
     size, fraction = preparation.get("image_size_px", "S"), preparation.get("crop_fraction")
     steps = ["turn as EXIF says, lay transparency on white"]
     if short := preparation.get("short_side_px"):
@@ -221,8 +221,8 @@ def _preparation(facts):
     return "; ".join(steps) + ". RGB, 0 to 255, not normalised."
 
 
-def _data(facts):
-    data = facts.get("data") or {}
+def _data(metadata):
+    data = metadata.get("data") or {}
     if not data:
         return "## Training data\n\nNot told."
     lines = ["## Training data", ""]
@@ -243,7 +243,7 @@ def _data(facts):
     clean, agree = noise.get("clean_rate_estimate"), noise.get("disagreement")
     lines.append(f"- Labels that look right, by an estimate without known truth: {_number(clean, '.0%')}.")
     if agree is not None:
-        lines.append(f"- Images whose supposed label is not the given one: {agree:.0%}.")
+        lines.append(f"- Images whose predicted label is not the given one: {agree:.0%}.")
     if (effective := noise.get("effective_sample_size")) is not None:
         lines.append(f"- The images, weighted, are worth {effective:,.0f} equal ones.")
     if against := noise.get("negative_weight_share"):
@@ -251,8 +251,8 @@ def _data(facts):
     return "\n".join(lines)
 
 
-def _limits(facts):
-    preparation, none = facts.get("preparation") or {}, facts.get("none_of_these")
+def _limits(metadata):
+    preparation, none = metadata.get("preparation") or {}, metadata.get("none_of_these")
     lines = [
         "## Limits",
         "",
@@ -277,15 +277,15 @@ def _limits(facts):
             f"- The SavedModel shows the network {views} views of an image and averages; the other files see "
             "one, so they are faster and their answers differ from its."
         )
-    if any(kind.startswith("tflite_") and "int8" in kind for kind in facts.get("formats") or {}):
+    if any(kind.startswith("tflite_") and "int8" in kind for kind in metadata.get("formats") or {}):
         lines.append("- Files of int8 were judged by accuracy; single probabilities move by more.")
     return "\n".join(lines)
 
 
-def _settings(facts):
+def _settings(metadata):
     rows = []
     for key in _SETTINGS:
-        value = facts.get("settings") or {}
+        value = metadata.get("settings") or {}
         for name in key.split("."):
             value = value.get(name) if isinstance(value, Mapping) else None
         if value is not None and value != {}:

@@ -60,13 +60,13 @@ def write_onnx(
     # What the converter does not know, it leaves in the graph under TensorFlow's name.
     if foreign := sorted({o for o in _operations(proto.graph) if not onnx.defs.has(o)}):
         raise RunError(f"ONNX has no operation for {', '.join(foreign)}, which the model needs.")
-    facts = {
+    metadata = {
         "labels": json.dumps(list(labels), ensure_ascii=False),
         "preparation": json.dumps(preparation.to_dict()),
         "name": name or model.name,
         "version": version,
     }
-    onnx.helper.set_model_props(proto, facts)
+    onnx.helper.set_model_props(proto, metadata)
     pathlib.Path(path).write_bytes(proto.SerializeToString())
 
 

@@ -41,38 +41,40 @@ def promote(version_dir: str | os.PathLike, directory: str | os.PathLike) -> pat
     source, directory = pathlib.Path(version_dir), pathlib.Path(directory)
     if not (source / "export.json").is_file():
         raise UsageError(f"Expected an export with export.json in {source}; found none.")
-    facts = _read_facts(source / "export.json")
-    check_text(str(facts["name"]), FILE_NAME, f"the name in {source / 'export.json'}")
+    metadata = _read_metadata(source / "export.json")
+    check_text(str(metadata["name"]), FILE_NAME, f"the name in {source / 'export.json'}")
     models = directory / tf_serving.CONFIG
     if os.path.lexists(models):
         tf_serving.read_models_config(models)  # so that a bad one is told before anything is copied
-    target = directory / facts["name"]
+    target = directory / metadata["name"]
     for other in target.glob("*/export.json"):
-        same = _read_facts(other)
-        if same | {"version": None} == facts | {"version": None}:
+        same = _read_metadata(other)
+        if same | {"version": None} == metadata | {"version": None}:
             raise UsageError(f"This export is there already, as {other.parent}.")
-    version = next_version(target, facts["version"])
+    version = next_version(target, metadata["version"])
     try:
         target.mkdir(parents=True, exist_ok=True)
         with atomic_path(target / str(version)) as temporary:
             shutil.copytree(source, temporary)
-            if version != facts["version"]:
-                _renumber(temporary, facts, version)
-        if not tf_serving.add_model(models, facts["name"]):
-            _warn_of_pins(models, facts["name"], version)
+            if version != metadata["version"]:
+                _renumber(temporary, metadata, version)
+        if not tf_serving.add_model(models, metadata["name"]):
+            _warn_of_pins(models, metadata["name"], version)
     except OSError as error:
         raise UsageError(f"Cannot write to {target}: {error.strerror or error}.") from None
     return target / str(version)
 
 
-def _read_facts(path):
+def _read_metadata(path):
     try:
-        facts = read_json(path)
+        metadata = read_json(path)
     except (ValueError, RecursionError):
-        facts = None
-    if not isinstance(facts, dict) or type(facts.get("version")) is not int or "name" not in facts:
-        raise UsageError(f"Expected the facts of an export in {path}; it is damaged. Export the model again.")
-    return facts
+        metadata = None
+    if not isinstance(metadata, dict) or type(metadata.get("version")) is not int or "name" not in metadata:
+        raise UsageError(
+            f"Expected the metadata of an export in {path}; it is damaged. Export the model again."
+        )
+    return metadata
 
 
 def _warn_of_pins(models, name, version):
@@ -85,11 +87,11 @@ def _warn_of_pins(models, name, version):
         )
 
 
-def _renumber(path, facts, version):
-    facts = facts | {"version": version}
+def _renumber(path, metadata, version):
+    metadata = metadata | {"version": version}
     labels = (path / "labels.txt").read_text(encoding="utf-8").splitlines()
-    write_json(path / "export.json", facts)
-    write_text(path / "README.md", build_model_card(facts, labels))
+    write_json(path / "export.json", metadata)
+    write_text(path / "README.md", build_model_card(metadata, labels))
     inside = path / "assets" / "model.json"
     if inside.is_file():
         write_json(inside, read_json(inside) | {"version": version})

@@ -38,7 +38,7 @@ def write_saved_model(
     preparation: Preparation,
     *,
     top_k: int = 5,
-    facts: Mapping | None = None,
+    metadata: Mapping | None = None,
     grouped_convolution: str = "blocked",
 ) -> None:
     """Writes a SavedModel with the signatures above; every variable once.
@@ -49,7 +49,7 @@ def write_saved_model(
       labels: C names.
       preparation: of encoded images; with several views their mean is served.
       top_k: classes that are served; C where it is larger.
-      facts: plain JSON of the asset `model.json`.
+      metadata: plain JSON of the asset `model.json`.
       grouped_convolution: how grouped convolutions compute. "native" is 1.1 to 1.2 times faster where
         the server has oneDNN on, and fails where it has not, since TensorFlow fuses them with what
         follows, and its own kernel takes no groups then; "blocked" runs everywhere.
@@ -123,7 +123,7 @@ def write_saved_model(
     with tempfile.TemporaryDirectory() as folder:
         assets = [pathlib.Path(folder) / name for name in ("labels.txt", "model.json")]
         write_text(assets[0], "\n".join(labels) + "\n")
-        write_json(assets[1], facts or {})
+        write_json(assets[1], metadata or {})
         module.files = [tf.saved_model.Asset(os.fspath(asset)) for asset in assets]
         tf.saved_model.save(module, os.fspath(path), signatures=signatures)
 

@@ -89,8 +89,8 @@ def add_metadata(
         raise UsageError(f"Expected {classes} labels, as {path} has classes; received {len(labels)}.")
     files = {LABELS_FILE: "".join(" ".join(label.split()) + "\n" for label in labels)}
     if preparation is not None:
-        facts = preparation.to_dict() | {"name": name, "version": version}
-        files[PREPARATION_FILE] = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+        metadata = preparation.to_dict() | {"name": name, "version": version}
+        files[PREPARATION_FILE] = json.dumps(metadata, indent=1, ensure_ascii=False) + "\n"
     _set_entry(model, _build_metadata(name, version, description, PREPARATION_FILE in files))
     path.write_bytes(_append_files(pack_model(model), files))
 

@@ -14,7 +14,7 @@ from urnet_tf.crawl import readers
 from urnet_tf.errors import UsageError
 from urnet_tf.stages import STAGES
 from urnet_tf.stages.effects import effective_settings
-from urnet_tf.stages.stage import Estimate, Facts, Stage
+from urnet_tf.stages.stage import Estimate, PlanContext, Stage
 from urnet_tf.store import MARKER, Workdir, fingerprint
 
 SKIP, RUN, RESUME, RESTORE = "skip", "run", "resume", "restore"
@@ -70,7 +70,7 @@ def make_plan(
     """
     if first is not None:
         find_stage(first)
-    identities, facts = identify_stages(config), gather_facts(config, workdir)
+    identities, metadata = identify_stages(config), gather_plan_context(config, workdir)
     steps, in_effect = [], {}  # the markers of what later stages will read; None = to be made
     for stage in STAGES:
         identity, marker = identities[stage.name], workdir.marker(stage.name)
@@ -94,7 +94,7 @@ def make_plan(
                 action, marker = RUN, None
                 if workdir.holds_partial(stage.name, identity.key):
                     action = RESUME
-                estimate = stage.estimate(config, facts)
+                estimate = stage.estimate(config, metadata)
         in_effect[stage.name] = marker
         steps.append(Step(stage, action, identity, estimate, reason or "", follows=bool(made)))
     return steps
@@ -188,19 +188,19 @@ def find_stage(name: str) -> Stage:
     raise UsageError(f"Expected a stage ({', '.join(s.name for s in STAGES)}); received {name!r}.")
 
 
-def gather_facts(config: Config, workdir: Workdir) -> Facts:
+def gather_plan_context(config: Config, workdir: Workdir) -> PlanContext:
     """What is known of the data: from complete stages, else from a quick count of the input."""
     for name in ("pack", "ingest"):
         marker = workdir.marker(name)
         if marker:
-            facts = marker["facts"]
-            return Facts(
-                images=facts["images"],
-                train_images=facts["train_images"],
-                num_classes=facts["num_classes"],
-                bytes_per_image=facts["bytes"] / max(1, facts["images"]),
+            metadata = marker["metadata"]
+            return PlanContext(
+                images=metadata["images"],
+                train_images=metadata["train_images"],
+                num_classes=metadata["num_classes"],
+                bytes_per_image=metadata["bytes"] / max(1, metadata["images"]),
             )
-    listed, settings = find_stage("ingest").estimate(config, Facts()).rows, config.ingest
+    listed, settings = find_stage("ingest").estimate(config, PlanContext()).rows, config.ingest
     classes = readers.count_classes(settings.path, settings.kind, settings.first_classes)
     # Upper bounds: nothing was left out yet.
-    return Facts(images=listed, train_images=listed, num_classes=classes)
+    return PlanContext(images=listed, train_images=listed, num_classes=classes)

@@ -5,13 +5,13 @@ from urnet_tf.costs.units import format_bytes, format_count, format_seconds
 from urnet_tf.flow.plan import NOT_YET, SKIP, Step
 from urnet_tf.stages.effects import ignored_settings
 from urnet_tf.stages.settings import count_backbone
-from urnet_tf.stages.stage import Facts
+from urnet_tf.stages.stage import PlanContext
 from urnet_tf.store import Workdir
 
 
 def format_plan(config: Config, steps: list[Step], workdir: Workdir) -> str:
     """The plan for a person: the network, the stages, what training holds, and warnings."""
-    machine = Facts()
+    machine = PlanContext()
     lines = [f"Plan for {workdir.root} (input {config.ingest.path})", _format_network(config)]
     lines.append(f"{'stage':<10}{'action':<8}{'rows':>12}{'time':>10}{'disk':>10}{'memory':>10}  note")
     for step in steps:

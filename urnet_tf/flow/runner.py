@@ -5,11 +5,11 @@ import collections
 import contextlib
 import dataclasses
 import fcntl
+import importlib.metadata
 import resource
 import shutil
 import sys
 import time
-from importlib import metadata
 
 import yaml
 from absl import logging
@@ -110,7 +110,7 @@ def run_stage(stage: Stage, config: Config, workdir: Workdir, identity: Identity
     start = time.monotonic()
     needs = {name: workdir.marker(name)["results"] for name in stage.needs}
     out = workdir.open_partial(stage.name, identity.key, fingerprint(needs) if needs else "")
-    facts = stage.run(StageContext(config, workdir, out))
+    metadata = stage.run(StageContext(config, workdir, out))
     seconds = time.monotonic() - start
     marker = {
         **dataclasses.asdict(identity),
@@ -118,7 +118,7 @@ def run_stage(stage: Stage, config: Config, workdir: Workdir, identity: Identity
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "versions": versions(),
         "needs": needs,
-        "facts": facts,
+        "metadata": metadata,
     }
     workdir.finish(stage.name, marker)
     return seconds
@@ -169,7 +169,7 @@ def verify(workdir: Workdir) -> tuple[list[str], bool]:
 
 def versions() -> dict[str, str]:
     """Versions of what results depend on."""
-    found = {name: metadata.version(name) for name in _PACKAGES}
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"python": sys.version.split()[0], "urnet_tf": __version__, **found}
 
 

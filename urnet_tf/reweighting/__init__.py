@@ -1,19 +1,19 @@
 """The paper's re-weightings, one file a section: arrays in, arrays out.
 
-`fidelity` chooses between the paper's literal formulas and those that were made sound.
+`formulas` chooses between the "literal" ones of the paper and those that were "repaired".
 """
 
 from urnet_tf.errors import UsageError
 
-SOUND, PAPER = "sound", "paper"
+REPAIRED, LITERAL = "repaired", "literal"
 
 
-def is_literal(fidelity: str) -> bool:
-    """Whether "paper" was asked for, and not "sound".
+def is_literal(formulas: str) -> bool:
+    """Whether "literal" was asked for, and not "repaired".
 
     Raises:
       UsageError: anything else was asked for.
     """
-    if fidelity not in (SOUND, PAPER):
-        raise UsageError(f"Expected fidelity {SOUND!r} or {PAPER!r}; received {fidelity!r}.")
-    return fidelity == PAPER
+    if formulas not in (REPAIRED, LITERAL):
+        raise UsageError(f"Expected formulas {REPAIRED!r} or {LITERAL!r}; received {formulas!r}.")
+    return formulas == LITERAL

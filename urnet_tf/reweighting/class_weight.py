@@ -3,18 +3,18 @@
 In: the labels of the training images. Out: one weight a class, float32 [C].
 
   r_j = 1 / N_j                                  (Eq. 2-3, up to a constant that cancels)
-  paper: w_j = (1 - alpha) + alpha r_j / sum(r)  (Eq. 4)
-  sound: w_j = (1 - alpha) + alpha N / (C N_j)
+  literal: w_j = (1 - alpha) + alpha r_j / sum(r)  (Eq. 4)
+  repaired: w_j = (1 - alpha) + alpha N / (C N_j)
   effective number: w_j = s (1 - beta) / (1 - beta^N_j), s such that the mean over images is 1
 """
 
 import numpy as np
 
-from urnet_tf.reweighting import SOUND, is_literal
+from urnet_tf.reweighting import REPAIRED, is_literal
 
 
 def compute_class_weight(
-    labels: np.ndarray, *, num_classes: int, alpha: float, fidelity: str = SOUND
+    labels: np.ndarray, *, num_classes: int, alpha: float, formulas: str = REPAIRED
 ) -> np.ndarray:
     """The weight of every class, higher for small classes.
 
@@ -23,19 +23,19 @@ def compute_class_weight(
     Args:
       labels: int [N], 0..num_classes-1.
       alpha: 0 = all weights equal, 1 = every class has the same sum of weights.
-      fidelity: "paper" or "sound".
+      formulas: "literal" or "repaired".
 
     Returns:
       float32 [C].
 
     Source: Eq. 2-4, Sec. 4.1.
-    Differs: in "sound", r_j / sum(r) (which is about 1 / C, so that the paper's weights hardly vary
+    Differs: in "repaired", r_j / sum(r) (which is about 1 / C, so that the paper's weights hardly vary
     when there are many classes) is replaced by N / (C N_j), C counting the classes with images. The
     mean over images is then 1 for every alpha.
     """
     sizes = count_labels(labels, num_classes)
     inverse = np.divide(1.0, sizes, out=np.zeros(num_classes), where=sizes > 0)
-    if is_literal(fidelity):
+    if is_literal(formulas):
         share = inverse / max(inverse.sum(), np.finfo(float).tiny)
     else:
         share = inverse * len(labels) / max(np.count_nonzero(sizes), 1)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from urnet_tf.errors import RunError
-from urnet_tf.reweighting import SOUND, is_literal
+from urnet_tf.reweighting import REPAIRED, is_literal
 from urnet_tf.reweighting.combine import scale_to_class_mean
 
 Slice = tuple[int, int]
@@ -193,15 +193,15 @@ def compute_group_score(groups: Groups, *, kind: str, quality: np.ndarray | None
 
 
 def compute_cluster_weight(
-    scores: np.ndarray, labels: np.ndarray, *, num_classes: int, fidelity: str = SOUND
+    scores: np.ndarray, labels: np.ndarray, *, num_classes: int, formulas: str = REPAIRED
 ) -> np.ndarray:
     """The cluster weight of every instance from the score of its group: float32 [N].
 
     Source: Eq. 5-6, Sec. 4.2, with the scores of kind "size".
-    Differs: in "sound" the mean inside each class is 1, and the default score is purity: where many
+    Differs: in "repaired" the mean inside each class is 1, and the default score is purity: where many
     images show something else altogether, the largest group is where these gather.
     """
-    if is_literal(fidelity):
+    if is_literal(formulas):
         return np.asarray(scores, np.float32)
     return scale_to_class_mean(scores, labels, num_classes=num_classes)
 

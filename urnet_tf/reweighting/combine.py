@@ -3,8 +3,8 @@
 In: columns float32 [N]: the class weight u and the evidence e_1 .. e_m that a label is right (cluster,
 image-text and self-confidence weights). Out: their product, clipped and scaled once at the end.
 
-  sound: w_i = clip(c u_i (prod_f e_fi)^(1/m), smallest, largest), c such that mean(w) = 1
-  paper: w_i = u_i prod_f e_fi                    (Eq. 9 holds the product)
+  repaired: w_i = clip(c u_i (prod_f e_fi)^(1/m), smallest, largest), c such that mean(w) = 1
+  literal: w_i = u_i prod_f e_fi                    (Eq. 9 holds the product)
 
 The paper's weights are negative where a cosine is, and their mean is what it is: whoever reads weights
 asks `average_amount` what an average image counts, and takes a negative one for "against its label".
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from urnet_tf.errors import RunError, UsageError
-from urnet_tf.reweighting import SOUND, is_literal
+from urnet_tf.reweighting import REPAIRED, is_literal
 from urnet_tf.reweighting.class_weight import count_labels
 
 
@@ -53,7 +53,7 @@ def combine_weights(
     *,
     smallest: float = 0.05,
     largest: float = 10.0,
-    fidelity: str = SOUND,
+    formulas: str = REPAIRED,
     unit_mean: bool = False,
 ) -> np.ndarray:
     """The product of the factors and of the evidence, scaled to mean 1 inside of [smallest, largest].
@@ -64,26 +64,26 @@ def combine_weights(
     Args:
       factors: float [N] each, like the class weight; at least one.
       evidence: float [N] each, guesses of one and the same thing: whether the label is right.
-      smallest: "sound": the smallest weight, below 1.
-      largest: "sound": the largest weight, above 1.
-      unit_mean: "paper": whether the product is scaled to mean 1; "sound" always is.
+      smallest: "repaired": the smallest weight, below 1.
+      largest: "repaired": the largest weight, above 1.
+      unit_mean: "literal": whether the product is scaled to mean 1; "repaired" always is.
 
     Returns:
       float32 [N].
 
     Raises:
       UsageError: smallest >= 1 or largest <= 1.
-      RunError: a "paper" product is to be scaled and its mean is not above 0.
-      ValueError: a "sound" product is negative, not finite, or 0 everywhere.
+      RunError: a "literal" product is to be scaled and its mean is not above 0.
+      ValueError: a "repaired" product is negative, not finite, or 0 everywhere.
 
     Source: the product of Eq. 9, Sec. 4.3.
-    Differs: in "sound" the evidence enters by its geometric mean, since a product of several guesses
+    Differs: in "repaired" the evidence enters by its geometric mean, since a product of several guesses
     of one thing counts the same evidence several times and leaves few images; the result is clipped
     and scaled once, so that reweighting does not change the learning rate (Keras divides the loss
     by the batch size, not by the sum of weights).
     """
     product = _product(factors, len(factors[0]))
-    if is_literal(fidelity):
+    if is_literal(formulas):
         product = product * _product(evidence, len(product))
         return (scale_to_mean_one(product) if unit_mean else product).astype(np.float32)
     if not 0.0 <= smallest < 1.0 < largest:
@@ -113,7 +113,7 @@ def scale_to_mean_one(weights: np.ndarray, rows: np.ndarray | None = None) -> np
     if not mean > 0:
         raise RunError(
             f"Expected weights with a mean above 0, to scale it to 1; received {mean:.3g}: most count "
-            "against their labels. Set reweight.confidence.enabled=false or reweight.fidelity=sound."
+            "against their labels. Set reweight.confidence.enabled=false or reweight.formulas=repaired."
         )
     return weights / mean
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import threadpoolctl
 
-from urnet_tf.reweighting import SOUND, is_literal
+from urnet_tf.reweighting import REPAIRED, is_literal
 from urnet_tf.reweighting.combine import scale_to_class_mean
 
 _MAX_BATCH = 256  # images a step; small sets have smaller batches, so that an epoch has 16 steps
@@ -207,21 +207,21 @@ def cross_fit_confidence(
 
 def compute_instance_weight(
     confidence: np.ndarray, labels: np.ndarray, *, num_classes: int, floor: float = 0.05,
-    fidelity: str = SOUND,
+    formulas: str = REPAIRED,
 ) -> np.ndarray:  # fmt: skip
     """The weight of every instance from its confidence: float32 [N].
 
     Args:
       confidence: float [N], cosines.
-      floor: "sound": smallest value, as a share of the class mean.
+      floor: "repaired": smallest value, as a share of the class mean.
 
     Source: Eq. 9, Sec. 4.3.
     Differs: the paper's weight is the cosine itself, which can be negative: cross entropy is then
-    raised without bound. "sound" counts negative ones as 0, lifts all to the floor and has mean 1
+    raised without bound. "repaired" counts negative ones as 0, lifts all to the floor and has mean 1
     inside each class. (The softmax probability of the text tells right from wrong labels a little
     better, but its weights are so unequal that training on them came out worse.)
     """
-    if is_literal(fidelity):
+    if is_literal(formulas):
         return np.asarray(confidence, np.float32)
     return scale_to_class_mean(confidence, labels, num_classes=num_classes, floor=floor)
 

@@ -1,20 +1,25 @@
-"""Soft labels: the given label beside the supposed one (Sec. 4.5, Eq. 10).
+"""Soft labels: the given label beside the predicted one (Sec. 4.5, Eq. 10).
 
 In: given labels and what the baseline predicts. Out: sparse targets (class ids and their
-probabilities), K = 2 for one supposed label, 1 + k for k of them. Nothing of size N x C is made.
+probabilities), K = 2 for one predicted label, 1 + k for k of them. Nothing of size N x C is made.
 
-  y~_i = beta e(given) + (1 - beta) e(supposed)   (hard bootstrapping)
+  y~_i = beta e(given) + (1 - beta) e(predicted)   (hard bootstrapping)
 
-In "sound" the share 1 - beta is multiplied by the probability of the supposed label.
+In "repaired" the share 1 - beta is multiplied by the probability of the predicted label.
 """
 
 import numpy as np
 
-from urnet_tf.reweighting import SOUND, is_literal
+from urnet_tf.reweighting import REPAIRED, is_literal
 
 
 def compute_soft_targets(
-    given: np.ndarray, supposed: np.ndarray, supposed_prob: np.ndarray, *, beta: float, fidelity: str = SOUND
+    given: np.ndarray,
+    predicted: np.ndarray,
+    predicted_prob: np.ndarray,
+    *,
+    beta: float,
+    formulas: str = REPAIRED,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The two entries of every instance's target.
 
@@ -23,28 +28,28 @@ def compute_soft_targets(
 
     Args:
       given: int [N].
-      supposed: int [N].
-      supposed_prob: float [N], what the model gives the supposed label; "paper" does not look at it.
+      predicted: int [N].
+      predicted_prob: float [N], what the model gives the predicted label; "literal" does not look at it.
       beta: smallest share of the given label.
 
     Returns:
       ids int32 [N, 2] and probs float32 [N, 2].
 
     Source: Eq. 10, Sec. 4.5, with the cluster weight of Eq. 6 that is "0 otherwise".
-    Differs: in "paper" that 0 removes the supposed label's term, so a row on which the labels
+    Differs: in "literal" that 0 removes the predicted label's term, so a row on which the labels
     disagree sums to beta, not to 1: its loss is multiplied by beta and nothing else happens. In
-    "sound" the cluster weight is a scalar of the instance (part of its sample weight) and rows sum
-    to 1. There the supposed label has a share of (1 - beta) times its probability: the likeliest class of
+    "repaired" the cluster weight is a scalar of the instance (part of its sample weight) and rows sum
+    to 1. There the predicted label has a share of (1 - beta) times its probability: the likeliest class of
     a model that is unsure is often wrong, too.
     """
-    given, supposed = np.asarray(given), np.asarray(supposed)
-    agree = given == supposed
-    ids = np.stack([given, supposed], axis=-1).astype(np.int32)
-    if is_literal(fidelity):
+    given, predicted = np.asarray(given), np.asarray(predicted)
+    agree = given == predicted
+    ids = np.stack([given, predicted], axis=-1).astype(np.int32)
+    if is_literal(formulas):
         first = np.where(agree, 1.0, beta)
         second = np.zeros_like(first)
     else:
-        second = np.where(agree, 0.0, (1.0 - beta) * np.asarray(supposed_prob, np.float64))
+        second = np.where(agree, 0.0, (1.0 - beta) * np.asarray(predicted_prob, np.float64))
         first = 1.0 - second
     return ids, np.stack([first, second], axis=-1).astype(np.float32)
 
@@ -74,7 +79,7 @@ def compute_distribution_targets(
     Source: after Eq. 10; soft bootstrapping, Reed et al., 2015.
     """
     share = beta + (1.0 - beta) * np.asarray(given_prob, np.float64)
-    supposed = topk_probs / np.sum(topk_probs, axis=1, keepdims=True, dtype=np.float64)
+    predicted = topk_probs / np.sum(topk_probs, axis=1, keepdims=True, dtype=np.float64)
     ids = np.concatenate([np.asarray(given)[:, None], topk_ids], axis=1).astype(np.int32)
-    probs = np.concatenate([share[:, None], (1.0 - share)[:, None] * supposed], axis=1)
+    probs = np.concatenate([share[:, None], (1.0 - share)[:, None] * predicted], axis=1)
     return ids, probs.astype(np.float32)

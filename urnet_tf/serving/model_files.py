@@ -101,36 +101,36 @@ def _describe(path):
     labels, preparation = None, None
     if kind == "tflite":
         labels, preparation = read_metadata(path)
-    facts = _read_facts(directory, ("export.json", "assets/model.json"))
+    metadata = _read_metadata(directory, ("export.json", "assets/model.json"))
     labels = labels or _read_labels(directory, ("assets/labels.txt", "labels.txt"))
     if not labels:
         raise UsageError(f"Expected the names of the classes in {directory / 'labels.txt'}; there are none.")
     if preparation is None:
-        preparation = _read_preparation(directory, facts)
+        preparation = _read_preparation(directory, metadata)
     if preparation is None and kind != "saved_model":
         raise UsageError(
             f"Expected how images are prepared, in {directory / 'export.json'}; it is missing. Use the "
             "model inside its export, or copy that file, too."
         )
-    version = facts.get("version")
+    version = metadata.get("version")
     if directory.name.isdecimal():
         version = int(directory.name) if version is None else version
         fallback = directory.parent.name
     else:
         fallback = directory.name if kind == "saved_model" else path.stem
-    return ModelFile(path, kind, str(facts.get("name") or fallback), version, tuple(labels), preparation)
+    return ModelFile(path, kind, str(metadata.get("name") or fallback), version, tuple(labels), preparation)
 
 
-def _read_facts(directory, names):
+def _read_metadata(directory, names):
     for name in names:
         if (directory / name).is_file():
             try:
-                facts = read_json(directory / name)
+                metadata = read_json(directory / name)
             except (ValueError, RecursionError):
-                facts = None
-            if not isinstance(facts, dict):
+                metadata = None
+            if not isinstance(metadata, dict):
                 raise UsageError(f"Expected a JSON object in {directory / name}; it is damaged.")
-            return facts
+            return metadata
     return {}
 
 
@@ -144,13 +144,13 @@ def _read_labels(directory, names):
     return None
 
 
-def _read_preparation(directory, facts):
-    if "preparation" not in facts:
+def _read_preparation(directory, metadata):
+    if "preparation" not in metadata:
         return None
     try:
-        return Preparation.from_dict(facts["preparation"])
+        return Preparation.from_dict(metadata["preparation"])
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
         raise UsageError(
             f"Expected how images are prepared, in {directory / 'export.json'}; received "
-            f"{quote(facts['preparation'])}: {error}"
+            f"{quote(metadata['preparation'])}: {error}"
         ) from None

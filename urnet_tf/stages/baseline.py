@@ -24,7 +24,7 @@ from urnet_tf.stages.settings import (
     open_backbone,
     training_seconds,
 )
-from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
+from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 
 
 def run(context: StageContext) -> dict:
@@ -87,21 +87,21 @@ def assign_folds(labels: np.ndarray, content_hashes: np.ndarray, folds: int, see
     return result
 
 
-def estimate(config: Config, facts: Facts) -> Estimate:
+def estimate(config: Config, plan: PlanContext) -> Estimate:
     """One fit of all images, and one a fold."""
-    if facts.images is None or facts.train_images is None:
+    if plan.images is None or plan.train_images is None:
         return Estimate()
     folds, frozen = config.baseline.folds, config.model.mode == "frozen"
-    seen = facts.train_images * (folds if folds > 1 else 1)  # the full set, and all but one fold each
-    seconds = 15.0 + training_seconds(config, config.baseline.fit, seen, facts)
+    seen = plan.train_images * (folds if folds > 1 else 1)  # the full set, and all but one fold each
+    seconds = 15.0 + training_seconds(config, config.baseline.fit, seen, plan)
     network = count_backbone(config)
-    heads = count_classifier(network.feature_dim, facts.classes)
-    training = count_training(config, config.baseline.fit, heads, facts)
-    memory = training.host_bytes(facts.gpus)
+    heads = count_classifier(network.feature_dim, plan.classes)
+    training = count_training(config, config.baseline.fit, heads, plan)
+    memory = training.host_bytes(plan.gpus)
     fits = folds + 1 if folds > 1 else 1
     disk = fits * 4 * (heads.parameters + (0 if frozen else network.parameters))
-    note = f"{fits} {'head' if frozen else 'network'}{'s' if fits > 1 else ''}{facts.guess}"
-    return Estimate(facts.images, seconds, disk, memory, note, training)
+    note = f"{fits} {'head' if frozen else 'network'}{'s' if fits > 1 else ''}{plan.guess}"
+    return Estimate(plan.images, seconds, disk, memory, note, training)
 
 
 def _fit(context, name, ids, labels, num_classes):

@@ -9,9 +9,10 @@ import fnmatch
 import os
 from collections.abc import Callable, Mapping
 
-from urnet_tf.config.fields import PAPER, Config, has_second_round
+from urnet_tf.config.fields import Config, has_second_round
 from urnet_tf.config.presets import from_dict
 from urnet_tf.config.tree import plain_value, select
+from urnet_tf.reweighting import LITERAL
 
 # How a run is carried out, never what comes out of it but for rounding.
 INDIFFERENT = ("runtime.workers", "runtime.strategy", "runtime.jit_compile", "runtime.verify_hashes",
@@ -64,8 +65,8 @@ def _is_whole(config):
     return config.model.mode == "finetune"
 
 
-def _is_sound(config):
-    return config.reweight.fidelity != PAPER
+def _is_repaired(config):
+    return config.reweight.formulas != LITERAL
 
 
 RULES = (
@@ -106,10 +107,10 @@ RULES = (
         lambda c: resolve(c, "reweight.confidence.loss") == "contrastive",
         "reweight.confidence.loss=contrastive",
     ),
-    Rule("reweight.confidence.floor", _is_sound, "reweight.fidelity=sound"),
-    Rule("reweight.combine.smallest", _is_sound, "reweight.fidelity=sound"),
-    Rule("reweight.combine.largest", _is_sound, "reweight.fidelity=sound"),
-    Rule("reweight.combine.unit_mean", lambda c: not _is_sound(c), "reweight.fidelity=paper"),
+    Rule("reweight.confidence.floor", _is_repaired, "reweight.formulas=repaired"),
+    Rule("reweight.combine.smallest", _is_repaired, "reweight.formulas=repaired"),
+    Rule("reweight.combine.largest", _is_repaired, "reweight.formulas=repaired"),
+    Rule("reweight.combine.unit_mean", lambda c: not _is_repaired(c), "reweight.formulas=literal"),
     Rule(
         "export.calibration_images", lambda c: "tflite_int8" in c.export.formats,
         "tflite_int8 in export.formats",
@@ -122,10 +123,10 @@ RULES = (
 # What the program chooses where a setting is None, as far as other settings decide it.
 _CHOSEN = {
     "reweight.rounds": lambda c: 1 if _is_whole(c) else 2,
-    "reweight.class_weight.alpha": lambda c: 1.0 if _is_sound(c) else 0.5,
-    "reweight.cluster_weight.kind": lambda c: "purity" if _is_sound(c) else "size",
-    "reweight.confidence.loss": lambda c: "contrastive" if _is_sound(c) else "pairwise",
-    "reweight.self_confidence.enabled": _is_sound,
+    "reweight.class_weight.alpha": lambda c: 1.0 if _is_repaired(c) else 0.5,
+    "reweight.cluster_weight.kind": lambda c: "purity" if _is_repaired(c) else "size",
+    "reweight.confidence.loss": lambda c: "contrastive" if _is_repaired(c) else "pairwise",
+    "reweight.self_confidence.enabled": _is_repaired,
 }
 
 

@@ -28,7 +28,7 @@ from urnet_tf.stages.settings import (
     inference_bytes,
     open_backbone,
 )
-from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
+from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store import atomic_path, column, read_array, read_json, read_table, write_json, write_table
 from urnet_tf.store.progress import progress
 
@@ -114,19 +114,19 @@ def format_figures(split: str | None, figures: dict, views: int) -> str:
     return "\n".join(lines)
 
 
-def estimate(config: Config, facts: Facts) -> Estimate:
+def estimate(config: Config, plan: PlanContext) -> Estimate:
     """Heads on cached features cost next to nothing; images cost one pass of the network a view."""
-    if facts.images is None or facts.train_images is None:
+    if plan.images is None or plan.train_images is None:
         return Estimate()
-    rows = facts.images - facts.train_images
+    rows = plan.images - plan.train_images
     models = 2 + (config.baseline.folds if config.baseline.folds > 1 else 0)
     kept = rows * (8 * _KEPT + 12) * (models + 4)
     if _uses_cached_features(config):
         return Estimate(rows, 20 + rows * models / 20_000, kept, 2 * 10**9)
     views = num_views(config.evaluate.crops, config.evaluate.scales)
     passes = 1 if config.model.mode == "frozen" else models
-    seconds = 30 + forward_seconds(config, rows * views * passes, facts)
-    memory = inference_bytes(config, facts, passes, config.evaluate.batch_images)
+    seconds = 30 + forward_seconds(config, rows * views * passes, plan)
+    memory = inference_bytes(config, plan, passes, config.evaluate.batch_images)
     return Estimate(rows, seconds, kept, memory, f"{views} view(s) an image")
 
 

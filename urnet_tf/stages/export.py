@@ -28,7 +28,7 @@ from urnet_tf.stages.settings import (
     inference_bytes,
     open_backbone,
 )
-from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
+from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store import column, read_json, read_table
 
 _CHECK_BATCH = 64  # images that the export is compared on at once, at most
@@ -46,7 +46,7 @@ def run(context: StageContext) -> dict:
     ids = choose_check_ids(splits, labels, settings.check_images)
     store = ImageStore(context.path("pack"))
     trusted = _choose_calibration(context) if "tflite_int8" in settings.formats else ()
-    facts = export.export_classifier(
+    metadata = export.export_classifier(
         _image_model(context),
         [c["name"] for c in classes],
         context.out,
@@ -69,12 +69,12 @@ def run(context: StageContext) -> dict:
         data=_describe_data(context, column(table, "content_hash")),
         settings=config_lib.to_dict(config),
     )  # fmt: skip
-    place = f"{settings.name}/{facts['version']}"
+    place = f"{settings.name}/{metadata['version']}"
     formats = {
         kind: entry | {"path": entry["file"] and f"{place}/{entry['file']}"}
-        for kind, entry in facts["formats"].items()
+        for kind, entry in metadata["formats"].items()
     }
-    return {key: facts[key] for key in ("name", "version", "machine", "check", "reference")} | {
+    return {key: metadata[key] for key in ("name", "version", "machine", "check", "reference")} | {
         "path": place, "formats": formats
     }  # fmt: skip
 
@@ -108,7 +108,7 @@ def choose_trusted_ids(ids: np.ndarray, weights: np.ndarray, count: int, seed: i
         raise RunError(
             f"Expected training images with a weight above 0, to set the ranges of tflite_int8; all "
             f"{len(share):,} weigh 0 or less. Leave tflite_int8 out of export.formats, or weigh with "
-            "reweight.fidelity=sound."
+            "reweight.formulas=repaired."
         )
     share = share / share.sum()
     count = min(count, int((share > 0).sum()))
@@ -123,20 +123,20 @@ def _choose_calibration(context):
     )  # fmt: skip
 
 
-def estimate(config: Config, facts: Facts) -> Estimate:
+def estimate(config: Config, plan: PlanContext) -> Estimate:
     """Tracing, converting and two passes over the check images for every file."""
     network = count_backbone(config)
-    heads = count_classifier(network.feature_dim, facts.classes)
+    heads = count_classifier(network.feature_dim, plan.classes)
     settings = config.export
-    held = None if facts.images is None else facts.images - (facts.train_images or 0)
+    held = None if plan.images is None else plan.images - (plan.train_images or 0)
     rows = settings.check_images if held is None else min(settings.check_images or held, held)
     weights = 4 * (network.parameters + heads.parameters)
     shares = {"float32": 1.0, "float16": 0.5, "int8": 0.3}
     disk = sum(shares[export.PRECISIONS[kind]] * weights for kind in settings.formats)
     views = Preparation(config.model.image_size_px, crops=settings.crops, scales=settings.scales).views
     seconds = 20.0 + 0.5 * network.layers * len(settings.formats)
-    seconds += forward_seconds(config, (rows or 0) * (2 * len(settings.formats) + 2 * views), facts)
-    memory = inference_bytes(config, facts, 1, _CHECK_BATCH) + _CONVERTER_BYTES + 4 * weights
+    seconds += forward_seconds(config, (rows or 0) * (2 * len(settings.formats) + 2 * views), plan)
+    memory = inference_bytes(config, plan, 1, _CHECK_BATCH) + _CONVERTER_BYTES + 4 * weights
     return Estimate(rows, seconds, int(disk), memory)
 
 
@@ -155,7 +155,7 @@ def _image_model(context):
 
 def _describe_data(context, hashes):
     """What the model was trained on, for the model card."""
-    markers = {name: context.marker(name)["facts"] for name in ("ingest", "pack", "reweight")}
+    markers = {name: context.marker(name)["metadata"] for name in ("ingest", "pack", "reweight")}
     digest = hashlib.blake2b(digest_size=16)
     for content_hash in sorted(hashes):
         digest.update(content_hash.encode())

@@ -13,7 +13,7 @@ from absl import logging
 from urnet_tf import schema, store
 from urnet_tf.config import Config, has_second_round
 from urnet_tf.stages.settings import count_backbone, forward_seconds, inference_bytes
-from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
+from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 
 
 def run(context: StageContext) -> dict:
@@ -101,9 +101,9 @@ def _extract_fold(context, load, fold, images, shape, view):
     )  # fmt: skip
 
 
-def estimate(config: Config, facts: Facts) -> Estimate:
+def estimate(config: Config, plan: PlanContext) -> Estimate:
     """Heads on features take seconds; networks two passes over the training images."""
-    rows = facts.train_images
+    rows = plan.train_images
     if rows is None:
         return Estimate()
     disk = rows * (16 * config.extract.top_k + 8)
@@ -112,10 +112,10 @@ def estimate(config: Config, facts: Facts) -> Estimate:
     folds = config.baseline.folds
     again = folds if has_second_round(config) else 0
     passes = (2 if folds > 1 else 1) + again
-    seconds = 30.0 + forward_seconds(config, passes * rows, facts)
+    seconds = 30.0 + forward_seconds(config, passes * rows, plan)
     disk += rows * count_backbone(config).feature_dim * 2 * (1 + again)
     # Networks are read one after the other, and what the last one held may not have been freed.
-    memory = inference_bytes(config, facts, 2, config.extract.batch_images)
+    memory = inference_bytes(config, plan, 2, config.extract.batch_images)
     return Estimate(rows, seconds, disk, memory, f"{passes} pass(es) of the network")
 
 

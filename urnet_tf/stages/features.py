@@ -16,7 +16,7 @@ from urnet_tf.stages.settings import (
     inference_bytes,
     open_backbone,
 )
-from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
+from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 
 _BATCH = 64
 
@@ -49,15 +49,15 @@ def run(context: StageContext) -> dict:
     return {"images": len(images), "feature_dim": dim}
 
 
-def estimate(config: Config, facts: Facts) -> Estimate:
+def estimate(config: Config, plan: PlanContext) -> Estimate:
     """One pass of the backbone over all images."""
     if config.model.mode != "frozen":
         return Estimate(0, 0.0, 0, 0, "whole networks are trained: nothing to do")
-    if facts.images is None:
+    if plan.images is None:
         return Estimate()
-    seconds = 15.0 + forward_seconds(config, facts.images, facts)
-    disk = facts.images * count_backbone(config).feature_dim * 2  # mapped: takes only memory that is free
-    return Estimate(facts.images, seconds, disk, inference_bytes(config, facts, 1, _BATCH))
+    seconds = 15.0 + forward_seconds(config, plan.images, plan)
+    disk = plan.images * count_backbone(config).feature_dim * 2  # mapped: takes only memory that is free
+    return Estimate(plan.images, seconds, disk, inference_bytes(config, plan, 1, _BATCH))
 
 
 def inputs(config: Config) -> dict:

@@ -11,7 +11,7 @@ import os
 from urnet_tf.config import Config
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.schema import DUPLICATE_COLUMNS, DUPLICATE_KINDS, QUARANTINE_COLUMNS, TEST, TRAIN, VAL
-from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
+from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store import Workdir, hash_file, read_table, write_json, write_table
 from urnet_tf.store.progress import progress
 from urnet_tf.text_rules import show_path
@@ -23,7 +23,7 @@ _MISSING_TO_STOP, _MISSING_TO_WARN = 0.9, 0.1  # parts of the listed files
 
 
 def run(context: StageContext) -> dict:
-    """Fills the stage's directory and returns the facts of the crawl."""
+    """Fills the stage's directory and returns the metadata of the crawl."""
     from absl import logging
 
     from urnet_tf.crawl.instance_table import CANDIDATE_COLUMNS, build_instance_table, check_classes
@@ -49,14 +49,14 @@ def run(context: StageContext) -> dict:
     write_table(out / "candidates.parquet", _columns(tables.candidates), CANDIDATE_COLUMNS)
     write_table(out / "duplicates.parquet", _columns(tables.duplicates), DUPLICATE_COLUMNS)
     write_json(out / "classes.json", crawl.classes)
-    facts = _facts(crawl, tables, quarantine, probes)
+    metadata = _metadata(crawl, tables, quarantine, probes)
     logging.info(
         "ingest: %d images of %d classes (%d train, %d val, %d test), %d rows left out%s.",
-        facts["images"], facts["num_classes"], facts["train_images"], facts["val_images"],
-        facts["test_images"], sum(facts["quarantined"].values()),
-        "".join(f", {count} {status}" for status, count in facts["quarantined"].items()),
+        metadata["images"], metadata["num_classes"], metadata["train_images"], metadata["val_images"],
+        metadata["test_images"], sum(metadata["quarantined"].values()),
+        "".join(f", {count} {status}" for status, count in metadata["quarantined"].items()),
     )  # fmt: skip
-    return facts
+    return metadata
 
 
 def read_crawl(config: Config):
@@ -88,7 +88,7 @@ def read_crawl(config: Config):
     return crawl
 
 
-def estimate(config: Config, facts: Facts) -> Estimate:
+def estimate(config: Config, plan: PlanContext) -> Estimate:
     """Rows from a quick count; memory for listing columns and texts."""
     from urnet_tf.crawl import readers
 
@@ -144,7 +144,7 @@ def _file_hash(path):
 def rescan(config: Config, workdir: Workdir) -> str | None:
     """Hashes all images again: a clause about those that changed without another size or time, or None."""
     table = read_table(workdir.checked("ingest", "candidates.parquet"), ["path", "content_hash"])
-    root, changed = workdir.marker("ingest")["facts"]["root"], []
+    root, changed = workdir.marker("ingest")["metadata"]["root"], []
     listed = table["path"].to_pylist()
     workers = (config.runtime.workers or os.cpu_count() or 1) * _THREADS_PER_CORE
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
@@ -244,7 +244,7 @@ def _columns(table):
     return dict(zip(table.column_names, table.columns, strict=True))
 
 
-def _facts(crawl, tables, quarantine, probes):
+def _metadata(crawl, tables, quarantine, probes):
     import pyarrow.compute as pc
 
     def counts(column):

@@ -25,7 +25,7 @@ from urnet_tf.errors import RunError, UsageError
 from urnet_tf.export.quiet import CapturedLibraryOutput
 from urnet_tf.images import image_store
 from urnet_tf.images.probe import Refused, content_hash, map_in_threads, os_reason, read_file
-from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
+from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store.progress import progress
 
 _SMALLEST_CLASS = 2  # training images; below it neither folds nor bags make sense
@@ -73,14 +73,14 @@ def run(context: StageContext) -> dict:
     """
     config = context.config
     table = store.read_table(context.path("ingest", "candidates.parquet"))
-    root = context.marker("ingest")["facts"]["root"]
+    root = context.marker("ingest")["metadata"]["root"]
     candidates = _Candidates(root, *(table.column(name).to_pylist() for name in ("path", "content_hash")))
     shards = -(-len(table) // config.pack.images_per_shard)
     log = context.units("pack", shards)
     _pack_shards(context.out, candidates, log, config)
-    facts = log.facts()
-    image_store.write_index(context.out, [shard["count"] for shard in facts])
-    failures = [failure for shard in facts for failure in shard["failures"]]
+    metadata = log.metadata()
+    image_store.write_index(context.out, [shard["count"] for shard in metadata])
+    failures = [failure for shard in metadata for failure in shard["failures"]]
     kept = np.ones(len(table), bool)
     kept[[row for row, _, _ in failures]] = False
     instances = table.filter(kept)
@@ -101,21 +101,21 @@ def run(context: StageContext) -> dict:
         "images": len(instances),
         **counts,
         "num_classes": num_classes,
-        "bytes": sum(shard["bytes"] for shard in facts),
+        "bytes": sum(shard["bytes"] for shard in metadata),
         "quarantined": left_out,
     }
 
 
-def estimate(config: Config, facts: Facts) -> Estimate:
+def estimate(config: Config, plan: PlanContext) -> Estimate:
     """Time and disk by the number of images and their mean size."""
-    if facts.images is None:
+    if plan.images is None:
         return Estimate(note="unknown before ingest")
-    cores = min(facts.cores, config.runtime.workers or facts.cores)
-    seconds = facts.images * (_SECONDS_PER_IMAGE + facts.bytes_per_image * _SECONDS_PER_BYTE) / cores
+    cores = min(plan.cores, config.runtime.workers or plan.cores)
+    seconds = plan.images * (_SECONDS_PER_IMAGE + plan.bytes_per_image * _SECONDS_PER_BYTE) / cores
     # A photograph at quality 95 without chroma subsampling takes about 0.7 bytes a pixel.
     largest = 0.7 * config.pack.short_side_px**2 * 4 / 3
     return Estimate(
-        rows=facts.images, seconds=seconds, disk_bytes=int(facts.images * min(facts.bytes_per_image, largest))
+        rows=plan.images, seconds=seconds, disk_bytes=int(plan.images * min(plan.bytes_per_image, largest))
     )
 
 
@@ -142,8 +142,8 @@ def _pack_shards(out, candidates, log, config):
             # Here all threads are at rest, so that what is printed belongs to one image.
             records = [packer.pack_alone(row).record if p.suspect else p.record for row, p in records]
             image_store.write_shard(out, shard, records)
-            facts = {"count": len(records), "bytes": sum(map(len, records)), "failures": failures}
-            log.complete(shard, facts)
+            metadata = {"count": len(records), "bytes": sum(map(len, records)), "failures": failures}
+            log.complete(shard, metadata)
 
 
 class _Packer:

@@ -1,6 +1,6 @@
 """Stage report: one page that shows what the crawl holds, what was noisy, and what it changed.
 
-In: the tables, arrays and facts of all stages. Out: index.html, see `urnet_tf.explain`.
+In: the tables, arrays and metadata of all stages. Out: index.html, see `urnet_tf.explain`.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from absl import logging
 from urnet_tf import config as config_lib, schema, store
 from urnet_tf.config import Config
 from urnet_tf.images.image_store import ImageStore
-from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
+from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 
 _COMPARED = ("baseline", "urnet")
 _PLACES = (
@@ -47,7 +47,7 @@ def read_inputs(context: StageContext):
     """What the page is made of, from the work directory."""
     from urnet_tf.explain import ReportInputs
 
-    facts = {s: context.marker(s).get("facts") or {} for s in STAGE.needs}
+    metadata = {s: context.marker(s).get("metadata") or {} for s in STAGE.needs}
     classes = store.read_json(context.path("pack", "classes.json"))
     weight_columns = [name for name in schema.WEIGHT_COLUMNS if name not in ("path", "instance_id")]
     weights = store.read_table(context.path("train", "weights.parquet"), weight_columns)
@@ -55,7 +55,7 @@ def read_inputs(context: StageContext):
     table = table.slice(0, len(weights))  # training images come first
     source, source_names = _codes(table, "source")
     marker = context.marker("train")
-    place = facts["export"].get("path")
+    place = metadata["export"].get("path")
     return ReportInputs(
         classes=classes,
         label=store.column(table, "label"),
@@ -73,23 +73,23 @@ def read_inputs(context: StageContext):
         read_rows=lambda ids: _read_rows(context.path("pack", "instances.parquet"), ids),
         read_images=ImageStore(context.path("pack")).read,
         folds=context.config.baseline.folds,
-        counts={name: facts["pack"].get(name) for name in ("val_images", "test_images", "bytes")},
-        reweighting=facts["reweight"],
+        counts={name: metadata["pack"].get(name) for name in ("val_images", "test_images", "bytes")},
+        reweighting=metadata["reweight"],
         settings=yaml.safe_dump(config_lib.to_dict(context.config), sort_keys=False, allow_unicode=True),
         versions=marker.get("versions") or {},
         places=(*_PLACES, *([(f"export/{place}/README.md", "the model card")] if place else [])),
-        export=facts["export"],
+        export=metadata["export"],
         **_read_evaluation(context, len(classes)),
     )
 
 
-def estimate(config: Config, facts: Facts) -> Estimate:
+def estimate(config: Config, plan: PlanContext) -> Estimate:
     """One pass over a few columns, and some hundred thumbnails."""
-    if facts.train_images is None:
+    if plan.train_images is None:
         return Estimate()
     shown = config.report.classes * config.report.images_per_class
-    memory = 5 * 10**8 + 300 * facts.train_images
-    return Estimate(shown, 5 + shown / 100 + facts.train_images / 1e6, 5 * 10**6, memory)
+    memory = 5 * 10**8 + 300 * plan.train_images
+    return Estimate(shown, 5 + shown / 100 + plan.train_images / 1e6, 5 * 10**6, memory)
 
 
 def _read_evaluation(context, num_classes):

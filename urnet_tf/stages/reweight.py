@@ -13,9 +13,10 @@ import numpy as np
 from absl import logging
 
 from urnet_tf import schema, store
-from urnet_tf.config import PAPER, Config, has_second_round
+from urnet_tf.config import Config, has_second_round
 from urnet_tf.errors import UsageError
 from urnet_tf.reweighting import (
+    LITERAL,
     bag_saliency,
     class_weight,
     cluster_weight,
@@ -28,7 +29,7 @@ from urnet_tf.reweighting import (
 )
 from urnet_tf.stages.effects import resolve
 from urnet_tf.stages.settings import fit_settings, images_per_step
-from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
+from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store.progress import progress
 from urnet_tf.text_rules import show_path
 
@@ -57,44 +58,44 @@ def run(context: StageContext) -> dict:
     config = context.config.reweight
     table, labels, num_classes = _read_instances(context)
     seen = {name: np.asarray(store.read_array(context.path("extract", f"{name}.npy"))) for name in _SEEN}
-    opinion = _first_opinion(config.fidelity, seen)
+    prediction = _first_prediction(config.formulas, seen)
     columns = {"cluster": np.full(len(labels), -1, np.int32)}
-    facts = {}
-    # These do not change with the opinion of the second round, or too little for their price.
+    metadata = {}
+    # These do not change with the prediction of the second round, or too little for their price.
     fixed = {}
     if config.class_weight.enabled:
         fixed["class_weight"] = _weigh_classes(context.config, labels, num_classes)[labels]
     if config.cluster_weight.enabled:
         columns["cluster"], fixed["cluster_weight"] = _cluster(
-            context, labels, opinion.supposed, opinion.given_prob, num_classes
+            context, labels, prediction.predicted, prediction.given_prob, num_classes
         )
     if config.confidence.enabled:
-        fixed["confidence"], text_facts = _confidence(context, table, labels, num_classes)
-        facts.update(text_facts)
+        fixed["confidence"], text_metadata = _confidence(context, table, labels, num_classes)
+        metadata.update(text_metadata)
 
     folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
     page_score = None
     if config.page_text.enabled:
-        page_score, facts["pages"] = _score_pages(context, table, labels)
+        page_score, metadata["pages"] = _score_pages(context, table, labels)
 
-    def weigh(opinion):
-        return _weigh(context.config, fixed, page_score, opinion, folds, table, labels, num_classes)
+    def weigh(prediction):
+        return _weigh(context.config, fixed, page_score, prediction, folds, table, labels, num_classes)
 
-    factors, sample_weight = weigh(opinion)
+    factors, sample_weight = weigh(prediction)
     if has_second_round(context.config):
-        opinion = _ask_again(context, labels, folds, sample_weight, num_classes)
-        factors, sample_weight = weigh(opinion)
+        prediction = _refit(context, labels, folds, sample_weight, num_classes)
+        factors, sample_weight = weigh(prediction)
     for sentence in describe_scale(sample_weight):
         logging.info("%s", sentence)
 
-    target_ids, target_probs = _soft_targets(config, labels, opinion)
+    target_ids, target_probs = _soft_targets(config, labels, prediction)
     store.write_array(context.out / "target_ids.npy", target_ids)
     store.write_array(context.out / "target_probs.npy", target_probs)
     ones = np.ones(len(labels), np.float32)
     columns |= dict.fromkeys((*FACTORS, *EVIDENCE), ones) | factors | {
         "instance_id": np.arange(len(labels)), "label": labels,
         "path": table.column("path").combine_chunks(), "saliency": ones,
-        "supposed_label": opinion.supposed, "sample_weight": sample_weight,
+        "predicted_label": prediction.predicted, "sample_weight": sample_weight,
     }  # fmt: skip
     store.write_table(context.out / "weights.parquet", columns, schema.WEIGHT_COLUMNS)
 
@@ -102,16 +103,16 @@ def run(context: StageContext) -> dict:
         seen["given_prob"], seen["topk_ids"], seen["topk_probs"], labels, num_classes=num_classes
     )
     guarantee = bag_saliency.bag_guarantee(clean_rate, context.config.train.bag.size)
-    facts |= {
+    metadata |= {
         "rows": len(labels),
         "effective_sample_size": combine.effective_sample_size(sample_weight),
         "negative_weight_share": float(np.mean(sample_weight < 0)),
-        "fidelity": config.fidelity,
-        "supposed_by": opinion.author,
+        "formulas": config.formulas,
+        "predicted_by": prediction.author,
         "clean_rate_estimate": clean_rate,
         "bag_guarantee": guarantee,
         "bag_size": context.config.train.bag.size,
-        "disagreement": float(np.mean(opinion.supposed != labels)),
+        "disagreement": float(np.mean(prediction.predicted != labels)),
         "factors": {
             name: {"mean": float(f.mean(dtype=float)), "min": float(f.min()), "max": float(f.max())}
             for name, f in ((name, columns[name]) for name in (*FACTORS, *EVIDENCE, "sample_weight"))
@@ -123,36 +124,36 @@ def run(context: StageContext) -> dict:
         "%s about %.0f %% of the labels look right. A bag of %d then holds at least one right image "
         "in %.1f %% of cases or %s. The weighted images are worth %.0f equal ones.",
         bound, 100 * clean_rate, context.config.train.bag.size, 100 * guarantee, cases,
-        facts["effective_sample_size"],
+        metadata["effective_sample_size"],
     )  # fmt: skip
-    return facts
+    return metadata
 
 
 @dataclasses.dataclass(frozen=True)
-class _Opinion:
+class _Prediction:
     """What models that did not see an image say of it."""
 
-    author: str  # of `schema.SUPPOSED_BY`
+    author: str  # of `schema.PREDICTED_BY`
     given_prob: np.ndarray  # float [N], of the given label
     topk_ids: np.ndarray  # int32 [N, k], best first
     topk_probs: np.ndarray  # float [N, k]
 
     @property
-    def supposed(self):
+    def predicted(self):
         """The likeliest class: int32 [N]."""
         return self.topk_ids[:, 0]
 
 
-def _first_opinion(fidelity, seen):
+def _first_prediction(formulas, seen):
     """That of the baseline's folds, which believed every label alike."""
-    if fidelity == PAPER:
-        return _Opinion(schema.BASELINE, seen["given_prob"], seen["topk_ids"], seen["topk_probs"])
+    if formulas == LITERAL:
+        return _Prediction(schema.BASELINE, seen["given_prob"], seen["topk_ids"], seen["topk_probs"])
     # Raw predictions prefer the large classes; targets and weights made of them would do so again.
     balanced = (seen[f"balanced_{name}"] for name in ("given_prob", "topk_ids", "topk_probs"))
-    return _Opinion(schema.BALANCED_BASELINE, *balanced)
+    return _Prediction(schema.BALANCED_BASELINE, *balanced)
 
 
-def _ask_again(context, labels, folds, weights, num_classes):
+def _refit(context, labels, folds, weights, num_classes):
     """That of weighted heads on the features of the folds' networks."""
     from urnet_tf.training import second_round as refit
 
@@ -164,29 +165,29 @@ def _ask_again(context, labels, folds, weights, num_classes):
         return store.read_array(context.path("extract", f"features_fold{fold}.npy"))
 
     batch_images = images_per_step(fit, len(labels))
-    found = refit.ask_folds_again(
+    found = refit.refit_folds(
         features_of, labels, folds, weights, num_classes=num_classes,
         k=min(config.extract.top_k, num_classes), epochs=fit.epochs, batch_images=batch_images,
         settings_prefix="reweight.refit.",
         fit_settings=lambda counts, images: fit_settings(fit, config.runtime, batch_images, counts, images),
         dropout=config.model.dropout, seed=config.seed, directory=context.out / "second_round",
     )  # fmt: skip
-    return _Opinion(schema.SECOND_ROUND, found.given_prob, found.topk_ids, found.topk_probs)
+    return _Prediction(schema.SECOND_ROUND, found.given_prob, found.topk_ids, found.topk_probs)
 
 
-def _weigh(config, fixed, page_score, opinion, folds, table, labels, num_classes):
+def _weigh(config, fixed, page_score, prediction, folds, table, labels, num_classes):
     """The factors {name: float32 [N]} that are switched on, and the sample weights float32 [N]."""
     with_self_confidence = resolve(config, "reweight.self_confidence.enabled")
     config = config.reweight
     factors, shape = dict(fixed), {"labels": labels, "num_classes": num_classes}
     if with_self_confidence:
         factors["self_confidence"] = self_confidence.compute_self_confidence_weight(
-            opinion.given_prob, floor=config.self_confidence.floor, **shape
+            prediction.given_prob, floor=config.self_confidence.floor, **shape
         )
-    sources, unexplained = _codes(table, "source")[0], opinion.given_prob
+    sources, unexplained = _codes(table, "source")[0], prediction.given_prob
     if page_score is not None:
         expected = page_text.calibrate_page_score(
-            page_score, labels, sources, opinion.given_prob, folds, num_classes=num_classes
+            page_score, labels, sources, prediction.given_prob, folds, num_classes=num_classes
         )
         factors["page_text"] = page_text.compute_page_text_weight(
             expected, floor=config.page_text.floor, **shape
@@ -201,14 +202,14 @@ def _weigh(config, fixed, page_score, opinion, folds, table, labels, num_classes
     sample_weight = combine.combine_weights(
         [ones, *(factors[name] for name in FACTORS if name in factors)],
         [factors[name] for name in EVIDENCE if name in factors],
-        smallest=config.combine.smallest, largest=config.combine.largest, fidelity=config.fidelity,
+        smallest=config.combine.smallest, largest=config.combine.largest, formulas=config.formulas,
         unit_mean=config.combine.unit_mean,
     )  # fmt: skip
     return factors, sample_weight
 
 
 def _score_pages(context, table, labels):
-    """What each page says of its label: float32 [N], NaN without text; and facts about the pages."""
+    """What each page says of its label: float32 [N], NaN without text; and metadata about the pages."""
     from urnet_tf.text import sentence_encoder, sentences
 
     columns = [table.column(name).to_pylist() for name in ("title", "description", "tags")]
@@ -253,7 +254,7 @@ def describe_scale(weights: np.ndarray) -> list[str]:
     if mean <= 0:
         told.append(
             f"The weights have the mean {mean:.3g}: taken together they count against the labels. Set "
-            "reweight.confidence.enabled=false or reweight.fidelity=sound."
+            "reweight.confidence.enabled=false or reweight.formulas=repaired."
         )
     elif not 0.95 <= mean <= 1.05:
         times, size, much = (1 / mean, "smaller", "less") if mean < 1 else (mean, "larger", "more")
@@ -265,17 +266,17 @@ def describe_scale(weights: np.ndarray) -> list[str]:
     return told
 
 
-def _soft_targets(config, labels, opinion):
+def _soft_targets(config, labels, prediction):
     """Target ids int32 [N, K] and probabilities float32 [N, K]."""
     settings = config.soft_label
     if settings.enabled and settings.kind == "distribution":
         return soft_label.compute_distribution_targets(
-            labels, opinion.given_prob, opinion.topk_ids, opinion.topk_probs, beta=settings.beta
+            labels, prediction.given_prob, prediction.topk_ids, prediction.topk_probs, beta=settings.beta
         )
     beta = settings.beta if settings.enabled else 1.0
-    supposed_prob = opinion.topk_probs[:, 0] / np.sum(opinion.topk_probs, axis=1)
+    predicted_prob = prediction.topk_probs[:, 0] / np.sum(prediction.topk_probs, axis=1)
     return soft_label.compute_soft_targets(
-        labels, opinion.supposed, supposed_prob, beta=beta, fidelity=config.fidelity
+        labels, prediction.predicted, predicted_prob, beta=beta, formulas=config.formulas
     )
 
 
@@ -288,7 +289,7 @@ def _weigh_classes(config, labels, num_classes):
         )
     alpha = resolve(config, "reweight.class_weight.alpha")
     return class_weight.compute_class_weight(
-        labels, num_classes=num_classes, alpha=alpha, fidelity=config.reweight.fidelity
+        labels, num_classes=num_classes, alpha=alpha, formulas=config.reweight.formulas
     )
 
 
@@ -304,15 +305,15 @@ def _read_instances(context):
 
 
 def _features_path(context):
-    return context.path(*context.marker("extract")["facts"]["features"].split("/"))
+    return context.path(*context.marker("extract")["metadata"]["features"].split("/"))
 
 
-def _cluster(context, labels, supposed, given_prob, num_classes):
+def _cluster(context, labels, predicted, given_prob, num_classes):
     """Groups and weights; the groups of complete classes are kept when the stage is killed."""
     settings = context.config.reweight.cluster_weight
-    fidelity = context.config.reweight.fidelity
+    formulas = context.config.reweight.formulas
     kind = resolve(context.config, "reweight.cluster_weight.kind")
-    confusion = cluster_weight.confusion_from_predictions(labels, supposed, num_classes=num_classes)
+    confusion = cluster_weight.confusion_from_predictions(labels, predicted, num_classes=num_classes)
     neighbours = cluster_weight.most_confused(confusion, neighbours=settings.neighbours)
     bounds = np.searchsorted(labels, np.arange(num_classes + 1)).tolist()
     rows = [(bounds[label], bounds[label + 1]) for label in range(num_classes)]
@@ -335,14 +336,14 @@ def _cluster(context, labels, supposed, given_prob, num_classes):
 
     group = np.array(group_column)
     scores = np.empty(len(labels))
-    for label, facts in enumerate(log.facts()):
+    for label, metadata in enumerate(log.metadata()):
         own = slice(*rows[label])
         groups = cluster_weight.Groups(
-            group[own], *(np.array(facts[name]) for name in ("size", "own", "spread"))
+            group[own], *(np.array(metadata[name]) for name in ("size", "own", "spread"))
         )
         of_group = cluster_weight.compute_group_score(groups, kind=kind, quality=given_prob[own])
         scores[own] = of_group[groups.group]
-    weight = cluster_weight.compute_cluster_weight(scores, labels, num_classes=num_classes, fidelity=fidelity)
+    weight = cluster_weight.compute_cluster_weight(scores, labels, num_classes=num_classes, formulas=formulas)
     return group, weight
 
 
@@ -350,8 +351,8 @@ def _confidence(context, table, labels, num_classes):
     """The image-text factor and what is to be told about it."""
     from urnet_tf.text import word_vectors as text
 
-    settings, fidelity = context.config.reweight.confidence, context.config.reweight.fidelity
-    paper = fidelity == PAPER
+    settings, formulas = context.config.reweight.confidence, context.config.reweight.formulas
+    literal = formulas == LITERAL
     classes = store.read_json(context.path("pack", "classes.json"))
     source = text.open_text_vectors(settings.text_vectors, dim=settings.text_dim)
     text_vectors, unknown = text.class_text_vectors(classes, source)
@@ -376,7 +377,7 @@ def _confidence(context, table, labels, num_classes):
         labels,
         text_vectors,
         train_ids,
-        np.zeros_like(folds) if paper else folds,
+        np.zeros_like(folds) if literal else folds,
         loss=resolve(context.config, "reweight.confidence.loss"),
         temperature=settings.temperature,
         epochs=settings.epochs,
@@ -385,14 +386,14 @@ def _confidence(context, table, labels, num_classes):
     )
     store.write_array(context.out / "confidence.npy", confidence)
     weight = instance_weight.compute_instance_weight(
-        confidence, labels, num_classes=num_classes, floor=settings.floor, fidelity=fidelity
+        confidence, labels, num_classes=num_classes, floor=settings.floor, formulas=formulas
     )
-    facts = {
+    metadata = {
         "negative_confidence_share": float(np.mean(confidence < 0)),
         "text_training_images": len(train_ids),
         "classes_without_known_words": unknown,
     }
-    return weight, facts
+    return weight, metadata
 
 
 def _codes(table, name):
@@ -403,20 +404,20 @@ def _codes(table, name):
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
 
 
-def estimate(config: Config, facts: Facts) -> Estimate:
+def estimate(config: Config, plan: PlanContext) -> Estimate:
     """Counts k-means, the image-text maps and their use, and about 100 bytes a row on disk."""
-    rows = facts.train_images
+    rows = plan.train_images
     if rows is None:
         return Estimate()
     settings = config.reweight
-    workers = min(config.runtime.workers or facts.cores, facts.cores) if rows >= _POOL_INSTANCES else 1
+    workers = min(config.runtime.workers or plan.cores, plan.cores) if rows >= _POOL_INSTANCES else 1
     seconds = _START_SECONDS
     if settings.cluster_weight.enabled:
         joined = 1 + settings.cluster_weight.neighbours
         seconds += rows * joined * _CLUSTER_SECONDS / workers
     if settings.confidence.enabled:
-        learned_from = min(rows, (facts.num_classes or 1) * settings.confidence.top_rank)
-        maps = config.baseline.folds if settings.fidelity != PAPER else 1
+        learned_from = min(rows, (plan.num_classes or 1) * settings.confidence.top_rank)
+        maps = config.baseline.folds if settings.formulas != LITERAL else 1
         seconds += learned_from * settings.confidence.epochs * maps * _TEXT_MAP_SECONDS
         seconds += rows * _CONFIDENCE_SECONDS
     if has_second_round(config):
@@ -438,7 +439,7 @@ def inputs(config: Config) -> dict:
         from urnet_tf.text.sentence_encoder import encoder_files
 
         files += encoder_files(settings.page_text.encoder)
-    facts = []
+    metadata = []
     for name in files:
         try:
             status = os.stat(name)
@@ -447,8 +448,8 @@ def inputs(config: Config) -> dict:
                 f"Cannot read the text vectors {show_path(name)}: {error.strerror}; expected 'hashed', or a "
                 "fastText .vec or .bin file."
             ) from None
-        facts.append((os.path.realpath(name), status.st_size, status.st_mtime_ns))
-    return {"the files of text vectors": store.fingerprint(*facts)} if facts else {}
+        metadata.append((os.path.realpath(name), status.st_size, status.st_mtime_ns))
+    return {"the files of text vectors": store.fingerprint(*metadata)} if metadata else {}
 
 
 STAGE = Stage(

@@ -9,7 +9,7 @@ from urnet_tf.config import Config, FitConfig, RuntimeConfig
 from urnet_tf.costs import step as step_cost
 from urnet_tf.costs.network import HeadCost, NetworkCost, count_classifier, count_network
 from urnet_tf.costs.step import TrainingCost, training_cost
-from urnet_tf.stages.stage import Facts
+from urnet_tf.stages.stage import PlanContext
 
 # What decides the network that `open_backbone` gives, for `Stage.depends_on`.
 BACKBONE_SETTINGS = (
@@ -115,14 +115,14 @@ def _resnext_settings(model):
     }
 
 
-def count_training(config: Config, fit: FitConfig, heads: HeadCost, facts: Facts) -> TrainingCost:
+def count_training(config: Config, fit: FitConfig, heads: HeadCost, plan: PlanContext) -> TrainingCost:
     """What one fit of the configured network, or of heads on its features, holds in memory."""
     network = count_backbone(config)
     return training_cost(
         network if config.model.mode == "finetune" else None,
         heads,
-        facts.classes,
-        images_per_step(fit, facts.train_images or fit.batch_images * _STEPS_PER_PASS),
+        plan.classes,
+        images_per_step(fit, plan.train_images or fit.batch_images * _STEPS_PER_PASS),
         feature_dim=network.feature_dim,
         image_size_px=config.model.image_size_px,
         optimizer=fit.optimizer,
@@ -132,24 +132,24 @@ def count_training(config: Config, fit: FitConfig, heads: HeadCost, facts: Facts
     )
 
 
-def training_seconds(config: Config, fit: FitConfig, images: float, facts: Facts) -> float:
+def training_seconds(config: Config, fit: FitConfig, images: float, plan: PlanContext) -> float:
     """Estimated seconds of one fit over `images` instances."""
     if config.model.mode == "frozen":
         return 4.0 + 0.012 * fit.epochs * images / fit.batch_images * max(1.0, fit.batch_images / 255)
-    gpus = facts.gpus if config.runtime.strategy == "mirrored" else min(1, facts.gpus)
+    gpus = plan.gpus if config.runtime.strategy == "mirrored" else min(1, plan.gpus)
     images *= fit.epochs
-    return 30.0 + step_cost.training_seconds(count_backbone(config), images, facts.cores, gpus)
+    return 30.0 + step_cost.training_seconds(count_backbone(config), images, plan.cores, gpus)
 
 
-def forward_seconds(config: Config, images: float, facts: Facts) -> float:
+def forward_seconds(config: Config, images: float, plan: PlanContext) -> float:
     """Estimated seconds to run the configured backbone once over `images`."""
-    return step_cost.forward_seconds(count_backbone(config), images, facts.cores, min(1, facts.gpus))
+    return step_cost.forward_seconds(count_backbone(config), images, plan.cores, min(1, plan.gpus))
 
 
-def inference_bytes(config: Config, facts: Facts, models: int, batch_images: int) -> int:
+def inference_bytes(config: Config, plan: PlanContext, models: int, batch_images: int) -> int:
     """Estimated memory of running `models` networks with their heads on batches of images."""
     network = count_backbone(config)
-    heads = count_classifier(network.feature_dim, facts.classes)
+    heads = count_classifier(network.feature_dim, plan.classes)
     return step_cost.inference_bytes(
-        network, heads, models, batch_images, config.model.image_size_px, facts.gpus
+        network, heads, models, batch_images, config.model.image_size_px, plan.gpus
     )

@@ -32,7 +32,7 @@ class Estimate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
+class PlanContext:
     """What is known of the data when a plan is drawn: from earlier stages or a quick count."""
 
     images: int | None = None  # all splits
@@ -95,8 +95,8 @@ class Stage:
     name: str
     needs: tuple[str, ...]  # stages whose files `run` reads
     depends_on: tuple[str, ...]  # dotted configuration keys, of settings or sections, that change the result
-    run: Callable[[StageContext], dict]  # returns facts for the marker (plain JSON)
-    estimate: Callable[[Config, Facts], Estimate]
+    run: Callable[[StageContext], dict]  # returns metadata for the marker (plain JSON)
+    estimate: Callable[[Config, PlanContext], Estimate]
     applies: Callable[[Config], bool] = lambda config: True  # False: `run` has nothing to do
     version: int = 1  # raise it when the same settings give another result
     # What is read from outside: words for a person → fingerprint.

@@ -23,7 +23,7 @@ from urnet_tf.stages.settings import (
     open_backbone,
     training_seconds,
 )
-from urnet_tf.stages.stage import Estimate, Facts, Stage, StageContext
+from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 
 
 def run(context: StageContext) -> dict:
@@ -58,27 +58,27 @@ def run(context: StageContext) -> dict:
     }
 
 
-def estimate(config: Config, facts: Facts) -> Estimate:
+def estimate(config: Config, plan: PlanContext) -> Estimate:
     """One fit over the training images, and one pass for the saliency."""
-    rows = facts.train_images
+    rows = plan.train_images
     if rows is None:
         return Estimate()
     model, bag_size = config.model, config.train.bag.size
     network = count_backbone(config)
-    heads = count_urnet(network.feature_dim, facts.classes, bag_size, model.attention_dim)
-    training = count_training(config, config.train.fit, heads, facts)
-    memory = training.host_bytes(facts.gpus)
-    seconds = training_seconds(config, config.train.fit, rows, facts)
+    heads = count_urnet(network.feature_dim, plan.classes, bag_size, model.attention_dim)
+    training = count_training(config, config.train.fit, heads, plan)
+    memory = training.host_bytes(plan.gpus)
+    seconds = training_seconds(config, config.train.fit, rows, plan)
     disk = 80 * rows + 8 * heads.parameters  # the URNet and its instance branch
     if model.mode == "frozen":
         seconds *= 1.5
-        memory = max(memory, inference_bytes(config, facts, 1, 64))  # the process keeps what features took
+        memory = max(memory, inference_bytes(config, plan, 1, 64))  # the process keeps what features took
     else:
-        seconds += forward_seconds(config, rows, facts)
+        seconds += forward_seconds(config, rows, plan)
         disk += 8 * network.parameters
         if config.train.init == "baseline":
             memory += training.weights  # the baseline is read beside the new network
-    note = f"bags of {bag_size}{facts.guess}"
+    note = f"bags of {bag_size}{plan.guess}"
     return Estimate(rows, 20.0 + seconds, disk, memory, note, training)
 
 
@@ -139,7 +139,7 @@ def compute_class_mass(labels: np.ndarray, weights: np.ndarray, num_classes: int
     if not mass.sum() > 0:
         raise RunError(
             f"Expected training images with a weight above 0; all {len(labels):,} weigh 0 or less, so "
-            "there is nothing to learn. Weigh with reweight.fidelity=sound, or switch factors off."
+            "there is nothing to learn. Weigh with reweight.formulas=repaired, or switch factors off."
         )
     return mass * (len(labels) / mass.sum())
 

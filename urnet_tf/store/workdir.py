@@ -53,7 +53,7 @@ class DamagedResult(RunError):
 
 
 class UnitLog:
-    """Remembers which units of a long loop are complete, with a few facts about each.
+    """Remembers which units of a long loop are complete, with a few metadata about each.
 
     One small file a unit, written atomically after the unit's results are on the disk, so a killed loop
     redoes at most the unit in hand.
@@ -74,14 +74,14 @@ class UnitLog:
         """The units not yet complete, in order; one whose file cannot be read is not complete."""
         return [unit for unit in range(self.total) if not self._is_readable(unit)]
 
-    def complete(self, unit: int, facts=None) -> None:
-        """Marks a unit complete; `facts` is JSON that `facts()` gives back."""
+    def complete(self, unit: int, metadata=None) -> None:
+        """Marks a unit complete; `metadata` is JSON that `metadata()` gives back."""
         for column in self._columns:
             column.flush()
-        write_json(self._path(unit), facts)
+        write_json(self._path(unit), metadata)
 
-    def facts(self) -> list:
-        """The facts of all units in order; every unit must be complete."""
+    def metadata(self) -> list:
+        """The metadata of all units in order; every unit must be complete."""
         return [read_json(self._path(unit)) for unit in range(self.total)]
 
     def _is_readable(self, unit):

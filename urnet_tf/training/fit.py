@@ -261,17 +261,17 @@ class _Run:
 
     def _close_pass(self):
         means = {name: total / self._count for name, total in self._sums.items()}
-        facts = {
+        metadata = {
             "step": self.step,
             "epoch": self.step / self.steps_per_epoch,
             "learning_rate": self.rate(),
             **means,
         }
-        self.history.append(facts)
+        self.history.append(metadata)
         self._sums, self._count = {}, 0
         if self._writer is not None:
             with self._writer.as_default(step=self.step):
-                for name, value in facts.items():
+                for name, value in metadata.items():
                     tf.summary.scalar(name, value)
             self._writer.flush()
 
@@ -345,9 +345,9 @@ class _Loop(keras.callbacks.Callback):
         if len(run.history) > passes:
             self._report(run.history[-1], now)
 
-    def _report(self, facts, now):
+    def _report(self, metadata, now):
         shown = ", ".join(
-            f"{k} {v:.3f}" for k, v in facts.items() if k not in ("step", "epoch", "learning_rate")
+            f"{k} {v:.3f}" for k, v in metadata.items() if k not in ("step", "epoch", "learning_rate")
         )
         if self._bar is not None:
             self._bar.set_postfix_str(shown)
@@ -357,7 +357,7 @@ class _Loop(keras.callbacks.Callback):
             logging.info(
                 "%s: pass %.1f of %.1f, %s (%.1f s)",
                 self._run.description,
-                facts["epoch"],
+                metadata["epoch"],
                 passes,
                 shown,
                 seconds,

@@ -184,7 +184,7 @@ def build_loss(
       num_instances: one more than the largest instance id; for elr.
 
     Raises:
-      UsageError: an unknown kind, facts that it needs are missing, or too large a memory.
+      UsageError: an unknown kind, metadata that it needs are missing, or too large a memory.
     """
     common = {"label_smoothing": label_smoothing}
     if (logit_adjustment or kind == "elr") and class_counts is None:

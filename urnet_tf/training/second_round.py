@@ -1,6 +1,6 @@
-"""The second round: heads of the folds are trained again, now with weights, and asked again.
+"""The second round: heads of the folds are trained again, now with weights, and refitted.
 
-The first opinion comes from models that believed every label alike. Heads trained on the same folds
+The first prediction comes from models that believed every label alike. Heads trained on the same folds
 with the weights of the first round know better which labels are wrong (AUROC .92 against .89 on a
 simulated crawl with a third of wrong labels), at the price of linear heads: networks stay as they
 are.
@@ -24,7 +24,7 @@ from urnet_tf.reweighting.combine import scale_to_mean_one
 from urnet_tf.training import fit as training
 
 
-def ask_folds_again(
+def refit_folds(
     features_of: Callable[[int], np.ndarray],
     labels: np.ndarray,
     folds: np.ndarray,
@@ -50,7 +50,7 @@ def ask_folds_again(
       k: classes kept.
       batch_images: images a step.
       fit_settings: (class counts float [C], images N) → keywords of `training.fit_model`. With a logit
-        adjustment of 1 the heads' opinions are balanced; the counts are sums of weights.
+        adjustment of 1 the heads' predictions are balanced; the counts are sums of weights.
       dropout: before the classifier.
       seed: of the run.
       directory: finished heads and checkpoints are kept there, so that a killed call continues.
