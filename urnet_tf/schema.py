@@ -7,6 +7,8 @@ test images. `instance_id` equals the row number of `instances.parquet` and the 
 the image store.
 """
 
+from urnet_tf.reweighting.factors import FACTORS
+
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
 UNLABELLED = -1
@@ -69,20 +71,15 @@ STATUS = {
     "rank_cut": "ranked below ingest.max_rank of its source",
 }
 
-# weights.parquet: one row per training instance, in instance_id order. A factor that is switched
-# off is a column of ones.
+
+# weights.parquet: one row per training instance, in instance_id order; a column a factor, of ones where it is
+# switched off (see `reweighting.factors`).
 WEIGHT_COLUMNS = {
     "instance_id": "int64",
     "label": "int32",
     "path": "string",
-    "class_weight": "float32",
     "cluster": "int32",  # k-means group inside the class, -1 when switched off
-    "cluster_weight": "float32",
-    "confidence": "float32",  # factor from the image-text confidence
-    "self_confidence": "float32",  # factor from the probability of the label by models that did not see it
-    "page_text": "float32",  # factor from title, description and tags of the page
-    "rank_prior": "float32",  # factor from source and search rank
-    "saliency": "float32",  # attention inside a bag times the bag size; 1 = neutral; filled by training
+    **{factor.name: "float32" for factor in FACTORS},
     "predicted_label": "int32",  # what the author named in PREDICTED_BY predicts
     # What Keras receives. repaired: 0 and more, mean 1. literal: any finite number; below 0 an image counts
     # against its label, and the mean is 1 with reweight.combine.unit_mean only.

@@ -15,16 +15,15 @@ import dataclasses
 import re
 
 from urnet_tf.errors import UsageError
+from urnet_tf.reweighting.factors import weighing
 
 BEST, SOUND, PAPER = ("preset=best",), ("preset=sound",), ("preset=paper",)
 
 _FORMS = {"sound": SOUND, "paper": PAPER}
+_FACTORS_OFF = {factor: f"{factor.switch}=false" for factor in weighing()}
 # The steps of the paper in its order (Fig. 7), self-confidence beside the other evidence; how each is off.
 OFF = {
-    "class": "reweight.class_weight.enabled=false",
-    "cluster": "reweight.cluster_weight.enabled=false",
-    "instance": "reweight.confidence.enabled=false",
-    "self": "reweight.self_confidence.enabled=false",
+    **{factor.step: off for factor, off in _FACTORS_OFF.items() if factor.in_sound},
     "bag": "train.bag.loss_weight=0",
     "label": "reweight.soft_label.enabled=false",
 }
@@ -34,11 +33,7 @@ STEPS = {"sound": tuple(OFF), "paper": tuple(step for step in OFF if step != "se
 # What makes `best`, and how each of it is off.
 BEST_OFF = {
     "second_round": "reweight.rounds=1",
-    "cluster": OFF["cluster"],
-    "instance": OFF["instance"],
-    "self": OFF["self"],
-    "page_text": "reweight.page_text.enabled=false",
-    "rank_prior": "reweight.rank_prior.enabled=false",
+    **{factor.step: off for factor, off in _FACTORS_OFF.items() if factor.name != "class_weight"},
     "logit_adjustment": "train.fit.loss.logit_adjustment=0",
     "mixup": "train.fit.mixup=null",
     "bag": OFF["bag"],

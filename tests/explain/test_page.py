@@ -17,8 +17,8 @@ from urnet_tf.explain import (
     pictures,
     summary,
 )
-from urnet_tf.explain.why import FACTOR_WORDS
 from urnet_tf.reweighting.combine import effective_sample_size
+from urnet_tf.reweighting.factors import FACTORS
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -245,7 +245,7 @@ def test_cards_and_tables_say_what_the_columns_say():
         for name, column in (("confidence", "confidence"), ("cluster", "cluster_weight")):
             value = made.weights[column][i]
             assert number(parts[name]) == pytest.approx(value, rel=0.06, abs=0.0051)
-            low, high = FACTOR_WORDS[column][1:]
+            low, high = next((f.low, f.high) for f in FACTORS if f.name == column)
             mean = made.weights[column][made.label == label].mean()
             assert low not in card["why"].lower() or (weight[i] < average and value < mean)
             assert high not in card["why"].lower() or (weight[i] > average and value > mean)

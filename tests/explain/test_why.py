@@ -8,6 +8,7 @@ import pytest
 from urnet_tf import schema, store
 from urnet_tf.errors import UsageError
 from urnet_tf.explain import why
+from urnet_tf.reweighting.factors import FACTORS
 
 WEIGHTS = np.array([0.1, 2.0, 0.9, 1.0], np.float32)
 
@@ -190,8 +191,8 @@ def test_a_negative_cosine_is_a_reason_whatever_is_usual_in_the_class():
 
 # ------------------------------------------------------------- every sentence against the files
 
-CLAUSES = {clause: (name, sign) for name, (_, low, high) in why.FACTOR_WORDS.items()
-           for clause, sign in ((low, -1), (high, 1))}  # fmt: skip
+CLAUSES = {clause: (factor.name, sign) for factor in FACTORS
+           for clause, sign in ((factor.low, -1), (factor.high, 1))}  # fmt: skip
 
 
 class Files:

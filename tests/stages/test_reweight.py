@@ -8,6 +8,7 @@ import pytest
 from urnet_tf import schema, store
 from urnet_tf.config import load_config
 from urnet_tf.errors import UsageError
+from urnet_tf.reweighting.recipe import make_targets
 from urnet_tf.stages import reweight
 from urnet_tf.stages.stage import PlanContext, StageContext
 
@@ -196,7 +197,7 @@ def test_soft_targets_reach_a_small_class_outside_of_the_raw_best():
         chosen = [f"reweight.formulas={formulas}", "reweight.soft_label.beta=0.8", *settings]
         config = load_config(None, chosen)
         prediction = reweight._first_prediction(formulas, seen)
-        return reweight._soft_targets(config.reweight, np.array([0]), prediction)
+        return make_targets(np.array([0]), prediction, reweight.read_recipe(config))
 
     ids, probs = targets("repaired")
     np.testing.assert_array_equal(ids, [[0, 3, 1]])

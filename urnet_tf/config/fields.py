@@ -5,9 +5,10 @@ means off, or "let the program choose" where the comment says so.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 
 from urnet_tf.reweighting import LITERAL, REPAIRED
+from urnet_tf.reweighting.factors import weighing
 from urnet_tf.text_rules import FILE_NAME, LINE, PATH
 
 BEST, SOUND, PAPER = "best", "sound", "paper"
@@ -227,6 +228,22 @@ class ReweightConfig:
     rank_prior: RankPriorConfig = field(default_factory=RankPriorConfig)
     soft_label: SoftLabelConfig = field(default_factory=SoftLabelConfig)
     combine: CombineConfig = field(default_factory=CombineConfig)
+
+
+@dataclass(frozen=True)
+class Switch:
+    enabled: bool = True
+
+
+# A factor without settings of its own has a switch.
+_OTHERS = [factor.name for factor in weighing() if factor.name not in ReweightConfig.__dataclass_fields__]
+if _OTHERS:
+    ReweightConfig = make_dataclass(
+        "ReweightConfig",
+        [(name, Switch, field(default_factory=Switch)) for name in _OTHERS],
+        bases=(ReweightConfig,),
+        frozen=True,
+    )
 
 
 @dataclass(frozen=True)

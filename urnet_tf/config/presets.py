@@ -6,13 +6,13 @@ from urnet_tf.config import file, tree as trees
 from urnet_tf.config.checks import check_together
 from urnet_tf.config.fields import BEST, PAPER, SOUND, Config
 from urnet_tf.reweighting import LITERAL
+from urnet_tf.reweighting.factors import weighing
 
 _PLAIN_FIT = {"fit": {"mixup": None, "loss": {"logit_adjustment": 0.0}}}
 _PAPERS_STEPS = {
     "rounds": 1,
     "class_weight": {"enabled": True},
-    "page_text": {"enabled": False},
-    "rank_prior": {"enabled": False},
+    **{factor.name: {"enabled": False} for factor in weighing() if not factor.in_sound},
     "soft_label": {"kind": "predicted"},
 }
 # What a preset sets before the settings of a file or command line. The defaults below are `best` for frozen

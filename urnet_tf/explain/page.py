@@ -8,9 +8,9 @@ import numpy as np
 from urnet_tf import schema
 from urnet_tf.explain import figures, pictures, summary
 from urnet_tf.explain.summary import BASELINE, URNET, ReportInputs
-from urnet_tf.explain.why import FACTOR_WORDS
 from urnet_tf.export.model_card import FORMAT_NAMES
 from urnet_tf.reweighting.combine import effective_sample_size
+from urnet_tf.reweighting.factors import FACTORS, OBSERVED
 from urnet_tf.text_rules import one_line
 
 _HERE = pathlib.Path(__file__).parent
@@ -49,14 +49,10 @@ GLOSSARY = (
         "What {author} would call it. Where it differs from the label, training aims at a mix of both.",
     ),
     ("source, query, rank", "Where the image came from: which search, which words, which place there."),
-    ("class_weight", "More in small classes, less in large ones."),
-    ("cluster, cluster_weight", "Group of look-alikes in the class, and how well it stands for the class."),
-    ("confidence", "How well the picture fits the words of its class."),
-    ("self_confidence", "How probable the models find its label, compared with its class."),
-    ("page_text", "What title, description and tags of the page say about the label."),
-    ("rank_prior", "How often results of this source and search rank are right."),
+    ("cluster", "Group of look-alikes in the class."),
+    *((factor.name, factor.holds) for factor in FACTORS if factor.role != OBSERVED),
     ("sample_weight", "{combined}"),
-    ("saliency", "Attention that the trained network gives the image in a bag of its class; 1 is neutral."),
+    *((factor.name, factor.holds) for factor in FACTORS if factor.role == OBSERVED),
     (
         "effective sample size",
         "(sum of |weights|) squared / sum of squared weights: how many equal images these are worth.",
@@ -253,14 +249,11 @@ def _rank_drawing(curves, label):
 
 def _weights(inputs):
     entries = []
-    for name in ("sample_weight", *summary.FACTORS):
+    questions = {"sample_weight": "The factors combined: how much an image counts."}
+    questions |= {factor.name: factor.question for factor in FACTORS}
+    for name, question in questions.items():
         if name not in inputs.weights:
             continue
-        question = (
-            FACTOR_WORDS[name][0]
-            if name in FACTOR_WORDS
-            else "The factors combined: how much an image counts."
-        )
         histogram = summary.histogram_of(inputs.weights[name])
         drawing = None
         if histogram is not None:

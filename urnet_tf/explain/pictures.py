@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
-from urnet_tf.explain.summary import BASELINE, FACTORS, URNET, ReportInputs, class_means
+from urnet_tf.explain.summary import BASELINE, URNET, ReportInputs, class_means
 from urnet_tf.explain.why import describe_amount, find_reasons
+from urnet_tf.reweighting.factors import FACTORS
 
 MAX_PICTURE_BYTES = 3_000_000  # of all data: URIs; later images are shown by their captions alone
 _SHARPNESS = 1.5  # stored pixels for each pixel of the page
@@ -128,7 +129,7 @@ def build_cards(inputs: ReportInputs, ids: Sequence[int], thumbnails: Thumbnails
         return []
     label = int(inputs.label[ids[0]])
     start, stop = np.searchsorted(inputs.label, (label, label + 1))
-    used = [name for name in FACTORS if name in inputs.weights and np.ptp(inputs.weights[name]) > 1e-6]
+    used = [f.name for f in FACTORS if f.name in inputs.weights and np.ptp(inputs.weights[f.name]) > 1e-6]
     means = {name: float(inputs.weights[name][start:stop].mean(dtype=float)) for name in used}
     cards = []
     rows = inputs.read_rows([int(i) for i in ids])

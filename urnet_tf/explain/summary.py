@@ -22,15 +22,6 @@ from urnet_tf.reweighting.combine import average_amount
 
 BASELINE, URNET = "baseline", "urnet"  # the two models that are compared
 DOUBTFUL_BELOW = 0.1
-FACTORS = (
-    "class_weight",
-    "cluster_weight",
-    "confidence",
-    "self_confidence",
-    "page_text",
-    "rank_prior",
-    "saliency",
-)
 _RANK_BINS = 16
 _MIN_IN_BIN = 30
 _COLUMNS_IN_PROFILE = 120

@@ -15,52 +15,12 @@ import numpy as np
 from urnet_tf import schema, store
 from urnet_tf.errors import UsageError
 from urnet_tf.reweighting.combine import average_amount
+from urnet_tf.reweighting.factors import FACTORS, OBSERVED
 from urnet_tf.text_rules import one_line
 
 _SHOWN = 10  # matches listed when a name is ambiguous
 _COMPARED = 2000  # paths compared with a name that nothing has
 _CLEARLY = 1.15  # a factor this far from its class's mean is worth a sentence
-
-# factor → (what it asks, what a low value says, what a high value says). All but the saliency enter
-# the final weight; the saliency is what the trained network thinks of it. A value is low or high beside
-# those of its class, so the words say no more than that.
-FACTOR_WORDS = {
-    "class_weight": (
-        "Is the class small or large?",
-        "its class is large, so each of its images counts less",
-        "its class is small, so each of its images counts more",
-    ),
-    "cluster_weight": (
-        "Does its group of look-alikes stand for the class?",
-        "its look-alikes are not typical of the class",
-        "its look-alikes are typical of the class",
-    ),
-    "confidence": (
-        "Does the picture fit the words of the class?",
-        "the picture fits the words of the class badly",
-        "the picture fits the words of the class well",
-    ),
-    "self_confidence": (
-        "How probable do the models find its label?",
-        "the models find its label less probable than is usual in its class",
-        "the models find its label more probable than is usual in its class",
-    ),
-    "page_text": (
-        "Does the text of its page fit the class?",
-        "the text of its page fits the class worse than is usual",
-        "the text of its page fits the class better than is usual",
-    ),
-    "rank_prior": (
-        "Are results of its source and rank mostly right?",
-        "results of its source and rank are wrong more often than others",
-        "results of its source and rank are right more often than others",
-    ),
-    "saliency": (
-        "Does the trained network look at it in a bag of its class?",
-        "beside others of its class the network looks past it",
-        "beside others of its class the network looks at it",
-    ),
-}
 
 
 def describe_standing(values: np.ndarray, value: float) -> str:
@@ -95,20 +55,20 @@ def find_reasons(weight: float, factors: Mapping[str, float], means: Mapping[str
 
     Args:
       weight: the final weight of the image, divided by what an average image counts.
-      factors: its value of each factor that enters the weight, keys of `FACTOR_WORDS`.
+      factors: its value of each factor that enters the weight, by name.
       means: what to compare with: the mean of each factor in its class, and of `class_weight`
         over all images.
     """
     pulls = []
-    for name, (_, low, high) in FACTOR_WORDS.items():
-        value, mean = factors.get(name), means.get(name)
+    for factor in FACTORS:
+        value, mean = factors.get(factor.name), means.get(factor.name)
         if value is None or mean is None or not max(value, mean) > 0:
             if value is not None and value < 0 and weight < 1:
-                pulls.append((-np.inf, low))
+                pulls.append((-np.inf, factor.low))
             continue
         pull = np.log(max(value, 1e-6) / max(mean, 1e-6))
         if abs(pull) >= np.log(_CLEARLY) and (pull > 0) == (weight >= 1):
-            pulls.append((-abs(float(pull)), low if pull < 0 else high))
+            pulls.append((-abs(float(pull)), factor.low if pull < 0 else factor.high))
     return [clause for _, clause in sorted(pulls)]
 
 
@@ -250,26 +210,28 @@ def _explain_weight(root, weights_path, instance_id, label, names):
     table = store.read_table(weights_path, columns, where=pc.field("label") == label)
     values = {name: store.column(table, name) for name in columns}
     at = int(np.flatnonzero(values["instance_id"] == instance_id)[0])
-    factors = {name: float(values[name][at]) for name in FACTOR_WORDS}
+    factors = {factor.name: float(values[factor.name][at]) for factor in FACTORS}
     # Classes are compared by their weights, images of a class by all else.
     whole = store.read_table(weights_path, ["class_weight", "sample_weight"])
     average = average_amount(store.column(whole, "sample_weight"))
-    means = {name: float(values[name].mean(dtype=float)) for name in FACTOR_WORDS}
+    means = {name: float(values[name].mean(dtype=float)) for name in factors}
     means["class_weight"] = float(store.column(whole, "class_weight").mean(dtype=float))
     weight, size = float(values["sample_weight"][at]), len(values["label"])
 
-    standing = {name: describe_standing(values[name], factors[name]) for name in FACTOR_WORDS}
+    standing = {name: describe_standing(values[name], factors[name]) for name in factors}
     place = describe_standing(values["sample_weight"], weight)
     amount = describe_amount(weight, average)
     lines = ["", f"  In training it {amount} (in its class of {size}: {place})."]
-    in_weight = {name: value for name, value in factors.items() if name != "saliency"}
+    in_weight = {f.name: factors[f.name] for f in FACTORS if f.role != OBSERVED}
     reasons = find_reasons(weight / average, in_weight, means)
     if reasons and not 0.95 <= weight / average <= 1.05:
         because = f"  Because {'; '.join(reasons)}."
         lines += textwrap.wrap(because, 96, subsequent_indent="  ", break_on_hyphens=False)
     lines += ["", f"    {'factor':<16} {'value':>7}  {'in its class':<20} question"]
-    rows = [(name, factors[name], standing[name], FACTOR_WORDS[name][0]) for name in FACTOR_WORDS]
-    rows.insert(-1, ("sample_weight", weight, place, f"These combined; {_number(average)} is average."))
+    combined = ("sample_weight", weight, place, f"These combined; {_number(average)} is average.")
+    entered, observed = ([f for f in FACTORS if (f.role == OBSERVED) == seen] for seen in (False, True))
+    rows = [(f.name, factors[f.name], standing[f.name], f.question) for f in entered]
+    rows += [combined, *((f.name, factors[f.name], standing[f.name], f.question) for f in observed)]
     lines += [f"    {name:<16} {_value(value):>7}  {where:<20} {text}" for name, value, where, text in rows]
     lines += ["", *_explain_label(root, instance_id, label, int(values["predicted_label"][at]), names)]
     return lines + _explain_cluster(values, at, label)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from urnet_tf.export import tf_serving
 from urnet_tf.images.crops import num_views
+from urnet_tf.reweighting.factors import weighing
 from urnet_tf.text_rules import one_line
 
 FORMAT_NAMES = {
@@ -39,12 +40,7 @@ _SETTINGS = (  # those that shape the model; paths are left out, they are nobody
     "baseline.folds",
     "reweight.formulas",
     "reweight.rounds",
-    "reweight.class_weight.enabled",
-    "reweight.cluster_weight.enabled",
-    "reweight.confidence.enabled",
-    "reweight.self_confidence.enabled",
-    "reweight.page_text.enabled",
-    "reweight.rank_prior.enabled",
+    *(factor.switch for factor in weighing()),
     "reweight.soft_label.enabled",
     "reweight.soft_label.kind",
     "reweight.soft_label.beta",

@@ -74,3 +74,18 @@ def count_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
     if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
         raise ValueError(f"Expected labels in 0..{num_classes - 1}; received {labels.min()}..{labels.max()}.")
     return np.bincount(labels, minlength=num_classes)
+
+
+def weigh(instances, recipe) -> np.ndarray:
+    """The row of `factors.FACTORS`: float32 [N]; settings kind, alpha and effective_beta."""
+    settings = recipe.factors["class_weight"]
+    labels, num_classes = instances.labels, instances.num_classes
+    if settings["kind"] == "effective_number":
+        weight = compute_effective_number_weight(
+            labels, num_classes=num_classes, beta=settings["effective_beta"]
+        )
+    else:
+        weight = compute_class_weight(
+            labels, num_classes=num_classes, alpha=settings["alpha"], formulas=recipe.formulas
+        )
+    return weight[labels]

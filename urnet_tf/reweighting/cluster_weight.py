@@ -206,6 +206,14 @@ def compute_cluster_weight(
     return scale_to_class_mean(scores, labels, num_classes=num_classes)
 
 
+def weigh(instances, recipe) -> np.ndarray:
+    """The row of `factors.FACTORS`: float32 [N]."""
+    return compute_cluster_weight(
+        instances.cluster_score, instances.labels, num_classes=instances.num_classes,
+        formulas=recipe.formulas,
+    )  # fmt: skip
+
+
 def _normalised(features):
     points = np.asarray(features, np.float32)
     length = np.sqrt(np.square(points).sum(axis=1, keepdims=True))

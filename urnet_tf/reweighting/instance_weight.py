@@ -232,6 +232,14 @@ def normalised(features: np.ndarray) -> np.ndarray:
     return features / (np.linalg.norm(features, axis=1, keepdims=True) + _TINY)
 
 
+def weigh(instances, recipe) -> np.ndarray:
+    """The row of `factors.FACTORS`: float32 [N]; setting floor."""
+    return compute_instance_weight(
+        instances.confidence, instances.labels, num_classes=instances.num_classes,
+        floor=recipe.factors["confidence"]["floor"], formulas=recipe.formulas,
+    )  # fmt: skip
+
+
 def _softmax(logits):
     exp = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exp / exp.sum(axis=1, keepdims=True)

@@ -134,6 +134,16 @@ def compute_page_text_weight(
     return scale_to_class_mean(expected, labels, num_classes=num_classes, floor=floor)
 
 
+def weigh(instances, recipe) -> np.ndarray | None:
+    """The row of `factors.FACTORS`: float32 [N], None where no page has text; setting floor."""
+    if instances.expected_of_page is None:
+        return None
+    return compute_page_text_weight(
+        instances.expected_of_page, instances.labels, num_classes=instances.num_classes,
+        floor=recipe.factors["page_text"]["floor"],
+    )  # fmt: skip
+
+
 def _isotonic_means(score, values, asked):
     """The rising step function nearest to the values, at the asked scores.
 

@@ -47,3 +47,19 @@ def compute_rank_prior(
         fitted = scipy.optimize.isotonic_regression(mean, weights=count, increasing=False)
         prior[rows] = fitted.x[place]
     return scale_to_class_mean(prior, labels, num_classes=num_classes, floor=floor)
+
+
+def weigh(instances, recipe) -> np.ndarray:
+    """The row of `factors.FACTORS`: float32 [N]; setting floor.
+
+    What the pages explain is not counted twice.
+    """
+    unexplained = instances.prediction.given_prob
+    if "page_text" in recipe.factors and instances.expected_of_page is not None:
+        unexplained = unexplained / np.maximum(
+            instances.expected_of_page, recipe.factors["page_text"]["floor"]
+        )
+    return compute_rank_prior(
+        unexplained, instances.labels, instances.sources, instances.ranks,
+        num_classes=instances.num_classes, floor=recipe.factors["rank_prior"]["floor"],
+    )  # fmt: skip

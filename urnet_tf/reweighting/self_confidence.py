@@ -63,3 +63,11 @@ def estimate_clean_rate(
         return 1.0
     rate = kept_sizes[known] / counted_sizes[known]
     return float((rate * sizes[known]).sum() / sizes[known].sum())
+
+
+def weigh(instances, recipe) -> np.ndarray:
+    """The row of `factors.FACTORS`: float32 [N]; setting floor."""
+    return compute_self_confidence_weight(
+        instances.prediction.given_prob, instances.labels, num_classes=instances.num_classes,
+        floor=recipe.factors["self_confidence"]["floor"],
+    )  # fmt: skip

@@ -13,6 +13,7 @@ from urnet_tf.config.fields import Config, has_second_round
 from urnet_tf.config.presets import from_dict
 from urnet_tf.config.tree import plain_value, select
 from urnet_tf.reweighting import LITERAL
+from urnet_tf.reweighting.factors import weighing
 
 # How a run is carried out, never what comes out of it but for rounding.
 INDIFFERENT = ("runtime.workers", "runtime.strategy", "runtime.jit_compile", "runtime.verify_hashes",
@@ -93,9 +94,7 @@ RULES = (
     ),
     *(
         Rule(f"reweight.{name}.*", _on(f"reweight.{name}"), f"reweight.{name}.enabled=true")
-        for name in (
-            "class_weight", "cluster_weight", "self_confidence", "page_text", "rank_prior", "soft_label"
-        )
+        for name in (*(f.name for f in weighing() if f.name != "confidence"), "soft_label")
     ),
     *(
         Rule(f"reweight.confidence.{key}", _on("reweight.confidence"), "reweight.confidence.enabled=true")

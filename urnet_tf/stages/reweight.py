@@ -18,25 +18,19 @@ from urnet_tf.errors import UsageError
 from urnet_tf.reweighting import (
     LITERAL,
     bag_saliency,
-    class_weight,
     cluster_weight,
     combine,
+    factors,
     instance_weight,
     page_text,
-    rank_prior,
+    recipe,
     self_confidence,
-    soft_label,
 )
 from urnet_tf.stages.effects import resolve
 from urnet_tf.stages.settings import fit_settings, images_per_step
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store.progress import progress
 from urnet_tf.text_rules import show_path
-
-# Columns that multiply the weight, and guesses of one thing, whether the label is right (see `combine`).
-# Page text and rank are calibrated: flat where they tell nothing, so they need no share of a mean.
-FACTORS = ("class_weight", "page_text", "rank_prior")
-EVIDENCE = ("cluster_weight", "confidence", "self_confidence")
 
 # What `extract` wrote that is read here.
 _SEEN = (
@@ -58,44 +52,38 @@ def run(context: StageContext) -> dict:
     config = context.config.reweight
     table, labels, num_classes = _read_instances(context)
     seen = {name: np.asarray(store.read_array(context.path("extract", f"{name}.npy"))) for name in _SEEN}
-    prediction = _first_prediction(config.formulas, seen)
-    columns = {"cluster": np.full(len(labels), -1, np.int32)}
-    metadata = {}
-    # These do not change with the prediction of the second round, or too little for their price.
-    fixed = {}
-    if config.class_weight.enabled:
-        fixed["class_weight"] = _weigh_classes(context.config, labels, num_classes)[labels]
-    if config.cluster_weight.enabled:
-        columns["cluster"], fixed["cluster_weight"] = _cluster(
-            context, labels, prediction.predicted, prediction.given_prob, num_classes
-        )
-    if config.confidence.enabled:
-        fixed["confidence"], text_metadata = _confidence(context, table, labels, num_classes)
-        metadata.update(text_metadata)
-
+    prediction, metadata = _first_prediction(config.formulas, seen), {}
     folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
-    page_score = None
+    known = {
+        "labels": labels, "num_classes": num_classes, "prediction": prediction, "folds": folds,
+        "sources": _codes(table, "source")[0], "ranks": store.column(table, "rank"),
+    }  # fmt: skip
+    # These do not change with the prediction of the second round, or too little for their price.
+    cluster = np.full(len(labels), -1, np.int32)
+    if config.cluster_weight.enabled:
+        cluster, known["cluster_score"] = _cluster(context, labels, prediction, num_classes)
+    if config.confidence.enabled:
+        known["confidence"], text_metadata = _confidence(context, table, labels, num_classes)
+        metadata.update(text_metadata)
     if config.page_text.enabled:
-        page_score, metadata["pages"] = _score_pages(context, table, labels)
+        known["page_score"], metadata["pages"] = _score_pages(context, table, labels)
 
-    def weigh(prediction):
-        return _weigh(context.config, fixed, page_score, prediction, folds, table, labels, num_classes)
+    def refit(weights):
+        return _refit(context, labels, folds, weights, num_classes)
 
-    factors, sample_weight = weigh(prediction)
-    if has_second_round(context.config):
-        prediction = _refit(context, labels, folds, sample_weight, num_classes)
-        factors, sample_weight = weigh(prediction)
-    for sentence in describe_scale(sample_weight):
+    weighed = recipe.apply_recipe(
+        factors.Instances(**known), read_recipe(context.config),
+        refit if has_second_round(context.config) else None,
+    )  # fmt: skip
+    for sentence in describe_scale(weighed.sample_weight):
         logging.info("%s", sentence)
 
-    target_ids, target_probs = _soft_targets(config, labels, prediction)
-    store.write_array(context.out / "target_ids.npy", target_ids)
-    store.write_array(context.out / "target_probs.npy", target_probs)
-    ones = np.ones(len(labels), np.float32)
-    columns |= dict.fromkeys((*FACTORS, *EVIDENCE), ones) | factors | {
-        "instance_id": np.arange(len(labels)), "label": labels,
-        "path": table.column("path").combine_chunks(), "saliency": ones,
-        "predicted_label": prediction.predicted, "sample_weight": sample_weight,
+    store.write_array(context.out / "target_ids.npy", weighed.target_ids)
+    store.write_array(context.out / "target_probs.npy", weighed.target_probs)
+    columns = weighed.factors | {
+        "instance_id": np.arange(len(labels)), "label": labels, "cluster": cluster,
+        "path": table.column("path").combine_chunks(), "saliency": np.ones(len(labels), np.float32),
+        "predicted_label": weighed.prediction.label, "sample_weight": weighed.sample_weight,
     }  # fmt: skip
     store.write_table(context.out / "weights.parquet", columns, schema.WEIGHT_COLUMNS)
 
@@ -105,17 +93,17 @@ def run(context: StageContext) -> dict:
     guarantee = bag_saliency.bag_guarantee(clean_rate, context.config.train.bag.size)
     metadata |= {
         "rows": len(labels),
-        "effective_sample_size": combine.effective_sample_size(sample_weight),
-        "negative_weight_share": float(np.mean(sample_weight < 0)),
+        "effective_sample_size": combine.effective_sample_size(weighed.sample_weight),
+        "negative_weight_share": float(np.mean(weighed.sample_weight < 0)),
         "formulas": config.formulas,
-        "predicted_by": prediction.author,
+        "predicted_by": weighed.prediction.author,
         "clean_rate_estimate": clean_rate,
         "bag_guarantee": guarantee,
         "bag_size": context.config.train.bag.size,
-        "disagreement": float(np.mean(prediction.predicted != labels)),
+        "disagreement": float(np.mean(weighed.prediction.label != labels)),
         "factors": {
             name: {"mean": float(f.mean(dtype=float)), "min": float(f.min()), "max": float(f.max())}
-            for name, f in ((name, columns[name]) for name in (*FACTORS, *EVIDENCE, "sample_weight"))
+            for name, f in (weighed.factors | {"sample_weight": weighed.sample_weight}).items()
         },
     }
     # A weak model doubts right labels; one that was trained on the labels doubts too few.
@@ -129,28 +117,36 @@ def run(context: StageContext) -> dict:
     return metadata
 
 
-@dataclasses.dataclass(frozen=True)
-class _Prediction:
-    """What models that did not see an image say of it."""
-
-    author: str  # of `schema.PREDICTED_BY`
-    given_prob: np.ndarray  # float [N], of the given label
-    topk_ids: np.ndarray  # int32 [N, k], best first
-    topk_probs: np.ndarray  # float [N, k]
-
-    @property
-    def predicted(self):
-        """The likeliest class: int32 [N]."""
-        return self.topk_ids[:, 0]
+def read_recipe(config: Config) -> factors.Recipe:
+    """What the section `reweight` means to the core."""
+    settings = config.reweight
+    switched_on = {}
+    for factor in factors.weighing():
+        section = getattr(settings, factor.name)
+        if resolve(config, factor.switch):
+            switched_on[factor.name] = {
+                field.name: resolve(config, f"reweight.{factor.name}.{field.name}")
+                for field in dataclasses.fields(section)
+            }
+    target = settings.soft_label
+    return factors.Recipe(
+        factors=switched_on,
+        formulas=settings.formulas,
+        smallest=settings.combine.smallest,
+        largest=settings.combine.largest,
+        unit_mean=settings.combine.unit_mean,
+        target=target.kind if target.enabled else None,
+        beta=target.beta,
+    )
 
 
 def _first_prediction(formulas, seen):
     """That of the baseline's folds, which believed every label alike."""
     if formulas == LITERAL:
-        return _Prediction(schema.BASELINE, seen["given_prob"], seen["topk_ids"], seen["topk_probs"])
+        return factors.Prediction(schema.BASELINE, seen["given_prob"], seen["topk_ids"], seen["topk_probs"])
     # Raw predictions prefer the large classes; targets and weights made of them would do so again.
     balanced = (seen[f"balanced_{name}"] for name in ("given_prob", "topk_ids", "topk_probs"))
-    return _Prediction(schema.BALANCED_BASELINE, *balanced)
+    return factors.Prediction(schema.BALANCED_BASELINE, *balanced)
 
 
 def _refit(context, labels, folds, weights, num_classes):
@@ -172,40 +168,7 @@ def _refit(context, labels, folds, weights, num_classes):
         fit_settings=lambda counts, images: fit_settings(fit, config.runtime, batch_images, counts, images),
         dropout=config.model.dropout, seed=config.seed, directory=context.out / "second_round",
     )  # fmt: skip
-    return _Prediction(schema.SECOND_ROUND, found.given_prob, found.topk_ids, found.topk_probs)
-
-
-def _weigh(config, fixed, page_score, prediction, folds, table, labels, num_classes):
-    """The factors {name: float32 [N]} that are switched on, and the sample weights float32 [N]."""
-    with_self_confidence = resolve(config, "reweight.self_confidence.enabled")
-    config = config.reweight
-    factors, shape = dict(fixed), {"labels": labels, "num_classes": num_classes}
-    if with_self_confidence:
-        factors["self_confidence"] = self_confidence.compute_self_confidence_weight(
-            prediction.given_prob, floor=config.self_confidence.floor, **shape
-        )
-    sources, unexplained = _codes(table, "source")[0], prediction.given_prob
-    if page_score is not None:
-        expected = page_text.calibrate_page_score(
-            page_score, labels, sources, prediction.given_prob, folds, num_classes=num_classes
-        )
-        factors["page_text"] = page_text.compute_page_text_weight(
-            expected, floor=config.page_text.floor, **shape
-        )
-        unexplained = unexplained / np.maximum(expected, config.page_text.floor)
-    if config.rank_prior.enabled:
-        factors["rank_prior"] = rank_prior.compute_rank_prior(
-            unexplained, sources=sources, ranks=store.column(table, "rank"),
-            floor=config.rank_prior.floor, **shape,
-        )  # fmt: skip
-    ones = np.ones(len(labels), np.float32)
-    sample_weight = combine.combine_weights(
-        [ones, *(factors[name] for name in FACTORS if name in factors)],
-        [factors[name] for name in EVIDENCE if name in factors],
-        smallest=config.combine.smallest, largest=config.combine.largest, formulas=config.formulas,
-        unit_mean=config.combine.unit_mean,
-    )  # fmt: skip
-    return factors, sample_weight
+    return factors.Prediction(schema.SECOND_ROUND, found.given_prob, found.topk_ids, found.topk_probs)
 
 
 def _score_pages(context, table, labels):
@@ -245,52 +208,25 @@ def describe_scale(weights: np.ndarray) -> list[str]:
       weights: float [N], sample weights.
 
     Returns:
-      What to tell: of negative weights, and of a mean that is not about 1.
+      What is worth a line: negative weights, and of a mean that is not about 1.
     """
     mean, negative = float(np.mean(weights, dtype=float)), float(np.mean(weights < 0))
-    told = []
+    lines = []
     if negative:
-        told.append(f"{negative:.1%} of the weights are below 0: these images count against their labels.")
+        lines.append(f"{negative:.1%} of the weights are below 0: these images count against their labels.")
     if mean <= 0:
-        told.append(
+        lines.append(
             f"The weights have the mean {mean:.3g}: taken together they count against the labels. Set "
             "reweight.confidence.enabled=false or reweight.formulas=repaired."
         )
     elif not 0.95 <= mean <= 1.05:
         times, size, much = (1 / mean, "smaller", "less") if mean < 1 else (mean, "larger", "more")
-        told.append(
+        lines.append(
             f"The weights have the mean {mean:.3g}, not 1, so the loss is {times:.2g} times {size}: with "
             f"train.fit.optimizer=sgd this is {times:.2g} times {much} learning rate (adamw divides it out). "
             "reweight.combine.unit_mean=true scales the weights to mean 1."
         )
-    return told
-
-
-def _soft_targets(config, labels, prediction):
-    """Target ids int32 [N, K] and probabilities float32 [N, K]."""
-    settings = config.soft_label
-    if settings.enabled and settings.kind == "distribution":
-        return soft_label.compute_distribution_targets(
-            labels, prediction.given_prob, prediction.topk_ids, prediction.topk_probs, beta=settings.beta
-        )
-    beta = settings.beta if settings.enabled else 1.0
-    predicted_prob = prediction.topk_probs[:, 0] / np.sum(prediction.topk_probs, axis=1)
-    return soft_label.compute_soft_targets(
-        labels, prediction.predicted, predicted_prob, beta=beta, formulas=config.formulas
-    )
-
-
-def _weigh_classes(config, labels, num_classes):
-    """The configured class weights: float32 [C]."""
-    settings = config.reweight.class_weight
-    if settings.kind == "effective_number":
-        return class_weight.compute_effective_number_weight(
-            labels, num_classes=num_classes, beta=settings.effective_beta
-        )
-    alpha = resolve(config, "reweight.class_weight.alpha")
-    return class_weight.compute_class_weight(
-        labels, num_classes=num_classes, alpha=alpha, formulas=config.reweight.formulas
-    )
+    return lines
 
 
 def _read_instances(context):
@@ -308,12 +244,14 @@ def _features_path(context):
     return context.path(*context.marker("extract")["metadata"]["features"].split("/"))
 
 
-def _cluster(context, labels, predicted, given_prob, num_classes):
-    """Groups and weights; the groups of complete classes are kept when the stage is killed."""
+def _cluster(context, labels, prediction, num_classes):
+    """Groups int32 [N] and their scores float64 [N].
+
+    The groups of complete classes are kept when the stage is killed.
+    """
     settings = context.config.reweight.cluster_weight
-    formulas = context.config.reweight.formulas
     kind = resolve(context.config, "reweight.cluster_weight.kind")
-    confusion = cluster_weight.confusion_from_predictions(labels, predicted, num_classes=num_classes)
+    confusion = cluster_weight.confusion_from_predictions(labels, prediction.label, num_classes=num_classes)
     neighbours = cluster_weight.most_confused(confusion, neighbours=settings.neighbours)
     bounds = np.searchsorted(labels, np.arange(num_classes + 1)).tolist()
     rows = [(bounds[label], bounds[label + 1]) for label in range(num_classes)]
@@ -341,14 +279,13 @@ def _cluster(context, labels, predicted, given_prob, num_classes):
         groups = cluster_weight.Groups(
             group[own], *(np.array(metadata[name]) for name in ("size", "own", "spread"))
         )
-        of_group = cluster_weight.compute_group_score(groups, kind=kind, quality=given_prob[own])
+        of_group = cluster_weight.compute_group_score(groups, kind=kind, quality=prediction.given_prob[own])
         scores[own] = of_group[groups.group]
-    weight = cluster_weight.compute_cluster_weight(scores, labels, num_classes=num_classes, formulas=formulas)
-    return group, weight
+    return group, scores
 
 
 def _confidence(context, table, labels, num_classes):
-    """The image-text factor and what is to be told about it."""
+    """The image-text confidence float32 [N], and what to report about it."""
     from urnet_tf.text import word_vectors as text
 
     settings, formulas = context.config.reweight.confidence, context.config.reweight.formulas
@@ -385,15 +322,12 @@ def _confidence(context, table, labels, num_classes):
         report=lambda chunks: progress(chunks, "image-text confidence", unit="chunks"),
     )
     store.write_array(context.out / "confidence.npy", confidence)
-    weight = instance_weight.compute_instance_weight(
-        confidence, labels, num_classes=num_classes, floor=settings.floor, formulas=formulas
-    )
     metadata = {
         "negative_confidence_share": float(np.mean(confidence < 0)),
         "text_training_images": len(train_ids),
         "classes_without_known_words": unknown,
     }
-    return weight, metadata
+    return confidence, metadata
 
 
 def _codes(table, name):

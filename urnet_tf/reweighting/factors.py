@@ -1,0 +1,192 @@
+"""Every factor in one table: all that the rest of the program knows of a factor it reads here.
+
+A factor is a new file that computes it and a new row. With the row come its column of weights.parquet, its
+switch `reweight.<name>.enabled`, its words in `urnet why` and in the report, its line in the model card and
+its rows in the ablation. A factor with settings of its own also has a section in `config/fields.py`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from urnet_tf.reweighting import (
+    REPAIRED,
+    class_weight,
+    cluster_weight,
+    instance_weight,
+    page_text,
+    rank_prior,
+    self_confidence,
+)
+
+# What a factor does to the weight: it multiplies it; or it is one of several guesses whether the label is
+# right, which share a mean (see `combine`); or it is observed afterwards and changes nothing.
+FACTOR, EVIDENCE, OBSERVED = "factor", "evidence", "observed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What models that did not see an image predict for it."""
+
+    author: str  # of `schema.PREDICTED_BY`
+    given_prob: np.ndarray  # float [N], of the given label
+    topk_ids: np.ndarray  # int32 [N, k], best first
+    topk_probs: np.ndarray  # float [N, k]
+
+    @property
+    def label(self) -> np.ndarray:
+        """The likeliest class: int32 [N]."""
+        return self.topk_ids[:, 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The settings of all factors, and how they are combined into one weight and one target."""
+
+    factors: Mapping[str, Mapping]  # the names of those that are switched on → their settings
+    formulas: str = REPAIRED
+    smallest: float = 0.05  # bounds of the combined weight, see `combine.combine_weights`
+    largest: float = 10.0
+    unit_mean: bool = False
+    target: str | None = "distribution"  # or "predicted" (Eq. 10); None = the given label alone
+    beta: float = 0.8  # share of the given label in the target
+
+
+@dataclasses.dataclass(frozen=True)
+class Instances:
+    """What is known of N training images of C classes. None stands for "not known of any image"."""
+
+    labels: np.ndarray  # int [N], the given ones
+    num_classes: int
+    prediction: Prediction
+    folds: np.ndarray  # int [N]: who did not see whom
+    sources: np.ndarray  # int [N], a number for each search engine
+    ranks: np.ndarray  # int [N], 1 = the first result of its query
+    cluster_score: np.ndarray | None = None  # float [N], see `cluster_weight.compute_group_score`
+    confidence: np.ndarray | None = None  # float [N], cosine of image and class text
+    page_score: np.ndarray | None = None  # float [N], see `page_text.compute_page_score`; NaN without text
+
+    @functools.cached_property
+    def expected_of_page(self) -> np.ndarray | None:
+        """float64 [N], see `page_text.calibrate_page_score`."""
+        if self.page_score is None:
+            return None
+        return page_text.calibrate_page_score(
+            self.page_score, self.labels, self.sources, self.prediction.given_prob, self.folds,
+            num_classes=self.num_classes,
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Factor:
+    """One row. A value is low or high beside those of its class, so the words say no more than that."""
+
+    name: str  # the column of weights.parquet
+    role: str  # FACTOR, EVIDENCE or OBSERVED
+    origin: str  # the paper's section and equation, or where else it comes from
+    holds: str  # a sentence for the glossary
+    question: str  # what the factor asks of an image
+    low: str  # a clause for why an image counted little
+    high: str  # a clause for why it counted much
+    compute: Callable[[Instances, Recipe], np.ndarray] | None = None  # float32 [N]; None: filled later
+    in_sound: bool = False  # whether `preset: sound` has it
+    ablation: str = ""  # its step in the ablation's tables; "" = its name
+
+    @property
+    def switch(self) -> str:
+        """The dotted key that switches it on and off."""
+        return f"reweight.{self.name}.enabled"
+
+    @property
+    def step(self) -> str:
+        """Its name in the ablation."""
+        return self.ablation or self.name
+
+
+FACTORS: tuple[Factor, ...] = (
+    Factor(
+        name="class_weight",
+        role=FACTOR,
+        origin="Sec. 4.1, Eq. 2-4",
+        holds="More in small classes, less in large ones.",
+        question="Is the class small or large?",
+        low="its class is large, so each of its images counts less",
+        high="its class is small, so each of its images counts more",
+        compute=class_weight.weigh,
+        in_sound=True,
+        ablation="class",
+    ),
+    Factor(
+        name="cluster_weight",
+        role=EVIDENCE,
+        origin="Sec. 4.2, Eq. 5-7",
+        holds="How well the group of look-alikes in `cluster` stands for the class.",
+        question="Does its group of look-alikes stand for the class?",
+        low="its look-alikes are not typical of the class",
+        high="its look-alikes are typical of the class",
+        compute=cluster_weight.weigh,
+        in_sound=True,
+        ablation="cluster",
+    ),
+    Factor(
+        name="confidence",
+        role=EVIDENCE,
+        origin="Sec. 4.3, Eq. 8-9",
+        holds="How well the picture fits the words of its class.",
+        question="Does the picture fit the words of the class?",
+        low="the picture fits the words of the class badly",
+        high="the picture fits the words of the class well",
+        compute=instance_weight.weigh,
+        in_sound=True,
+        ablation="instance",
+    ),
+    Factor(
+        name="self_confidence",
+        role=EVIDENCE,
+        origin="not in the paper",
+        holds="How probable the models find its label, compared with its class.",
+        question="How probable do the models find its label?",
+        low="the models find its label less probable than is usual in its class",
+        high="the models find its label more probable than is usual in its class",
+        compute=self_confidence.weigh,
+        in_sound=True,
+        ablation="self",
+    ),
+    Factor(
+        # Page text and rank are calibrated: flat where they say nothing, so they need no share of a mean.
+        name="page_text",
+        role=FACTOR,
+        origin="not in the paper",
+        holds="What title, description and tags of the page say about the label.",
+        question="Does the text of its page fit the class?",
+        low="the text of its page fits the class worse than is usual",
+        high="the text of its page fits the class better than is usual",
+        compute=page_text.weigh,
+    ),
+    Factor(
+        name="rank_prior",
+        role=FACTOR,
+        origin="not in the paper",
+        holds="How often results of this source and search rank are right.",
+        question="Are results of its source and rank mostly right?",
+        low="results of its source and rank are wrong more often than others",
+        high="results of its source and rank are right more often than others",
+        compute=rank_prior.weigh,
+    ),
+    Factor(
+        name="saliency",
+        role=OBSERVED,
+        origin="Sec. 4.4, Fig. 4",
+        holds="Attention that the trained network gives the image in a bag of its class; 1 is neutral.",
+        question="Does the trained network look at it in a bag of its class?",
+        low="beside others of its class the network looks past it",
+        high="beside others of its class the network looks at it",
+    ),
+)
+
+
+def weighing() -> tuple[Factor, ...]:
+    """The factors that enter the weight, in the order in which they are multiplied."""
+    return tuple(factor for factor in FACTORS if factor.compute is not None)
