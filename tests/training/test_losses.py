@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from urnet_tf.errors import UsageError
-from urnet_tf.feed.batches import pack_targets
+from urnet_tf.feed.targets import pack_targets
 from urnet_tf.training.losses import SparseSoftAccuracy, SparseSoftCrossEntropy
 from urnet_tf.training.robust_losses import build_loss
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from urnet_tf import config
 from urnet_tf.errors import UsageError
-from urnet_tf.feed.batches import pack_targets
+from urnet_tf.feed.targets import pack_targets
 from urnet_tf.models.classifier import build_classifier
 from urnet_tf.models.urnet import build_urnet
 from urnet_tf.training import fit as training, optimization

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from urnet_tf.errors import UsageError
-from urnet_tf.feed.batches import pack_targets
+from urnet_tf.feed.targets import pack_targets
 from urnet_tf.training.losses import SparseSoftCrossEntropy
 from urnet_tf.training.robust_losses import EarlyLearningLoss, build_loss
 

@@ -4,9 +4,8 @@ One call into Python a step turns a step number into instance ids and the rows t
 everything after it is TensorFlow. The element of a step does not depend on where a dataset was
 started, so a resumed run sees bitwise the same batches. No string leaves the pipeline.
 
-Targets are sparse: `y: float32 [..., 2, K]` holds K class ids over their K probabilities (class ids
-below 2**24 are exact in float32). The target of a bag is the mean of its instances' targets: their
-N_b K ids over their probabilities / N_b. The weight of a bag is the mean of its instances' weights.
+Targets `y: float32 [..., 2, K]` are packed as `targets` tells. The target of a bag is the mean of its
+instances' targets; the weight of a bag is the mean of its instances' weights.
 
 A loss that remembers instances gets their ids as a third row of these targets, not of the bags'.
 """
@@ -14,26 +13,8 @@ A loss that remembers instances gets their ids as a third row of these targets, 
 import numpy as np
 
 from urnet_tf.errors import UsageError
+from urnet_tf.feed.targets import check_instance_count, pack_bag_targets, pack_targets, target_shape
 from urnet_tf.reweighting.bag_saliency import compute_bag_weight
-
-
-def pack_targets(
-    class_ids: np.ndarray, probs: np.ndarray, instance_ids: np.ndarray | None = None
-) -> np.ndarray:
-    """The targets that the losses of `urnet_tf.training.losses` take.
-
-    Args:
-      class_ids: int [..., K], below 2**24.
-      probs: float [..., K].
-      instance_ids: int [...], for a loss that remembers instances.
-
-    Returns:
-      float32 [..., 2, K], class ids over probabilities; with instance ids [..., 3, K].
-    """
-    rows = [class_ids, probs]
-    if instance_ids is not None:
-        rows.append(np.broadcast_to(np.asarray(instance_ids)[..., None], np.shape(class_ids)))
-    return np.stack([np.asarray(row, np.float32) for row in rows], axis=-2)
 
 
 class _Batches:
@@ -67,22 +48,20 @@ class _Batches:
         targets = pack_targets(classes, probs, ids if instance_ids else None)
         if not self.bag:
             return targets, weights
-        bags, bag_size, _ = classes.shape
-        bag_targets = pack_targets(classes.reshape(bags, -1), probs.reshape(bags, -1) / bag_size)
-        return targets, bag_targets, weights, compute_bag_weight(weights)
+        return targets, pack_bag_targets(classes, probs), weights, compute_bag_weight(weights)
 
     def _shaped_targets(self, tensors, instance_ids):
         """Gives the outputs of `_targets` their static shapes and the structure that `fit` takes."""
-        entries, rows = self._target_ids.shape[1], 2 + instance_ids
+        entries = self._target_ids.shape[1]
         shape = self.sampler.shape
         if not self.bag:
             targets, weights = tensors
-            targets.set_shape([*shape, rows, entries])
+            targets.set_shape(target_shape(shape, entries, instance_ids))
             weights.set_shape(shape)
             return targets, weights
         targets, bag_targets, weights, bag_weights = tensors
-        targets.set_shape([*shape, rows, entries])
-        bag_targets.set_shape([shape[0], 2, shape[1] * entries])
+        targets.set_shape(target_shape(shape, entries, instance_ids))
+        bag_targets.set_shape(target_shape(shape[:1], shape[1] * entries))
         weights.set_shape(shape)
         bag_weights.set_shape(shape[:1])
         return {"instance": targets, "bag": bag_targets}, {"instance": weights, "bag": bag_weights}
@@ -92,11 +71,8 @@ class _Batches:
         return 4 if self.bag else 2
 
     def _check_ids(self, instance_ids):
-        if instance_ids and len(self._weights) > 2**24:
-            raise UsageError(
-                f"Expected at most {2**24:,} images for a loss that remembers them, as float32 counts no "
-                f"further; received {len(self._weights):,}."
-            )
+        if instance_ids:
+            check_instance_count(len(self._weights))
 
 
 class FeatureBatches(_Batches):

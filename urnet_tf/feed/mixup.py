@@ -14,6 +14,7 @@ Differs: sample weights; l is drawn for each row, not once a batch.
 import numpy as np
 
 from urnet_tf.errors import UsageError
+from urnet_tf.feed.targets import join_targets
 
 
 class MixedBatches:
@@ -89,11 +90,8 @@ def _mix_targets(y, w, partner, share):
     share = _as_column(share, w)
     own, other = share * w, (1.0 - share) * tf.gather(w, partner)
     weight = own + other
-    ids, probs = y[..., 0, :], y[..., 1, :]
-    own, other = (tf.math.divide_no_nan(part, weight)[..., None] for part in (own, other))
-    mixed_ids = tf.concat([ids, tf.gather(ids, partner)], axis=-1)
-    mixed_probs = tf.concat([own * probs, other * tf.gather(probs, partner)], axis=-1)
-    return tf.stack([mixed_ids, mixed_probs], axis=-2), weight
+    own, other = (tf.math.divide_no_nan(part, weight) for part in (own, other))
+    return join_targets(y, tf.gather(y, partner), own, other), weight
 
 
 def _as_column(share, x):

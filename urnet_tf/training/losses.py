@@ -1,8 +1,7 @@
 """Cross entropy and accuracy on sparse soft targets: no row of length C is ever made on the host.
 
-A target is float32 [..., 2, K]: K class ids over their K probabilities, as `data.batches.pack_targets`
-makes it. Integer labels and one-hot rows have no such axis, so neither can pass for a target. An id may
-occur more than once; its probabilities add. With logits z [..., C], p = softmax(z) and smoothing e,
+A target is float32 [..., 2, K]: K class ids over their K probabilities, as `feed.targets` packs it. An id
+may occur more than once; its probabilities add. With logits z [..., C], p = softmax(z) and smoothing e,
 
   loss = sum_k t_k ((1 - e) l(p[id_k]) + e mean_c l(p_c)),    cross entropy: l(p) = -log p
 
@@ -21,7 +20,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from urnet_tf.errors import UsageError
+from urnet_tf.feed.targets import unpack_targets
 
 
 @keras.saving.register_keras_serializable(package="urnet_tf")
@@ -121,29 +120,3 @@ class SparseSoftAccuracy(keras.metrics.Mean):
         best = ops.take_along_axis(ids, ops.argmax(probs, axis=-1, keepdims=True), axis=-1)
         hits = ops.equal(ops.cast(ops.argmax(y_pred, axis=-1), "int32"), best[..., 0])
         return super().update_state(ops.cast(hits, self.dtype), sample_weight=sample_weight)
-
-
-def unpack_targets(targets, predictions):
-    """Splits targets float32 [..., 2, K] into ids int32 [..., K] and probabilities [..., K].
-
-    A third row, the instance id, is left out.
-
-    Args:
-      targets: a tensor.
-      predictions: [..., C], whose rank tells targets from labels and one-hot rows.
-
-    Raises:
-      UsageError: the targets have another shape.
-    """
-    shape = targets.shape
-    if len(shape) != len(predictions.shape) + 1 or shape[-2] not in (2, 3, None):
-        raise UsageError(
-            "Expected targets [..., 2, K] of class ids and probabilities for predictions "
-            f"{_format_shape(predictions.shape)}, as urnet_tf.feed.batches.pack_targets makes them; received "
-            f"{_format_shape(shape)}, which looks like labels or one-hot rows."
-        )
-    return ops.cast(targets[..., 0, :], "int32"), targets[..., 1, :]
-
-
-def _format_shape(shape):
-    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"

@@ -19,7 +19,8 @@ import tensorflow as tf
 from keras import ops
 
 from urnet_tf.errors import UsageError
-from urnet_tf.training.losses import SparseSoftCrossEntropy, SparseSoftLoss, unpack_targets
+from urnet_tf.feed.targets import unpack_instance_ids, unpack_targets
+from urnet_tf.training.losses import SparseSoftCrossEntropy, SparseSoftLoss
 
 _LARGEST_MEMORY = 2 * 10**9  # bytes
 
@@ -128,13 +129,8 @@ class EarlyLearningLoss(SparseSoftLoss):
 
     def call(self, y_true, y_pred):
         unpack_targets(y_true, y_pred)
-        if y_true.shape[-2] != 3:
-            raise UsageError(
-                "Expected targets [..., 3, K] with the instance id at the end, as "
-                f"urnet_tf.feed.batches.pack_targets makes them; received {tuple(y_true.shape)}."
-            )
+        ids = ops.reshape(unpack_instance_ids(y_true), (-1,))
         probs = ops.softmax(self.adjust(y_pred), axis=-1)
-        ids = ops.reshape(ops.cast(y_true[..., 2, 0], "int32"), (-1,))
         same = ops.cast(ops.equal(ids[:, None], ids[None, :]), "int32")
         said = ops.take(ops.reshape(probs, (-1, self.num_classes)), ops.argmax(same, axis=1), axis=0)
         before = ops.cast(tf.gather(self.memory, ids), "float32")
