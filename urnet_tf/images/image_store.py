@@ -11,6 +11,7 @@ import collections
 import json
 import os
 import pathlib
+import struct
 import threading
 from collections.abc import Iterable, Sequence
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from urnet_tf import store
 from urnet_tf.errors import UsageError
+from urnet_tf.images import headers
 
 INDEX_FILE = "shards.json"
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -134,21 +136,32 @@ def plain_jpeg(data: bytes, short_side_px: int) -> bytes | None:
     if data[:2] != b"\xff\xd8":
         return None
     kept, position, is_baseline = [data[:2]], 2, False
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == 0xDA:  # start of scan: the picture data follows
+    for segment in headers.jpeg_segments(data):
+        if segment.start != position:  # something stands between
+            return None
+        if segment.marker == headers.START_OF_SCAN:  # the picture data follows
             return b"".join([*kept, data[position:]]) if is_baseline else None
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xCC):  # a frame header
-            frame = data[position + 4 : end]
-            if marker != 0xC0 or len(frame) < 6 or frame[0] != 8 or frame[5] not in (1, 3):
-                return None
-            short_side = min(int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big"))
-            if not 0 < short_side <= short_side_px:
+        if segment.end < position + 4:  # no length
+            return None
+        if headers.is_frame(segment):
+            if segment.marker != 0xC0 or not _can_be_kept(data, segment, short_side_px):
                 return None
             is_baseline = True
-        is_metadata = marker == 0xFE or (0xE0 <= marker <= 0xEF and marker not in (0xE0, 0xEE))
-        if not is_metadata:
-            kept.append(data[position:end])
-        position = end
+        if not _is_metadata(segment.marker):
+            kept.append(data[position : segment.end])
+        position = segment.end
     return None
+
+
+def _can_be_kept(data, segment, short_side_px):
+    try:
+        frame = headers.read_frame(data, segment)
+    except struct.error:
+        return False
+    return (
+        frame.bits == 8 and frame.channels in (1, 3) and 0 < min(frame.height, frame.width) <= short_side_px
+    )
+
+
+def _is_metadata(marker):
+    return marker == 0xFE or (0xE0 <= marker <= 0xEF and marker not in (0xE0, 0xEE))

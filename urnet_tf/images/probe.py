@@ -1,9 +1,7 @@
 """Looks at files without decoding them: is it there, is it an image, how large, which bytes.
 
 Input: paths and limits. Output: a `ProbeResult` each. Nothing raises for a bad file: it gets a
-status of `urnet_tf.schema.STATUS` and a reason. Only headers are read here, by a few lines a
-format, so a file that promises a billion pixels costs nothing; damage further inside is found
-when the image is packed.
+status of `urnet_tf.schema.STATUS` and a reason.
 
 A disk or network that fails says nothing about an image: after a few tries that raises.
 """
@@ -14,13 +12,13 @@ import hashlib
 import itertools
 import os
 import stat
-import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 from urnet_tf.errors import RunError
+from urnet_tf.images.headers import Refused, read_size
 
 PROBE_COLUMNS = {
     "status": "string",  # "" = usable
@@ -51,7 +49,7 @@ _Given, _Found = TypeVar("_Given"), TypeVar("_Found")
 
 
 class ProbeResult(NamedTuple):
-    """What a look at one file told; `status` None = usable."""
+    """The result of a look at one file; `status` None = usable."""
 
     status: str | None
     reason: str = ""
@@ -59,14 +57,6 @@ class ProbeResult(NamedTuple):
     height: int = 0
     content_hash: str = ""
     num_bytes: int = 0
-
-
-class Refused(Exception):
-    """A file that is not a readable one, with a status of `schema.STATUS` and a reason."""
-
-    def __init__(self, status, reason):
-        super().__init__(reason)
-        self.status, self.reason = status, reason
 
 
 def probe_files(
@@ -124,7 +114,7 @@ def probe_file(path: str, max_bytes: int, max_pixels: int, min_side_px: int) -> 
     """
     try:
         data = read_file(path, max_bytes)
-        width, height = _image_size(data)
+        width, height = read_size(data)
         if min(width, height) < min_side_px:
             raise Refused(
                 "too_small", f"{width} x {height} pixels; the shortest side allowed is {min_side_px}"
@@ -250,129 +240,3 @@ def _check_regular(status, max_bytes):
     if status.st_size > max_bytes:
         raise Refused("too_many_bytes", f"{status.st_size} bytes; {max_bytes} are allowed")
     return status.st_size
-
-
-def _image_size(data):
-    for prefix, reader in _READERS:
-        if data.startswith(prefix):
-            try:
-                return reader(data)
-            except (struct.error, IndexError):
-                raise Refused("decode_error", "the image header is damaged or cut off") from None
-    raise Refused(*_other_kind(data))
-
-
-def _jpeg_size(data):
-    place = 2
-    while True:
-        place = data.find(b"\xff", place)
-        if place < 0:
-            raise IndexError
-        marker = data[place + 1]
-        if marker == 0xFF:  # fill byte
-            place += 1
-            continue
-        place += 2
-        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # no segment follows
-            continue
-        if marker in (0xD9, 0xDA):  # picture data or the end before any size
-            raise IndexError
-        (length,) = struct.unpack_from(">H", data, place)
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            precision, height, width = struct.unpack_from(">BHH", data, place + 2)
-            if precision != 8:
-                raise Refused("unsupported", f"a JPEG of {precision} bits a sample")
-            if marker not in (0xC0, 0xC1, 0xC2, 0xC9, 0xCA):
-                raise Refused("unsupported", "a lossless or hierarchical JPEG")
-            return width, height
-        place += max(length, 2)
-
-
-def _png_size(data):
-    if data[12:16] != b"IHDR":
-        raise IndexError
-    return struct.unpack_from(">II", data, 16)
-
-
-def _gif_size(data):
-    return struct.unpack_from("<HH", data, 6)
-
-
-def _bmp_size(data):
-    (header,) = struct.unpack_from("<I", data, 14)
-    if header == 12:
-        return struct.unpack_from("<HH", data, 18)
-    if not 16 <= header <= 256:
-        raise IndexError
-    width, height = struct.unpack_from("<ii", data, 18)
-    return abs(width), abs(height)  # a negative height: top row first
-
-
-def _riff_size(data):
-    if data[8:12] != b"WEBP":
-        raise Refused("not_an_image", "a RIFF file (sound or video), not an image")
-    chunk = data[12:16]
-    if chunk == b"VP8X":
-        if data[20] & 2:
-            raise Refused("unsupported", "an animated WebP")
-        if len(data) < 30:
-            raise IndexError
-        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
-    if chunk == b"VP8L":
-        if data[20] != 0x2F:
-            raise IndexError
-        (bits,) = struct.unpack_from("<I", data, 21)
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if chunk == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
-        width, height = struct.unpack_from("<HH", data, 26)
-        return width & 0x3FFF, height & 0x3FFF
-    raise IndexError
-
-
-_READERS = (
-    (b"\xff\xd8\xff", _jpeg_size),
-    (b"\x89PNG\r\n\x1a\n", _png_size),
-    (b"GIF87a", _gif_size),
-    (b"GIF89a", _gif_size),
-    (b"BM", _bmp_size),
-    (b"RIFF", _riff_size),
-)
-_UNSUPPORTED = (
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),
-    (b"MM\0+", "TIFF"),
-    (b"\0\0\x01\0", "ICO"),
-    (b"8BPS", "Photoshop"),
-    (b"\xff\x0a", "JPEG XL"),
-    (b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
-    (b"%PDF", "PDF"),
-    (b"%!PS", "PostScript"),
-)
-_BRANDS = {
-    b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"heim": "HEIC", b"heis": "HEIC",
-    b"hevc": "HEIC", b"hevx": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF",
-}  # fmt: skip
-
-
-def _other_kind(data):
-    """Status and reason for bytes that are no image of a supported format."""
-    for prefix, name in _UNSUPPORTED:
-        if data.startswith(prefix):
-            return "unsupported", f"the file is {name}, which is not read"
-    if data[4:8] == b"ftyp":
-        brand = _BRANDS.get(data[8:12])
-        return ("unsupported", f"the file is {brand}, which is not read") if brand else (
-            "not_an_image", "the file is a video, not an image"
-        )  # fmt: skip
-    head = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<title", b"<meta")):
-        return "not_an_image", "the file is an HTML page, not an image"
-    if b"<svg" in head and head.startswith((b"<", b"<?xml")):
-        return "unsupported", "the file is SVG, which is not read"
-    if b"<html" in head:
-        return "not_an_image", "the file is an HTML page, not an image"
-    if head and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
-        return "not_an_image", "the file is text, not an image"
-    return "not_an_image", f"no known image format begins with the bytes {data[:4].hex(' ')}"

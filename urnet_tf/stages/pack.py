@@ -24,7 +24,8 @@ from urnet_tf.config import Config
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.export.quiet import CapturedLibraryOutput
 from urnet_tf.images import image_store
-from urnet_tf.images.probe import Refused, content_hash, map_in_threads, os_reason, read_file
+from urnet_tf.images.headers import Refused
+from urnet_tf.images.probe import content_hash, map_in_threads, os_reason, read_file
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store.progress import progress
 
