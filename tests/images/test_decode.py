@@ -9,6 +9,8 @@ from PIL import Image, ImageOps
 from urnet_tf.errors import UsageError
 from urnet_tf.images import decode
 from urnet_tf.images.crops import CROPS, num_views
+from urnet_tf.images.headers import read_size
+from urnet_tf.schema import STATUS
 
 HEIGHT, WIDTH = 21, 34
 
@@ -194,8 +196,19 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_files_raise_one_clear_error(name):
     data, message = BAD[name]
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message) as caught:
         decode.decode_rgb(tf.constant(data), max_pixels=1_000_000)
+    statuses = {"not PNG": "not_an_image", "more than": "too_many_pixels", "Animated": "unsupported",
+                "variant of BMP": "unsupported"}  # fmt: skip
+    expected = next((status for words, status in statuses.items() if words in (message or "")), None)
+    assert getattr(caught.value, "status", None) == expected
+    assert expected is None or expected in STATUS
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_headers_promise_what_is_decoded(name):
+    height, width, _ = decode.decode_rgb(EXACT[name]).shape
+    assert read_size(EXACT[name]) == (width, height)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,13 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from urnet_tf.images.crops import num_views
-from urnet_tf.images.image_formats import MAX_PIXELS, decode_rgb, exif_orientation  # noqa: F401  (part of this module)
+from urnet_tf.images.image_formats import (  # noqa: F401  (part of this module)
+    MAX_PIXELS,
+    RefusedImage,
+    decode_rgb,
+    exif_orientation,
+    refuse_unless,
+)
 
 _AREA_FACTOR = 4.0  # from here on a cheap box filter reduces most of the way
 

@@ -1,5 +1,8 @@
 """Encoded bytes to RGB pixels, as TensorFlow graph functions of core operations; use it through `decode`.
 
+What is refused here, and not by a decoder, raises `RefusedImage` with its status when the code runs eagerly.
+In a graph it is an `InvalidArgumentError` of the same words.
+
 Hostile files are met here: the header's pixel count is checked before anything is decoded, animated
 WebP is refused (TensorFlow 2.20 writes past its buffer), and of a GIF only the first frame is handed to
 the decoder (which would otherwise hold all of them).
@@ -9,6 +12,14 @@ import tensorflow as tf
 
 MAX_PIXELS = 50_000_000
 _EXIF_SEARCH_BYTES = 65536  # cameras put the Exif segment first; a segment is shorter than this
+
+
+class RefusedImage(tf.errors.InvalidArgumentError):
+    """An image that is not decoded, with a status of `schema.STATUS`."""
+
+    def __init__(self, status, message):
+        super().__init__(None, None, message)
+        self.status = status
 
 
 def decode_rgb(image_bytes, max_pixels: int = MAX_PIXELS):
@@ -102,19 +113,30 @@ def _big(header, offset, count):
     return tf.add_n([header[offset + i] * 256 ** (count - 1 - i) for i in range(count)])
 
 
-def _checked(image_bytes, condition, message):
+def refuse_unless(condition, value, status: str, message: str):
+    """`value`, a tensor, if the scalar `condition` holds.
+
+    Raises:
+      RefusedImage: it does not, and the code runs eagerly.
+      tf.errors.InvalidArgumentError: it does not, in a graph.
+    """
+    if tf.executing_eagerly():
+        if not condition:
+            raise RefusedImage(status, message)
+        return value
     with tf.control_dependencies([tf.debugging.assert_equal(condition, True, message=message)]):
-        return tf.identity(image_bytes)
+        return tf.identity(value)
 
 
 def _checked_size(image_bytes, pixels, max_pixels):
     message = f"The header promises more than {max_pixels} pixels."
-    return _checked(image_bytes, (0 <= pixels) & (pixels <= max_pixels), message)
+    return refuse_unless((0 <= pixels) & (pixels <= max_pixels), image_bytes, "too_many_pixels", message)
 
 
 def _refuse_format(image_bytes):
     never = tf.strings.length(image_bytes) < 0  # a constant would fail when the graph is built
-    data = _checked(image_bytes, never, "The bytes are not PNG, JPEG, GIF, BMP or WebP.")
+    message = "The bytes are not PNG, JPEG, GIF, BMP or WebP."
+    data = refuse_unless(never, image_bytes, "not_an_image", message)
     return tf.zeros([tf.strings.length(data), 1, 3], tf.uint8)
 
 
@@ -186,7 +208,8 @@ def _on_white(image):
 def _decode_webp(image_bytes, header, max_pixels):
     extended, lossless = header[15] == ord("X"), header[15] == ord("L")
     animated = extended & (header[20] // 2 % 2 == 1)
-    image_bytes = _checked(image_bytes, ~animated, "Animated WebP files are not read.")
+    message = "Animated WebP files are not read."
+    image_bytes = refuse_unless(tf.logical_not(animated), image_bytes, "unsupported", message)
     bits = _little(header, 21, 4)
     pixels = tf.where(
         extended,
@@ -257,7 +280,7 @@ def _decode_bmp(image_bytes, header, max_pixels):
         (((bits == 8) | (bits == 24)) & (compression == 0))
         | ((bits == 32) & ((compression == 0) | (compression == 3)))
     )
-    image_bytes = _checked(image_bytes, known, "This variant of BMP is not read.")
+    image_bytes = refuse_unless(known, image_bytes, "unsupported", "This variant of BMP is not read.")
     height = _little(header, 22, 4)
     height = tf.minimum(height, 2**32 - height)  # negative: rows from top to bottom
     image_bytes = _checked_size(image_bytes, _little(header, 18, 4) * height, max_pixels)

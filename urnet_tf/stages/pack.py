@@ -36,12 +36,6 @@ _THREADS_FOR_OPENING = 16  # they wait for the disk
 # Measured, seconds of one core on a busy 2-core machine: 0.0009 for a 2.6 kB file of 64 px that is kept
 # as it is, 0.007 for a 78 kB file of 500 x 375 px that is reduced to a short side of 256.
 _SECONDS_PER_IMAGE, _SECONDS_PER_BYTE = 7e-4, 8e-8
-_STATUS_OF_MESSAGE = (
-    ("stored as JPEG", "unsupported"),
-    ("pixels", "too_many_pixels"),
-    ("not read", "unsupported"),
-    ("not PNG", "not_an_image"),
-)
 
 
 class _Candidates(NamedTuple):
@@ -187,6 +181,8 @@ class _Packer:
     def _encoded(self, row, data, plain):
         import tensorflow as tf
 
+        from urnet_tf.images.decode import RefusedImage
+
         try:
             try:
                 return _Packed(self._pack_image(tf.constant(data), tf.constant(plain)).numpy())
@@ -197,9 +193,9 @@ class _Packer:
             known = self._candidates.hashes[row]
             if known and known != content_hash(data):
                 return _Packed(problem="the file holds other bytes now")
-            reason = _sentence(error.message)
-            status = next((status for text, status in _STATUS_OF_MESSAGE if text in reason), "decode_error")
-            return _Packed(status=status, reason=_sentence(f"{schema.STATUS[status]}: {reason}"))
+            status = error.status if isinstance(error, RefusedImage) else "decode_error"
+            reason = _sentence(f"{schema.STATUS[status]}: {_sentence(error.message)}")
+            return _Packed(status=status, reason=reason)
         except tf.errors.OpError as error:
             path = self._candidates.full_path(row)
             raise RunError(f"pack: {path} cannot be packed: {_sentence(error.message)}") from error
@@ -244,9 +240,8 @@ def _build_pack_image(short_side_px, jpeg_quality, max_pixels):
         def encoded():
             small = decode.resize_short_side(pixels, short_side_px)
             message = f"A side of more than {_JPEG_SIDE_PX} pixels cannot be stored as JPEG."
-            fits = tf.debugging.assert_less_equal(tf.reduce_max(tf.shape(small)), _JPEG_SIDE_PX, message)
-            with tf.control_dependencies([fits]):
-                small = tf.identity(small)
+            fits = tf.reduce_max(tf.shape(small)) <= _JPEG_SIDE_PX
+            small = decode.refuse_unless(fits, small, "unsupported", message)
             return tf.io.encode_jpeg(small, quality=jpeg_quality, chroma_downsampling=False)
 
         return tf.cond(keep, lambda: plain, encoded)
