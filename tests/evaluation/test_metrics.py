@@ -88,6 +88,16 @@ def test_expected_calibration_error_by_hand():
     assert math.isnan(metrics.expected_calibration_error(np.array([]), np.array([]), 15))
 
 
+def test_reliability_curve_by_hand_and_the_error_is_its_distance():
+    # bins of a tenth: .11 and .2 in (.1, .2], .95 and 1 in (.9, 1]
+    confidence, correct = np.array([0.11, 0.2, 0.95, 1.0]), np.array([False, True, True, True])
+    curve = metrics.reliability_curve(confidence, correct, 10)
+    assert curve["count"].tolist() == [2, 2]
+    assert curve["confidence"] == pytest.approx([0.155, 0.975])
+    assert curve["accuracy"].tolist() == [0.5, 1.0]
+    assert metrics.expected_calibration_error(confidence, correct, 10) == pytest.approx((0.345 + 0.025) / 2)
+
+
 def test_auroc_by_hand_and_with_ties():
     assert metrics.auroc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1])) == pytest.approx(0.75)
     assert metrics.auroc(np.array([1, 1, 1, 1]), np.array([0, 1, 0, 1])) == pytest.approx(0.5)

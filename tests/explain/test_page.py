@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from urnet_tf.errors import UsageError
+from urnet_tf.evaluation.metrics import reliability_curve
 from urnet_tf.explain import (
     ReportInputs,
     build_page,
-    compute_reliability,
     figures,
     page as page_lib,
     pictures,
@@ -69,7 +69,7 @@ def make_inputs(per_class=12, classes=4, names=None, seed=0, **changes):
         "folds": 4,
         "metrics": {"baseline": measured, "urnet": {**measured, "balanced_top1": 0.45, "top1": 0.55}},
         "per_class": {"baseline": np.full(classes, 0.4), "urnet": np.linspace(0.3, 0.6, classes)},
-        "reliability": {"baseline": compute_reliability(np.array([0.2, 0.9]), np.array([False, True]))},
+        "reliability": {"baseline": reliability_curve(np.array([0.2, 0.9]), np.array([False, True]))},
         "evaluated_on": "test",
         "reweighting": {"clean_rate_estimate": 0.7},
         "settings": "seed: 0\n",
@@ -151,13 +151,6 @@ def test_histogram_counts_every_value():
     assert found["ratio"] and found["counts"].sum() == 100
     assert not summary.histogram_of(np.linspace(-1, 1, 50))["ratio"]
     assert summary.histogram_of(np.ones(5)) is None
-
-
-def test_compute_reliability():
-    found = compute_reliability(np.array([0.11, 0.19, 0.95, 1.0]), np.array([False, True, True, True]))
-    assert found["count"].tolist() == [2, 2]
-    assert found["confidence"] == pytest.approx([0.15, 0.975])
-    assert found["accuracy"].tolist() == [0.5, 1.0]
 
 
 def test_quarantined_and_duplicates_are_grouped():

@@ -121,18 +121,21 @@ def confusion_counts(
     return cells[order] // num_classes, cells[order] % num_classes, counts[order]
 
 
-def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
-    """How far the confidence of the best prediction is from its accuracy, 0 = calibrated.
+def reliability_curve(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> dict[str, np.ndarray]:
+    """Accuracy against confidence of the best prediction, in those bins that hold an instance.
 
-    Bins are ((b-1)/bins, b/bins], of equal width; a confidence of 0 falls into the first. NaN when
-    there is no instance.
+    Bins are ((b-1)/bins, b/bins], of equal width; a confidence of 0 falls into the first.
 
     Args:
       confidence: float [N], probability of the best prediction, 0..1.
       correct: bool [N], whether that prediction is the label.
       bins: at least 1.
 
-    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, Eq. 3.
+    Returns:
+      `confidence`, `accuracy`: float64 [b], means of each bin; `count`: int64 [b].
+
+    Raises:
+      UsageError: the shapes do not fit, or bins < 1.
     """
     confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
     if confidence.shape != correct.shape or confidence.ndim != 1 or bins < 1:
@@ -140,11 +143,28 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins
             f"Expected confidence [N], correct [N] and bins >= 1; received {confidence.shape}, "
             f"{correct.shape} and {bins}."
         )
-    if not confidence.size:
-        return float("nan")
     index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    gap = np.bincount(index, weights=correct - confidence, minlength=bins)
-    return float(np.abs(gap).sum() / confidence.size)
+    count = np.bincount(index, minlength=bins)
+    kept = np.flatnonzero(count)
+    return {
+        "confidence": np.bincount(index, weights=confidence, minlength=bins)[kept] / count[kept],
+        "accuracy": np.bincount(index, weights=correct, minlength=bins)[kept] / count[kept],
+        "count": count[kept],
+    }
+
+
+def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
+    """How far the `reliability_curve` is from the diagonal, 0 = calibrated; NaN without an instance.
+
+    Args:
+      confidence, correct, bins: as for `reliability_curve`.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, Eq. 3.
+    """
+    curve = reliability_curve(confidence, correct, bins)
+    if not len(curve["count"]):
+        return float("nan")
+    return float(np.average(np.abs(curve["accuracy"] - curve["confidence"]), weights=curve["count"]))
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float:

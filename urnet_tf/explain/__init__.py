@@ -5,6 +5,6 @@ script, no font, no picture from outside. Text from the web is escaped, thumbnai
 """
 
 from urnet_tf.explain.page import build_page
-from urnet_tf.explain.summary import ReportInputs, compute_reliability
+from urnet_tf.explain.summary import ReportInputs
 
-__all__ = ["ReportInputs", "build_page", "compute_reliability"]
+__all__ = ["ReportInputs", "build_page"]

@@ -107,7 +107,7 @@ def draw_histogram(
 
 
 def draw_reliability(curves: Sequence[tuple[str, dict]], label: str) -> Markup:
-    """Accuracy against confidence for each model: (name, `summary.compute_reliability`)."""
+    """Accuracy against confidence for each model: (name, `metrics.reliability_curve`)."""
     span, width, height = [0.0, 1.0], 400, 340
     ticks = np.linspace(0, 1, 5)
     body = [

@@ -232,23 +232,3 @@ def duplicate_groups(inputs: ReportInputs, examples: int = 2) -> list[dict]:
         groups = [[str(p) for p in columns["path"][rows[hashes == value]][:4]] for value in shown]
         found.append({"kind": kind, "files": len(rows), "pictures": len(distinct), "groups": groups})
     return found
-
-
-def compute_reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 10) -> dict[str, np.ndarray]:
-    """Accuracy against confidence of the first guess, in bins of equal width that are not empty.
-
-    Args:
-      confidence: float [M], 0..1.
-      correct: bool [M].
-
-    Returns:
-      `confidence`, `accuracy`: float [b], means of each bin; `count`: int [b].
-    """
-    index = np.clip((np.asarray(confidence) * bins).astype(int), 0, bins - 1)
-    count = np.bincount(index, minlength=bins)
-    kept = np.flatnonzero(count)
-    return {
-        "confidence": np.bincount(index, weights=confidence, minlength=bins)[kept] / count[kept],
-        "accuracy": np.bincount(index, weights=correct, minlength=bins)[kept] / count[kept],
-        "count": count[kept],
-    }

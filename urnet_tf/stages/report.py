@@ -114,7 +114,7 @@ def _read_evaluation(context, num_classes):
 def _read_reliability(context, model, split):
     import pyarrow.compute as pc
 
-    from urnet_tf.explain import compute_reliability
+    from urnet_tf.evaluation.metrics import reliability_curve
 
     with np.load(context.path("evaluate", f"predictions_{model}.npz")) as arrays:
         ids, label = arrays["instance_id"], arrays["label"]
@@ -122,7 +122,8 @@ def _read_reliability(context, model, split):
     path = context.path("pack", "instances.parquet")
     measured = store.read_table(path, ["instance_id"], where=pc.field("split") == split)
     known = np.isin(ids, store.column(measured, "instance_id")) & (label >= 0)
-    return compute_reliability(confidence[known], predicted[known] == label[known])
+    bins = context.config.evaluate.ece_bins
+    return reliability_curve(confidence[known], predicted[known] == label[known], bins)
 
 
 def _read_columns(path, names):
