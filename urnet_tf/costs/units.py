@@ -11,10 +11,16 @@ def format_seconds(seconds: float | None) -> str:
 
 
 def format_bytes(count: float | None) -> str:
-    """Bytes as `12 MB`, `3.4 GB`."""
+    """Bytes as `950 bytes`, `12.3 kB`, `3.4 GB`, `651 MB`."""
     if count is None:
         return ""
-    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    units = ["kB", "MB", "GB", "TB"]
+    count /= 1000
+    while count >= 999.5 and len(units) > 1:
+        count, units = count / 1000, units[1:]
+    return f"{count:.1f} {units[0]}" if count < 99.95 else f"{count:,.0f} {units[0]}"
 
 
 def format_count(count: float) -> str:

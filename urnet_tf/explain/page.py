@@ -6,6 +6,7 @@ import markupsafe
 import numpy as np
 
 from urnet_tf import schema
+from urnet_tf.costs.units import format_bytes
 from urnet_tf.explain import figures, pictures, summary
 from urnet_tf.explain.summary import BASELINE, URNET, ReportInputs
 from urnet_tf.export.model_card import FORMAT_NAMES
@@ -93,7 +94,7 @@ def build_page(
         "model": lambda name: _MODEL_NAMES.get(name, name),
         "percent": figures.format_percent,
         "points": _points,
-        "size": _bytes,
+        "size": format_bytes,
         "times": _times,
     }
     template = environment.from_string((_HERE / "page.html").read_text(encoding="utf-8"))
@@ -399,10 +400,3 @@ def _times(weight):
     if 0 < abs(weight) < 0.095:
         return f"{weight:.2g}".replace("-", "−")
     return (f"{weight:.2f}" if abs(weight) < 10 else f"{weight:.1f}").replace("-", "−")
-
-
-def _bytes(value):
-    units = ["bytes", "kB", "MB", "GB", "TB"]
-    while value >= 1000 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.0f} {units[0]}" if units[0] == "bytes" or value >= 10 else f"{value:.1f} {units[0]}"

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
+from urnet_tf.costs.units import format_bytes
 from urnet_tf.export import tf_serving
 from urnet_tf.images.crops import num_views
 from urnet_tf.reweighting.factors import weighing
@@ -111,7 +112,7 @@ def _formats(metadata):
         parity = entry.get("parity") or {}
         rows.append((
             FORMAT_NAMES.get(kind, _plain(kind)) + (" ⚠" if entry.get("refused") else ""),
-            _bytes(entry.get("bytes")),
+            format_bytes(entry.get("bytes")) or UNKNOWN,
             *_accuracy(entry.get("accuracy")),
             _number(parity.get("max_difference"), ".1e"),
             _number(parity.get("top1_agreement"), ".1%"),
@@ -318,12 +319,6 @@ def _accuracy(accuracy):
 
 def _number(value, form, unit=""):
     return UNKNOWN if value is None else f"{value:{form}}{unit}"
-
-
-def _bytes(value):
-    if value is None:
-        return UNKNOWN
-    return f"{value / 1e6:.1f} MB" if value >= 1e5 else f"{value / 1e3:.1f} kB"
 
 
 def _code(text):
