@@ -16,21 +16,22 @@ class UsageError(ValueError):
     """
 
     def __init__(self, message: str = ""):
-        super().__init__(_escaped(message))
+        super().__init__(escape_steering(message))
 
 
 class RunError(RuntimeError):
     """The run cannot go on although the request was sound (a NaN loss, say): exit status 1."""
 
     def __init__(self, message: str = ""):
-        super().__init__(_escaped(message))
+        super().__init__(escape_steering(message))
 
 
-def _escaped(message):
-    text = str(message)
+def escape_steering(text: str, kept: str = _KEPT) -> str:
+    """A text whose signs that steer a terminal or turn the writing stand as in `repr`, but for those kept."""
+    text = str(text)
     if text.isprintable():
         return text
     return "".join(
-        sign if sign in _KEPT or unicodedata.category(sign) not in _STEERING else repr(sign)[1:-1]
+        sign if sign in kept or unicodedata.category(sign) not in _STEERING else repr(sign)[1:-1]
         for sign in text
     )

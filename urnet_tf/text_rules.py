@@ -6,7 +6,7 @@ Plain Python: whatever is joined into a path goes through `check_text(..., FILE_
 import os
 import unicodedata
 
-from urnet_tf.errors import UsageError
+from urnet_tf.errors import UsageError, escape_steering
 
 LINE, PATH, FILE_NAME = "line", "path", "file name"
 
@@ -43,9 +43,7 @@ def bare(text: str, limit: int = 80) -> str:
 
 def show_path(path) -> str:
     """A path for a message; longer than other values may be, as its middle tells most."""
-    text = os.fspath(path)
-    shown = "".join(repr(sign)[1:-1] if unicodedata.category(sign) in _BREAKING else sign for sign in text)
-    return cut(shown, 200)
+    return cut(escape_steering(os.fspath(path), kept=""), 200)
 
 
 def one_line(text: str) -> str:

@@ -13,7 +13,7 @@ import yaml
 
 from urnet_tf.config.tree import merge
 from urnet_tf.errors import UsageError
-from urnet_tf.text_rules import PATH, bare, check_text, cut, quote, show_path
+from urnet_tf.text_rules import PATH, bare, check_text, cut, one_line, quote, show_path
 
 _MOST_BYTES = 256 * 1024  # the longest configuration with every key has a few thousand
 _MOST_VALUES = 20_000  # with those that aliases repeat
@@ -54,8 +54,8 @@ def parse(text: str, source: str):
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        problem = "".join(sign if sign.isprintable() else " " for sign in str(error))
-        raise UsageError(f"{source} is not valid YAML: {cut(' '.join(problem.split()), 200)}") from None
+        problem = cut(" ".join(one_line(str(error)).split()), 200)
+        raise UsageError(f"{source} is not valid YAML: {problem}") from None
 
 
 def override(tree: dict, overrides: Sequence[str]) -> dict:
