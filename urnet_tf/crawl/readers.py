@@ -66,9 +66,14 @@ def detect_kind(path: str) -> str:
     )
 
 
+def resolve_kind(path: str, kind: str = "auto") -> str:
+    """`kind`, or what lies at the path where that is "auto"; raises as `detect_kind`."""
+    return detect_kind(path) if kind == "auto" else kind
+
+
 def count_rows(path: str, kind: str = "auto", sources: Sequence[str] | None = None) -> int:
     """Counts the listed rows of all splits without opening an image."""
-    kind = detect_kind(path) if kind == "auto" else kind
+    kind = resolve_kind(path, kind)
     if kind == WEBVISION:
         return webvision.count_rows(path, sources)
     if kind == LIST:
@@ -78,7 +83,7 @@ def count_rows(path: str, kind: str = "auto", sources: Sequence[str] | None = No
 
 def count_classes(path: str, kind: str = "auto", first_classes: int | None = None) -> int | None:
     """Counts the classes without listing an image; None for a list, whose rows would have to be read."""
-    kind = detect_kind(path) if kind == "auto" else kind
+    kind = resolve_kind(path, kind)
     if kind == LIST:
         return None
     count = webvision.count_classes(path) if kind == WEBVISION else len(_class_names(os.path.abspath(path)))

@@ -188,9 +188,7 @@ def _kind(config):
     from urnet_tf.crawl import readers
 
     settings = config.ingest
-    if settings.path is None or settings.kind != "auto":
-        return settings.kind
-    return readers.detect_kind(settings.path)
+    return settings.kind if settings.path is None else readers.resolve_kind(settings.path, settings.kind)
 
 
 def _matches(key, patterns):

@@ -163,14 +163,10 @@ def _kind(settings):
 
     if settings.path is None:
         raise UsageError("Expected --data CRAWL (or ingest.path in the configuration): where the images are.")
-    found = readers.detect_kind(settings.path)
-    if settings.kind == "auto":
-        return found
-    if (settings.kind == readers.LIST) != (found == readers.LIST):
-        raise UsageError(
-            f"Expected a {settings.kind} at ingest.path; {show_path(settings.path)} is a {found}."
-        )
-    return settings.kind
+    kind, found = readers.resolve_kind(settings.path, settings.kind), readers.detect_kind(settings.path)
+    if (kind == readers.LIST) != (found == readers.LIST):
+        raise UsageError(f"Expected a {kind} at ingest.path; {show_path(settings.path)} is a {found}.")
+    return kind
 
 
 def _probe(context, crawl):
