@@ -6,6 +6,7 @@ import os
 import pathlib
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from urnet_tf import store
@@ -339,3 +340,12 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path):
     (partial / ".urnet.7.tmp").mkdir()
     workdir.open_partial("pack", "k")
     assert sorted(p.name for p in partial.rglob("*")) == ["a.npy", "key.txt", "units"]
+
+
+def test_codes_of_a_text_column():
+    column = pa.chunked_array([["pear", "fig"], ["pear", "apple"]])
+    numbers, texts = store.codes_of(column)
+    assert (numbers.tolist(), texts) == ([0, 1, 0, 2], ["pear", "fig", "apple"])
+    numbers, texts = store.codes_of(column, ordered=True)
+    assert (numbers.tolist(), texts) == ([2, 1, 2, 0], ["apple", "fig", "pear"])
+    assert numbers.dtype == np.int32

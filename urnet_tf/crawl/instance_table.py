@@ -16,9 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from urnet_tf.crawl.table import codes_of, rejections
+from urnet_tf.crawl.table import rejections
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import DUPLICATE_KINDS, INSTANCE_COLUMNS, SPLITS, STATUS, TRAIN
+from urnet_tf.store import codes_of
+from urnet_tf.store.hashing import splitmix64
 
 CANDIDATE_COLUMNS = {name: dtype for name, dtype in INSTANCE_COLUMNS.items() if name != "instance_id"}
 MIN_TRAIN_IMAGES = 2
@@ -104,11 +106,7 @@ def draw_keys(hashes: pa.ChunkedArray, drawable: np.ndarray, seed: int) -> np.nd
         part = chosen[start : start + _TAKE_ROWS]
         digits = b"".join(text[:16].encode() for text in hashes.take(pa.array(part)).to_pylist())
         keys[part] = np.frombuffer(bytes.fromhex(digits.decode()), ">u8")
-    with np.errstate(over="ignore"):  # splitmix64: uint64 arithmetic is meant to wrap
-        keys += np.uint64(0x9E3779B97F4A7C15) * np.uint64(seed % 2**32 + 1)
-        keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return keys ^ (keys >> np.uint64(31))
+    return splitmix64(keys, seed % 2**32 + 1)
 
 
 def draw_splits(

@@ -22,7 +22,6 @@ from urnet_tf.crawl.table import (
     RowBuilder,
     class_entry,
     clean_text,
-    codes_of,
     is_utf8,
     open_text,
     rejected_row,
@@ -31,6 +30,7 @@ from urnet_tf.crawl.table import (
 from urnet_tf.errors import UsageError
 from urnet_tf.images.probe import environment_failure, is_environment_fault
 from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
+from urnet_tf.store import codes_of
 from urnet_tf.text_rules import bare, quote
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")

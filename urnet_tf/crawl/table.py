@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import QUARANTINE_COLUMNS, STATUS, TRAIN
+from urnet_tf.store import codes_of
 
 TEXT_LIMIT = 4000  # characters kept of a title, description or tag list
 _CHUNK_ROWS = 100_000
@@ -151,12 +152,6 @@ def running_number(*keys: np.ndarray) -> np.ndarray:
     numbers = np.empty(len(group), np.int32)
     numbers[order] = np.arange(len(group)) - np.repeat(starts, sizes) + 1
     return numbers
-
-
-def codes_of(column: pa.ChunkedArray) -> tuple[np.ndarray, list]:
-    """Integer codes int32 [N] of a text column, and its distinct values by code."""
-    encoded = column.combine_chunks().dictionary_encode()
-    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32), encoded.dictionary.to_pylist()
 
 
 def keep_sources(crawl: Crawl, sources: Sequence[str]) -> Crawl:

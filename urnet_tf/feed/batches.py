@@ -15,6 +15,7 @@ import numpy as np
 from urnet_tf.errors import UsageError
 from urnet_tf.feed.targets import check_instance_count, pack_bag_targets, pack_targets, target_shape
 from urnet_tf.reweighting.bag_saliency import compute_bag_weight
+from urnet_tf.store.hashing import splitmix64
 
 
 class _Batches:
@@ -246,18 +247,10 @@ def image_seeds(ids: np.ndarray, epochs: np.ndarray, seed: int) -> np.ndarray:
       int32 [*ids.shape, 2].
     """
     places = np.arange(ids.shape[1], dtype=np.uint64) if ids.ndim == 2 else np.zeros(1, np.uint64)
-    key = _mixed(places + _mixed(np.full(1, seed, np.uint64)))
-    key = _mixed(key + epochs.astype(np.uint64))
-    key = _mixed(key + ids.astype(np.uint64))
+    key = splitmix64(places + splitmix64(np.full(1, seed, np.uint64)))
+    key = splitmix64(key + epochs.astype(np.uint64))
+    key = splitmix64(key + ids.astype(np.uint64))
     return np.ascontiguousarray(key).view(np.int32).reshape(*ids.shape, 2)
-
-
-def _mixed(key):
-    """The finaliser of splitmix64: a bijection that spreads every bit."""
-    key = key + np.uint64(0x9E3779B97F4A7C15)
-    key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return key ^ (key >> np.uint64(31))
 
 
 def _read_ahead(steps, dataset_of):

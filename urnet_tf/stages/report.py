@@ -53,7 +53,7 @@ def read_inputs(context: StageContext):
     weights = store.read_table(context.path("train", "weights.parquet"), weight_columns)
     table = store.read_table(context.path("pack", "instances.parquet"), ["label", "source", "rank"])
     table = table.slice(0, len(weights))  # training images come first
-    source, source_names = _codes(table, "source")
+    source, source_names = store.codes_of(table.column("source"), ordered=True)
     marker = context.marker("train")
     place = metadata["export"].get("path")
     return ReportInputs(
@@ -138,18 +138,6 @@ def _read_rows(path, ids):
     rows = store.read_table(path, ["instance_id", "title", "path", "query"], where=wanted).to_pylist()
     by_id = {row.pop("instance_id"): row for row in rows}
     return [by_id[i] for i in ids]
-
-
-def _codes(table, name):
-    """A text column as numbers, and the texts they stand for, in alphabetical order."""
-    import pyarrow.compute
-
-    encoded = pyarrow.compute.dictionary_encode(table.column(name).combine_chunks())
-    texts, codes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
-    order = np.argsort(np.array(texts, dtype=object), kind="stable")
-    place = np.empty(len(texts), np.int64)
-    place[order] = np.arange(len(texts))
-    return place[codes], [texts[i] for i in order]
 
 
 STAGE = Stage(

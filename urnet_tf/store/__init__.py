@@ -2,6 +2,7 @@
 
 from urnet_tf.store.files import (
     atomic_path,
+    codes_of,
     column,
     fingerprint,
     hash_file,
@@ -25,6 +26,7 @@ __all__ = [
     "UnitLog",
     "Workdir",
     "atomic_path",
+    "codes_of",
     "column",
     "fingerprint",
     "hash_file",

@@ -171,6 +171,23 @@ def column(table, name: str) -> np.ndarray:
     return table.column(name).to_numpy(zero_copy_only=False)
 
 
+def codes_of(column, ordered: bool = False) -> tuple[np.ndarray, list]:
+    """A text column (`pyarrow.ChunkedArray`) as numbers, int32 [N], and the distinct texts by number.
+
+    Args:
+      ordered: whether the texts come in alphabetical order; else in that of their first rows.
+    """
+    encoded = column.combine_chunks().dictionary_encode()
+    texts = encoded.dictionary.to_pylist()
+    numbers = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32)
+    if not ordered:
+        return numbers, texts
+    order = sorted(range(len(texts)), key=texts.__getitem__)
+    place = np.empty(len(texts), np.int32)
+    place[order] = np.arange(len(texts), dtype=np.int32)
+    return place[numbers], [texts[i] for i in order]
+
+
 def fingerprint(*values) -> str:
     """A short hash of plain values; equal for equal JSON."""
     text = json.dumps(_plain(values), sort_keys=True, ensure_ascii=True)
