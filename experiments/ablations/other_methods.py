@@ -78,6 +78,7 @@ def out_of_fold_probs(context: StageContext) -> np.ndarray:
     import keras
 
     from urnet_tf.evaluation import inference
+    from urnet_tf.evaluation.predictions import BalancedPredictions
     from urnet_tf.images.image_store import ImageStore
 
     config = context.config
@@ -88,7 +89,7 @@ def out_of_fold_probs(context: StageContext) -> np.ndarray:
             f"received {config.baseline.folds} and {len(labels):,} images x {num_classes:,} classes."
         )
     folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
-    found, ones = inference.TopK.allocate(len(labels), num_classes), np.ones(num_classes, np.float32)
+    found, ones = BalancedPredictions.allocate(len(labels), num_classes), np.ones(num_classes, np.float32)
     for fold in range(config.baseline.folds):
         path = context.path("baseline", f"model_fold{fold}.keras")
         model, ids = keras.saving.load_model(path, compile=False), np.flatnonzero(folds == fold)

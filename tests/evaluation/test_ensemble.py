@@ -5,6 +5,7 @@ import pytest
 
 from urnet_tf.errors import UsageError
 from urnet_tf.evaluation import ensemble
+from urnet_tf.evaluation.predictions import Predictions
 
 
 def test_mean_probability_by_hand():
@@ -48,8 +49,8 @@ def test_unknown_fusion_and_wrong_shape_are_named():
 
 def test_predictions_keep_the_best_and_the_given():
     probs = np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]], np.float32)
-    first = ensemble.Predictions.from_probs(probs, np.array([0, -1]), 2)
-    assert first.top_ids.tolist() == [[1, 2], [2, 0]]
+    first = Predictions.from_probs(probs, np.array([0, -1]), 2)
+    assert first.topk_ids.tolist() == [[1, 2], [2, 0]]
     assert first.given_prob[0] == pytest.approx(0.2) and np.isnan(first.given_prob[1])
-    both = ensemble.Predictions.concatenate([first, first])
-    assert both.top_probs.shape == (4, 2)
+    both = Predictions.concatenate([first, first])
+    assert both.topk_probs.shape == (4, 2)

@@ -6,6 +6,7 @@ import tensorflow as tf
 from urnet_tf import store
 from urnet_tf.errors import UsageError
 from urnet_tf.evaluation import inference
+from urnet_tf.evaluation.predictions import BalancedPredictions
 
 
 class Images:
@@ -139,7 +140,7 @@ def test_a_small_class_outside_of_the_raw_best_is_among_the_balanced_best():
 def test_top_k_of_images_fills_rows_by_id(small_units, tmp_path):
     images, ids = Images(30), np.array([3, 29, 7, *range(10, 28)])
     labels = np.arange(len(ids)) % 4
-    columns = inference.TopK.allocate(30, 2, lambda name, shape, dtype: np.full(shape, -1, dtype))
+    columns = BalancedPredictions.allocate(30, 2, lambda name, shape, dtype: np.full(shape, -1, dtype))
     model = backbone()
     units = store.UnitLog(tmp_path, inference.count_units(len(ids), 8))
     inference.extract_top_k(

@@ -2,20 +2,16 @@
 
 In: probabilities float32 [M, B, C] of M models for a block of B images. Out: one score a class,
 float32 [B, C], rows sum to 1, the best class largest. Blocks come and go; only the k best of each
-row and the probability of the given label are kept (`Predictions`), so 16 M images x 5000 classes
+row and the probability of the given label are kept (`predictions.Predictions`), so 16 M images x 5000 classes
 never lie in memory.
 
     mean_probability   p(c) = mean over m of p_m(c)
     rank               p(c) proportional to the sum over m of 1 / (60 + rank_m(c)), rank 1 = best
 """
 
-import dataclasses
-from collections.abc import Iterable
-
 import numpy as np
 
 from urnet_tf.errors import UsageError
-from urnet_tf.evaluation.metrics import top_k
 
 RANK_OFFSET = 60  # the constant of the source; large, so that one model's first place does not decide
 
@@ -55,39 +51,6 @@ def fuse(probs: np.ndarray, fusion: str) -> np.ndarray:
     if fusion not in FUSIONS:
         raise UsageError(f"Expected a fusion of {', '.join(FUSIONS)}; received {fusion!r}.")
     return FUSIONS[fusion](probs)
-
-
-@dataclasses.dataclass(frozen=True)
-class Predictions:
-    """What is kept of N x C probabilities.
-
-    Attributes:
-      top_ids: int32 [N, K], best first.
-      top_probs: float32 [N, K].
-      given_prob: float32 [N], probability of the given label; NaN where that is unknown.
-    """
-
-    top_ids: np.ndarray
-    top_probs: np.ndarray
-    given_prob: np.ndarray
-
-    @classmethod
-    def from_probs(cls, probs: np.ndarray, labels: np.ndarray, k: int) -> "Predictions":
-        """Reduces one block: probs float32 [B, C], labels int [B] (-1 = unknown), the k best."""
-        ids, best = top_k(probs, k)
-        labels = np.asarray(labels)
-        given = np.take_along_axis(probs, np.maximum(labels, 0)[:, None].astype(np.int64), axis=1)[:, 0]
-        return cls(ids, best, np.where(labels >= 0, given, np.nan).astype(np.float32))
-
-    @classmethod
-    def concatenate(cls, blocks: Iterable["Predictions"]) -> "Predictions":
-        """Blocks in order; at least one."""
-        blocks = list(blocks)
-        return cls(
-            np.concatenate([b.top_ids for b in blocks]),
-            np.concatenate([b.top_probs for b in blocks]),
-            np.concatenate([b.given_prob for b in blocks]),
-        )
 
 
 def _ranks(probs):

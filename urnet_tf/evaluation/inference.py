@@ -7,7 +7,6 @@ often the loop was interrupted. Nothing of size N x C is held: the k best classe
 probability of the given label are kept.
 """
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterable
 
@@ -17,6 +16,7 @@ import tensorflow as tf
 from absl import logging
 
 from urnet_tf.errors import UsageError
+from urnet_tf.evaluation.predictions import BalancedPredictions
 from urnet_tf.feed.batches import stream_images
 from urnet_tf.models.grouped_convolution import with_implementation
 from urnet_tf.store import UnitLog
@@ -170,52 +170,10 @@ def build_tflite_function(
     return _padded(invoke, shape)
 
 
-@dataclasses.dataclass(frozen=True)
-class TopK:
-    """What a model says about n instances; every field has a row an instance.
-
-    The balanced fields are what the model would say if all classes were equally frequent: the
-    probabilities p_c N / (C N_c), normalised. A model trained on unequal classes prefers the large
-    ones, and whatever is learned from its raw prediction repeats that. Their k classes are chosen after
-    balancing, so that a small class outside of the raw k is among them.
-
-    Source: post-hoc logit adjustment, Menon et al., 2021.
-    """
-
-    topk_ids: np.ndarray  # int32 [n, k], best first
-    topk_probs: np.ndarray  # float32 [n, k]
-    given_prob: np.ndarray  # float32 [n], of the given label
-    balanced_topk_ids: np.ndarray  # int32 [n, k], best first
-    balanced_topk_probs: np.ndarray  # float32 [n, k]
-    balanced_given_prob: np.ndarray  # float32 [n]
-
-    @classmethod
-    def allocate(
-        cls, rows: int, k: int, allocate=lambda name, shape, dtype: np.empty(shape, dtype)
-    ) -> "TopK":
-        """Room for `rows` instances; `allocate(name, shape, dtype)` makes each array."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(
-            **{
-                name: allocate(
-                    name,
-                    (rows, k) if "topk" in name else (rows,),
-                    np.int32 if name.endswith("ids") else np.float32,
-                )
-                for name in names
-            }
-        )
-
-    def write(self, rows, values: "TopK") -> None:
-        """Copies `values` into these rows."""
-        for field in dataclasses.fields(self):
-            getattr(self, field.name)[rows] = getattr(values, field.name)
-
-
 def build_top_k_function(
     model: keras.Model, k: int, batch_size: int, class_scale: np.ndarray
-) -> Callable[[np.ndarray, np.ndarray], TopK]:
-    """A function (batch [b, ...], labels int [b]) → `TopK` of b rows.
+) -> Callable[[np.ndarray, np.ndarray], BalancedPredictions]:
+    """A function (batch [b, ...], labels int [b]) → `BalancedPredictions` of b rows.
 
     Args:
       model: inputs → logits [B, C].
@@ -233,7 +191,7 @@ def build_top_k_function(
         for prediction in (probs, balanced):
             best = tf.math.top_k(prediction, k)
             values += [best.indices, best.values, tf.gather(prediction, labels, batch_dims=1)]
-        return TopK(*(value.numpy() for value in values))
+        return BalancedPredictions(*(value.numpy() for value in values))
 
     return predict
 
@@ -246,7 +204,7 @@ def predict_top_k(
     k: int,
     class_scale: np.ndarray,
     batch_size: int = 1024,
-) -> TopK:
+) -> BalancedPredictions:
     """Top-k predictions of a head on cached features.
 
     Args:
@@ -258,7 +216,7 @@ def predict_top_k(
       class_scale: float [C], N / (C N_c).
     """
     predict = build_top_k_function(model, k, batch_size, class_scale)
-    found = TopK.allocate(len(rows), k)
+    found = BalancedPredictions.allocate(len(rows), k)
     for first in range(0, len(rows), batch_size):
         part = slice(first, first + batch_size)
         found.write(part, predict(np.asarray(features[rows[part]], np.float32), labels[part]))
@@ -270,7 +228,7 @@ def extract_top_k(
     image_store,
     ids: np.ndarray,
     labels: np.ndarray,
-    columns: TopK,
+    columns: BalancedPredictions,
     units: UnitLog,
     *,
     class_scale: np.ndarray,

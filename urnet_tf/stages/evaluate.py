@@ -18,7 +18,7 @@ from urnet_tf.config import Config
 from urnet_tf.crawl import submission
 from urnet_tf.errors import UsageError
 from urnet_tf.evaluation import ensemble, metrics
-from urnet_tf.evaluation.ensemble import Predictions
+from urnet_tf.evaluation.predictions import Predictions
 from urnet_tf.images.crops import num_views
 from urnet_tf.images.image_store import ImageStore
 from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
@@ -66,8 +66,8 @@ def run(context: StageContext) -> dict:
     for name, p in predictions.items():
         with atomic_path(out / f"predictions_{name}.npz") as temporary, open(temporary, "wb") as file:
             np.savez(
-                file, instance_id=wanted, label=labels[wanted], top_ids=p.top_ids,
-                top_probs=p.top_probs, given_prob=p.given_prob,
+                file, instance_id=wanted, label=labels[wanted], top_ids=p.topk_ids,
+                top_probs=p.topk_probs, given_prob=p.given_prob,
             )  # fmt: skip
     measured = np.flatnonzero(labels[ids] >= 0) if split else np.empty(0, np.int64)
     figures = {}
@@ -214,7 +214,7 @@ def _stream_probs(context, predictor, ids, cached):
 def _write_part(path, predictions, views):
     arrays = {"views": np.int64(views)}
     for name, p in predictions.items():
-        arrays |= {f"{name}.ids": p.top_ids, f"{name}.probs": p.top_probs, f"{name}.given": p.given_prob}
+        arrays |= {f"{name}.ids": p.topk_ids, f"{name}.probs": p.topk_probs, f"{name}.given": p.given_prob}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
 
@@ -230,9 +230,9 @@ def _measure(out, predictions, labels, rows, classes, n_train, config):
     """Writes per_class.parquet and confusion.json; returns the figures by model."""
     num_classes, figures, columns, confusion = len(classes), {}, {}, {}
     for name, p in predictions.items():
-        top_ids = p.top_ids[rows]
+        top_ids = p.topk_ids[rows]
         figures[name] = metrics.summarize(
-            labels, top_ids, p.top_probs[rows], num_classes, config.evaluate.ece_bins
+            labels, top_ids, p.topk_probs[rows], num_classes, config.evaluate.ece_bins
         )
         if name.endswith("_rank"):
             figures[name]["ece"] = None  # fused ranks are no probabilities
@@ -283,7 +283,7 @@ def _write_submissions(context, table, predictions, wanted, labels):
     for name, file in (("urnet", "submission.txt"), ("ensemble", "submission_ensemble.txt")):
         if name not in predictions:
             continue
-        top_ids = predictions[name].top_ids[is_test]
+        top_ids = predictions[name].topk_ids[is_test]
         guess = np.argsort(-np.bincount(train_labels, minlength=_KEPT), kind="stable")[: top_ids.shape[1]]
         names, rows = submission.with_unreadable(paths, ranks, top_ids, lost_paths, lost_ranks, guess)
         submission.write_submission(context.out / file, names, rows)

@@ -1,7 +1,7 @@
 """Stage `extract`: what the baseline says about each training instance.
 
 Reads the image store (pack), the features (frozen), and the models and folds of `baseline`. Writes
-the columns of `inference.TopK`, out of fold when there are folds; with `model.mode: finetune`
+the columns of `BalancedPredictions`, out of fold when there are folds; with `model.mode: finetune`
 also features.npy by the full network. Never holds N x C.
 """
 
@@ -21,6 +21,7 @@ def run(context: StageContext) -> dict:
     import keras
 
     from urnet_tf.evaluation import inference
+    from urnet_tf.evaluation.predictions import BalancedPredictions
     from urnet_tf.images.image_store import ImageStore
     from urnet_tf.models.classifier import backbone_of, head_of
     from urnet_tf.reweighting.class_weight import compute_class_weight
@@ -52,7 +53,7 @@ def run(context: StageContext) -> dict:
 
     class_scale = compute_class_weight(labels, num_classes=num_classes, alpha=1.0)
     in_sample = inference.predict_top_k(head, features, instances, labels, k, class_scale)
-    columns = inference.TopK.allocate(
+    columns = BalancedPredictions.allocate(
         len(labels),
         k,
         lambda name, shape, dtype: store.open_column(context.out / f"{name}.npy", shape, dtype),

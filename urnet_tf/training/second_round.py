@@ -15,7 +15,7 @@ import numpy as np
 
 from urnet_tf import store
 from urnet_tf.evaluation import inference
-from urnet_tf.evaluation.inference import TopK
+from urnet_tf.evaluation.predictions import BalancedPredictions
 from urnet_tf.feed.batches import FeatureBatches
 from urnet_tf.feed.sampling import InstanceSampler
 from urnet_tf.models.classifier import build_classifier
@@ -39,7 +39,7 @@ def refit_folds(
     seed: int,
     directory: str | os.PathLike,
     settings_prefix: str = "",
-) -> TopK:
+) -> BalancedPredictions:
     """Trains a linear head a fold, without the fold, and predicts the fold.
 
     Args:
@@ -57,14 +57,14 @@ def refit_folds(
       settings_prefix: see `training.fit_model`.
 
     Returns:
-      `TopK` of all N; the balanced fields equal the others.
+      `BalancedPredictions` of all N; the balanced fields equal the others.
 
     Raises:
       RunError: the weights of the images that a head learns from have a mean of 0 or less.
     """
     directory = pathlib.Path(directory)
     directory.mkdir(exist_ok=True)
-    found = TopK.allocate(len(labels), k)
+    found = BalancedPredictions.allocate(len(labels), k)
     label_column = np.asarray(labels, np.int32)[:, None]
     certain = np.ones(label_column.shape, np.float32)
     for fold in np.unique(folds):
