@@ -75,11 +75,10 @@ def out_of_fold_probs(context: StageContext) -> np.ndarray:
     Raises:
       UsageError: there are no folds, or N x C would not fit.
     """
-    import keras
-
     from urnet_tf.evaluation import inference
     from urnet_tf.evaluation.predictions import BalancedPredictions
     from urnet_tf.images.image_store import ImageStore
+    from urnet_tf.training.saving import load_model
 
     config = context.config
     labels, num_classes = _labels_of(context)
@@ -92,7 +91,7 @@ def out_of_fold_probs(context: StageContext) -> np.ndarray:
     found, ones = BalancedPredictions.allocate(len(labels), num_classes), np.ones(num_classes, np.float32)
     for fold in range(config.baseline.folds):
         path = context.path("baseline", f"model_fold{fold}.keras")
-        model, ids = keras.saving.load_model(path, compile=False), np.flatnonzero(folds == fold)
+        model, ids = load_model(path), np.flatnonzero(folds == fold)
         if config.model.mode == "frozen":
             features = store.read_array(context.path("features", "features.npy"))
             found.write(ids, inference.predict_top_k(model, features, ids, labels[ids], num_classes, ones))
@@ -177,9 +176,10 @@ def _co_teach(context, forget_rate):
     from urnet_tf.feed import batches
     from urnet_tf.feed.sampling import InstanceSampler
     from urnet_tf.images.image_store import ImageStore
-    from urnet_tf.models.classifier import build_classifier
+    from urnet_tf.models.classifier import build_classifier, build_image_classifier
     from urnet_tf.stages.settings import open_backbone
     from urnet_tf.training import fit as training
+    from urnet_tf.training.saving import save_model
 
     if not 0.0 <= forget_rate < 1.0:
         raise UsageError(f"Expected co_teaching.forget_rate from 0 to below 1; received {forget_rate}.")
@@ -201,8 +201,10 @@ def _co_teach(context, forget_rate):
 
     def build(number):
         frozen, seed = config.model.mode == "frozen", 2 * config.seed + number
-        base = features.shape[1] if frozen else open_backbone(config, seed=seed)
-        return build_classifier(base, num_classes, dropout=config.model.dropout, seed=seed)
+        head = {"dropout": config.model.dropout, "seed": seed}
+        if frozen:
+            return build_classifier(features.shape[1], num_classes, **head)
+        return build_image_classifier(open_backbone(config, seed=seed), num_classes, **head)
 
     steps = training.count_steps(fit.epochs, len(labels), batch_images)
     settings = fit_settings(fit, config.runtime, batch_images)
@@ -213,6 +215,6 @@ def _co_teach(context, forget_rate):
             label_smoothing=fit.label_smoothing, **settings,
         )  # fmt: skip
     context.remove("checkpoint")
-    training.save_model(model, context.out / "instance.keras")
+    save_model(model, context.out / "instance.keras")
     shutil.copyfile(context.path("reweight", "weights.parquet"), context.out / "weights.parquet")
     return {"steps": steps}

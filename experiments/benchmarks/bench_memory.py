@@ -79,6 +79,7 @@ def measure(config) -> list:
     from urnet_tf.feed import batches
     from urnet_tf.models import urnet
     from urnet_tf.training import fit as training
+    from urnet_tf.training.saving import save_model
 
     fit, bag_size, classes = config.train.fit, config.train.bag.size, _CLASSES.value
     labels, ones = np.repeat(np.arange(classes), bag_size), np.ones(classes * bag_size, np.float32)
@@ -92,7 +93,7 @@ def measure(config) -> list:
     strategy = training.build_strategy(config.runtime.strategy)
     with training.precision_policy(config.runtime.precision), strategy.scope():
         backbone = stages.open_backbone(config, synchronized=strategy.num_replicas_in_sync > 1)
-        model = urnet.build_urnet(
+        model = urnet.build_image_urnet(
             backbone, classes, bag_size, attention_dim=config.model.attention_dim,
             dropout=config.model.dropout, seed=config.seed,
         )  # fmt: skip
@@ -103,7 +104,7 @@ def measure(config) -> list:
             checkpoint_dir=directory, callbacks=[times.callback()],
             **(stages.fit_settings(fit, config.runtime, bags) | {"checkpoint_s": 10.0}),
         )  # fmt: skip
-        training.save_model(model, pathlib.Path(directory, "urnet.keras"))
+        save_model(model, pathlib.Path(directory, "urnet.keras"))
     metadata = stages.PlanContext(num_classes=classes)
     heads = count_urnet(backbone.output_shape[-1], classes, bag_size, config.model.attention_dim)
     planned = stages.count_training(config, fit, heads, metadata).host_bytes(metadata.gpus)

@@ -54,13 +54,13 @@ def write(spec):
     from urnet_tf.export import saved_model, tflite
     from urnet_tf.export.preparation import Preparation
     from urnet_tf.models.backbone import build_backbone
-    from urnet_tf.models.classifier import LOGITS, build_classifier
+    from urnet_tf.models.classifier import LOGITS, build_image_classifier
     from urnet_tf.models.variants import VARIANTS
 
     keras.utils.set_random_seed(0)
     directory, size = pathlib.Path(spec["directory"]), spec["image_size_px"]
     name = "resnext" if spec["arch"] in VARIANTS else spec["arch"]
-    model = build_classifier(
+    model = build_image_classifier(
         build_backbone(name, size, None, **VARIANTS.get(spec["arch"], {})), CLASSES, dropout=0.0
     )
     kernel = model.get_layer(LOGITS).kernel
@@ -100,11 +100,9 @@ def open_saved_model(spec):
 def open_keras(spec):
     """`keras.Model.predict`, or a function of the same model that TensorFlow has compiled."""
     tf = _tensorflow(spec)
-    import keras
+    from urnet_tf.training.saving import load_model
 
-    from urnet_tf.models import urnet  # noqa: F401  registers its layers for load_model
-
-    model = keras.saving.load_model(os.path.join(spec["directory"], "model.keras"), compile=False)
+    model = load_model(os.path.join(spec["directory"], "model.keras"))
     pixels = draw_pixels(spec)
     if spec["row"] == "keras_predict":
         return lambda batch: model.predict(pixels[:batch], batch_size=batch, verbose=0)

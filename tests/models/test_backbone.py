@@ -9,7 +9,7 @@ from urnet_tf.checkpoints.reader import read_checkpoint
 from urnet_tf.checkpoints.weight_matching import copy_into, pytorch_slots
 from urnet_tf.errors import UsageError
 from urnet_tf.models.backbone import build_backbone
-from urnet_tf.models.classifier import build_classifier
+from urnet_tf.models.classifier import build_image_classifier
 from urnet_tf.models.resnext import checkpoint_name
 
 TINY = {"depth": 26, "cardinality": 4, "width_per_group": 4, "small_stem": True}
@@ -179,7 +179,7 @@ def test_resnext_has_the_layout_of_torchvision():
 
 def test_tiny_resnext_trains_and_depends_on_its_seed():
     backbone = build_backbone("resnext", 32, None, seed=1, **TINY)
-    model = build_classifier(backbone, 3)
+    model = build_image_classifier(backbone, 3)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
     before = backbone.get_layer("layer1-0-conv2").kernel.numpy()

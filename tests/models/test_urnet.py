@@ -2,8 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from urnet_tf.models.classifier import backbone_of, build_classifier, compose
-from urnet_tf.models.urnet import bag_branch, build_urnet, instance_branch, saliency_model
+from urnet_tf.models.classifier import backbone_of, build_classifier, build_image_classifier, compose
+from urnet_tf.models.urnet import bag_branch, build_image_urnet, build_urnet, instance_branch, saliency_model
 
 
 def tiny_backbone():
@@ -48,7 +48,7 @@ def test_bag_of_one_has_the_features_as_bag_feature():
 
 @pytest.mark.parametrize("images", [False, True])
 def test_save_load_and_branches(images, tmp_path):
-    model = build_urnet(tiny_backbone() if images else 8, 5, 3, seed=2)
+    model = build_image_urnet(tiny_backbone(), 5, 3, seed=2) if images else build_urnet(8, 5, 3, seed=2)
     shape = (2, 3, 8, 8, 3) if images else (2, 3, 8)
     x = np.random.default_rng(0).uniform(0, 255, shape).astype("float32")
     model.save(tmp_path / "urnet.keras")
@@ -70,8 +70,8 @@ def test_logits_are_float32_in_mixed_precision(precision):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
-        model = build_urnet(tiny_backbone(), 5, 2)
-        classifier = build_classifier(tiny_backbone(), 5)
+        model = build_image_urnet(tiny_backbone(), 5, 2)
+        classifier = build_image_classifier(tiny_backbone(), 5)
     finally:
         keras.config.set_dtype_policy(before)
     outputs = model(np.zeros((1, 2, 8, 8, 3), "float32"))
@@ -95,5 +95,5 @@ def test_seeds_decide_initial_weights():
 
 
 def test_layer_names_can_be_exported():
-    for layer in build_urnet(tiny_backbone(), 5, 2).layers:
+    for layer in build_image_urnet(tiny_backbone(), 5, 2).layers:
         assert layer.name.isascii() and " " not in layer.name and not layer.name.startswith("_")

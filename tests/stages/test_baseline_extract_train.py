@@ -199,9 +199,9 @@ def test_one_fold_is_in_sample(tiny, workdir):
 
 def test_finetune_stages_resume_after_a_kill(tiny, workdir, monkeypatch):
     config = settings("finetune", 2, epochs=2, init="baseline", bag={"size": 2, "loss_weight": 0.0})
-    from urnet_tf.training import fit as training
+    from urnet_tf.training import saving
 
-    saved = training.save_model
+    saved = saving.save_model
     calls = []
 
     def killed(model, path):
@@ -210,7 +210,7 @@ def test_finetune_stages_resume_after_a_kill(tiny, workdir, monkeypatch):
             raise KeyboardInterrupt
         saved(model, path)
 
-    monkeypatch.setattr(training, "save_model", killed)
+    monkeypatch.setattr(saving, "save_model", killed)
     with pytest.raises(KeyboardInterrupt):
         run(baseline, config, workdir)
     run(baseline, config, workdir)

@@ -116,9 +116,9 @@ def test_versions_grow_with_complete_exports_only(root, monkeypatch):
 
 
 def test_finetuned_models_are_exported_with_the_backbone_they_have(root):
-    from urnet_tf.models.classifier import build_classifier
+    from urnet_tf.models.classifier import build_image_classifier
 
-    build_classifier(backbone(None), C).save(root / "train" / "instance.keras")
+    build_image_classifier(backbone(None), C).save(root / "train" / "instance.keras")
     store.Workdir(root).write_marker(root / "train", {"metadata": {}})
     metadata = export.run(context_of(root, "model.mode=finetune", "export.formats=[tflite_float32]"))
     assert metadata["formats"]["tflite_float32"]["parity"]["top1_agreement"] == 1.0

@@ -13,9 +13,10 @@ import tensorflow as tf
 from urnet_tf import config
 from urnet_tf.errors import RunError
 from urnet_tf.feed.targets import pack_targets
-from urnet_tf.models.urnet import build_urnet
+from urnet_tf.models.urnet import build_image_urnet, build_urnet
 from urnet_tf.training import fit as training
 from urnet_tf.training.losses import SparseSoftCrossEntropy
+from urnet_tf.training.saving import save_model
 
 BAGS, SIZE, DIM, CLASSES = 8, 3, 12, 5
 
@@ -79,7 +80,7 @@ def model_with_statistics():
     initializer = keras.initializers.HeNormal(seed=1)
     x = keras.layers.Dense(8, kernel_initializer=initializer, name="body_dense")(features)
     backbone = keras.Model(features, keras.layers.BatchNormalization(name="body_bn")(x), name="body")
-    return build_urnet(backbone, CLASSES, SIZE, dropout=0.5, seed=3)
+    return build_image_urnet(backbone, CLASSES, SIZE, dropout=0.5, seed=3)
 
 
 def weights_of(model):
@@ -120,8 +121,8 @@ def test_interrupted_run_ends_bitwise_equal(settings, stops, tmp_path):
     assert again == history
     for a, b in zip(weights_of(straight), weights_of(resumed), strict=True):
         np.testing.assert_array_equal(a, b)
-    training.save_model(straight, tmp_path / "a.keras")
-    training.save_model(resumed, tmp_path / "b.keras")
+    save_model(straight, tmp_path / "a.keras")
+    save_model(resumed, tmp_path / "b.keras")
     assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
     loaded = keras.models.load_model(tmp_path / "a.keras")
     x = BagBatches().rows(0)[0]
@@ -222,7 +223,7 @@ MIRRORED = """
     from test_fit import BAGS, BagBatches, CLASSES, DIM, SIZE, StopAt
     from urnet_tf.training import fit as training
     from urnet_tf.errors import UsageError
-    from urnet_tf.models.urnet import build_urnet
+    from urnet_tf.models.urnet import build_image_urnet
     from urnet_tf.training.robust_losses import build_loss
 
     def build(strategy):
@@ -231,7 +232,8 @@ MIRRORED = """
             initializer = keras.initializers.HeNormal(seed=1)
             x = keras.layers.Dense(8, use_bias=False, kernel_initializer=initializer)(features)
             x = keras.layers.BatchNormalization(synchronized=True)(x)
-            return build_urnet(keras.Model(features, x, name="body"), CLASSES, SIZE, dropout=0.0, seed=3)
+            body = keras.Model(features, x, name="body")
+            return build_image_urnet(body, CLASSES, SIZE, dropout=0.0, seed=3)
 
     settings = dict(total_steps=9, optimizer="sgd", learning_rate=0.1, ema=0.9)
     mirrored = training.build_strategy("mirrored", ("CPU:0", "CPU:1"))

@@ -14,8 +14,8 @@ import tensorflow as tf
 from urnet_tf import config
 from urnet_tf.errors import UsageError
 from urnet_tf.feed.targets import pack_targets
-from urnet_tf.models.classifier import build_classifier
-from urnet_tf.models.urnet import build_urnet
+from urnet_tf.models.classifier import build_classifier, build_image_classifier
+from urnet_tf.models.urnet import build_image_urnet
 from urnet_tf.training import fit as training, optimization
 
 BAGS, SIZE, DIM, CLASSES, STEPS = 8, 3, 12, 5, 24
@@ -85,7 +85,7 @@ def deep_model(seed=3):
     features = keras.Input((DIM,))
     initializer = keras.initializers.HeNormal(seed=1)
     x = keras.layers.Dense(8, activation="relu", kernel_initializer=initializer)(features)
-    return build_urnet(keras.Model(features, x, name="body"), CLASSES, SIZE, dropout=0.0, seed=seed)
+    return build_image_urnet(keras.Model(features, x, name="body"), CLASSES, SIZE, dropout=0.0, seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_micro_batches_take_the_steps_of_the_whole_batch(settings):
 def test_batch_statistics_are_of_micro_batches():
     features = keras.Input((DIM,))
     layer = keras.layers.BatchNormalization(momentum=0.9)
-    model = build_classifier(keras.Model(features, layer(features), name="body"), CLASSES, dropout=0.0)
+    model = build_image_classifier(keras.Model(features, layer(features), name="body"), CLASSES, dropout=0.0)
     training.fit_model(model, Rows(), total_steps=1, accumulate_steps=2)
     first, second = Rows().x[0, :, 0].reshape(2, BAGS // 2, DIM).mean(1)
     np.testing.assert_allclose(layer.moving_mean, 0.9 * 0.1 * first + 0.1 * second, rtol=1e-4, atol=1e-6)
@@ -152,7 +152,7 @@ def small_network():
     x = keras.layers.Dense(8, activation="relu", kernel_initializer=initializer)(features)
     x = keras.layers.BatchNormalization()(x)
     x = keras.layers.Dense(8, activation="relu", kernel_initializer=initializer)(x)
-    return build_classifier(keras.Model(features, x, name="body"), CLASSES, dropout=0.2)
+    return build_image_classifier(keras.Model(features, x, name="body"), CLASSES, dropout=0.2)
 
 
 class Watch(keras.callbacks.Callback):
@@ -225,7 +225,7 @@ MIRRORED = """
     from test_optimization import Bags, Rows, deep_model, overflow_in_step_2, small_network
     from urnet_tf.training import fit as training
     from urnet_tf.errors import UsageError
-    from urnet_tf.models.classifier import build_classifier
+    from urnet_tf.models.classifier import build_image_classifier
 
     single = training.build_strategy("none")
     mirrored = training.build_strategy("mirrored", ("CPU:0", "CPU:1"))
@@ -251,7 +251,7 @@ MIRRORED = """
     def normalised():
         features = keras.Input((12,))
         x = keras.layers.BatchNormalization(synchronized=True)(features)
-        return build_classifier(keras.Model(features, x, name="body"), 5, dropout=0.3, seed=1)
+        return build_image_classifier(keras.Model(features, x, name="body"), 5, dropout=0.3, seed=1)
 
     history = end(mirrored, normalised, Rows(), accumulate_steps=2, optimizer="sgd")[1]
     assert history[-1]["loss"] < history[0]["loss"]

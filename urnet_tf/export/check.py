@@ -101,12 +101,10 @@ def open_format(kind: str, path: Path, model) -> dict[str, Callable]:
     if kind == SAVED_MODEL:
         return _open_signatures(path.parent, FEATURES in model.output)
     if kind == KERAS:
-        import keras
-
         from urnet_tf.export.rewriting import with_named_outputs
-        from urnet_tf.models import urnet  # noqa: F401  registers its layers for load_model
+        from urnet_tf.training.saving import load_model
 
-        ask = _compile(with_named_outputs(keras.saving.load_model(path, compile=False)))
+        ask = _compile(with_named_outputs(load_model(path)))
         return {"": lambda encoded, plain: (ask(plain[:, None])[LOGITS],)}
     if kind == ONNX:
         from urnet_tf.export.onnx_file import build_onnx_classifier

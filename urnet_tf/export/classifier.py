@@ -39,6 +39,7 @@ from urnet_tf.export.rewriting import (
     NONE_OF_THESE,
     float32_copy,
     layers_of,
+    with_keras_normalization,
     with_named_outputs,
 )
 from urnet_tf.store import atomic_path, remove, write_json, write_text
@@ -190,9 +191,9 @@ class _Writer:
                 metadata={key: self._metadata[key] for key in told},
             )  # fmt: skip
         elif kind == KERAS:
-            from urnet_tf.training.fit import save_model
+            from urnet_tf.training.saving import save_model
 
-            save_model(float32_copy(self._classifier), path)
+            save_model(with_keras_normalization(float32_copy(self._classifier)), path)
         elif kind == ONNX:
             from urnet_tf.export import onnx_file
 

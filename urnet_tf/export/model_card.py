@@ -196,7 +196,9 @@ def _usage(metadata):
         if "keras" in kept:
             lines += [
                 "",
-                f"- {_code(kept['keras'])}: float32 [n, {size}, {size}, 3] → logits; needs `urnet_tf`.",
+                f"- {_code(kept['keras'])}: float32 [n, {size}, {size}, 3] → logits. "
+                "`keras.saving.load_model` reads it; where it holds layers of `urnet_tf` (ResNeXt), "
+                "`urnet_tf.training.saving.load_model`.",
             ]
         for kind, file in kept.items():
             if kind.startswith("tflite_") or kind == "onnx":

@@ -51,20 +51,41 @@ def layers_of(model):
 
 def float32_copy(model):
     """The model itself when it computes in float32, else a copy with the same weights that does."""
-    import keras
-
-    def change(node):
-        if isinstance(node, (list, tuple)):
-            return type(node)(change(v) for v in node)
-        if not isinstance(node, dict):
-            return node
-        if node.get("class_name") == "DTypePolicy":
-            return {**node, "config": {"name": "float32"}}
-        return {key: change(value) for key, value in node.items()}
-
     if all(layer.compute_dtype == "float32" for layer in layers_of(model)):
         return model
-    copy = keras.saving.deserialize_keras_object(change(keras.saving.serialize_keras_object(model)))
+    return _changed_copy(model, "DTypePolicy", lambda node: {**node, "config": {"name": "float32"}})
+
+
+def with_keras_normalization(model):
+    """A copy whose batch normalization is Keras' own, so that its file needs no layer of this package for it.
+
+    The model itself where it has no other. Results agree but for the rounding, see `FusedBatchNormalization`.
+    """
+    import keras
+
+    from urnet_tf.models.batch_normalization import FusedBatchNormalization
+
+    if not any(isinstance(layer, FusedBatchNormalization) for layer in layers_of(model)):
+        return model
+    plain = keras.saving.serialize_keras_object(keras.layers.BatchNormalization())
+    identity = {key: plain[key] for key in ("module", "class_name", "registered_name")}
+    return _changed_copy(model, FusedBatchNormalization.__name__, lambda node: {**node, **identity})
+
+
+def _changed_copy(model, class_name, change):
+    """A copy with the same weights in which `change` has met the description of each object of a class."""
+    import keras
+
+    def changed(node):
+        if isinstance(node, (list, tuple)):
+            return type(node)(changed(v) for v in node)
+        if not isinstance(node, dict):
+            return node
+        if node.get("class_name") == class_name:
+            node = change(node)
+        return {key: changed(value) for key, value in node.items()}
+
+    copy = keras.saving.deserialize_keras_object(changed(keras.saving.serialize_keras_object(model)))
     copy.set_weights(model.get_weights())
     return copy
 

@@ -9,17 +9,34 @@ LOGITS = "instance_logits"
 
 
 def build_classifier(
-    feature_dim_or_backbone: int | keras.Model, num_classes: int, *, dropout: float = 0.5, seed: int = 0
+    feature_dim: int, num_classes: int, *, dropout: float = 0.5, seed: int = 0
 ) -> keras.Model:
-    """Builds features [B, D] → logits float32 [B, C], or images → logits when given a backbone.
+    """Builds features [B, D] → logits float32 [B, C].
 
     Args:
-      feature_dim_or_backbone: D, or a model image → features, which becomes a part of the result.
+      feature_dim: D.
       num_classes: C.
       dropout: rate before the dense layer.
       seed: of the initial weights and of dropout.
     """
-    inputs, features = _inputs(feature_dim_or_backbone)
+    features = keras.Input((feature_dim,), name="features")
+    return _classifier(features, features, num_classes, dropout, seed)
+
+
+def build_image_classifier(
+    backbone: keras.Model, num_classes: int, *, dropout: float = 0.5, seed: int = 0
+) -> keras.Model:
+    """Builds images → logits float32 [B, C].
+
+    Args:
+      backbone: image → features, which becomes a part of the result.
+      num_classes, dropout, seed: as for `build_classifier`.
+    """
+    image = keras.Input(backbone.input_shape[1:], name="image")
+    return _classifier(image, backbone(image), num_classes, dropout, seed)
+
+
+def _classifier(inputs, features, num_classes, dropout, seed):
     x = layers.Dropout(dropout, seed=layer_seed(seed, "dropout"), name="instance_dropout")(features)
     logits = layers.Dense(num_classes, kernel_initializer="zeros", dtype="float32", name=LOGITS)(
         x
@@ -56,11 +73,3 @@ def head_of(model: keras.Model) -> keras.Model:
     """The part features → logits of a classifier; weights are shared, not copied."""
     features = keras.Input((model.get_layer(LOGITS).kernel.shape[0],), name="features")
     return keras.Model(features, model.get_layer(LOGITS)(features), name="head")
-
-
-def _inputs(feature_dim_or_backbone):
-    if isinstance(feature_dim_or_backbone, keras.Model):
-        image = keras.Input(feature_dim_or_backbone.input_shape[1:], name="image")
-        return image, feature_dim_or_backbone(image)
-    features = keras.Input((feature_dim_or_backbone,), name="features")
-    return features, features

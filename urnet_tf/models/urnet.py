@@ -13,7 +13,6 @@ Source: Fig. 4, Sec. 4.4. Differs: the paper gives no sizes; FC2 has D / 4 units
 import keras
 from keras import layers, ops
 
-from urnet_tf.models import batch_normalization, grouped_convolution  # noqa: F401  for load_model
 from urnet_tf.models.classifier import LOGITS
 from urnet_tf.models.seeding import glorot_uniform, layer_seed
 
@@ -52,7 +51,7 @@ class SplitBags(keras.layers.Layer):
 
 
 def build_urnet(
-    feature_dim_or_backbone: int | keras.Model,
+    feature_dim: int,
     num_classes: int,
     bag_size: int,
     *,
@@ -60,11 +59,10 @@ def build_urnet(
     dropout: float = 0.5,
     seed: int = 0,
 ) -> keras.Model:
-    """Builds bags → {"instance": logits float32 [B, N_b, C], "bag": logits float32 [B, C]}.
+    """Builds bags of features → {"instance": logits float32 [B, N_b, C], "bag": logits float32 [B, C]}.
 
     Args:
-      feature_dim_or_backbone: D for bags of features [B, N_b, D], or a model image → features for
-        bags of images [B, N_b, H, W, 3]; the backbone becomes a part of the result.
+      feature_dim: D of the bags [B, N_b, D].
       num_classes: C.
       bag_size: N_b; 1 is allowed.
       attention_dim: units of FC2; None = D / 4.
@@ -73,15 +71,34 @@ def build_urnet(
 
     Source: Fig. 4, Sec. 4.4.
     """
-    if isinstance(feature_dim_or_backbone, keras.Model):
-        backbone = feature_dim_or_backbone
-        bags = keras.Input((bag_size, *backbone.input_shape[1:]), name="images")
-        features = SplitBags(bag_size, dtype="float32", name="split_bags")(
-            backbone(MergeBags(dtype="float32", name="merge_bags")(bags))
-        )
-    else:
-        features = bags = keras.Input((bag_size, feature_dim_or_backbone), name="features")
-    feature_dim = features.shape[-1]
+    bags = keras.Input((bag_size, feature_dim), name="features")
+    return _branches(bags, bags, num_classes, attention_dim, dropout, seed)
+
+
+def build_image_urnet(
+    backbone: keras.Model,
+    num_classes: int,
+    bag_size: int,
+    *,
+    attention_dim: int | None = None,
+    dropout: float = 0.5,
+    seed: int = 0,
+) -> keras.Model:
+    """As `build_urnet`, but from bags of images [B, N_b, H, W, 3].
+
+    Args:
+      backbone: image → features, which becomes a part of the result.
+      num_classes, bag_size, attention_dim, dropout, seed: as for `build_urnet`.
+    """
+    bags = keras.Input((bag_size, *backbone.input_shape[1:]), name="images")
+    features = SplitBags(bag_size, dtype="float32", name="split_bags")(
+        backbone(MergeBags(dtype="float32", name="merge_bags")(bags))
+    )
+    return _branches(bags, features, num_classes, attention_dim, dropout, seed)
+
+
+def _branches(bags, features, num_classes, attention_dim, dropout, seed):
+    bag_size, feature_dim = features.shape[1:]
 
     def dense(name, units, initializer=None, **kwargs):
         return layers.Dense(

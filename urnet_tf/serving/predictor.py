@@ -178,13 +178,12 @@ def _graph_of(preparation):
 
 
 def _keras_network(file):
-    import keras
     import tensorflow as tf
 
     from urnet_tf.export.rewriting import LOGITS, NONE_OF_THESE, float32_copy
-    from urnet_tf.models import backbone, urnet  # noqa: F401  register their layers for load_model
+    from urnet_tf.training.saving import load_model
 
-    model = float32_copy(keras.saving.load_model(file.path, compile=False))
+    model = float32_copy(load_model(file.path))
     size = file.preparation.image_size_px
 
     @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32)])

@@ -108,9 +108,10 @@ def _fit(context, name, ids, labels, num_classes):
     from urnet_tf.feed import batches
     from urnet_tf.feed.sampling import InstanceSampler
     from urnet_tf.images.image_store import ImageStore
-    from urnet_tf.models.classifier import build_classifier
+    from urnet_tf.models.classifier import build_classifier, build_image_classifier
     from urnet_tf.models.seeding import layer_seed
     from urnet_tf.training import fit as training
+    from urnet_tf.training.saving import save_model
 
     config, fit = context.config, context.config.baseline.fit
     frozen = config.model.mode == "frozen"
@@ -119,20 +120,21 @@ def _fit(context, name, ids, labels, num_classes):
     targets = labels[:, None].astype(np.int32), ones[:, None], ones
     batch_images = images_per_step(fit, len(ids))
     sampler = InstanceSampler(ids, batch_images, seed)
+    head = {"dropout": config.model.dropout, "seed": seed}
     strategy = training.build_strategy(config.runtime.strategy)
     with training.precision_policy(config.runtime.precision), strategy.scope():
         if frozen:
             features = store.read_array(context.path("features", "features.npy"))
             data = batches.FeatureBatches(features, sampler, *targets)
-            base = features.shape[1]
+            model = build_classifier(features.shape[1], num_classes, **head)
         else:
-            base = open_backbone(config, synchronized=strategy.num_replicas_in_sync > 1, seed=seed)
+            backbone = open_backbone(config, synchronized=strategy.num_replicas_in_sync > 1, seed=seed)
+            model = build_image_classifier(backbone, num_classes, **head)
             data = batches.ImageBatches(
                 ImageStore(context.path("pack")), sampler, *targets,
                 image_size_px=config.model.image_size_px, augment=open_augmenter(config),
                 crop_fraction=config.model.crop_fraction,
             )  # fmt: skip
-        model = build_classifier(base, num_classes, dropout=config.model.dropout, seed=seed)
     history = training.fit_model(
         model,
         data,
@@ -146,7 +148,7 @@ def _fit(context, name, ids, labels, num_classes):
         ),
     )
     store.write_json(context.out / f"history_{name}.json", history)
-    training.save_model(model, context.out / f"model_{name}.keras")
+    save_model(model, context.out / f"model_{name}.keras")
 
 
 def inputs(config: Config) -> dict:

@@ -165,16 +165,15 @@ def _predict(context, ids, labels):
 
 def _build_predictor(context, cached):
     """The graph function → float32 [M, n, C], and model name → (member numbers, fusion)."""
-    import keras
-
     from urnet_tf.evaluation import multi_view
     from urnet_tf.models import urnet
+    from urnet_tf.training.saving import load_model
 
     config = context.config
     folds = config.baseline.folds if config.baseline.folds > 1 else 0
 
     def load(stage, name):
-        return keras.saving.load_model(context.path(stage, name), compile=False)
+        return load_model(context.path(stage, name))
 
     if config.evaluate.bag_branch:
         both = load("train", "urnet.keras")

@@ -142,12 +142,10 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
 
 def _image_model(context):
     """Images → logits and features."""
-    import keras
-
-    from urnet_tf.models import urnet  # noqa: F401  registers its layers for load_model
     from urnet_tf.models.classifier import backbone_of, compose, head_of
+    from urnet_tf.training.saving import load_model
 
-    head = keras.saving.load_model(context.path("train", "instance.keras"), compile=False)
+    head = load_model(context.path("train", "instance.keras"))
     if context.config.model.mode == "finetune":
         return compose(backbone_of(head), head_of(head), with_features=True)
     return compose(open_backbone(context.config), head, with_features=True)

@@ -18,13 +18,12 @@ from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 
 def run(context: StageContext) -> dict:
     """Predicts every training instance by a model that did not see it."""
-    import keras
-
     from urnet_tf.evaluation import inference
     from urnet_tf.evaluation.predictions import BalancedPredictions
     from urnet_tf.images.image_store import ImageStore
     from urnet_tf.models.classifier import backbone_of, head_of
     from urnet_tf.reweighting.class_weight import compute_class_weight
+    from urnet_tf.training.saving import load_model
 
     config = context.config
     frozen = config.model.mode == "frozen"
@@ -37,7 +36,7 @@ def run(context: StageContext) -> dict:
     view = {"image_size_px": config.model.image_size_px, "crop_fraction": config.model.crop_fraction}
 
     def load(name):
-        return keras.saving.load_model(context.path("baseline", f"model_{name}.keras"), compile=False)
+        return load_model(context.path("baseline", f"model_{name}.keras"))
 
     full, instances = load("full"), np.arange(len(labels))
     if frozen:

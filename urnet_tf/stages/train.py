@@ -28,10 +28,8 @@ from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 
 def run(context: StageContext) -> dict:
     """Fits the two branches, then measures the attention each instance gets."""
-    import keras
-
     from urnet_tf.models import urnet
-    from urnet_tf.training import fit as training
+    from urnet_tf.training.saving import load_model, save_model
 
     weights = store.read_table(context.path("reweight", "weights.parquet"))
     labels = store.column(weights, "label")
@@ -39,8 +37,8 @@ def run(context: StageContext) -> dict:
     if not path.exists():
         _fit(context, labels, store.column(weights, "sample_weight"))
     context.remove("checkpoint")
-    model = keras.saving.load_model(path, compile=False)
-    training.save_model(urnet.instance_branch(model), context.out / "instance.keras")
+    model = load_model(path)
+    save_model(urnet.instance_branch(model), context.out / "instance.keras")
     saliency = _measure_saliency(context, model, labels)
     store.write_array(context.out / "saliency.npy", saliency)
     columns = {name: weights.column(name) for name in schema.WEIGHT_COLUMNS}
@@ -85,20 +83,14 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
 def _fit(context, labels, sample_weight):
     from urnet_tf.models import urnet
     from urnet_tf.training import fit as training
+    from urnet_tf.training.saving import save_model
 
     config, settings = context.config, context.config.train
-    bag_size, fit = settings.bag.size, settings.fit
+    fit = settings.fit
     num_classes = len(store.read_json(context.path("pack", "classes.json")))
     strategy = training.build_strategy(config.runtime.strategy)
     with training.precision_policy(config.runtime.precision), strategy.scope():
-        model = urnet.build_urnet(
-            _base(context, strategy.num_replicas_in_sync > 1),
-            num_classes,
-            bag_size,
-            attention_dim=config.model.attention_dim,
-            dropout=config.model.dropout,
-            seed=config.seed,
-        )
+        model = _build_model(context, num_classes, synchronized=strategy.num_replicas_in_sync > 1)
     data = _bag_batches(context, labels, sample_weight, augmented=True)
     history = training.fit_model(
         model,
@@ -119,7 +111,7 @@ def _fit(context, labels, sample_weight):
         ),  # fmt: skip
     )
     store.write_json(context.out / "history.json", history)
-    training.save_model(model, context.out / "urnet.keras")
+    save_model(model, context.out / "urnet.keras")
 
 
 def compute_class_mass(labels: np.ndarray, weights: np.ndarray, num_classes: int) -> np.ndarray:
@@ -144,20 +136,35 @@ def compute_class_mass(labels: np.ndarray, weights: np.ndarray, num_classes: int
     return mass * (len(labels) / mass.sum())
 
 
-def _base(context, synchronized):
-    """The feature size, or the network that training starts from."""
+def _build_model(context, num_classes, synchronized):
+    """The URNet on features, or on the network that training starts from."""
+    from urnet_tf.models import urnet
+
     config = context.config
+    bag_size = config.train.bag.size
+    settings = {
+        "attention_dim": config.model.attention_dim,
+        "dropout": config.model.dropout,
+        "seed": config.seed,
+    }
     if config.model.mode == "frozen":
-        return store.read_array(context.path("features", "features.npy")).shape[1]
-    import keras
+        feature_dim = store.read_array(context.path("features", "features.npy")).shape[1]
+        return urnet.build_urnet(feature_dim, num_classes, bag_size, **settings)
+    backbone = _first_backbone(context, synchronized)
+    return urnet.build_image_urnet(backbone, num_classes, bag_size, **settings)
 
+
+def _first_backbone(context, synchronized):
+    """The network that training starts from."""
     from urnet_tf.models.classifier import backbone_of
+    from urnet_tf.training.saving import load_model
 
+    config = context.config
     start_over = config.train.init == "pretrained"
     weights = config.model.weights if start_over else None
     backbone = open_backbone(config, weights=weights, synchronized=synchronized)
     if not start_over:
-        full = keras.saving.load_model(context.path("baseline", "model_full.keras"), compile=False)
+        full = load_model(context.path("baseline", "model_full.keras"))
         backbone.set_weights(backbone_of(full).get_weights())
     return backbone
 

@@ -14,11 +14,8 @@ import json
 import math
 import os
 import pathlib
-import re
 import sys
-import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import keras
@@ -197,38 +194,6 @@ def precision_policy(precision: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
-
-
-def save_model(model: keras.Model, path: str | os.PathLike) -> None:
-    """Writes a functional model as `.keras`, atomically, without optimizer; equal models give equal bytes.
-
-    Keras' own files hold the date of writing and addresses of objects.
-    """
-    uncompiled = keras.Model(model.input, model.output, name=model.name)
-    with tempfile.TemporaryDirectory(".tmp", ".", pathlib.Path(path).parent) as directory:
-        dated = pathlib.Path(directory, "model.keras")
-        uncompiled.save(dated)
-        with (
-            store.atomic_path(path) as temporary,
-            zipfile.ZipFile(dated) as source,
-            zipfile.ZipFile(temporary, "w") as target,
-        ):
-            for name in sorted(source.namelist()):
-                content = source.read(name)
-                if name == "metadata.json":
-                    content = json.dumps({**json.loads(content), "date_saved": ""}).encode()
-                elif name == "config.json":
-                    content = _number_shared_objects(content.decode()).encode()
-                target.writestr(zipfile.ZipInfo(name), content)  # dated 1980
-
-
-def _number_shared_objects(config):
-    numbers = {}
-    return re.sub(
-        r'("shared_object_id": )(\d+)',
-        lambda m: m[1] + str(numbers.setdefault(m[2], len(numbers) + 1)),
-        config,
-    )
 
 
 class _Run:

@@ -10,7 +10,6 @@ import os
 import pathlib
 from collections.abc import Callable
 
-import keras
 import numpy as np
 
 from urnet_tf import store
@@ -22,6 +21,7 @@ from urnet_tf.models.classifier import build_classifier
 from urnet_tf.models.seeding import layer_seed
 from urnet_tf.reweighting.combine import scale_to_mean_one
 from urnet_tf.training import fit as training
+from urnet_tf.training.saving import load_model, save_model
 
 
 def refit_folds(
@@ -86,9 +86,9 @@ def refit_folds(
                 settings_prefix=settings_prefix,
                 **fit_settings(counts, len(labels)),
             )
-            training.save_model(head, path)
+            save_model(head, path)
             store.remove(directory / f"checkpoint{fold}", directory)
-        head = keras.saving.load_model(path, compile=False)
+        head = load_model(path)
         answers = inference.predict_top_k(
             head, features, held, labels[held], k, np.ones(num_classes, np.float32)
         )
