@@ -11,7 +11,7 @@ from urnet_tf.reweighting.factors import FACTORS
 
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
-UNLABELLED = -1
+UNLABELED = -1
 
 # instances.parquet (and, without instance_id, candidates.parquet). Strings are never null: "" is
 # "not given". `rank` is 1-based inside (label, source, query); `label` -1 only outside of training.

@@ -291,7 +291,7 @@ def _summarize(labels, splits, top_ids, top_probs, num_classes):
     """Figures of each list that has labels, in the order in which they are preferred for a report."""
     figures = {}
     for split in (schema.TEST, schema.VAL):
-        rows = (splits == split) & metrics.labelled(labels)
+        rows = (splits == split) & metrics.labeled(labels)
         if rows.any():
             figures[split] = metrics.summarize(labels[rows], top_ids[rows], top_probs[rows], int(num_classes))
     return figures

@@ -36,7 +36,7 @@ def paired_interval(values: Sequence[float], reference: Sequence[float], level: 
 
 
 def check_equal_steps(units: Mapping[str, Mapping[int, dict]]) -> int | None:
-    """The number of optimiser steps of all rows of a table; None when nothing was measured.
+    """The number of optimizer steps of all rows of a table; None when nothing was measured.
 
     Raises:
       RunError: rows differ, so that they must not stand beside each other.
@@ -49,7 +49,7 @@ def check_equal_steps(units: Mapping[str, Mapping[int, dict]]) -> int | None:
     if len(steps) > 1:
         told = "; ".join(f"{count}: {', '.join(sorted(names))}" for count, names in sorted(steps.items()))
         raise RunError(
-            f"Expected equal numbers of optimiser steps in every row of a table; received {told}. Set "
+            f"Expected equal numbers of optimizer steps in every row of a table; received {told}. Set "
             "baseline.fit and train.fit alike, or leave these rows out."
         )
     return next(iter(steps), None)

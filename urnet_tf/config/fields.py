@@ -110,7 +110,7 @@ class AugmentConfig:
 @dataclass(frozen=True)
 class LossConfig:
     kind: str = _choice("cross_entropy", "gce", "sce", "focal", "elr")
-    gce_q: float = _between(0.7, 0.01, 1.0)  # towards 0 cross entropy, 1 mean absolute error (Zhang 2018)
+    gce_q: float = _between(0.7, 0.01, 1.0)  # toward 0 cross entropy, 1 mean absolute error (Zhang 2018)
     sce_reverse: float = _between(1.0, 0.0, _FACTOR)  # of the reverse cross entropy; beta / alpha, Wang 2019
     focal_gamma: float = _between(2.0, 0.0, _FACTOR)  # Lin 2017
     elr_weight: float = _between(3.0, 0.0, _FACTOR)  # lambda of the early-learning term (Liu 2020)

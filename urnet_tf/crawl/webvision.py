@@ -31,7 +31,7 @@ from urnet_tf.crawl.table import (
 )  # fmt: skip
 from urnet_tf.errors import UsageError
 from urnet_tf.images.probe import environment_failure, is_environment_fault, retried_or_stop
-from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
+from urnet_tf.schema import TEST, TRAIN, UNLABELED, VAL
 from urnet_tf.text_rules import quote
 
 _SOURCES = ("google", "flickr")
@@ -251,17 +251,17 @@ class _Listing:
         path = path.rstrip()
         if path and re.fullmatch(r"-?\d{1,9}", label):
             label = int(label)
-            if not 0 <= label < self.num_classes and not (split == TEST and label == UNLABELLED):
+            if not 0 <= label < self.num_classes and not (split == TEST and label == UNLABELED):
                 raise UsageError(
                     f"The label {label} in line {number} of info/{name} is outside of the "
                     f"{self.num_classes} classes of info/synsets.txt."
                 )
             return path, label
         if split == TEST:
-            return line, UNLABELLED
+            return line, UNLABELED
         reason = f"line {number} of info/{name}: expected a path and a label"
         self.rejected.append(rejected_row(line, "bad_row", split=split, reason=reason))
-        return None, UNLABELLED
+        return None, UNLABELED
 
     def _add_path(self, path):
         self._path_chunk.append(path)

@@ -85,7 +85,7 @@ def check_formats(
             "latency_ms": _latency_ms(opened[kind][main], *first),
         }
     return {
-        "check": {"images": int(kept.size), "labelled": int((known >= 0).sum())},
+        "check": {"images": int(kept.size), "labeled": int((known >= 0).sum())},
         "reference": reference.accuracy(known, num_classes),
         "formats": formats,
     }

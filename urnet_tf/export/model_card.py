@@ -140,12 +140,12 @@ def _formats(metadata):
 
 def _how_checked(metadata):
     check, machine = metadata.get("check") or {}, metadata.get("machine") or {}
-    images, labelled = check.get("images"), check.get("labelled")
+    images, labeled = check.get("images"), check.get("labeled")
     split = f" of the {_plain(check['split'])} split" if check.get("split") else ""
     lines = []
-    if labelled:
+    if labeled:
         lines.append(
-            f"- *First guess, among five*: share of {labelled:,} images with labels{split} whose label is "
+            f"- *First guess, among five*: share of {labeled:,} images with labels{split} whose label is "
             "the best class, or among the best five. *By class*: the first guess, as the mean over classes."
         )
     else:
@@ -217,7 +217,7 @@ def _preparation(metadata):
         steps.append(f"reduce to a short side of {short} px if it is larger")
     part = f"the central square of {fraction:.3g} of the short side" if fraction else "the central square"
     steps.append(f"cut out {part}, resize it to {size} x {size} px (antialiased)")
-    return "; ".join(steps) + ". RGB, 0 to 255, not normalised."
+    return "; ".join(steps) + ". RGB, 0 to 255, not normalized."
 
 
 def _data(metadata):

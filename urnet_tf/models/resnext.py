@@ -1,6 +1,6 @@
 """ResNeXt feature extractors in Keras, laid out so that torchvision and timm checkpoints fit exactly.
 
-Paddings are PyTorch's (symmetric), batch normalisation has epsilon 1e-5. Layer names are the
+Paddings are PyTorch's (symmetric), batch normalization has epsilon 1e-5. Layer names are the
 checkpoint's with "-" for ".": `layer1-0-conv2` holds `layer1.0.conv2.weight`.
 
   layers of the first stage    conv1, bn1, relu; with a deep stem conv1-0 .. conv1-6, bn1, relu
@@ -81,7 +81,7 @@ def build_resnext(
             name=name,
         )(x)
 
-    def normalised(x, name):
+    def normalized(x, name):
         return FusedBatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=synchronized, name=name)(x)
 
     def active(x, name):
@@ -90,12 +90,12 @@ def build_resnext(
     def stem(x):
         strides = 1 if small_stem else 2
         if deep_stem:
-            x = active(normalised(convolution(x, "conv1-0", 32, 3, strides), "conv1-1"), "conv1-2")
-            x = active(normalised(convolution(x, "conv1-3", 32, 3), "conv1-4"), "conv1-5")
+            x = active(normalized(convolution(x, "conv1-0", 32, 3, strides), "conv1-1"), "conv1-2")
+            x = active(normalized(convolution(x, "conv1-3", 32, 3), "conv1-4"), "conv1-5")
             x = convolution(x, "conv1-6", 64, 3)
         else:
             x = convolution(x, "conv1", 64, 3 if small_stem else 7, strides)
-        return active(normalised(x, "bn1"), "relu")
+        return active(normalized(x, "bn1"), "relu")
 
     def excited(x, name):
         channels = x.shape[-1]
@@ -107,16 +107,16 @@ def build_resnext(
 
     def shortcut(x, name, filters, strides):
         if not deep_stem:
-            return normalised(convolution(x, f"{name}-0", filters, strides=strides), f"{name}-1")
+            return normalized(convolution(x, f"{name}-0", filters, strides=strides), f"{name}-1")
         if strides > 1:  # "same" averages over the pixels inside of the image, as timm does
             x = layers.AveragePooling2D(2, strides, "same", name=f"{name}-0")(x)
-        return normalised(convolution(x, f"{name}-1", filters), f"{name}-2")
+        return normalized(convolution(x, f"{name}-1", filters), f"{name}-2")
 
     def bottleneck(x, name, width, filters, strides, project):
-        y = active(normalised(convolution(x, f"{name}-conv1", width), f"{name}-bn1"), f"{name}-relu1")
+        y = active(normalized(convolution(x, f"{name}-conv1", width), f"{name}-bn1"), f"{name}-relu1")
         y = convolution(y, f"{name}-conv2", width, 3, strides, cardinality)
-        y = active(normalised(y, f"{name}-bn2"), f"{name}-relu2")
-        y = normalised(convolution(y, f"{name}-conv3", filters), f"{name}-bn3")
+        y = active(normalized(y, f"{name}-bn2"), f"{name}-relu2")
+        y = normalized(convolution(y, f"{name}-conv3", filters), f"{name}-bn3")
         if squeeze_excitation:
             y = excited(y, f"{name}-se")
         if project:

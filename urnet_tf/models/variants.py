@@ -52,7 +52,7 @@ VARIANTS = {
 }
 
 
-def recognise_variant(tensors: Mapping[str, np.ndarray]) -> dict | None:
+def recognize_variant(tensors: Mapping[str, np.ndarray]) -> dict | None:
     """The keywords of `build_resnext` that a checkpoint needs, told from its names and shapes.
 
     Args:

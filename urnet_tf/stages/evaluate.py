@@ -21,7 +21,7 @@ from urnet_tf.evaluation import ensemble, metrics
 from urnet_tf.evaluation.predictions import Predictions
 from urnet_tf.images.crops import num_views
 from urnet_tf.images.image_store import ImageStore
-from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
+from urnet_tf.schema import TEST, TRAIN, UNLABELED, VAL
 from urnet_tf.stages.settings import (
     BACKBONE_SETTINGS,
     forward_seconds,
@@ -96,7 +96,7 @@ def choose_split(splits: np.ndarray, labels: np.ndarray, asked: str | None) -> s
             raise UsageError(f"evaluate.split is {asked}, but there is no {asked} image.")
         return asked
     for split in (TEST, VAL):
-        if ((splits == split) & (labels != UNLABELLED)).any():
+        if ((splits == split) & (labels != UNLABELED)).any():
             return split
     return next((split for split in (TEST, VAL) if (splits == split).any()), None)
 
