@@ -118,7 +118,7 @@ def test_any_fact_may_be_missing(key):
 
 def test_the_name_alone_is_enough():
     card = build_model_card({"name": "x"})
-    assert "Not told." in card and "Accuracy was not measured" in card and "docker" not in card
+    assert "Not described." in card and "Accuracy was not measured" in card and "docker" not in card
 
 
 def test_several_views_and_many_classes():

@@ -203,7 +203,9 @@ class RankPriorConfig:
 @dataclass(frozen=True)
 class SoftLabelConfig:
     enabled: bool = True
-    kind: str = _choice("distribution", "predicted")  # all that the folds suppose, or one label (Eq. 10)
+    kind: str = _choice(
+        "distribution", "predicted"
+    )  # the whole prediction of the folds, or one label (Eq. 10)
     beta: float = _between(0.8, 0.0, 1.0)  # share of the given label, Eq. 10; distribution: the smallest
 
 
@@ -329,6 +331,6 @@ class Config:
 
 
 def has_second_round(config: Config) -> bool:
-    """Whether weighted heads of the folds are refitted; with one fold there is nobody to ask."""
+    """Whether weighted heads of the folds are refitted; with one fold nothing is out of fold."""
     rounds = config.reweight.rounds or (2 if config.model.mode == "frozen" else 1)
     return rounds > 1 and config.baseline.folds > 1

@@ -166,7 +166,7 @@ def _check(
     if images < 1 or class_sizes(images, num_classes, imbalance).min() < _SMALLEST_CLASS:
         raise UsageError(
             f"Expected at least {_SMALLEST_CLASS} images in the smallest class; received images={images} for "
-            f"{num_classes} classes and imbalance {imbalance}: ask for more images or less imbalance."
+            f"{num_classes} classes and imbalance {imbalance}: take more images or less imbalance."
         )
     for kind, rate in rates.items():
         if not 0 <= rate <= 1:

@@ -1,4 +1,4 @@
-"""Plans a drawn crawl: which picture lies under which label, what it shows and what is said of it.
+"""Plans a drawn crawl: which picture lies under which label, what it shows and which texts stand with it.
 
 Input: sizes and noise rates. Output: `Picture` rows in the order of the lists, without a pixel.
 Class sizes fall geometrically. Noise is spread over the ranks of a query (more at the end) and over

@@ -223,13 +223,13 @@ def _preparation(metadata):
 def _data(metadata):
     data = metadata.get("data") or {}
     if not data:
-        return "## Training data\n\nNot told."
+        return "## Training data\n\nNot described."
     lines = ["## Training data", ""]
     counts = [("train_images", "to train"), ("val_images", "to validate"), ("test_images", "to test")]
-    told = [f"{data[key]:,} {words}" for key, words in counts if data.get(key)]
-    if data.get("images") or told:
+    counted = [f"{data[key]:,} {words}" for key, words in counts if data.get(key)]
+    if data.get("images") or counted:
         total = f"{data['images']:,} images" if data.get("images") else "Images"
-        lines.append(f"- {total}{': ' + ', '.join(told) if told else ''}.")
+        lines.append(f"- {total}{': ' + ', '.join(counted) if counted else ''}.")
     if data.get("content_hash"):
         lines.append(f"- Hash over the content of all images: `{data['content_hash']}`.")
     if quarantined := data.get("quarantined"):

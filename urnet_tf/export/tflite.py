@@ -176,7 +176,7 @@ def _kept_in_float(model):
 def _with_pixel_scale(content):
     """Says that the uint8 input has scale 1 and zero point 0: what was a cast is a dequantization.
 
-    The numbers are the same. Programs that ask an 8-bit input for its scale would divide by 0.
+    The numbers are the same. Programs that read the scale of an 8-bit input would divide by 0.
     """
     from ai_edge_litert import schema_py_generated as schema
 

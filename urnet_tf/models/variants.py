@@ -53,7 +53,7 @@ VARIANTS = {
 
 
 def recognize_variant(tensors: Mapping[str, np.ndarray]) -> dict | None:
-    """The keywords of `build_resnext` that a checkpoint needs, told from its names and shapes.
+    """The keywords of `build_resnext` that a checkpoint needs, by its names and shapes.
 
     Args:
       tensors: by the names of torchvision and timm, OIHW.
