@@ -50,11 +50,14 @@ NUMPY_ONLY = """
     export/flatbuffer_model.py export/model_card.py export/parity.py export/preparation.py
     export/tflite_metadata.py feed/sampling.py flow/plan.py flow/plan_text.py flow/runner.py
     images/crops.py images/headers.py images/image_store.py images/probe.py models/variants.py onednn.py
-    reweighting/bag_saliency.py reweighting/class_weight.py reweighting/cluster_weight.py
-    reweighting/combine.py reweighting/instance_weight.py reweighting/page_text.py
-    reweighting/rank_prior.py reweighting/self_confidence.py reweighting/soft_label.py schema.py
-    serving/answer_formats.py serving/model_files.py serving/server.py stages/effects.py store/files.py
-    store/hashing.py store/workdir.py text/sentences.py text_rules.py
+    reweighting/bag_saliency.py reweighting/class_moments.py reweighting/class_weight.py
+    reweighting/cluster_weight.py reweighting/combine.py reweighting/discriminant.py
+    reweighting/factors.py reweighting/instance_weight.py reweighting/judge.py
+    reweighting/linear_head.py reweighting/logistic.py reweighting/page_text.py
+    reweighting/rank_prior.py reweighting/recipe.py reweighting/self_confidence.py
+    reweighting/soft_label.py schema.py serving/answer_formats.py serving/model_files.py
+    serving/server.py stages/effects.py store/files.py store/hashing.py store/workdir.py
+    text/sentences.py text_rules.py
 """.split()
 _SHARED = ("urnet_tf.stages.stage", "urnet_tf.stages.settings", "urnet_tf.stages.effects")
 JUNK_DRAWERS = {"utils", "helpers", "common", "misc", "manager", "util"}
