@@ -51,7 +51,7 @@ class Judgement:
     topk_ids: int32 [N, K], topk_probs: float32 [N, K], the likeliest classes first.
     log_odds: float32 [N], log(given_prob / probability of the likeliest other class).
     folds: int64 [N], the fold whose head said it: the one that was fitted without the image.
-    head: fitted to all images, its temperature folded in: its softmax is comparable with the rest.
+    heads: one a fold, fitted without it, and last that of all images; the temperature is folded in.
     scores: by kind of head, what each strength that was tried did; the chosen one is the best of them.
     agreement, likelihood: of the judge, like those of `StrengthScore`.
     """
@@ -61,10 +61,15 @@ class Judgement:
     topk_probs: np.ndarray
     log_odds: np.ndarray
     folds: np.ndarray
-    head: LinearHead
+    heads: tuple[LinearHead, ...]
     scores: dict[str, list[StrengthScore]]
     agreement: float
     likelihood: float
+
+    @property
+    def head(self) -> LinearHead:
+        """The head of all images."""
+        return self.heads[-1]
 
 
 def out_of_fold_predictions(
@@ -156,7 +161,9 @@ def out_of_fold_predictions(
     result = scorer.score(heads)
     heads = [head.scaled(result.temperature) for head in heads]
     given, ids, probs, odds = _predict(features, labels, folds, heads, min(top_k, num_classes))
-    return Judgement(given, ids, probs, odds, folds, heads[-1], scores, result.agreement, result.likelihood)
+    return Judgement(
+        given, ids, probs, odds, folds, tuple(heads), scores, result.agreement, result.likelihood
+    )
 
 
 def mean_head(heads: Sequence[LinearHead]) -> LinearHead:
