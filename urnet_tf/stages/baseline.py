@@ -22,6 +22,7 @@ from urnet_tf.stages.settings import (
     fit_settings,
     fitted_estimate,
     images_per_step,
+    log_judgement,
     open_augmenter,
     open_backbone,
     training_seconds,
@@ -126,6 +127,7 @@ def _fit_heads(context, labels, folds, num_classes):
         features, labels, folds=folds if config.baseline.folds > 1 else _CHOOSING_FOLDS,
         num_classes=num_classes, kind=config.baseline.head,
     )  # fmt: skip
+    log_judgement("baseline", judgement)
     names = [f"fold{fold}" for fold in range(config.baseline.folds)] if config.baseline.folds > 1 else []
     # The judge counts classes as equally frequent; a plain classifier also knows how frequent they are.
     prior = np.log(np.maximum(count_labels(labels, num_classes), 1) / len(labels))

@@ -4,6 +4,8 @@ import dataclasses
 import math
 import os
 
+from absl import logging
+
 from urnet_tf import store
 from urnet_tf.config import Config, FitConfig, RuntimeConfig
 from urnet_tf.costs import step as step_cost
@@ -158,6 +160,16 @@ def fitted_estimate(config: Config, plan: PlanContext, heads: int) -> Estimate:
     note = f"{heads} fitted head{'s' if heads > 1 else ''}{plan.guess}"
     disk = 4 * heads * (width + 1) * classes + 8 * rows
     return Estimate(rows, 15.0 + operations / _FITTING_FLOPS, disk, 10**9 + held, note)
+
+
+def log_judgement(name: str, judgement) -> None:
+    """Reports how fitted heads were regularized, and how well they do; see `judge.Judgement`."""
+    words = {"discriminant": "shrinkage", "logistic": "penalty"}
+    chosen = ", ".join(f"{kind} ({words[kind]} {value:g})" for kind, value in judgement.strengths.items())
+    logging.info(
+        "%s: %s; out of fold it agrees with %.1f %% of the labels as given, classes counted alike",
+        name, chosen, 100 * judgement.agreement,
+    )  # fmt: skip
 
 
 def forward_seconds(config: Config, images: float, plan: PlanContext) -> float:

@@ -21,6 +21,7 @@ from urnet_tf.stages.settings import (
     forward_seconds,
     images_per_step,
     inference_bytes,
+    log_judgement,
     open_augmenter,
     open_backbone,
     training_seconds,
@@ -71,6 +72,7 @@ def _fit_head(context, weights):
         features, labels, folds=folds if config.baseline.folds > 1 else _CHOOSING_FOLDS,
         num_classes=num_classes, kind=config.train.head, sample_weight=np.maximum(sample_weight, 0.0),
     )  # fmt: skip
+    log_judgement("urnet", judgement)
     model = build_classifier(features.shape[1], num_classes, dropout=config.model.dropout)
     model.set_weights([judgement.head.kernel, judgement.head.bias])
     save_model(model, context.out / "instance.keras")
