@@ -257,7 +257,8 @@ class BagConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     init: str = _choice("pretrained", "baseline")  # finetune: what the network starts from
-    head: str = _choice("mean", "discriminant", "logistic", "trained")  # frozen: as baseline.head
+    # frozen: as baseline.head; weights make discriminant analysis worse where it was measured
+    head: str = _choice("logistic", "discriminant", "mean", "trained")
     bag: BagConfig = field(default_factory=BagConfig)
     fit: FitConfig = field(
         default_factory=lambda: FitConfig(loss=LossConfig(logit_adjustment=1.0), mixup=0.4)
