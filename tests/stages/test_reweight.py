@@ -8,6 +8,7 @@ import pytest
 from urnet_tf import schema, store
 from urnet_tf.config import load_config
 from urnet_tf.errors import UsageError
+from urnet_tf.reweighting.judge import out_of_fold_predictions
 from urnet_tf.reweighting.recipe import make_targets
 from urnet_tf.stages import reweight
 from urnet_tf.stages.stage import PlanContext, StageContext
@@ -110,7 +111,7 @@ def test_weights_prefer_right_labels(workdir):
 
 def test_the_second_round_asks_weighted_models_that_did_not_see_the_image(workdir):
     _, first, _ = run(workdir, "one")
-    metadata, second, out = run(workdir, "two", "reweight.rounds=2")
+    metadata, second, out = run(workdir, "two", "reweight.rounds=2", "baseline.head=trained")
     right = np.load(workdir.root / "truth.npy") == second["label"]
     assert sorted(path.name for path in (out / "second_round").iterdir()) == [
         f"head{fold}.keras" for fold in range(4)
@@ -121,8 +122,24 @@ def test_the_second_round_asks_weighted_models_that_did_not_see_the_image(workdi
     np.testing.assert_array_equal(first["cluster"], second["cluster"])
 
 
+def test_the_fitted_second_round_is_that_of_the_judge_with_the_first_weights(workdir):
+    _, first, _ = run(workdir, "one")
+    metadata, second, out = run(workdir, "fitted", "reweight.rounds=2", "baseline.head=logistic")
+    assert metadata["predicted_by"] == schema.SECOND_ROUND and not (out / "second_round").exists()
+    folds, truth = np.load(workdir.root / "baseline/fold.npy"), np.load(workdir.root / "truth.npy")
+    features = np.load(workdir.root / "features/features.npy")[: len(folds)]
+    judgement = out_of_fold_predictions(
+        features, first["label"], folds=folds, kind="logistic", sample_weight=first["sample_weight"]
+    )
+    np.testing.assert_array_equal(second["predicted_label"], judgement.topk_ids[:, 0])
+    assert (second["predicted_label"] == truth).mean() > 0.9
+    probs = np.load(out / "target_probs.npy")
+    share = 0.8 + 0.2 * judgement.given_prob
+    np.testing.assert_allclose(probs[:, 0], share, rtol=1e-5)
+
+
 def test_one_fold_has_no_second_round(workdir):
-    _, _, out = run(workdir, "one fold", "baseline.folds=1", "reweight.rounds=2")
+    _, _, out = run(workdir, "one fold", "baseline.folds=1", "reweight.rounds=2", "baseline.head=trained")
     assert not (out / "second_round").exists()
 
 
@@ -221,7 +238,7 @@ def test_who_predicted_the_predicted_label_is_reported(workdir):
     assert metadata["predicted_by"] == schema.BASELINE
     raw = np.load(workdir.root / "extract/topk_ids.npy")[:, 0]
     np.testing.assert_array_equal(columns["predicted_label"], raw)
-    metadata, columns, out = run(workdir, "two", "reweight.rounds=2")
+    metadata, columns, out = run(workdir, "two", "reweight.rounds=2", "baseline.head=trained")
     assert metadata["predicted_by"] == schema.SECOND_ROUND
     folds = np.load(workdir.root / "baseline/fold.npy")
     features = np.load(workdir.root / "features/features.npy").astype(np.float32)[: len(folds)]
