@@ -132,7 +132,7 @@ def _show_output(output):
     if "image/png" in data:
         return f"![](data:image/png;base64,{''.join(data['image/png']).strip()})"
     if "text/html" in data:
-        return f"<div>{''.join(data['text/html'])}</div>"
+        return f"<div class='output'>{''.join(data['text/html'])}</div>"
     text = "".join(output.get("text", data.get("text/plain", "")))
     return f"```text\n{text.rstrip()}\n```"
 
