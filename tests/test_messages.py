@@ -11,7 +11,9 @@ from urnet_tf import config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "urnet_tf").rglob("*.py"))
-ENDINGS = {"h5", "html", "input", "json", "keras", "npy", "parquet", "py", "safetensors", "yaml"}  # no keys
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# No keys.
+ENDINGS = {"h5", "html", "input", "json", "keras", "md", "npy", "parquet", "py", "safetensors", "yaml"}
 # A gap (\0) stands for what a text is filled with; `*`, … and { for several endings.
 DOTTED = re.compile(r"(?<![\w./-])(?:[a-z]\w*|\0)(?:\.[a-z]\w*)+(?![\w./(])([\0*…{])?")
 
@@ -32,7 +34,7 @@ def unknown_settings(text):
     for found in DOTTED.finditer(text):
         name = found[0].rstrip("\0*…{")
         *sections, last = name.split(".")
-        if last in ENDINGS or not SECTIONS & set(sections):
+        if last in ENDINGS or sections[0] == "urnet_tf" or not SECTIONS & set(sections):
             continue
         if name.startswith("\0"):
             known = any(key.endswith(name[1:]) for key in KEYS)
@@ -66,8 +68,9 @@ def test_settings_in_messages_exist(path):
     assert not unknown
 
 
-def test_settings_in_the_readme_exist():
-    assert not list(unknown_settings((ROOT / "README.md").read_text(encoding="utf-8")))
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_settings_in_the_documentation_exist(page):
+    assert not list(unknown_settings(page.read_text(encoding="utf-8")))
 
 
 def test_the_search_finds_wrong_names():

@@ -192,7 +192,8 @@ class SelfConfidenceConfig:
 @dataclass(frozen=True)
 class PageTextConfig:
     enabled: bool = True  # evidence from title, description and tags; nothing happens where there are none
-    encoder: str = _path("hashed")  # words; "minilm" (README), a .vec or .bin file, a folder with a BERT
+    # "hashed" words; "minilm" (docs/settings.md); a .vec or .bin file; a folder with a BERT
+    encoder: str = _path("hashed")
     floor: float = _between(0.05, 0.0, 1.0)  # smallest weight, as a share of the class mean
 
 

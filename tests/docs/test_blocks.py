@@ -1,0 +1,175 @@
+"""The code blocks of the README and of docs/ run, page by page."""
+
+import contextlib
+import io
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+
+import pytest
+
+from urnet_tf.stages import NAMES
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^(?:<!-- not run: (.+) -->\n)?```(bash|python)\n(.*?)^```$", re.M | re.S)
+SET_UP = ("bash experiments/quickstart.sh", "bash tests/run.sh")
+
+
+def blocks_of(page):
+    """(reason not to run it or "", language, text) of each block."""
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+class Newcomer:
+    """Types in what a page says, in a directory with what its commands speak of.
+
+    `urnet` runs in this process, which spares the start of TensorFlow each time.
+    """
+
+    def __init__(self, image, run_flags=()):
+        self.image, self.run_flags = image, run_flags
+
+    def follow(self, page, known=()):
+        """Runs the page's blocks in order; yields each command, or Python block, and what it printed.
+
+        Commands in `known` are left out: those of an earlier page, which has not changed since.
+        """
+        for reason, language, block in blocks_of(page):
+            if language == "python":
+                code = compile(block, str(page), "exec")
+                if not reason:
+                    yield block, self._print_of(lambda code=code: exec(code, {"__name__": "__main__"}))
+            elif not reason:
+                for line in block.replace("\\\n", "").strip().splitlines():
+                    if line not in SET_UP and line not in known:
+                        yield line, self._type(line.replace("0001.jpg", self.image))
+
+    def _type(self, line):
+        program, *arguments = shlex.split(line)
+        assert program == "urnet", f"mark this block as not run, or teach this test to run it: {line}"
+        if arguments[0] == "run" and "--dry_run" not in arguments:
+            # What would compute for minutes gets the crawl and the settings of a run that is complete.
+            workdir = arguments[arguments.index("--workdir") + 1]
+            arguments = ["run", "--workdir", workdir, *(self.run_flags or arguments[1:])]
+        return self._print_of(lambda: self._run_urnet(arguments))
+
+    @staticmethod
+    def _run_urnet(arguments):
+        from absl import flags
+
+        from urnet_tf import __main__
+
+        flags.FLAGS.unparse_flags()
+        argv = ["urnet", *arguments]
+        assert __main__.main(__main__._parse(argv)) == 0, shlex.join(argv)
+
+    @staticmethod
+    def _print_of(action):
+        from absl import logging
+
+        handler = logging.get_absl_handler()
+        with io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) as printed:
+            stream = handler.python_handler.setStream(printed)
+            try:
+                with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+                    action()
+            finally:
+                handler.python_handler.setStream(stream)
+                text = printed.buffer.getvalue().decode()
+                print(text)  # for the report of a failure
+        return text
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A directory with what the pages' commands speak of."""
+    from urnet_tf.drawn.crawl import draw_crawl
+
+    directory = tmp_path_factory.mktemp("newcomer")
+    small = {"num_classes": 4, "image_size_px": 48, "val_per_class": 2, "test_per_class": 2, "workers": 1}
+    draw_crawl(directory / "photos", images=60, layout="folder", hostile=False, **small)
+    draw_crawl(directory / "webvision", images=60, layout="webvision", hostile=False, **small)
+    (directory / "photos.csv").write_text("path,label\nphotos/a.jpg,a\nphotos/b.jpg,b\n")
+    (directory / "experiments").symlink_to(REPOSITORY / "experiments")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def typed():
+    """What was typed in so far, and what it printed."""
+    return {}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)], ids=lambda page: page.name)
+def test_the_blocks_run_in_order(page, place, typed, finished_run, drawn_crawl, small_run, monkeypatch):
+    # The run itself is the finished one; the command is given its crawl and settings, and has nothing to do.
+    if not (place / "runs" / "photos").exists():
+        shutil.copytree(finished_run[0], place / "runs" / "photos")
+    monkeypatch.chdir(place)
+    newcomer = Newcomer("hostile_empty.jpg", ["--data", str(drawn_crawl), *small_run])
+    printed = dict(newcomer.follow(page, typed))
+    typed.update(printed)
+    if page.name == "README.md":
+        ran = printed["urnet run --data photos --workdir runs/photos"]
+        assert ran.count("skipped") == len(NAMES)
+        assert "Not used" in printed["urnet why 0001.jpg --workdir runs/photos"]
+        assert (place / "saved_models" / "urnet" / "1" / "saved_model.pb").exists()
+    if page.name == "judging.md":
+        assert_corrections_arrive(place)
+
+
+def assert_corrections_arrive(place):
+    """A label that was filled in is in the list, and what is to be dropped is not; nothing else changes."""
+    import pandas as pd
+
+    blocks = blocks_of(REPOSITORY / "docs" / "judging.md")
+    correct = [block for _, language, block in blocks if language == "python"][-1]
+    before = pd.read_csv(place / "corrected.csv", dtype=str, keep_default_na=False)
+    judged = pd.read_csv(place / "doubtful.csv", dtype=str, keep_default_na=False)
+    assert set(judged["path"]) <= set(before["path"][before["split"] == "train"])
+    judged.loc[0, "new_label"], judged.loc[1, "new_label"] = "a new class", "drop"
+    judged.to_csv(place / "doubtful.csv", index=False)
+    exec(compile(correct, "judging.md", "exec"), {})
+    after = pd.read_csv(place / "corrected.csv", dtype=str, keep_default_na=False)
+    renamed, dropped = judged["path"][:2]
+    expected = before.assign(label=before["label"].mask(before["path"] == renamed, "a new class"))
+    pd.testing.assert_frame_equal(after, expected[expected["path"] != dropped].reset_index(drop=True))
+
+
+@pytest.mark.slow
+def test_the_readme_runs_as_it_is(place, monkeypatch):
+    monkeypatch.chdir(place)
+    shutil.rmtree(place / "runs" / "photos", ignore_errors=True)
+    image = next((place / "photos" / "train").rglob("*.jpg")).relative_to(place / "photos")
+    for _ in Newcomer(str(image)).follow(REPOSITORY / "README.md"):
+        pass
+    assert (place / "runs" / "photos" / "report" / "index.html").exists()
+
+
+def test_the_set_up_scripts_are_named_and_parse():
+    readme = PAGES[0].read_text(encoding="utf-8")
+    for command in SET_UP:
+        assert command in readme
+        subprocess.run(["bash", "-n", REPOSITORY / command.split()[1]], check=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_other_shell_blocks_parse(page):
+    for _, language, block in blocks_of(page):
+        if language == "bash":
+            subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+
+
+def test_the_scripts_that_pages_name_exist():
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    named = set(re.findall(r"\b(?:experiments|tests|docs)/[\w/]+\.(?:py|sh|yaml)\b", text))
+    assert named and not [name for name in named if not (REPOSITORY / name).exists()]
+
+
+def test_the_second_run_of_the_tests_is_the_one_that_is_described():
+    script = (REPOSITORY / "tests" / "run.sh").read_text()
+    (command,) = re.findall(r"^ +(TF_ENABLE_ONEDNN_OPTS=0 .*)$", script, re.M)
+    assert f"`{command}`" in (REPOSITORY / "docs" / "contributing.md").read_text()
