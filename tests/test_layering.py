@@ -15,7 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The rooms, floor by floor: a module may import rooms of its own floor and of those below it.
 LAYERS = [
     ("errors", "onednn"),
-    ("text_rules",),
+    ("text_rules", "extras"),
     ("schema", "reweighting"),
     ("config", "store"),
     ("images", "checkpoints", "drawn"),
@@ -45,7 +45,7 @@ NUMPY_ONLY = """
     checkpoints/weight_matching.py config/checks.py config/fields.py config/file.py config/presets.py
     config/tree.py console.py costs/network.py costs/step.py crawl/instance_table.py
     crawl/list_reader.py crawl/readers.py crawl/search_metadata.py crawl/submission.py crawl/table.py
-    crawl/webvision.py drawn/crawl.py drawn/hostile_files.py drawn/scenes.py errors.py
+    crawl/webvision.py drawn/crawl.py drawn/hostile_files.py drawn/scenes.py errors.py extras.py
     evaluation/ensemble.py evaluation/metrics.py explain/why.py export/flatbuffer_model.py
     export/model_card.py export/parity.py export/preparation.py export/tflite_metadata.py
     feed/sampling.py flow/plan.py flow/plan_text.py flow/runner.py images/crops.py images/image_store.py
