@@ -82,7 +82,7 @@ _ALL_FLAGS = (
 def main(argv: list[str]) -> int:
     """Runs one command and returns the exit status."""
     _set_up_logging()
-    command, *arguments = argv[1:] or [None]
+    command, arguments = (argv[1] if len(argv) > 1 else None), argv[2:]
     try:
         return _dispatch(command, arguments)
     except Exception as error:

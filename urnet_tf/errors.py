@@ -26,7 +26,7 @@ class RunError(RuntimeError):
         super().__init__(_escaped(message))
 
 
-def _escaped(message):
+def _escaped(message: object) -> str:
     text = str(message)
     if text.isprintable():
         return text

@@ -71,7 +71,8 @@ def listed_files(path: str, sources: Sequence[str] | None = None) -> Iterator[st
       UsageError: a file of `info/` is missing.
     """
     next(_lines(path, "synsets.txt"), None)  # without it there is no tree
-    folders, metas = _Folders(os.path.abspath(path)), {}
+    folders = _Folders(os.path.abspath(path))
+    metas: dict[str, None] = {}
     for part in _list_parts(path, sources):
         for line in _lines(path, f"train_filelist_{part}.txt"):
             yield folders.find(line.rpartition(" ")[0].rstrip())

@@ -8,9 +8,14 @@ In: the labels of the training images. Out: one weight a class, float32 [C].
   effective number: w_j = s (1 - beta) / (1 - beta^N_j), s such that the mean over images is 1
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from urnet_tf.reweighting import REPAIRED, is_literal
+
+if TYPE_CHECKING:
+    from urnet_tf.reweighting.factors import Instances, Recipe
 
 
 def compute_class_weight(
@@ -76,7 +81,7 @@ def count_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return np.bincount(labels, minlength=num_classes)
 
 
-def weigh(instances, recipe) -> np.ndarray:
+def weigh(instances: "Instances", recipe: "Recipe") -> np.ndarray:
     """The row of `factors.FACTORS`: float32 [N]; settings kind, alpha and effective_beta."""
     settings = recipe.factors["class_weight"]
     labels, num_classes = instances.labels, instances.num_classes

@@ -37,7 +37,7 @@ def scale_to_class_mean(
         raise ValueError("Expected finite values to weigh by; received NaN or infinity.")
     sizes = np.maximum(count_labels(labels, num_classes), 1)
 
-    def class_mean(column):
+    def class_mean(column: np.ndarray) -> np.ndarray:
         return np.bincount(labels, weights=column, minlength=num_classes) / sizes
 
     mean = class_mean(values)
@@ -136,14 +136,14 @@ def effective_sample_size(weights: np.ndarray) -> float:
     return float(weights.sum() ** 2 / squares) if squares > 0 else 0.0
 
 
-def _product(factors, rows):
+def _product(factors: Sequence[np.ndarray], rows: int) -> np.ndarray:
     product = np.ones(rows)
     for factor in factors:
         product *= factor
     return product
 
 
-def _clip_to_mean_one(product, smallest, largest):
+def _clip_to_mean_one(product: np.ndarray, smallest: float, largest: float) -> np.ndarray:
     low, high = 0.0, 1.0
     positive_share = np.count_nonzero(product) / product.size
     if positive_share * largest + (1 - positive_share) * smallest <= 1.0:

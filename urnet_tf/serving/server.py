@@ -151,7 +151,7 @@ def choose_engine(engine: str) -> tuple[str, str]:
         if obstacle := _OBSTACLES[engine]():
             raise UsageError(f"Cannot start the engine {engine}: {obstacle}.")
         return engine, "as asked for"
-    obstacles = []
+    obstacles: list[str] = []
     for name, find_obstacle in _OBSTACLES.items():
         obstacle = find_obstacle()
         if obstacle is None:
