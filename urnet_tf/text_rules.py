@@ -20,7 +20,11 @@ _OWN_PREFIX = "units_"
 
 
 def cut(text: str, limit: int = 80) -> str:
-    """A text without its middle where it is longer than `limit`, and how long it was."""
+    """A text without its middle where it is longer than `limit`, and how long it was.
+
+    >>> cut("a" * 1234, 30)
+    'aaaaaaa… (1,234 characters) …aaa'
+    """
     if len(text) <= limit:
         return text
     middle = f"… ({len(text):,} characters) …"

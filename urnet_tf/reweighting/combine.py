@@ -130,6 +130,9 @@ def effective_sample_size(weights: np.ndarray) -> float:
     """How many equally weighted images would vary as much: (sum |w|)^2 / sum w^2.
 
     A negative weight counts by its size: the image moves the network as far, the other way.
+
+    >>> effective_sample_size(np.array([3.0, 1.0, 0.0]))
+    1.6
     """
     weights = np.abs(np.asarray(weights, np.float64))
     squares = np.square(weights).sum()
