@@ -1,5 +1,6 @@
 """Order and cost of the tests; a small drawn crawl, and the webtiny crawl of real photographs if there."""
 
+import importlib.abc
 import itertools
 import os
 import pathlib
@@ -39,14 +40,42 @@ _LONG_FILES = (*_FLOW_FILES, "test_fit.py")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Keeps the tests of a file, and files that share costly fixtures, in one worker."""
+    if config.getoption("--without-tensorflow"):
+        for item in items:
+            if item.path.name in _FLOW_FILES or item.get_closest_marker("tensorflow"):
+                item.add_marker(pytest.mark.skip(reason="starts a program that imports TensorFlow"))
     order = {name: number for number, name in enumerate(_LONG_FILES)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
     for item in items:
         shared = {"flow": _FLOW_FILES, "engines": _ENGINE_FILES}
         group = next((name for name, files in shared.items() if item.path.name in files), str(item.path))
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+# --------------------------------------------------------------------------- without TensorFlow
+
+_HEAVY = {"tensorflow", "keras", "keras_cv", "official", "tensorflow_text", "tf2onnx", "ai_edge_litert"}
+
+
+class _SkipsWhoImports(importlib.abc.MetaPathFinder):
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname.partition(".")[0] in _HEAVY:
+            pytest.skip(f"imports {fullname}", allow_module_level=True)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--without-tensorflow", action="store_true",
+        help="skip each test when it imports TensorFlow or Keras, or starts a program that does",
+    )  # fmt: skip
+
+
+def pytest_configure(config):
+    """So the quick tests need no list: whatever imports TensorFlow, however late, skips itself."""
+    if config.getoption("--without-tensorflow"):
+        sys.meta_path.insert(0, _SkipsWhoImports())
 
 
 # ---------------------------------------------------------------------------- what the tests cost

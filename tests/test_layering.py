@@ -15,7 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The rooms, floor by floor: a module may import rooms of its own floor and of those below it.
 LAYERS = [
     ("errors", "onednn"),
-    ("text_rules",),
+    ("text_rules", "extras"),
     ("schema", "reweighting"),
     ("config", "store"),
     ("images", "checkpoints", "drawn"),

@@ -48,7 +48,7 @@ Flags:
 Exit status: 0 done or nothing to do, 1 failed, 2 bad usage, 130 stopped by Ctrl-C, 143 by SIGTERM."""
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/urnet", "directory that holds all results of a run")
-_CONFIG = flags.DEFINE_string("config", None, "YAML configuration file; see experiments/configs/")
+_CONFIG = flags.DEFINE_string("config", None, "YAML file, or the name of a packaged one, like quickstart")
 _DATA = flags.DEFINE_string("data", None, "the crawl; short for --set ingest.path=...")
 _SET = flags.DEFINE_multi_string("set", [], "section.key=value, may be repeated")
 _FROM = flags.DEFINE_string("from", None, "run this stage and what needs it again")
@@ -82,7 +82,7 @@ _ALL_FLAGS = (
 def main(argv: list[str]) -> int:
     """Runs one command and returns the exit status."""
     _set_up_logging()
-    command, *arguments = argv[1:] or [None]
+    command, arguments = (argv[1] if len(argv) > 1 else None), argv[2:]
     try:
         return _dispatch(command, arguments)
     except Exception as error:

@@ -24,7 +24,7 @@ def switch_on_onednn(processor_file: str = "/proc/cpuinfo") -> None:
         os.environ[VARIABLE] = "1"
 
 
-def _has_avx2(processor_file):
+def _has_avx2(processor_file: str) -> bool:
     try:
         with open(processor_file, encoding="utf-8", errors="replace") as lines:
             flags = next((line for line in lines if line.startswith("flags")), "")

@@ -20,7 +20,11 @@ _OWN_PREFIX = "units_"
 
 
 def cut(text: str, limit: int = 80) -> str:
-    """A text without its middle where it is longer than `limit`, and how long it was."""
+    """A text without its middle where it is longer than `limit`, and how long it was.
+
+    >>> cut("a" * 1234, 30)
+    'aaaaaaa… (1,234 characters) …aaa'
+    """
     if len(text) <= limit:
         return text
     middle = f"… ({len(text):,} characters) …"
@@ -28,7 +32,7 @@ def cut(text: str, limit: int = 80) -> str:
     return text[: kept - kept // 3] + middle + text[-(kept // 3) :]
 
 
-def quote(value, limit: int = 80) -> str:
+def quote(value: object, limit: int = 80) -> str:
     """Any value that was received, for a message: its `repr`, on one line, at most about `limit` long."""
     try:
         return cut(repr(value), limit)
@@ -41,7 +45,7 @@ def bare(text: str, limit: int = 80) -> str:
     return quote(str(text), limit)[1:-1]
 
 
-def show_path(path) -> str:
+def show_path(path: str | os.PathLike[str]) -> str:
     """A path for a message; longer than other values may be, as its middle tells most."""
     return cut(escape_steering(os.fspath(path), kept=""), 200)
 
@@ -57,7 +61,7 @@ def one_line(text: str) -> str:
     return "".join(filter(None, map(_shown_sign, text)))
 
 
-def _shown_sign(sign):
+def _shown_sign(sign: str) -> str:
     if sign.isprintable() or unicodedata.category(sign) == "Zs":  # blanks of all widths
         return sign
     return " " if sign.isspace() else ""
@@ -79,7 +83,7 @@ def check_text(text: str, form: str, what: str) -> None:
         raise UsageError(f"Expected {expected} for {what}; received {quote(text)}.")
 
 
-def _find_fault(text, form):
+def _find_fault(text: str, form: str) -> str | None:
     """What would have been right, or None."""
     if not text:
         return "a text that is not empty"

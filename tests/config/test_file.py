@@ -142,3 +142,15 @@ def test_what_yaml_offers_for_writing_less_still_works(tmp_path):
     assert [fit.epochs for fit in fits] == [2, 3, 2] and {fit.batch_images for fit in fits} == {10}
     assert (config.extract.top_k, config.export.name, config.export.top_k) == (2, "x", 3)
     assert config.ingest.path == "2024-01-01" and config.ingest.max_rank == {"5": 3}
+
+
+def test_a_bare_name_is_a_file_or_a_packaged_configuration(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    packaged = config_file.packaged()
+    assert {"quickstart", "webvision", "mini_webvision"} <= set(packaged)
+    assert config_file.find("quickstart") == str(packaged["quickstart"])
+    assert load_config("mini_webvision").model.resnext_depth == 101  # of its base, beside it
+    assert config_file.find("quickstart.yaml") == "quickstart.yaml"
+    assert "quickstart, webtiny" in refuse(load_config, "quickstrat")
+    (tmp_path / "quickstart").write_text("seed: 3\n")
+    assert load_config("quickstart").seed == 3

@@ -29,6 +29,12 @@ def test_only_what_is_switched_on_enters_the_weight():
     assert factors == {} and (weight == 1).all()
 
 
+@pytest.mark.parametrize("name", ["page_text", "confidence", "cluster_weight"])
+def test_a_factor_of_which_nothing_is_known_changes_nothing(name):
+    factors, weight = weigh(known(), Recipe({name: {"floor": 0.3}}))
+    assert factors == {} and (weight == 1).all()
+
+
 def test_a_second_round_asks_what_the_first_weights_made():
     seen = []
 

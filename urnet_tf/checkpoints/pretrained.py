@@ -56,7 +56,8 @@ def imagenet_weights_path() -> pathlib.Path:
       UsageError: the package is not installed.
     """
     spec = importlib.util.find_spec(WEIGHTS_PACKAGE.replace("-", "_"))
-    found = sorted(pathlib.Path(spec.origin).parent.glob("models/efficientnet-lite0-*.pth")) if spec else []
+    folder = pathlib.Path(spec.origin).parent if spec and spec.origin else None
+    found = sorted(folder.glob("models/efficientnet-lite0-*.pth")) if folder else []
     if not found:
         raise UsageError(
             f"The ImageNet weights of EfficientNet-Lite0 come with the package {WEIGHTS_PACKAGE}, which is "

@@ -195,7 +195,7 @@ class TensorUnpickler(pickle._Unpickler):
 
     def __init__(self, file, limit: int):
         super().__init__(file)
-        self.storages = {}  # key → (type, number of elements)
+        self.storages: dict[str, tuple[str, int]] = {}  # key → (type, number of elements)
         self._left = limit
 
     def find_class(self, module, name):

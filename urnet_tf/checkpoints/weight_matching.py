@@ -43,7 +43,9 @@ class WeightMatch:
 
     def table(self) -> str:
         """A row of counts for each group of layers, with the first names of what does not fit."""
-        cells = collections.defaultdict(lambda: {column: [] for column in _COLUMNS})
+        cells: dict[str, dict[str, list[str]]] = collections.defaultdict(
+            lambda: {column: [] for column in _COLUMNS}
+        )
         unfit = [f"{name} {how}" for name, how in self.unfit.items()]
         for column, names in zip(_COLUMNS, (self.matched, self.missing, self.left_over, unfit), strict=True):
             for name in names:
@@ -64,7 +66,7 @@ def pytorch_slots(model, name_of: Callable[[str], str]) -> dict[str, tuple]:
       model: convolutions, depthwise convolutions, grouped ones and batch normalizations.
       name_of: the checkpoint's name of a Keras layer, without `.weight`.
     """
-    slots = {}
+    slots: dict[str, tuple] = {}
     for layer in model.layers:
         name = name_of(layer.name)
         if hasattr(layer, "moving_variance"):

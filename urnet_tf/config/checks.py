@@ -2,13 +2,21 @@
 
 import operator
 
+from urnet_tf.config.fields import (
+    ClassWeightConfig,
+    Config,
+    FitConfig,
+    IngestConfig,
+    ModelConfig,
+    RuntimeConfig,
+)
 from urnet_tf.errors import UsageError
 
 _GROUPED_CHANNELS = 8192  # of a ResNeXt's first stage, 16 times the widest published; eight times that follow
 _FITS = ("baseline.fit", "reweight.refit", "train.fit")
 
 
-def check_together(config) -> None:
+def check_together(config: Config) -> None:
     """Looks at the settings of a `config.Config` that depend on each other.
 
     Raises:
@@ -34,7 +42,7 @@ def check_together(config) -> None:
         _check_elr(key, fit, config.runtime)
 
 
-def _check_ingest(settings):
+def _check_ingest(settings: IngestConfig) -> None:
     fractions = settings.val_fraction, settings.test_fraction
     if sum(fractions) >= 1:
         raise UsageError(
@@ -48,7 +56,7 @@ def _check_ingest(settings):
         )
 
 
-def _check_width(model):
+def _check_width(model: ModelConfig) -> None:
     channels = model.resnext_cardinality * model.resnext_width_per_group
     if channels > _GROUPED_CHANNELS:
         raise UsageError(
@@ -58,7 +66,7 @@ def _check_width(model):
         )
 
 
-def _check_class_weight(settings):
+def _check_class_weight(settings: ClassWeightConfig) -> None:
     if settings.kind != "inverse" and settings.alpha is not None:
         raise UsageError(
             f"Expected reweight.class_weight.alpha=null with kind={settings.kind}, which has no alpha but "
@@ -66,7 +74,7 @@ def _check_class_weight(settings):
         )
 
 
-def _check_parts(key, fit, rows, what):
+def _check_parts(key: str, fit: FitConfig, rows: int, what: str) -> None:
     if rows % fit.accumulate_steps:
         raise UsageError(
             f"Expected {key}.accumulate_steps to divide the {rows} {what} of a step; received "
@@ -74,7 +82,7 @@ def _check_parts(key, fit, rows, what):
         )
 
 
-def _check_elr(key, fit, runtime):
+def _check_elr(key: str, fit: FitConfig, runtime: RuntimeConfig) -> None:
     """What a memory of each image's predictions rules out."""
     if fit.loss.kind != "elr":
         return

@@ -6,6 +6,7 @@ means off, or "let the program choose" where the comment says so.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, make_dataclass
+from typing import TYPE_CHECKING, Any
 
 from urnet_tf.reweighting import LITERAL, REPAIRED
 from urnet_tf.reweighting.factors import weighing
@@ -33,24 +34,24 @@ _PROCESSES = 1024
 _SECONDS = 366 * 86_400.0  # a year
 
 
-def _choice(default, *choices):
+def _choice(default: Any, *choices: Any) -> Any:
     return field(default=default, metadata={"choices": (default, *choices)})
 
 
-def _between(default, low, high):
+def _between(default: Any, low: float, high: float) -> Any:
     return field(default=default, metadata={"minimum": low, "maximum": high})
 
 
-def _text(default, form, max_length):
+def _text(default: str | None, form: str, max_length: int) -> Any:
     return field(default=default, metadata={"form": form, "max_length": max_length})
 
 
-def _path(default):
+def _path(default: str | None) -> Any:
     return _text(default, PATH, 4095)
 
 
-def _several(default, max_count, min_count=1, **rules_of_items):
-    make = {"default_factory": dict} if default == {} else {"default": default}
+def _several(default: Any, max_count: int, min_count: int = 1, **rules_of_items: Any) -> Any:
+    make: dict[str, Any] = {"default_factory": dict} if default == {} else {"default": default}
     return field(**make, metadata={"min_count": min_count, "max_count": max_count, **rules_of_items})
 
 
@@ -242,7 +243,7 @@ class Switch:
 
 # A factor without settings of its own has a switch.
 _OTHERS = [factor.name for factor in weighing() if factor.name not in ReweightConfig.__dataclass_fields__]
-if _OTHERS:
+if _OTHERS and not TYPE_CHECKING:  # a checker cannot follow, and reads the class above
     ReweightConfig = make_dataclass(
         "ReweightConfig",
         [(name, Switch, field(default_factory=Switch)) for name in _OTHERS],

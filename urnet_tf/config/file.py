@@ -6,6 +6,8 @@ twice, collections inside of themselves, aliases that multiply, endless files.
 """
 
 import os
+import pathlib
+import re
 import stat
 from collections.abc import Sequence
 
@@ -19,7 +21,35 @@ _MOST_BYTES = 256 * 1024  # the longest configuration with every key has a few t
 _MOST_VALUES = 20_000  # with those that aliases repeat
 _DEEPEST = 20
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
+# Where the configurations that come with the package are: packed in it, or beside it in a checkout.
+_PACKAGE = pathlib.Path(__file__).resolve().parent.parent
+_PACKAGED = (_PACKAGE / "configs", _PACKAGE.parent / "experiments" / "configs")
 _MERGE, _TEXT = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str"
+
+
+def packaged() -> dict[str, pathlib.Path]:
+    """The configurations that come with the package, in the order of their names."""
+    folder = next((folder for folder in _PACKAGED if folder.is_dir()), None)
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))} if folder else {}
+
+
+def find(name: str | os.PathLike) -> str:
+    """The path of a configuration: of a file, or, for a bare name that is no file's, of a packaged one.
+
+    Raises:
+      UsageError: the bare name is of neither.
+    """
+    text = os.fspath(name)
+    if not _NAME.fullmatch(text) or os.path.isfile(text):
+        return text
+    known = packaged()
+    if text not in known:
+        raise UsageError(
+            f"Expected a YAML file or the name of a packaged configuration ({', '.join(known)}) after "
+            f"--config; received {quote(text)}."
+        )
+    return os.fspath(known[text])
 
 
 def read(path: str | os.PathLike) -> dict:

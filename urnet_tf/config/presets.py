@@ -35,8 +35,8 @@ def load_config(path: str | None = None, overrides: Sequence[str] = ()) -> Confi
     """Reads a YAML file (one level of `base:`) and applies `section.key=value` overrides.
 
     Args:
-      path: YAML file, or None for the defaults. Relative paths under `ingest` and
-        `model.weights` stay relative to the working directory.
+      path: YAML file, the bare name of a packaged one ("quickstart"), or None for the defaults. Relative
+        paths under `ingest` and `model.weights` stay relative to the working directory.
       overrides: like `"reweight.soft_label.beta=0.9"`; values are read as YAML.
 
     Raises:
@@ -44,7 +44,7 @@ def load_config(path: str | None = None, overrides: Sequence[str] = ()) -> Confi
         lies outside of its range, or values exclude each other. The message is one line, under 400
         characters, whatever was received.
     """
-    tree = {} if path is None else file.read(path)
+    tree = {} if path is None else file.read(file.find(path))
     return from_dict(file.override(tree, overrides))
 
 

@@ -44,7 +44,7 @@ def build(default, tree, prefix: str = ""):
     if not isinstance(tree, Mapping):
         raise UsageError(f"Expected a section at {prefix[:-1]!r}; received {quote(tree)}.")
     fields = {f.name: f for f in dataclasses.fields(default)}
-    hints = _type_hints(type(default))
+    hints = _type_hints(default.__class__)
     values = {}
     for key, value in tree.items():
         if key not in fields:
@@ -56,7 +56,9 @@ def build(default, tree, prefix: str = ""):
     return dataclasses.replace(default, **values)
 
 
-_type_hints = functools.cache(typing.get_type_hints)
+@functools.cache
+def _type_hints(kind: type) -> dict[str, typing.Any]:
+    return typing.get_type_hints(kind)
 
 
 def value_type(hint) -> tuple[type, bool]:

@@ -143,7 +143,9 @@ def training_seconds(network: NetworkCost, images: float, cores: int, gpus: int 
     return _seconds(network, images, cores, gpus, _TRAINING_MULTIPLY_ADDS, _TRAINING_ACTIVATIONS)
 
 
-def _seconds(network, images, cores, gpus, multiply_adds, activations):
+def _seconds(
+    network: NetworkCost, images: float, cores: int, gpus: int, multiply_adds: float, activations: float
+) -> float:
     reading = images * _IMAGE_SECONDS / cores
     if gpus:
         return max(reading, images * multiply_adds * network.multiply_adds / _GPU_MULTIPLY_ADDS / gpus)

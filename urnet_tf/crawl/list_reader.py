@@ -94,7 +94,7 @@ def read_list(path: str, *, image_root: str | None = None, classes=None, split: 
     faults[ranks < 0] = "the rank is not a whole number from 0"
     faults[unlabeled & (splits != TEST)] = "the label is missing"
     faults[pc.equal(pc.utf8_trim_whitespace(table["path"]), "").to_numpy()] = "the path is missing"
-    good = np.equal(faults, None)
+    good = faults == None  # noqa: E711 (elementwise)
     for row in np.flatnonzero(~good):
         line = table["line"][row].as_py()
         reason = f"{_row_name(path, line)}: {faults[row]}"

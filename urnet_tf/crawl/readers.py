@@ -4,6 +4,7 @@ Input: a directory `class/image.jpg` or `class/source/image.jpg`, maybe below `t
 `test/`. Output: a `Crawl`. Lists are read by `list_reader`, WebVision trees by `webvision`.
 """
 
+import functools
 import hashlib
 import os
 import re
@@ -109,7 +110,7 @@ def fingerprint_files(path: str, kind: str, image_root: str | None = None, sourc
     for name, problem in files:
         try:
             file = os.path.join(root, name)
-            status = retried_or_stop(file, lambda file=file: os.stat(file))
+            status = retried_or_stop(file, functools.partial(os.stat, file))
             metadata = f"{status.st_size}:{status.st_mtime_ns}"
         except OSError as error:
             metadata = os_status(error)

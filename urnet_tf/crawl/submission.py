@@ -4,6 +4,7 @@ In: names and best predictions of the test images; names of test images that can
 text in the order of the test list, so that every listed image has its line.
 """
 
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ from urnet_tf.store import write_text
 LABELS_PER_IMAGE = 5
 
 
-def write_submission(path, names: Sequence[str], top_ids: np.ndarray) -> None:
+def write_submission(path: str | os.PathLike, names: Sequence[str], top_ids: np.ndarray) -> None:
     """Writes the file atomically.
 
     Args:

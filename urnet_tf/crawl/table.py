@@ -56,7 +56,9 @@ class RowBuilder:
     """Collects tuples into Arrow chunks, so that few Python objects live at a time."""
 
     def __init__(self, schema: pa.Schema):
-        self._schema, self._rows, self._batches = schema, [], []
+        self._schema = schema
+        self._rows: list[tuple] = []
+        self._batches: list[pa.RecordBatch] = []
 
     def append(self, row: tuple) -> None:
         """Adds a row, its values in the order of the schema."""

@@ -76,7 +76,8 @@ def listed_files(path: str, sources: Sequence[str] | None = None) -> Iterator[st
       UsageError: a file of `info/` is missing.
     """
     next(read_lines(path, "synsets.txt"), None)  # without it there is no tree
-    folders, metas = _Folders(os.path.abspath(path)), {}
+    folders = _Folders(os.path.abspath(path))
+    metas: dict[str, None] = {}
     for part in list_parts(path, sources):
         for line in read_lines(path, f"train_filelist_{part}.txt"):
             yield folders.find(line.rpartition(" ")[0].rstrip())

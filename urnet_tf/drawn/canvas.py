@@ -181,16 +181,18 @@ def _rounded(points, closed):
     return points
 
 
-def draw_background(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, ...]]:
+def draw_background(
+    rng: np.random.Generator, size: tuple[int, int]
+) -> tuple[np.ndarray, tuple[int, int, int]]:
     """A background, float32 [H, W, 3], and its average color."""
     small = (size[0] // SUPERSAMPLE, size[1] // SUPERSAMPLE)  # it has no edge that needs more
-    base, other = np.float32(random_color(rng)), np.float32(random_color(rng))
+    base, other = (np.array(random_color(rng), np.float32) for _ in range(2))
     mix = np.clip(_pattern(rng, small), 0, 1)[..., None]
     pixels = (base + (other - base) * mix).astype(np.uint8)
     canvas = Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)
     canvas = _draw_clutter(rng, canvas)
-    mean = np.asarray(canvas.reduce(8), dtype=np.float32).mean(axis=(0, 1))
-    return np.asarray(canvas, dtype=np.float32), tuple(int(c) for c in mean)
+    red, green, blue = map(int, np.asarray(canvas.reduce(8), dtype=np.float32).mean(axis=(0, 1)))
+    return np.asarray(canvas, dtype=np.float32), (red, green, blue)
 
 
 def _pattern(rng, size):
@@ -329,7 +331,7 @@ def photograph(rng: np.random.Generator, image: np.ndarray, size: tuple[int, int
     contrast, brightness = rng.uniform(0.7, 1.15), rng.uniform(-30, 30)
     image = image * contrast + (128 - 128 * contrast + brightness)
     if rng.uniform() < 0.12:  # black and white
-        image = np.repeat(image @ np.float32([[0.3], [0.59], [0.11]]), 3, axis=2)
+        image = np.repeat(image @ np.array([[0.3], [0.59], [0.11]], np.float32), 3, axis=2)
     photo = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
     photo = photo.resize(size, Image.Resampling.BOX)
     blur = blur_px + abs(rng.normal(0, 0.5))

@@ -41,14 +41,14 @@ def draw_scene(
     """
     large = (size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE)
     image, behind = drawn_canvas.draw_background(rng, large)
-    fault = rng.choice(["tiny", "cropped", "blurred", "hidden"]) if degraded else None
+    fault = rng.choice(["tiny", "cropped", "blurred", "hidden"]) if degraded else ""
     if other is not None:
         first = rng.uniform(0.28, 0.36)
         for part, place in ((scene, first), (other, first + 0.38)):
             center = _place(rng, large, place, 0.04)
             image = _draw_object(part, rng, image, behind, center, rng.uniform(0.26, 0.34))
     else:
-        if fault is None and rng.uniform() < 0.15:  # another one behind
+        if not fault and rng.uniform() < 0.15:  # another one behind
             center = _place(rng, large, rng.choice([0.2, 0.8]), 0.1)
             image = _draw_object(scene, rng, image, behind, center, rng.uniform(0.15, 0.25))
         reach = {"tiny": rng.uniform(0.07, 0.11), "cropped": rng.uniform(1.1, 1.7)}.get(

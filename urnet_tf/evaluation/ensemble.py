@@ -53,7 +53,7 @@ def fuse(probs: np.ndarray, fusion: str) -> np.ndarray:
     return FUSIONS[fusion](probs)
 
 
-def _ranks(probs):
+def _ranks(probs: np.ndarray) -> np.ndarray:
     """1-based ranks of each row's classes, largest probability first, ties share their mean rank."""
     order = np.argsort(-probs, axis=1, kind="stable")
     ordered = np.take_along_axis(probs, order, axis=1)
@@ -67,7 +67,7 @@ def _ranks(probs):
     return ranks
 
 
-def _checked(probs):
+def _checked(probs: np.ndarray) -> np.ndarray:
     probs = np.asarray(probs)
     if probs.ndim != 3 or not len(probs):
         raise UsageError(f"Expected probabilities [models, images, classes]; received shape {probs.shape}.")

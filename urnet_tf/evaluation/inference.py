@@ -9,6 +9,7 @@ probability of the given label are kept.
 
 import os
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 import numpy as np
@@ -38,11 +39,11 @@ def count_units(rows: int, batch_size: int) -> int:
 
 
 def run_units(
-    function: Callable[[np.ndarray], object],
+    function: Callable[[np.ndarray], Any],
     stream: Callable[[np.ndarray], Iterable],
     rows: int,
     units: UnitLog,
-    write: Callable[[slice, object], None],
+    write: Callable[[slice, Any], None],
     *,
     batch_size: int,
     description: str,

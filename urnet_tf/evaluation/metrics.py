@@ -213,7 +213,7 @@ def summarize(
     }
 
 
-def _checked_labels(labels, num_classes):
+def _checked_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim != 1 or (labels.size and not (labels.min() >= 0 and labels.max() < num_classes)):
         raise UsageError(

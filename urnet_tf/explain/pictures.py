@@ -49,9 +49,9 @@ class Thumbnails:
 def encode_thumbnail(data: bytes, px: int) -> str:
     """A JPEG of long side `px` at most as a `data:` URI; "" where the image is damaged."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.draft("RGB", (2 * px, 2 * px))
-            image = ImageOps.exif_transpose(image)
+        with Image.open(io.BytesIO(data)) as file:
+            file.draft("RGB", (2 * px, 2 * px))
+            image: Image.Image = ImageOps.exif_transpose(file)
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -76,7 +76,7 @@ def choose_classes(inputs: ReportInputs, doubtful: np.ndarray, limit: int) -> li
         for change in (gain, -gain):
             better = there[change[there] > 0]  # NaN, a class without evaluation images, is not
             orders.append(better[np.argsort(-change[better], kind="stable")])
-    chosen = {}
+    chosen: dict[int, str] = {}
     for depth in range(len(there)):
         for order, (first, other) in zip(orders, _REASONS_SHOWN, strict=False):
             if depth < len(order) and len(chosen) < limit and int(order[depth]) not in chosen:
@@ -136,7 +136,7 @@ def build_cards(inputs: ReportInputs, ids: Sequence[int], thumbnails: Thumbnails
     for i, row, uri in zip(ids, rows, thumbnails.encode(ids), strict=True):
         factors = {name: float(inputs.weights[name][i]) for name in used}
         weight = float(inputs.weights["sample_weight"][i])
-        shown = {name: factors[name] for name in ("cluster_weight", "confidence") if name in factors}
+        shown = {name: value for name, value in factors.items() if name in ("cluster_weight", "confidence")}
         relative = float(inputs.relative_weight[i])
         reasons = find_reasons(relative, shown, means)  # the class and the models are spoken of anyway
         predicted = int(inputs.top_ids[i, 0])

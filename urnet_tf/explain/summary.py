@@ -56,7 +56,7 @@ class ReportInputs:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     places: Sequence[tuple[str, str]] = ()  # (path, what it is)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         names = ("label", "source", "rank", "given_prob", "top_ids", "top_probs")
         lengths = {name: len(getattr(self, name)) for name in names}
         lengths |= {name: len(values) for name, values in self.weights.items()}

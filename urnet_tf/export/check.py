@@ -47,12 +47,13 @@ def check_formats(
     labels = np.full(len(images), -1) if labels is None else np.asarray(labels)
     opened = {kind: open_format(kind, path, model) for kind, path in paths.items()}
     comparisons = {kind: {name: Comparison() for name in answers} for kind, answers in opened.items()}
-    reference, kept, first = Comparison(), [], None
+    reference, first = Comparison(), None
+    valid_ids: list[np.ndarray] = []
     starts = range(0, len(images), max(1, _VIEWS_AT_ONCE // preparation.views))
     for number, start in enumerate(progress(starts, "checking the export", unit="batches")):
         encoded = list(images[start : start + starts.step])
         views, valid = (tensor.numpy() for tensor in preparation.decode_views(encoded))
-        kept.append(start + np.flatnonzero(valid))
+        valid_ids.append(start + np.flatnonzero(valid))
         if not valid.any():
             continue
         encoded, views = [b for b, v in zip(encoded, valid, strict=True) if v], views[valid]
@@ -69,8 +70,8 @@ def check_formats(
                 wanted = averaged if name in ("serving_default", FEATURES) else expected
                 output = FEATURES if name == FEATURES else LOGITS
                 comparisons[kind][name].add(wanted[output], *answer(encoded, plain))
-    kept = np.concatenate(kept)
-    if not kept.size:
+    kept = np.concatenate(valid_ids)
+    if first is None:
         raise UsageError(f"None of the {len(images)} check images can be decoded.")
 
     known = labels[kept]

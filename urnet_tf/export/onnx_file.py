@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from urnet_tf.errors import RunError, UsageError
+from urnet_tf.errors import RunError
 from urnet_tf.export.preparation import Preparation
 from urnet_tf.export.quiet import quiet_stderr
 from urnet_tf.export.rewriting import float32_copy, with_grouped_convolutions
+from urnet_tf.extras import require
 
 _OPSET = 17
 
@@ -43,7 +44,10 @@ def write_onnx(
     """
     import tensorflow as tf
 
-    onnx, tf2onnx = _import("onnx", "tf2onnx")
+    _require("onnx", "tf2onnx")
+    import onnx
+    import tf2onnx
+
     native = with_grouped_convolutions(float32_copy(model), "native")
     signature = [tf.TensorSpec([None, image_size_px, image_size_px, 3], tf.float32, name="image")]
 
@@ -79,7 +83,9 @@ def build_onnx_classifier(path: str | os.PathLike) -> Callable[[np.ndarray], np.
     Raises:
       UsageError: onnxruntime is not installed.
     """
-    (onnxruntime,) = _import("onnxruntime")
+    _require("onnxruntime")
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0].name
 
@@ -97,13 +103,5 @@ def _operations(graph):
             yield from _operations(attribute.g)
 
 
-def _import(*names):
-    import importlib
-
-    try:
-        return [importlib.import_module(name) for name in names]
-    except ImportError as error:
-        raise UsageError(
-            f"ONNX files need the package {error.name}; install it (pip install {error.name}), or leave "
-            "out the format onnx."
-        ) from error
+def _require(*modules):
+    require("onnx", *modules, purpose="An ONNX file", otherwise="leave out the format onnx")

@@ -28,9 +28,11 @@ class Tolerance:
 class Comparison:
     """Gathers a file's answers batch by batch."""
 
-    def __init__(self):
-        self._largest, self._square, self._reference = [], 0.0, 0.0
-        self._agree, self._top_ids = [], []
+    def __init__(self) -> None:
+        self._largest: list[np.ndarray] = []
+        self._square, self._reference = 0.0, 0.0
+        self._agree: list[np.ndarray] = []
+        self._top_ids: list[np.ndarray] = []
 
     def add(self, expected: np.ndarray, probs: np.ndarray, ids: np.ndarray | None = None) -> None:
         """Takes one batch.
@@ -85,7 +87,7 @@ def find_refusal(
     Args:
       precision: "float32", "float16" or "int8".
       parity, accuracy: of the file, see `Comparison`.
-      reference: the accuracy of Keras on the same images.
+      reference: the accuracy of Keras on the same images; None where `accuracy` is.
     """
     agreement = f"the same best class on {100 * parity['top1_agreement']:.1f} % of the images"
     largest = parity["max_difference"]
@@ -103,6 +105,8 @@ def find_refusal(
         if parity["top1_agreement"] >= 1 - UNLABELED_DISAGREEMENT:
             return None
         return f"{agreement} as Keras (at least {100 * (1 - UNLABELED_DISAGREEMENT):.0f} % without labels)"
+    if reference is None:
+        raise ValueError("Expected the accuracy of Keras beside that of the file; received none.")
     lost = 100 * (reference["top1"] - accuracy["top1"])
     if lost <= tolerance.int8_points:
         return None

@@ -8,6 +8,7 @@ same key, its files are as they were written, and what it needs has the results 
 import dataclasses
 import json
 from collections.abc import Collection
+from typing import cast
 
 from urnet_tf.config import Config
 from urnet_tf.crawl import readers
@@ -71,7 +72,8 @@ def make_plan(
     if first is not None:
         find_stage(first)
     identities, metadata = identify_stages(config), gather_plan_context(config, workdir)
-    steps, in_effect = [], {}  # the markers of what later stages will read; None = to be made
+    steps: list[Step] = []
+    in_effect: dict[str, dict | None] = {}  # the markers of what later stages will read; None = to be made
     for stage in STAGES:
         identity, marker = identities[stage.name], workdir.marker(stage.name)
         made = [name for name in stage.needs if in_effect[name] is None]
@@ -106,7 +108,7 @@ def identify_stages(config: Config) -> dict[str, Identity]:
     Raises:
       UsageError: something that is read from outside cannot be found.
     """
-    found = {}
+    found: dict[str, Identity] = {}
     for stage in STAGES:
         keys = stage.depends_on if stage.applies(config) else ()
         settings, inputs = effective_settings(config, keys), stage.inputs(config)
@@ -201,6 +203,7 @@ def gather_plan_context(config: Config, workdir: Workdir) -> PlanContext:
                 bytes_per_image=metadata["bytes"] / max(1, metadata["images"]),
             )
     listed, settings = find_stage("ingest").estimate(config, PlanContext()).rows, config.ingest
-    classes = readers.count_classes(settings.path, settings.kind, settings.first_classes)
+    path = cast(str, settings.path)  # the estimate has refused None
+    classes = readers.count_classes(path, settings.kind, settings.first_classes)
     # Upper bounds: nothing was left out yet.
     return PlanContext(images=listed, train_images=listed, num_classes=classes)

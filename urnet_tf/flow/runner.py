@@ -47,11 +47,12 @@ def run(config: Config, workdir: Workdir, steps: list[Step]) -> None:
       RunError: the disk has too little room for a stage.
       Exception: whatever a stage raises; what it had finished stays for the next call.
     """
-    names, repairs = [step.stage.name for step in steps], collections.Counter()
+    names = [step.stage.name for step in steps]
+    repairs: collections.Counter[str] = collections.Counter()
     with lock(workdir):
         write_text(workdir.root / "config.yaml", yaml.safe_dump(config_lib.to_dict(config), sort_keys=False))
         while True:
-            done = set()
+            done: set[str] = set()
             try:
                 _run_steps(config, workdir, steps, done)
                 break
@@ -108,7 +109,7 @@ def _check_space(step, workdir):
 def run_stage(stage: Stage, config: Config, workdir: Workdir, identity: Identity) -> float:
     """Runs one stage and gives its directory the final name; returns the seconds it took."""
     start = time.monotonic()
-    needs = {name: workdir.marker(name)["results"] for name in stage.needs}
+    needs = {name: workdir.completed(name)["results"] for name in stage.needs}
     out = workdir.open_partial(stage.name, identity.key, fingerprint(needs) if needs else "")
     metadata = stage.run(StageContext(config, workdir, out))
     seconds = time.monotonic() - start

@@ -13,8 +13,10 @@ import math
 from collections.abc import Callable
 
 from urnet_tf.errors import UsageError
+from urnet_tf.extras import require
 
 POLICIES = ("none", "crop_flip", "randaugment", "augmix")
+_MODULES = {"randaugment": "official", "augmix": "keras_cv"}  # which these policies need
 _ASPECT_RATIOS = (3 / 4, 4 / 3)
 _GRAY = (128, 128, 128)  # shown where an image was moved away
 _MAX_LEVEL = 10.0
@@ -50,7 +52,7 @@ def build_augmenter(
       holds them; of these only the crop is decoded.
 
     Raises:
-      UsageError: the policy is unknown, or `min_area` is not in (0, 1].
+      UsageError: the policy is unknown or its package not installed, or `min_area` is not in (0, 1].
     """
     if policy not in POLICIES:
         raise UsageError(
@@ -58,6 +60,7 @@ def build_augmenter(
         )
     if not 0 < min_area <= 1:
         raise UsageError(f"Expected min_area above 0 and at most 1; received {min_area}.")
+    require_packages(policy)
     if policy == "none":
         return lambda image, seed: _central(image, image_size_px, crop_fraction)
     change = {
@@ -74,6 +77,21 @@ def build_augmenter(
         return image if change is None else change(image, seeds[2])
 
     return augment
+
+
+def require_packages(policy: str) -> None:
+    """Checks that what a policy needs is installed; the extra `augment` brings it.
+
+    Raises:
+      UsageError: it is not.
+    """
+    if policy in _MODULES:
+        require(
+            "augment",
+            _MODULES[policy],
+            purpose=f"The augmentation policy {policy}",
+            otherwise="choose the policy crop_flip",
+        )
 
 
 def _split(seed, count):

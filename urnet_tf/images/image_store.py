@@ -14,6 +14,7 @@ import pathlib
 import struct
 import threading
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class ImageStore:
             raise UsageError(f"Expected an image store in {self.directory}; {INDEX_FILE}: {error}.") from None
         self._first_ids = np.array([shard["first_id"] for shard in shards], np.int64)
         self._size = sum(shard["count"] for shard in shards)
-        self._readers = collections.OrderedDict()
+        self._readers: collections.OrderedDict[int, Any] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:

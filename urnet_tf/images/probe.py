@@ -14,7 +14,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 from urnet_tf.errors import RunError
@@ -45,7 +45,8 @@ _OS_STATUS = {
 }
 _WAITS_S = (0.05, 0.25, 1.0)  # before the second, third and fourth try
 
-_Given, _Found = TypeVar("_Given"), TypeVar("_Found")
+_Given = TypeVar("_Given")
+_Found = TypeVar("_Found")
 
 
 class ProbeResult(NamedTuple):
@@ -87,7 +88,8 @@ def map_in_threads(
     values = iter(values)
     tasks = iter(lambda: list(itertools.islice(values, at_once)), [])
     workers = max(1, workers)
-    window = collections.deque()  # bounded, so that a slow file does not let finished ones pile up
+    # Bounded, so that a slow file does not let finished ones pile up.
+    window: collections.deque[Future[list[_Found]]] = collections.deque()
     pool = ThreadPoolExecutor(workers)
     try:
         for task in tasks:
@@ -189,7 +191,7 @@ def environment_failure(error: OSError) -> RunError:
 
 def os_status(error: OSError) -> str:
     """The status code of a failed system call."""
-    return _OS_STATUS.get(error.errno, "unreadable")
+    return _OS_STATUS.get(error.errno or 0, "unreadable")
 
 
 def os_reason(error: OSError) -> str:

@@ -5,6 +5,7 @@ or exported model cannot be fed with the wrong normalization. Features are float
 """
 
 import os
+from typing import Any
 
 import keras
 from absl import logging
@@ -53,7 +54,7 @@ def build_backbone(
     if name not in NAMES:
         raise UsageError(f"Expected a backbone of {', '.join(NAMES)}; received {name!r}.")
     path = find_weights(name, weights)
-    settings = {}
+    settings: dict[str, Any] = {}
     if name == "efficientnet_lite0":
         model = efficientnet_lite.build_efficientnet_lite0(
             image_size_px, synchronized=synchronized, seed=seed

@@ -8,9 +8,14 @@ In: the labels of the training images. Out: one weight a class, float32 [C].
   effective number: w_j = s (1 - beta) / (1 - beta^N_j), s such that the mean over images is 1
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from urnet_tf.reweighting import REPAIRED, is_literal
+
+if TYPE_CHECKING:
+    from urnet_tf.reweighting.factors import Instances, Recipe
 
 
 def compute_class_weight(
@@ -32,6 +37,9 @@ def compute_class_weight(
     Differs: in "repaired", r_j / sum(r) (which is about 1 / C, so that the paper's weights hardly vary
     when there are many classes) is replaced by N / (C N_j), C counting the classes with images. The
     mean over images is then 1 for every alpha.
+
+    >>> compute_class_weight(np.array([0, 0, 0, 1]), num_classes=2, alpha=1.0)
+    array([0.6666667, 2.       ], dtype=float32)
     """
     sizes = count_labels(labels, num_classes)
     inverse = np.divide(1.0, sizes, out=np.zeros(num_classes), where=sizes > 0)
@@ -76,7 +84,7 @@ def count_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return np.bincount(labels, minlength=num_classes)
 
 
-def weigh(instances, recipe) -> np.ndarray:
+def weigh(instances: "Instances", recipe: "Recipe") -> np.ndarray:
     """The row of `factors.FACTORS`: float32 [N]; settings kind, alpha and effective_beta."""
     settings = recipe.factors["class_weight"]
     labels, num_classes = instances.labels, instances.num_classes

@@ -12,12 +12,16 @@ features [N, D] on disk. Out: a group and a weight an instance.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from urnet_tf.errors import RunError
 from urnet_tf.reweighting import REPAIRED, is_literal
 from urnet_tf.reweighting.combine import scale_to_class_mean
+
+if TYPE_CHECKING:
+    from urnet_tf.reweighting.factors import Instances, Recipe
 
 Slice = tuple[int, int]
 
@@ -132,7 +136,11 @@ def cluster_classes(
     Raises:
       RunError: a worker process was killed.
     """
-    arguments = {"features_path": str(features_path), "seed": seed, "settings": dict(settings)}
+    arguments: dict[str, Any] = {
+        "features_path": str(features_path),
+        "seed": seed,
+        "settings": dict(settings),
+    }
     if workers <= 1:
         for label, rows in zip(labels, slices, strict=True):
             yield label, cluster_class(label, rows, **arguments)
@@ -161,7 +169,7 @@ def cluster_classes(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _leave_interrupts_to_the_parent():
+def _leave_interrupts_to_the_parent() -> None:
     """Ctrl-C reaches every process of a terminal's group; one of them answers."""
     import signal
 
@@ -206,21 +214,23 @@ def compute_cluster_weight(
     return scale_to_class_mean(scores, labels, num_classes=num_classes)
 
 
-def weigh(instances, recipe) -> np.ndarray:
-    """The row of `factors.FACTORS`: float32 [N]."""
+def weigh(instances: "Instances", recipe: "Recipe") -> np.ndarray | None:
+    """The row of `factors.FACTORS`: float32 [N], None where no clusters are known."""
+    if instances.cluster_score is None:
+        return None
     return compute_cluster_weight(
         instances.cluster_score, instances.labels, num_classes=instances.num_classes,
         formulas=recipe.formulas,
     )  # fmt: skip
 
 
-def _normalised(features):
+def _normalised(features: np.ndarray) -> np.ndarray:
     points = np.asarray(features, np.float32)
     length = np.sqrt(np.square(points).sum(axis=1, keepdims=True))
     return points / np.maximum(length, np.finfo(np.float32).tiny)
 
 
-def _count_distinct(points, at_most):
+def _count_distinct(points: np.ndarray, at_most: int) -> int:
     """How many different rows there are, counting no further than `at_most`."""
     found = 0
     while len(points) and found < at_most:

@@ -90,7 +90,8 @@ class Factor:
     question: str  # what the factor asks of an image
     low: str  # a clause for why an image counted little
     high: str  # a clause for why it counted much
-    compute: Callable[[Instances, Recipe], np.ndarray] | None = None  # float32 [N]; None: filled later
+    # float32 [N], or None where nothing is known; a row without it is filled later.
+    compute: Callable[[Instances, Recipe], np.ndarray | None] | None = None
     in_sound: bool = False  # whether `preset: sound` has it
     ablation: str = ""  # its step in the ablation's tables; "" = its name
 

@@ -13,12 +13,16 @@ an instance says how well it does. Numpy only: the map has D x T numbers.
 import concurrent.futures
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import threadpoolctl
 
 from urnet_tf.reweighting import REPAIRED, is_literal
 from urnet_tf.reweighting.combine import scale_to_class_mean
+
+if TYPE_CHECKING:
+    from urnet_tf.reweighting.factors import Instances, Recipe
 
 _MAX_BATCH = 256  # images a step; small sets have smaller batches, so that an epoch has 16 steps
 _CHUNK = 4096  # rows scored at a time
@@ -181,7 +185,7 @@ def cross_fit_confidence(
     labels, folds = np.asarray(labels), np.asarray(folds)
     names = np.unique(folds)
 
-    def fit_without(fold):
+    def fit_without(fold: int) -> np.ndarray:
         ids = train_ids[folds[train_ids] != fold] if len(names) > 1 else train_ids
         ids = ids if len(ids) else train_ids
         return fit_text_map(
@@ -232,20 +236,22 @@ def normalised(features: np.ndarray) -> np.ndarray:
     return features / (np.linalg.norm(features, axis=1, keepdims=True) + _TINY)
 
 
-def weigh(instances, recipe) -> np.ndarray:
-    """The row of `factors.FACTORS`: float32 [N]; setting floor."""
+def weigh(instances: "Instances", recipe: "Recipe") -> np.ndarray | None:
+    """The row of `factors.FACTORS`: float32 [N], None where no confidence is known; setting floor."""
+    if instances.confidence is None:
+        return None
     return compute_instance_weight(
         instances.confidence, instances.labels, num_classes=instances.num_classes,
         floor=recipe.factors["confidence"]["floor"], formulas=recipe.formulas,
     )  # fmt: skip
 
 
-def _softmax(logits):
+def _softmax(logits: np.ndarray) -> np.ndarray:
     exp = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exp / exp.sum(axis=1, keepdims=True)
 
 
-def _place_in_run(*keys):
+def _place_in_run(*keys: np.ndarray) -> np.ndarray:
     """The place of each element inside its run of equal keys: 0, 1, 2, ..., 0, 1, ..."""
     count = len(keys[0])
     new = np.zeros(count, bool)

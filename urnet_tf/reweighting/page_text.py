@@ -18,11 +18,15 @@ Not in the paper. Isotonic regression: Ayer et al., 1955; for calibration: Zadro
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from urnet_tf.reweighting.class_weight import count_labels
 from urnet_tf.reweighting.combine import scale_to_class_mean
+
+if TYPE_CHECKING:
+    from urnet_tf.reweighting.factors import Instances, Recipe
 
 _CHUNK = 1024  # rows scored at a time: [rows, F, M] numbers
 _MIN_ROWS = 20  # the fewest in a bin, and in a source that is calibrated by itself ten times that
@@ -134,7 +138,7 @@ def compute_page_text_weight(
     return scale_to_class_mean(expected, labels, num_classes=num_classes, floor=floor)
 
 
-def weigh(instances, recipe) -> np.ndarray | None:
+def weigh(instances: "Instances", recipe: "Recipe") -> np.ndarray | None:
     """The row of `factors.FACTORS`: float32 [N], None where no page has text; setting floor."""
     if instances.expected_of_page is None:
         return None
@@ -144,7 +148,7 @@ def weigh(instances, recipe) -> np.ndarray | None:
     )  # fmt: skip
 
 
-def _isotonic_means(score, values, asked):
+def _isotonic_means(score: np.ndarray, values: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """The rising step function nearest to the values, at the asked scores.
 
     Bins of equal counts first: a row alone at an end would otherwise be a step of its own.

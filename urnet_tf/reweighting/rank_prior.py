@@ -7,9 +7,14 @@ label as a falling function of the rank. A source whose ranks say nothing gets a
   prior = argmin over functions f_s that fall with the rank of sum_i (given_prob_i - f_s(rank_i))^2
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from urnet_tf.reweighting.combine import scale_to_class_mean
+
+if TYPE_CHECKING:
+    from urnet_tf.reweighting.factors import Instances, Recipe
 
 
 def compute_rank_prior(
@@ -49,7 +54,7 @@ def compute_rank_prior(
     return scale_to_class_mean(prior, labels, num_classes=num_classes, floor=floor)
 
 
-def weigh(instances, recipe) -> np.ndarray:
+def weigh(instances: "Instances", recipe: "Recipe") -> np.ndarray:
     """The row of `factors.FACTORS`: float32 [N]; setting floor.
 
     What the pages explain is not counted twice.

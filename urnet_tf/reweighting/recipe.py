@@ -54,8 +54,10 @@ def weigh(instances: Instances, recipe: Recipe) -> tuple[dict[str, np.ndarray], 
     """The factors {name: float32 [N]} that are switched on, and the sample weights float32 [N]."""
     found: dict[str, dict[str, np.ndarray]] = {FACTOR: {}, EVIDENCE: {}}
     for factor in weighing():
-        if factor.name in recipe.factors:
-            found[factor.role][factor.name] = factor.compute(instances, recipe)
+        if factor.name in recipe.factors and factor.compute is not None:
+            values = factor.compute(instances, recipe)
+            if values is not None:  # nothing is known that it could weigh by
+                found[factor.role][factor.name] = values
     ones = np.ones(len(instances.labels), np.float32)
     sample_weight = combine.combine_weights(
         [ones, *found[FACTOR].values()], list(found[EVIDENCE].values()), smallest=recipe.smallest,

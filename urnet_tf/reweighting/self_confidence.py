@@ -5,10 +5,15 @@ labels. Not in the paper; the strongest single signal that was found (AUROC 0.87
 on a simulated crawl with 32 % wrong labels).
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from urnet_tf.reweighting.class_weight import count_labels
 from urnet_tf.reweighting.combine import scale_to_class_mean
+
+if TYPE_CHECKING:
+    from urnet_tf.reweighting.factors import Instances, Recipe
 
 
 def compute_self_confidence_weight(
@@ -65,7 +70,7 @@ def estimate_clean_rate(
     return float((rate * sizes[known]).sum() / sizes[known].sum())
 
 
-def weigh(instances, recipe) -> np.ndarray:
+def weigh(instances: "Instances", recipe: "Recipe") -> np.ndarray:
     """The row of `factors.FACTORS`: float32 [N]; setting floor."""
     return compute_self_confidence_weight(
         instances.prediction.given_prob, instances.labels, num_classes=instances.num_classes,

@@ -39,8 +39,8 @@ class Csv:
     def lines(self, row: Row) -> str:
         """The line of one image; empty fields where it was not answered."""
         answer = row.answer
-        pairs = zip(answer.labels, map(_number, answer.probabilities), strict=True)
-        pairs = [(_guarded(label), probability) for label, probability in pairs]
+        numbers = map(_number, answer.probabilities)
+        pairs = [(_guarded(label), number) for label, number in zip(answer.labels, numbers, strict=True)]
         values = [_guarded(row.path), "true" if answer.valid else "false", _guarded(row.reason)]
         values += [value for pair in pairs for value in pair]
         if answer.none_of_these is not None:

@@ -16,7 +16,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from absl import logging
 
@@ -78,7 +78,7 @@ def predict(
     classifier.check_top_k(top_k)
     if answer_format == "table":
         width = shutil.get_terminal_size((100, 24)).columns
-        written = Table(classifier.labels, longest_path, width)
+        written: Table | Csv | JsonLines = Table(classifier.labels, longest_path, width)
     elif answer_format == "csv":
         written = Csv(top_k, classifier.has_none_of_these)
     else:
@@ -133,7 +133,7 @@ def answer_files(classifier, paths: Iterable[str], top_k: int) -> Iterator[list[
             for path, a in zip(batch, answers, strict=True)
         ]
 
-    window = collections.deque()
+    window: collections.deque[Future[list[Row]]] = collections.deque()
     pool = ThreadPoolExecutor(_BATCHES_AT_ONCE)
     try:
         for batch in _batches(paths):

@@ -16,7 +16,6 @@ temporary directory.
 
 import dataclasses
 import http.client
-import importlib.util
 import os
 import pathlib
 import platform
@@ -32,6 +31,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 
+from urnet_tf import extras
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.export import tf_serving
 from urnet_tf.serving import model_files
@@ -151,7 +151,7 @@ def choose_engine(engine: str) -> tuple[str, str]:
         if obstacle := _OBSTACLES[engine]():
             raise UsageError(f"Cannot start the engine {engine}: {obstacle}.")
         return engine, "as requested"
-    obstacles = []
+    obstacles: list[str] = []
     for name, find_obstacle in _OBSTACLES.items():
         obstacle = find_obstacle()
         if obstacle is None:
@@ -184,8 +184,8 @@ def _obstacle_of_docker():
 
 
 def _obstacle_of_mlflow():
-    missing = [name for name in ("mlflow", "uvicorn", "fastapi") if not importlib.util.find_spec(name)]
-    return f"no Python package {missing[0]}" if missing else None
+    missing = extras.find_missing("mlflow", "uvicorn", "fastapi")
+    return f"no Python package {missing} (pip install 'urnet_tf[serve]')" if missing else None
 
 
 _OBSTACLES = {

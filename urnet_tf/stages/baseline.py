@@ -12,6 +12,7 @@ from urnet_tf import schema, store
 from urnet_tf.config import Config
 from urnet_tf.costs.network import count_classifier
 from urnet_tf.errors import UsageError, settings_named
+from urnet_tf.images.augment import require_packages
 from urnet_tf.reweighting.class_weight import count_labels
 from urnet_tf.stages.effects import trains
 from urnet_tf.stages.settings import (
@@ -185,8 +186,15 @@ def _fit(context, name, ids, labels, num_classes):
 
 
 def inputs(config: Config) -> dict:
-    """The checkpoint that whole networks start from; heads read features."""
-    return fingerprint_weights(config) if config.model.mode == "finetune" else {}
+    """The checkpoint that whole networks start from; heads read features.
+
+    Raises:
+      UsageError: the checkpoint, or the packages of the augmentation, cannot be had.
+    """
+    if config.model.mode != "finetune":
+        return {}
+    require_packages(config.augment.policy)
+    return fingerprint_weights(config)
 
 
 STAGE = Stage(

@@ -171,8 +171,8 @@ def effective_settings(config: Config, keys: tuple[str, ...] | None = None) -> d
 
 def ignored_settings(config: Config) -> dict[str, str]:
     """Settings that differ from their default and have no effect: dotted key → what they would need."""
-    usual = from_dict({"preset": config.preset, "model": {"mode": config.model.mode}})
-    usual = _flat(plain_value(dataclasses.asdict(usual)))
+    default = from_dict({"preset": config.preset, "model": {"mode": config.model.mode}})
+    usual = _flat(plain_value(dataclasses.asdict(default)))
     found = {}
     for key, value in _flat(plain_value(dataclasses.asdict(config))).items():
         needs = _missing(config, key)
@@ -214,7 +214,7 @@ def _matches(key, patterns):
 
 def _flat(tree: Mapping, prefix: str = "") -> dict[str, object]:
     """{"a": {"b": 1}} → {"a.b": 1}; mappings of free keys, like `ingest.max_rank`, stay values."""
-    found = {}
+    found: dict[str, object] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and name not in _FREE_MAPPINGS:

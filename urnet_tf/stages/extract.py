@@ -6,6 +6,7 @@ also features.npy by the full network. Never holds N x C.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -33,7 +34,10 @@ def run(context: StageContext) -> dict:
     folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
     num_folds = config.baseline.folds
     k, batch = min(config.extract.top_k, num_classes), config.extract.batch_images
-    view = {"image_size_px": config.model.image_size_px, "crop_fraction": config.model.crop_fraction}
+    view: dict[str, Any] = {
+        "image_size_px": config.model.image_size_px,
+        "crop_fraction": config.model.crop_fraction,
+    }
 
     def load(name):
         return load_model(context.path("baseline", f"model_{name}.keras"))

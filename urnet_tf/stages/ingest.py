@@ -70,18 +70,16 @@ def read_crawl(config: Config):
     from urnet_tf.crawl import list_reader, readers, table as crawls, webvision
 
     settings = config.ingest
-    kind = _kind(settings)
+    path, kind = _find(settings)
     if kind == readers.WEBVISION:
-        crawl = webvision.read_webvision(
-            settings.path, sources=settings.sources, first_classes=settings.first_classes
-        )
+        crawl = webvision.read_webvision(path, sources=settings.sources, first_classes=settings.first_classes)
     elif kind == readers.LIST:
-        crawl = list_reader.read_list(settings.path, image_root=settings.image_root)
+        crawl = list_reader.read_list(path, image_root=settings.image_root)
     else:
-        crawl = readers.read_folder(settings.path)
-    for split, path in ((VAL, settings.val_path), (TEST, settings.test_path)):
-        if path is not None:
-            rows, rejected = readers.read_evaluation(path, split, crawl.classes, crawl.root)
+        crawl = readers.read_folder(path)
+    for split, extra in ((VAL, settings.val_path), (TEST, settings.test_path)):
+        if extra is not None:
+            rows, rejected = readers.read_evaluation(extra, split, crawl.classes, crawl.root)
             crawl = crawls.replace_split(crawl, split, rows, rejected)
     if settings.sources is not None:
         with settings_named(keys_of(config, "ingest")):
@@ -96,7 +94,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     from urnet_tf.crawl import readers
 
     settings = config.ingest
-    rows = readers.count_rows(settings.path, _kind(settings), settings.sources)
+    rows = readers.count_rows(*_find(settings), settings.sources)
     for path in (settings.val_path, settings.test_path):
         rows += readers.count_rows(path) if path is not None else 0
     return Estimate(
@@ -112,9 +110,7 @@ def inputs(config: Config) -> dict:
     from urnet_tf.crawl import readers
 
     settings = config.ingest
-    found = _fingerprint_input(
-        "the crawl", settings.path, _kind(settings), settings.image_root, settings.sources
-    )
+    found = _fingerprint_input("the crawl", *_find(settings), settings.image_root, settings.sources)
     for split, path in ((VAL, settings.val_path), (TEST, settings.test_path)):
         if path is not None:
             found |= _fingerprint_input(f"ingest.{split}_path", path, readers.detect_kind(path))
@@ -147,7 +143,7 @@ def _file_hash(path):
 def rescan(config: Config, workdir: Workdir) -> str | None:
     """Hashes all images again: a clause about those that changed without another size or time, or None."""
     table = read_table(workdir.checked("ingest", "candidates.parquet"), ["path", "content_hash"])
-    root, changed = workdir.marker("ingest")["metadata"]["root"], []
+    root, changed = workdir.completed("ingest")["metadata"]["root"], []
     listed = table["path"].to_pylist()
     workers = (config.runtime.workers or os.cpu_count() or 1) * _THREADS_PER_CORE
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
@@ -161,7 +157,8 @@ def rescan(config: Config, workdir: Workdir) -> str | None:
     return f"the contents of {len(changed):,} images changed ({changed[0]}, for one)"
 
 
-def _kind(settings):
+def _find(settings) -> tuple[str, str]:
+    """Where the images are, and of what kind it is."""
     from urnet_tf.crawl import readers
 
     if settings.path is None:
@@ -169,7 +166,7 @@ def _kind(settings):
     kind, found = readers.resolve_kind(settings.path, settings.kind), readers.detect_kind(settings.path)
     if (kind == readers.LIST) != (found == readers.LIST):
         raise UsageError(f"Expected a {kind} at ingest.path; {show_path(settings.path)} is a {found}.")
-    return kind
+    return settings.path, kind
 
 
 def _probe(context, crawl):

@@ -73,7 +73,7 @@ def read_inputs(context: StageContext):
         read_rows=lambda ids: _read_rows(context.path("pack", "instances.parquet"), ids),
         read_images=ImageStore(context.path("pack")).read,
         folds=context.config.baseline.folds,
-        counts={name: metadata["pack"].get(name) for name in ("val_images", "test_images", "bytes")},
+        counts={name: metadata["pack"].get(name, 0) for name in ("val_images", "test_images", "bytes")},
         reweighting=metadata["reweight"],
         settings=yaml.safe_dump(config_lib.to_dict(context.config), sort_keys=False, allow_unicode=True),
         versions=marker.get("versions") or {},

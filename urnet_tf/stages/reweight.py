@@ -375,7 +375,8 @@ def inputs(config: Config) -> dict:
     Raises:
       UsageError: a file is missing.
     """
-    settings, files = config.reweight, []
+    settings = config.reweight
+    files: list[str | os.PathLike] = []
     if settings.confidence.enabled and settings.confidence.text_vectors != "hashed":
         files.append(settings.confidence.text_vectors)
     if settings.page_text.enabled:

@@ -71,7 +71,7 @@ def fingerprint_weights(config: Config) -> dict[str, str]:
 
     with settings_named(_backbone_keys(config)):
         path = find_weights(config.model.backbone, config.model.weights)
-    if config.model.weights in (None, IMAGENET):
+    if path is None or config.model.weights == IMAGENET:
         return {}
     status = os.stat(path)
     return {"the file of model.weights": store.fingerprint(status.st_size, status.st_mtime_ns)}

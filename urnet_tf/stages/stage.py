@@ -77,7 +77,7 @@ class StageContext:
           DamagedResult: it cannot be read.
         """
         self.workdir.checked(stage, MARKER)
-        return self.workdir.marker(stage)
+        return self.workdir.completed(stage)
 
     def units(self, name: str, total: int, *columns: np.memmap) -> UnitLog:
         """The log of a resumable loop of this stage, which fills `columns`."""

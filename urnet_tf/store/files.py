@@ -60,7 +60,7 @@ def sync_file(path: str | os.PathLike) -> None:
 
 def sync_tree(directory: str | os.PathLike) -> None:
     """Flushes all files and directories below a directory, and itself, to the disk."""
-    for parent, _, names in os.walk(directory, topdown=False):
+    for parent, _, names in os.walk(os.fspath(directory), topdown=False):
         for name in names:
             if not os.path.islink(os.path.join(parent, name)):
                 sync_file(os.path.join(parent, name))
@@ -194,7 +194,7 @@ def fingerprint(*values) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def open_column(path: str | os.PathLike, shape: tuple[int, ...], dtype) -> np.ndarray:
+def open_column(path: str | os.PathLike, shape: tuple[int, ...], dtype) -> np.memmap:
     """Memory-maps a `.npy` column for writing; an existing file of that shape and dtype is continued.
 
     Rows survive a kill of this process once assigned, and a power cut once a `UnitLog` that knows the

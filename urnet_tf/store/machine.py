@@ -5,7 +5,7 @@ import os
 import pathlib
 
 
-def count_gpus():
+def count_gpus() -> int:
     """NVIDIA devices of this machine that may be used, without a driver or TensorFlow."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     found = len(glob.glob("/dev/nvidia[0-9]*"))
@@ -14,7 +14,7 @@ def count_gpus():
     return min(found, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
 
 
-def memory_bytes():
+def memory_bytes() -> int:
     """Bytes of memory that this process may use: the machine's, or the limit of its container."""
     try:
         limit = pathlib.Path("/sys/fs/cgroup/memory.max").read_text().strip()

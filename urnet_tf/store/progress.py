@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 
 from absl import logging
 
@@ -23,7 +23,7 @@ def progress(
       total: how many there are; None = the length of the iterable, if it has one.
       initial: how many were done before.
     """
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     if not sys.stderr.isatty():
         return _LogLines(iterable, description, total, unit, initial)

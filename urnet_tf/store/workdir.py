@@ -106,7 +106,8 @@ class Workdir:
     def __init__(self, root: str | os.PathLike, hashes: bool = True):
         self.root = pathlib.Path(root)
         self.hashes = hashes
-        self._verified = {}  # path → what the file's status was when its contents were last looked at
+        # (stage, file) → what the file's status was when its contents were last looked at.
+        self._verified: dict[tuple[str, str], object] = {}
 
     def path(self, stage: str) -> pathlib.Path:
         """The directory of a complete stage; what is read from it goes through `checked`."""
@@ -115,6 +116,17 @@ class Workdir:
     def marker(self, stage: str) -> dict | None:
         """The completion marker of a stage; None where there is none or where it was changed."""
         return _read_marker(self.root / stage)
+
+    def completed(self, stage: str) -> dict:
+        """The completion marker of a stage that is complete.
+
+        Raises:
+          DamagedResult: there is none, or it was changed.
+        """
+        marker = self.marker(stage)
+        if marker is None:
+            raise DamagedResult(self.root, stage, f"{MARKER} is missing or was changed")
+        return marker
 
     def checked(self, stage: str, *parts: str) -> pathlib.Path:
         """The path of a file, or of a directory with all its files, that is as the stage wrote it.
@@ -125,11 +137,8 @@ class Workdir:
         Raises:
           DamagedResult: a file is missing, of another size, or has other contents.
         """
-        marker = self.marker(stage)
-        if marker is None:
-            raise DamagedResult(self.root, stage, f"{MARKER} is missing or was changed")
         wanted = "/".join(parts)
-        listed = marker["files"]
+        listed = self.completed(stage)["files"]
         names = [n for n in listed if not wanted or n == wanted or n.startswith(wanted + "/")]
         problem = next(self._problems(stage, {name: listed[name] for name in names}, self.hashes), None)
         if problem is not None:
@@ -143,10 +152,11 @@ class Workdir:
           full: hash every file; else only those whose time is not that of their writing, which costs next
             to nothing where nothing was touched.
         """
-        listed = self.marker(stage)["files"]
+        listed = self.completed(stage)["files"]
         if not full:
-            touched = (n for n in listed if _mtime(self.root / stage / n) != listed[n]["mtime_ns"])
-            touched = set(touched) if self.hashes else set()
+            touched = {
+                n for n in listed if self.hashes and _mtime(self.root / stage / n) != listed[n]["mtime_ns"]
+            }
             untouched = {name: entry for name, entry in listed.items() if name not in touched}
             found = list(self._problems(stage, untouched, hashes=False))
             return found + list(self._problems(stage, {n: listed[n] for n in touched}, hashes=True))

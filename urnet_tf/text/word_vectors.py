@@ -193,7 +193,9 @@ class FastTextVec:
 
     def vectors(self, words: Sequence[str]) -> np.ndarray:
         """float32 [len(words), dim]; rows of zeros for unknown words."""
-        wanted, found, respelled = set(words), {}, {}
+        wanted = set(words)
+        found: dict[str, np.ndarray] = {}
+        respelled: dict[str, np.ndarray] = {}
         with _opened(self.path) as file:
             file.readline()
             for line_number, line in enumerate(file, start=2):

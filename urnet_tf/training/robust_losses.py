@@ -13,6 +13,8 @@ Differs: a soft target's loss is the mean of its classes' losses. The papers def
 class; for the symmetric one, whose reverse part holds the logarithm of the target, this is a choice.
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -188,10 +190,10 @@ def build_loss(
     Raises:
       UsageError: an unknown kind, metadata that it needs are missing, or too large a memory.
     """
-    common = {"label_smoothing": label_smoothing}
+    common: dict[str, Any] = {"label_smoothing": label_smoothing}
     if (logit_adjustment or kind == "elr") and class_counts is None:
         raise UsageError("Expected class_counts for elr and for logit adjustment; received none.")
-    if logit_adjustment:
+    if logit_adjustment and class_counts is not None:
         counts = np.maximum(class_counts, 1)
         common["logit_offsets"] = logit_adjustment * np.log(counts / counts.sum())
     if kind == "cross_entropy":
@@ -203,7 +205,7 @@ def build_loss(
     if kind == "focal":
         return FocalLoss(focal_gamma, **common)
     if kind == "elr":
-        if num_instances is None:
+        if num_instances is None or class_counts is None:
             raise UsageError("Expected num_instances for the loss elr; received none.")
         return EarlyLearningLoss(num_instances, len(class_counts), elr_weight, elr_momentum, **common)
     raise UsageError(f"Expected the loss cross_entropy, gce, sce, focal or elr; received {kind!r}.")

@@ -1,0 +1,35 @@
+"""The examples in docstrings run, and what our code calls is not deprecated."""
+
+import doctest
+import importlib
+import pathlib
+import warnings
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+MODULES = [
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted((REPOSITORY / "urnet_tf").rglob("*.py"))
+    if ">>> " in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_of_a_module_give_what_they_say(name, tmp_path, monkeypatch):
+    module = importlib.import_module(name)
+    monkeypatch.chdir(tmp_path)  # examples may write files
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    result = doctest.testmod(module, optionflags=flags)
+    assert result.attempted and not result.failed
+
+
+def test_there_are_examples():
+    assert {"urnet_tf.reweighting.class_weight", "urnet_tf.text_rules"} <= set(MODULES)
+
+
+@pytest.mark.parametrize("kind", [DeprecationWarning, PendingDeprecationWarning, FutureWarning])
+def test_what_our_code_is_warned_of_is_an_error(kind):
+    with pytest.raises(kind):
+        warnings.warn_explicit("old", kind, "fit.py", 1, module="urnet_tf.training.fit")
+    warnings.warn_explicit("old", DeprecationWarning, "ops.py", 1, module="a_library.ops")
