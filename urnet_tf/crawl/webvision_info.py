@@ -44,17 +44,17 @@ def read_lines(path: str, name: str) -> Iterator[str]:
 
 def read_synsets(path: str) -> list[dict]:
     """The classes of `synsets.txt` as those of a `Crawl`."""
-    classes = []
+    classes: list[dict] = []
     for line in read_lines(path, "synsets.txt"):
-        identity, _, words = clean_text(line).partition(" ")
-        words = [word for part in words.split(",") if (word := part.strip())] or [identity]
+        identity, _, listed = clean_text(line).partition(" ")
+        words = [word for part in listed.split(",") if (word := part.strip())] or [identity]
         classes.append(class_entry(len(classes), words[0], identity, words, []))
     return classes
 
 
 def read_queries(path: str) -> dict[str | None, dict[int, str]]:
     """{source, or None for all: {query id: text}}."""
-    found = {}
+    found: dict[str | None, dict[int, str]] = {}
     for file in glob.glob(os.path.join(glob.escape(path), "info", "queries_*.txt")):
         source = os.path.basename(file).removeprefix("queries_").removesuffix(".txt")
         if source != "synsets_map":

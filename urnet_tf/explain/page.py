@@ -1,6 +1,7 @@
 """Puts the report together: numbers from `summary`, drawings from `figures`, pictures, one template."""
 
 import pathlib
+from collections.abc import Callable
 
 import markupsafe
 import numpy as np
@@ -87,7 +88,7 @@ def build_page(
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
                                      lstrip_blocks=True, finalize=_shown)  # fmt: skip
-    environment.filters |= {
+    filters: dict[str, Callable] = {
         "capitalize_first": lambda text: text[:1].upper() + text[1:],
         "count": format_count,
         "each_line": _shown_lines,
@@ -98,6 +99,7 @@ def build_page(
         "size": format_bytes,
         "times": format_times,
     }
+    environment.filters |= filters
     template = environment.from_string((_HERE / "page.html").read_text(encoding="utf-8"))
     thumbnails = pictures.Thumbnails(inputs, thumbnail_px)
     doubtful = summary.find_doubtful(inputs.given_prob, inputs.label, inputs.num_classes)

@@ -92,7 +92,8 @@ def read_frame(data: bytes, segment: Segment) -> Frame:
       struct.error: the file ends before.
     """
     channels = data[segment.start + 9 : segment.start + 10]
-    return Frame(*struct.unpack_from(">BHH", data, segment.start + 4), int.from_bytes(channels))
+    bits, height, width = struct.unpack_from(">BHH", data, segment.start + 4)
+    return Frame(bits, height, width, int.from_bytes(channels))
 
 
 def _jpeg_size(data):

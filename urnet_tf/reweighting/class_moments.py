@@ -131,7 +131,7 @@ def check_folds(folds: np.ndarray | None, rows: int) -> np.ndarray:
     return folds.astype(np.int64)
 
 
-def _add_by_class(sums, values, classes, amount):
+def _add_by_class(sums: np.ndarray, values: np.ndarray, classes: np.ndarray, amount: np.ndarray) -> None:
     order = np.argsort(classes, kind="stable")
     present, starts = np.unique(classes[order], return_index=True)
     sums[present] += np.add.reduceat(values[order] * amount[order, None], starts, axis=0)

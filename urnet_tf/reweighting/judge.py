@@ -121,7 +121,10 @@ def out_of_fold_predictions(
             f"Expected images of at least two classes; received {len(labels)} of class {labels[0]} alone. "
             "There is nothing to tell apart."
         )
-    folds = deal_folds(labels, int(folds)) if np.ndim(folds) == 0 else check_folds(folds, len(labels))
+    if isinstance(folds, np.ndarray) and folds.ndim:
+        folds = check_folds(folds, len(labels))
+    else:
+        folds = deal_folds(labels, int(folds))
     if np.ptp(folds) == 0:
         raise UsageError(
             f"Expected at least two folds with images; received fold {folds[0]} for all {len(labels)}. "
@@ -132,7 +135,7 @@ def out_of_fold_predictions(
     chosen, scores, strengths = [], {}, {}
     if kind != "logistic":
 
-        def fit_shrunk(shrinkage, fold, start):
+        def fit_shrunk(shrinkage: float, fold: int | None, start: LinearHead | None) -> LinearHead:
             return fit_discriminant(moments, shrinkage=shrinkage, without_fold=fold, priors=priors)
 
         heads, scores["discriminant"], strengths["discriminant"] = scorer.choose(
@@ -151,7 +154,7 @@ def out_of_fold_predictions(
             moments=moments,
         )
 
-        def fit_penalized(strength, fold, start):
+        def fit_penalized(strength: float, fold: int | None, start: LinearHead | None) -> LinearHead:
             tolerance = 1e-3 if fold is None else 1e-2
             return problem.fit(strength, without_fold=fold, start=start, tolerance=tolerance)
 
@@ -191,7 +194,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, weight: np.ndarray) 
     given = logits[np.arange(len(labels)), labels].astype(np.float64)
     weight = weight / weight.sum()
 
-    def surprise(log_temperature):
+    def surprise(log_temperature: float) -> float:
         scale = np.exp(-log_temperature)
         sums = np.exp(logits * logits.dtype.type(scale)).sum(axis=1)
         return float(weight @ (np.log(sums) - given * scale))
@@ -206,7 +209,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, weight: np.ndarray) 
 class _Scorer:
     """Rates heads by the labels of images that they did not see, every class alike."""
 
-    def __init__(self, features, labels, folds, num_classes):
+    def __init__(self, features: np.ndarray, labels: np.ndarray, folds: np.ndarray, num_classes: int):
         # An image of a class that is unknown outside of its fold can tell nothing of strengths.
         by_fold = np.zeros((int(folds.max()) + 1, num_classes))
         np.add.at(by_fold, (folds, labels), 1.0)
@@ -256,7 +259,7 @@ class _Scorer:
                 if getattr(tried[place + step][0], criterion) <= getattr(best[0], criterion):
                     break
                 place += step
-                tried = {at: (score, heads if at == place else None) for at, (score, heads) in tried.items()}
+                tried = {at: (score, heads if at == place else []) for at, (score, heads) in tried.items()}
         score, heads = tried[place]
         heads = [*heads, fit(grid[place], None, mean_head(heads))]
         return (
@@ -265,12 +268,16 @@ class _Scorer:
             grid[place],
         )
 
-    def _try(self, strength, fit, starts):
+    def _try(
+        self, strength: float, fit: Callable[..., LinearHead], starts: Sequence[LinearHead | None]
+    ) -> tuple[StrengthScore, list[LinearHead]]:
         heads = [fit(strength, fold, starts[fold]) for fold in range(self._num_folds)]
         return self.score(heads, strength), heads
 
 
-def _check_choices(kind, criterion, priors, targets):
+def _check_choices(
+    kind: str, criterion: str, priors: str, targets: tuple[np.ndarray, np.ndarray] | None
+) -> None:
     for name, value, known in (
         ("kind", kind, KINDS),
         ("criterion", criterion, CRITERIA),
@@ -284,7 +291,9 @@ def _check_choices(kind, criterion, priors, targets):
         )
 
 
-def _predict(features, labels, folds, heads, top_k):
+def _predict(
+    features: np.ndarray, labels: np.ndarray, folds: np.ndarray, heads: Sequence[LinearHead], top_k: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     count = len(labels)
     given, odds = np.empty(count, np.float32), np.empty(count, np.float32)
     ids, probs = np.empty((count, top_k), np.int32), np.empty((count, top_k), np.float32)

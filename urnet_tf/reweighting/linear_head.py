@@ -83,7 +83,11 @@ def check_weight(sample_weight: np.ndarray | None, rows: int) -> np.ndarray:
 
 
 def read_blocks(
-    features: np.ndarray, rows: np.ndarray | None = None, *, dtype=np.float32, block_rows: int = BLOCK_ROWS
+    features: np.ndarray,
+    rows: np.ndarray | None = None,
+    *,
+    dtype: type = np.float32,
+    block_rows: int = BLOCK_ROWS,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (rows int64 [n], features [n, D] of the dtype), block by block in the order of rows.
 

@@ -10,6 +10,8 @@ scaling are folded into the Dense layer. L-BFGS (scipy) runs in coordinates in w
 the same in all directions, so that ten to twenty steps do.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from urnet_tf.errors import UsageError
@@ -79,23 +81,21 @@ class LogisticProblem:
         self._covariance /= np.square(self._rms)
         share = np.bincount(self.labels) / len(self.labels)
         self._shift = 1.0 / np.sqrt(max(float((share * (1.0 - share)).mean()), 1e-6))
-        self._bases = {}
-        self._held = None
+        self._bases: dict[float, tuple[np.ndarray, np.ndarray]] = {}
+        self._held: np.ndarray | None = None
         if features.size * np.dtype(self.dtype).itemsize <= _HELD_BYTES:
             self._held = np.concatenate([block for _, block in self._read()])
 
-    def _read(self):
+    def _read(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for rows, block in read_blocks(self._features, dtype=np.float64, block_rows=self._block_rows):
             yield rows, ((block - self._mean) / self._rms).astype(self.dtype)
 
-    def _blocks(self, without_fold):
-        if self._held is None:
-            blocks = self._read()
-        else:
-            size = self._block_rows
+    def _blocks(self, without_fold: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        blocks, held, size = self._read(), self._held, self._block_rows
+        if held is not None:
             blocks = (
-                (np.arange(start, min(start + size, len(self._held))), self._held[start : start + size])
-                for start in range(0, len(self._held), size)
+                (np.arange(start, min(start + size, len(held))), held[start : start + size])
+                for start in range(0, len(held), size)
             )
         for rows, block in blocks:
             weight = np.where(self._folds[rows] == without_fold, 0.0, self._weight[rows])
@@ -172,7 +172,7 @@ class LogisticProblem:
             bias = start.bias[present] + self._mean @ kernel
             kernel *= self._rms if np.isfinite(self._rms) else 0.0
 
-        def loss_and_gradient(flat):
+        def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
             steps = flat.reshape(len(basis) + 1, -1)
             full = np.zeros((len(basis), self.num_classes))
             full[:, present] = basis @ steps[:-1].astype(self.dtype)
@@ -192,7 +192,7 @@ class LogisticProblem:
         steps = found.x.reshape(len(basis) + 1, -1)
         return self._to_head(basis.astype(np.float64) @ steps[:-1], steps[-1] * self._shift, present)
 
-    def _even_curvature(self, strength):
+    def _even_curvature(self, strength: float) -> tuple[np.ndarray, np.ndarray]:
         # K = basis V, where the Hessian of V is near 1: basis basis' = (curvature S + strength)^-1, and
         # root' basis = 1. The same for all folds, since any basis leads to the same minimum.
         if strength not in self._bases:
@@ -205,7 +205,7 @@ class LogisticProblem:
             self._bases = {strength: (root, basis.astype(self.dtype))}
         return self._bases[strength]
 
-    def _to_head(self, kernel, bias, present):
+    def _to_head(self, kernel: np.ndarray, bias: np.ndarray, present: np.ndarray) -> LinearHead:
         outer = np.zeros((len(kernel), self.num_classes))
         outer[:, present] = kernel / self._rms
         offset = np.full(self.num_classes, bias.min() - ABSENT_NATS)
@@ -215,7 +215,9 @@ class LogisticProblem:
         return LinearHead(outer.astype(self.dtype), offset.astype(self.dtype))
 
 
-def _check_targets(targets, labels, num_classes):
+def _check_targets(
+    targets: tuple[np.ndarray, np.ndarray] | None, labels: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
     if targets is None:
         return labels[:, None], np.ones((len(labels), 1))
     ids, probs = np.asarray(targets[0]), np.asarray(targets[1], np.float64)
@@ -232,7 +234,7 @@ def _check_targets(targets, labels, num_classes):
     return ids.astype(np.int64), probs
 
 
-def _check_prior(prior_logits, share):
+def _check_prior(prior_logits: np.ndarray | None, share: np.ndarray) -> np.ndarray:
     prior = (
         np.log(np.where(share > 0, share, 1.0)) if prior_logits is None else np.asarray(prior_logits, float)
     )
