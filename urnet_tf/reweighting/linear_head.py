@@ -97,12 +97,9 @@ def read_blocks(
     count = len(features) if rows is None else len(rows)
     for start in range(0, count, block_rows):
         stop = min(count, start + block_rows)
-        if rows is None:
-            chosen = np.arange(start, stop)
-            block = np.asarray(features[start:stop], dtype)
-        else:
-            chosen = np.asarray(rows[start:stop])
-            block = np.asarray(features[chosen], dtype)
+        chosen = np.arange(start, stop) if rows is None else np.asarray(rows[start:stop])
+        # A slice of a memory map is read in order; rows of an array are copied one by one.
+        block: np.ndarray = np.asarray(features[start:stop] if rows is None else features[chosen], dtype)
         if not np.isfinite(block).all():
             bad = chosen[~np.isfinite(block).all(axis=1)][0]
             raise UsageError(
