@@ -5,6 +5,9 @@ Only core TensorFlow operations, so that TF Serving can run them. What cannot be
 `tf.errors.InvalidArgumentError`; the first line of its message is for a person. `decode_batch` turns
 it into a flag.
 
+There is no Python control flow to rewrite in here, but AutoGraph takes most of the seconds of tracing to look
+for it: the functions that others trace are kept from it.
+
 Images: uint8 or float32 [H, W, 3], RGB, 0-255.
 """
 
@@ -66,6 +69,7 @@ def resize(image, height, width):
     return resized
 
 
+@tf.autograph.experimental.do_not_convert
 def eval_image(
     image_bytes,
     image_size_px: int,
@@ -89,6 +93,7 @@ def eval_image(
     return resize(square, image_size_px, image_size_px)
 
 
+@tf.autograph.experimental.do_not_convert
 def decode_batch(
     image_bytes,
     image_size_px: int,
@@ -112,6 +117,7 @@ def decode_batch(
     )
 
 
+@tf.autograph.experimental.do_not_convert
 def decode_batch_views(
     image_bytes,
     image_size_px: int,
@@ -158,6 +164,7 @@ def _each(image_bytes, show, shape):
     return tf.ensure_shape(images, [None, *shape]), valid
 
 
+@tf.autograph.experimental.do_not_convert
 def views(image, image_size_px: int, crops: str, scales: Sequence[float], crop_fraction: float):
     """Square views of one image for multi-crop, multi-scale testing.
 

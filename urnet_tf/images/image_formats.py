@@ -11,6 +11,7 @@ MAX_PIXELS = 50_000_000
 _EXIF_SEARCH_BYTES = 65536  # cameras put the Exif segment first; a segment is shorter than this
 
 
+@tf.autograph.experimental.do_not_convert  # see `decode`
 def decode_rgb(image_bytes, max_pixels: int = MAX_PIXELS):
     """Decodes PNG, JPEG, GIF (first frame), BMP or still WebP the way a viewer shows it.
 
