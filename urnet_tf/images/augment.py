@@ -107,8 +107,8 @@ def _central(image, image_size_px, crop_fraction):
     from urnet_tf.images import decode
 
     if image.dtype == tf.string:
-        return decode.eval_image(image, image_size_px, crop_fraction)
-    return decode.resize(decode.central_square(image, crop_fraction), image_size_px, image_size_px)
+        image = decode.stored_rgb(image)
+    return decode.central_view(image, image_size_px, crop_fraction)
 
 
 def _random_crop(image, seed, image_size_px, min_area):

@@ -89,8 +89,24 @@ def eval_image(
     image = decode_rgb(image_bytes, max_pixels)
     if short_side_px is not None:
         image = resize_short_side(image, short_side_px)
-    square = central_square(image, crop_fraction)
-    return resize(square, image_size_px, image_size_px)
+    return central_view(image, image_size_px, crop_fraction)
+
+
+@tf.autograph.experimental.do_not_convert
+def central_view(image, image_size_px: int, crop_fraction: float):
+    """The central square as a network sees it: uint8 [h, w, 3] → float32 [S, S, 3], 0-255."""
+    return resize(central_square(image, crop_fraction), image_size_px, image_size_px)
+
+
+def stored_rgb(image_bytes):
+    """Decodes an image of an image store: a JPEG file without EXIF rotation, as packing makes them all.
+
+    The pixels are those of `decode_rgb`, whose graph for every format and rotation takes a second to build.
+
+    Returns:
+      uint8 [h, w, 3].
+    """
+    return tf.io.decode_jpeg(image_bytes, channels=3, dct_method="INTEGER_ACCURATE")
 
 
 @tf.autograph.experimental.do_not_convert
