@@ -306,7 +306,8 @@ def test_every_preset_comes_to_its_end(copy, run_here, monkeypatch, preset):
 
 
 TINY = ("model.image_size_px=32", "pack.short_side_px=32", "baseline.fit.epochs=1",
-            "reweight.confidence.epochs=2", "export.check_images=4", "ingest.first_classes=3")  # fmt: skip
+            "reweight.refit.epochs=1", "train.fit.epochs=1", "reweight.confidence.epochs=2",
+            "export.check_images=4", "ingest.first_classes=3")  # fmt: skip
 
 
 def recording(config, stage, reads, prefix=""):

@@ -78,7 +78,7 @@ def packed(tmp_path_factory):
 
 
 def settings(mode, folds, epochs=20, head="trained", **train_section):
-    fit = {"epochs": epochs, "batch_images": 12, "learning_rate": 0.02, "checkpoint_s": 0}
+    fit = {"epochs": epochs, "batch_images": 12, "learning_rate": 0.02}
     return config_lib.from_dict(
         {
             "model": {"mode": mode, "image_size_px": 16, "weights": None, "dropout": 0.1},

@@ -36,7 +36,7 @@ def stream_views(
     from urnet_tf.images import decode
 
     def view(image_bytes):
-        image = decode.decode_rgb(image_bytes)
+        image = decode.stored_rgb(image_bytes)
         return decode.views(image, image_size_px, crops, scales, crop_fraction)
 
     encoded = batches.stream_bytes(image_store, ids)

@@ -4,6 +4,7 @@ It is the preparation of training (`data.decode`), so that served numbers are th
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 from urnet_tf.images.crops import num_views
@@ -50,7 +51,7 @@ class Preparation:
         return cls(**{key: value for key, value in plain.items() if key in names})
 
     def decode(self, image_bytes):
-        """The plain view of each image, as a TensorFlow graph function.
+        """The plain view of each image, by a TensorFlow graph function.
 
         Args:
           image_bytes: string [n].
@@ -58,20 +59,32 @@ class Preparation:
         Returns:
           images float32 [n, S, S, 3], RGB, 0..255, zeros where the file is bad, and valid bool [n].
         """
-        from urnet_tf.images import decode
-
-        return decode.decode_batch(
-            image_bytes, self.image_size_px, self.crop_fraction, self.max_pixels, self.short_side_px
-        )
+        images, valid = dataclasses.replace(self, crops="1", scales=(1.0,)).decode_views(image_bytes)
+        return images[:, 0], valid
 
     def decode_views(self, image_bytes):
-        """All views of each image, float32 [n, V, S, S, 3], and valid bool [n]; a graph function."""
-        from urnet_tf.images import decode
+        """All views of each image, float32 [n, V, S, S, 3], and valid bool [n]; see `decode`."""
+        import tensorflow as tf
 
-        if self.crops == "1" and self.scales == (1.0,):
-            images, valid = self.decode(image_bytes)
+        return _graph_of(self)(tf.convert_to_tensor(image_bytes, tf.string))
+
+
+@functools.lru_cache(maxsize=8)
+def _graph_of(preparation):
+    """The graph of all views: it takes a second to build, so calls and exports in one process share it."""
+    import tensorflow as tf
+
+    from urnet_tf.images import decode
+
+    size, fraction = preparation.image_size_px, preparation.crop_fraction
+    largest, short_side = preparation.max_pixels, preparation.short_side_px
+    crops, scales = preparation.crops, preparation.scales
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def decode_views(image_bytes):
+        if crops == "1" and scales == (1.0,):
+            images, valid = decode.decode_batch(image_bytes, size, fraction, largest, short_side)
             return images[:, None], valid
-        return decode.decode_batch_views(
-            image_bytes, self.image_size_px, self.crops, self.scales, self.crop_fraction, self.max_pixels,
-            self.short_side_px,
-        )  # fmt: skip
+        return decode.decode_batch_views(image_bytes, size, crops, scales, fraction, largest, short_side)
+
+    return decode_views

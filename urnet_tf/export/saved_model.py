@@ -64,6 +64,11 @@ def write_saved_model(
     size, views, k = preparation.image_size_px, preparation.views, min(top_k, len(labels))
     has_features, has_none = (name in model.output for name in (FEATURES, NONE_OF_THESE))
 
+    encoded_images = [tf.TensorSpec([None], tf.string, name="image_bytes")]
+    plain_images = [tf.TensorSpec([None, size, size, 3], tf.float32, name="images")]
+
+    # Each of the next two is traced once, with a signature of its own, and called by all that is served.
+    @tf.function(input_signature=plain_images)
     def forward(images):  # with training=None, as `model.export` calls it, random layers would stay active
         images = tf.ensure_shape(images, [None, size, size, 3])  # a signature does not check them
         outputs = model(images, training=False)
@@ -74,6 +79,7 @@ def write_saved_model(
             result[NONE_OF_THESE] = tf.reshape(tf.cast(outputs[NONE_OF_THESE], tf.float32), [-1])
         return result
 
+    @tf.function(input_signature=encoded_images)
     def from_views(encoded):
         images, valid = preparation.decode_views(encoded)
         outputs = forward(tf.reshape(images, [-1, size, size, 3]))
@@ -91,8 +97,6 @@ def write_saved_model(
         served = {"classes": classes, "labels": tf.gather(names, classes), "probabilities": probabilities}
         return {**served, **({NONE_OF_THESE: outputs[NONE_OF_THESE]} if has_none else {})}
 
-    encoded_images = [tf.TensorSpec([None], tf.string, name="image_bytes")]
-
     @tf.function(input_signature=encoded_images)
     def from_bytes(image_bytes):
         outputs = _in_parts(from_views, image_bytes, b"", max(1, _VIEWS_AT_ONCE // views))
@@ -104,7 +108,7 @@ def write_saved_model(
         }
         return {**masked, "valid": valid}
 
-    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32, name="images")])
+    @tf.function(input_signature=plain_images)
     def from_images(images):
         return best(_in_parts(forward, images, 0.0, _VIEWS_AT_ONCE))
 
@@ -146,12 +150,11 @@ def _in_parts(function, rows, filler, part: int):
     """`function` of `rows` [n, ...], `part` of them at a time when there are more.
 
     Args:
-      function: rows → dictionary of tensors of as many rows.
+      function: a graph function of one signature: rows → dictionary of tensors of as many rows.
       filler: what completes the last part.
     """
     import tensorflow as tf
 
-    compute = tf.function(function)  # one body for both branches
     count = tf.shape(rows)[0]
 
     def one_after_the_other():
@@ -159,14 +162,13 @@ def _in_parts(function, rows, filler, part: int):
         filled = tf.concat([rows, tf.fill(tf.concat([[missing], tf.shape(rows)[1:]], 0), filler)], 0)
         parts = tf.reshape(filled, tf.concat([[-1, part], tf.shape(rows)[1:]], 0))
         parts = tf.ensure_shape(parts, [None, part, *rows.shape[1:]])
-        outputs = tf.map_fn(compute, parts, fn_output_signature=dtypes, parallel_iterations=1)
+        outputs = tf.map_fn(function, parts, fn_output_signature=dtypes, parallel_iterations=1)
         return {
             name: tf.reshape(value, tf.concat([[-1], tf.shape(value)[2:]], 0))[:count]
             for name, value in outputs.items()
         }
 
-    shapes = compute.get_concrete_function(tf.TensorSpec([None, *rows.shape[1:]], rows.dtype))
-    structure = shapes.structured_outputs
+    structure = function.get_concrete_function().structured_outputs
     dtypes = {name: value.dtype for name, value in structure.items()}
-    outputs = tf.cond((count == 0) | (count > part), one_after_the_other, lambda: compute(rows))
+    outputs = tf.cond((count == 0) | (count > part), one_after_the_other, lambda: function(rows))
     return {name: tf.ensure_shape(value, structure[name].shape) for name, value in outputs.items()}

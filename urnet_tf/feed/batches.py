@@ -195,7 +195,7 @@ class ImageBatches(_Batches):
             return self._augment(encoded, seed)
         from urnet_tf.images import decode
 
-        return decode.eval_image(encoded, self._image_size_px, self._crop_fraction)
+        return decode.central_view(decode.stored_rgb(encoded), self._image_size_px, self._crop_fraction)
 
 
 def stream_images(image_store, ids: np.ndarray, image_size_px: int, crop_fraction: float, batch_size: int):
@@ -209,7 +209,7 @@ def stream_images(image_store, ids: np.ndarray, image_size_px: int, crop_fractio
     from urnet_tf.images import decode
 
     def image(encoded):
-        return decode.eval_image(encoded, image_size_px, crop_fraction)
+        return decode.central_view(decode.stored_rgb(encoded), image_size_px, crop_fraction)
 
     images = stream_bytes(image_store, ids).map(
         image, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True

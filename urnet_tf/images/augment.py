@@ -9,6 +9,7 @@ of AugMix), and only when such a policy is built. Both packages' own layers draw
 which cannot be keyed by image; so the draws are made here and their deterministic operations are applied.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -125,8 +126,8 @@ def _central(image, image_size_px, crop_fraction):
     from urnet_tf.images import decode
 
     if image.dtype == tf.string:
-        return decode.eval_image(image, image_size_px, crop_fraction)
-    return decode.resize(decode.central_square(image, crop_fraction), image_size_px, image_size_px)
+        image = decode.stored_rgb(image)
+    return decode.central_view(image, image_size_px, crop_fraction)
 
 
 def _random_crop(image, seed, image_size_px, min_area):
@@ -164,6 +165,7 @@ def _random_flip(image, seed):
     return tf.cond(_whole(seed, 2) == 0, lambda: tf.reverse(image, [1]), lambda: image)
 
 
+@functools.lru_cache(maxsize=4)  # its graph takes seconds to build, and every fold asks for the same
 def _randaugment(num_ops, magnitude, image_size_px):
     """`num_ops` operations drawn with replacement, at one magnitude with a random sign.
 
@@ -191,6 +193,7 @@ def _randaugment(num_ops, magnitude, image_size_px):
         lambda image, sign: ops.translate_y(image, sign * shift, _GRAY),
     ]
 
+    @tf.function
     def change(image, seed):
         image = tf.saturate_cast(tf.round(image), tf.uint8)
         for one_seed in _split(seed, num_ops):
@@ -201,6 +204,7 @@ def _randaugment(num_ops, magnitude, image_size_px):
     return change
 
 
+@functools.lru_cache(maxsize=4)  # as `_randaugment`
 def _augmix(image_size_px):
     """A convex mixture of the image and of three chains of operations.
 
@@ -269,6 +273,7 @@ def _augmix(image_size_px):
             (tf.constant(0), image),
         )[1]
 
+    @tf.function
     def change(image, seed):
         mix_seed, share_seed, chains_seed = _split(seed, 3)
         # Dirichlet(1, 1, 1) is made of exponentials; Beta(1, 1) is uniform.

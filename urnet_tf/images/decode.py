@@ -5,6 +5,9 @@ Only core TensorFlow operations, so that TF Serving can run them. What cannot be
 `tf.errors.InvalidArgumentError`; the first line of its message is for a person. `decode_batch` turns
 it into a flag.
 
+There is no Python control flow to rewrite in here, but AutoGraph takes most of the seconds of tracing to look
+for it: the functions that others trace are kept from it.
+
 Images: uint8 or float32 [H, W, 3], RGB, 0-255.
 """
 
@@ -72,6 +75,7 @@ def resize(image, height, width):
     return resized
 
 
+@tf.autograph.experimental.do_not_convert
 def eval_image(
     image_bytes,
     image_size_px: int,
@@ -91,10 +95,27 @@ def eval_image(
     image = decode_rgb(image_bytes, max_pixels)
     if short_side_px is not None:
         image = resize_short_side(image, short_side_px)
-    square = central_square(image, crop_fraction)
-    return resize(square, image_size_px, image_size_px)
+    return central_view(image, image_size_px, crop_fraction)
 
 
+@tf.autograph.experimental.do_not_convert
+def central_view(image, image_size_px: int, crop_fraction: float):
+    """The central square as a network sees it: uint8 [h, w, 3] → float32 [S, S, 3], 0-255."""
+    return resize(central_square(image, crop_fraction), image_size_px, image_size_px)
+
+
+def stored_rgb(image_bytes):
+    """Decodes an image of an image store: a JPEG file without EXIF rotation, as packing makes them all.
+
+    The pixels are those of `decode_rgb`, whose graph for every format and rotation takes a second to build.
+
+    Returns:
+      uint8 [h, w, 3].
+    """
+    return tf.io.decode_jpeg(image_bytes, channels=3, dct_method="INTEGER_ACCURATE")
+
+
+@tf.autograph.experimental.do_not_convert
 def decode_batch(
     image_bytes,
     image_size_px: int,
@@ -118,6 +139,7 @@ def decode_batch(
     )
 
 
+@tf.autograph.experimental.do_not_convert
 def decode_batch_views(
     image_bytes,
     image_size_px: int,
@@ -164,6 +186,7 @@ def _each(image_bytes, show, shape):
     return tf.ensure_shape(images, [None, *shape]), valid
 
 
+@tf.autograph.experimental.do_not_convert
 def views(image, image_size_px: int, crops: str, scales: Sequence[float], crop_fraction: float):
     """Square views of one image for multi-crop, multi-scale testing.
 

@@ -22,6 +22,7 @@ class RefusedImage(tf.errors.InvalidArgumentError):
         self.status = status
 
 
+@tf.autograph.experimental.do_not_convert  # see `decode`
 def decode_rgb(image_bytes, max_pixels: int = MAX_PIXELS):
     """Decodes PNG, JPEG, GIF (first frame), BMP or still WebP the way a viewer shows it.
 

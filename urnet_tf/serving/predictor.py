@@ -5,7 +5,6 @@ prepared for them by the function of training (`Preparation.decode_views`), view
 classes ranked here.
 """
 
-import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -134,7 +133,7 @@ def _open_network(file, network):
     import tensorflow as tf
 
     size, views = file.preparation.image_size_px, file.preparation.views
-    prepare = _graph_of(file.preparation)
+    prepare = file.preparation.decode_views
     images_at_once = max(1, _VIEWS_AT_ONCE // views)
     lock = threading.Lock()  # interpreters take one call at a time; meanwhile other threads decode
     probs, none = network(np.zeros([1, size, size, 3], np.float32))
@@ -167,14 +166,6 @@ def _open_network(file, network):
         return *joined, np.concatenate(columns[3]) if has_none else None
 
     return Classifier(file, rank, len(file.labels), has_none)
-
-
-@functools.lru_cache(maxsize=8)
-def _graph_of(preparation):
-    """The preparation as one graph; models that share it need not trace it again, which takes seconds."""
-    import tensorflow as tf
-
-    return tf.function(preparation.decode_views, input_signature=[tf.TensorSpec([None], tf.string)])
 
 
 def _keras_network(file):

@@ -246,7 +246,7 @@ def _build_pack_image(short_side_px, jpeg_quality, max_pixels):
 
         return tf.cond(keep, lambda: plain, encoded)
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)] * 2)
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)] * 2, autograph=False)  # see `decode`
     def on_cpu(data, plain):
         with tf.device("/CPU:0"):
             return pack_image(data, plain)
