@@ -78,17 +78,50 @@ def test_the_search_finds_wrong_names():
     assert not [name for text in texts_of(right) for name in unknown_settings(text)]
 
 
+# What the core may name by the configuration's keys: the files that it describes hold these.
+KEYS_BELONG = {
+    "schema.py",  # what ingest, by its limits, makes of a file
+    "export/model_card.py",  # lists the settings of the run
+    "reweighting/combine.py",
+}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_core_does_not_name_keys_of_the_configuration(path):
+    place = path.relative_to(ROOT / "urnet_tf")
+    if place.parts[0] in ("stages", "flow", "config", "__main__.py") or place.as_posix() in KEYS_BELONG:
+        return
+    texts = texts_of(path.read_text(encoding="utf-8"))
+    named = {found[0] for text in texts for found in DOTTED.finditer(text) if is_key(found)}
+    assert not named, "name the argument, in backticks, and put `settings_named` around the call in the stage"
+
+
+def is_key(found):
+    """Whether a match of DOTTED is a key, or the beginning of one with a gap behind it."""
+    name = found[0].rstrip("\0*…{")
+    return name in KEYS or bool(found[1]) and any(key.startswith(name) for key in KEYS)
+
+
 def test_every_fit_of_a_stage_says_where_its_settings_are():
-    prefixes = []
+    sections = []
     for path in SOURCES:
         if path.parent.name != "stages":
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            called = getattr(node.func, "attr", "") if isinstance(node, ast.Call) else ""
-            if called in ("fit_model", "refit_folds"):
-                given = {keyword.arg: keyword.value for keyword in node.keywords}
-                prefixes.append((path.stem, given["settings_prefix"].value))
-    expected = {"baseline": "baseline.fit.", "reweight": "reweight.refit.", "train": "train.fit."}
-    assert dict(prefixes) == expected and len(prefixes) == 3
-    for prefix in expected.values():
-        assert isinstance(config.select(config.Config(), prefix[:-1]), config.FitConfig)
+            if not isinstance(node, ast.With) or not calls(node, "fit_model"):
+                continue
+            (given,) = [inner for item in node.items for inner in calls(item, "keys_of")]
+            sections.append((path.stem, given.args[1].value))
+        for call in calls(ast.parse(path.read_text(encoding="utf-8")), "refit_folds"):
+            given = {keyword.arg: keyword.value for keyword in call.keywords}
+            sections.append((path.stem, given["settings_prefix"].value.rstrip(".")))
+    expected = {"baseline": "baseline.fit", "reweight": "reweight.refit", "train": "train.fit"}
+    assert dict(sections) == expected and len(sections) == 3
+    for _, section in sections:
+        assert isinstance(config.select(config.Config(), section), config.FitConfig)
+
+
+def calls(node, name):
+    """The calls of a function inside a node."""
+    found = [inner for inner in ast.walk(node) if isinstance(inner, ast.Call)]
+    return [call for call in found if name in (getattr(call.func, "attr", ""), getattr(call.func, "id", ""))]

@@ -1,9 +1,16 @@
 """The two errors that end a run with one clear sentence instead of a traceback.
 
+Arguments that a message advises to change stand in backticks, by the names that a caller from Python knows:
+"Try a lower `learning_rate`." What calls with values of the configuration puts the keys there instead, by
+`settings_named`.
+
 Their messages quote what users and files say, so that what steers a terminal is shown escaped in them.
 """
 
+import contextlib
+import re
 import unicodedata
+from collections.abc import Iterator, Mapping
 
 _STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")  # control characters, directions of writing, separators of lines
 _KEPT = "\n\u200d"  # tables and lists of reasons; the joiner inside of an emoji
@@ -24,6 +31,22 @@ class RunError(RuntimeError):
 
     def __init__(self, message: str = ""):
         super().__init__(escape_steering(message))
+
+
+@contextlib.contextmanager
+def settings_named(keys: Mapping[str, str]) -> Iterator[None]:
+    """Errors from inside name arguments by other names, and without the backticks.
+
+    Args:
+      keys: argument → its key in the configuration, "learning_rate" → "train.fit.learning_rate".
+    """
+    try:
+        yield
+    except (UsageError, RunError) as error:
+        names = "|".join(map(re.escape, keys))
+        named = re.sub(rf"`({names})(=[^`]*)?`", lambda found: keys[found[1]] + (found[2] or ""), str(error))
+        error.args = (named,)
+        raise
 
 
 def escape_steering(text: str, kept: str = _KEPT) -> str:

@@ -27,6 +27,7 @@ def fit_co_teaching(
     build_model: Callable[[int], keras.Model],
     batches,
     forget_rate: float,
+    options: training.FitOptions = training.FitOptions(),  # noqa: B008  it is frozen
     *,
     total_steps: int,
     rising_passes: float = 10.0,
@@ -41,7 +42,7 @@ def fit_co_teaching(
       batches: single images, as for `fit_model`.
       forget_rate: share of the rows left out in the end; about the share of wrong labels.
       rising_passes: passes over the data until then; at most a half of the run.
-      total_steps, settings: as for `fit_model`, on one device; not `loss` and `loss_weights`.
+      options, total_steps, settings: as for `fit_model`, on one device; not `loss` and `loss_weights`.
 
     Returns:
       The first network, which can be saved and exported like any other.
@@ -61,6 +62,7 @@ def fit_co_teaching(
     training.fit_model(
         both,
         _Twice(batches),
+        options,
         total_steps=total_steps,
         loss=SparseSoftCrossEntropy(label_smoothing=label_smoothing),
         build_trainee=build_trainee,

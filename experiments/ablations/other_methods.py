@@ -207,12 +207,11 @@ def _co_teach(context, forget_rate):
         return build_image_classifier(open_backbone(config, seed=seed), num_classes, **head)
 
     steps = training.count_steps(fit.epochs, len(labels), batch_images)
-    settings = fit_settings(fit, config.runtime, batch_images)
-    settings.pop("loss")
+    options = fit_settings(fit, config.runtime, batch_images)["options"]
     with training.precision_policy(config.runtime.precision):
         model = fit_co_teaching(
-            build, data, forget_rate, total_steps=steps, checkpoint_dir=context.out / "checkpoint",
-            label_smoothing=fit.label_smoothing, **settings,
+            build, data, forget_rate, options, total_steps=steps, checkpoint_dir=context.out / "checkpoint",
+            label_smoothing=fit.label_smoothing,
         )  # fmt: skip
     context.remove("checkpoint")
     save_model(model, context.out / "instance.keras")

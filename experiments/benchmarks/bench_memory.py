@@ -9,6 +9,7 @@ With --config there is one row: the URNet of that configuration on bags of --cla
 machine, "measured" the largest resident set of the process (ru_maxrss), "share" measured / planned.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -97,12 +98,12 @@ def measure(config) -> list:
             backbone, classes, bag_size, attention_dim=config.model.attention_dim,
             dropout=config.model.dropout, seed=config.seed,
         )  # fmt: skip
-    times = _Times()
+    times, settings = _Times(), stages.fit_settings(fit, config.runtime, bags)
     with tempfile.TemporaryDirectory() as directory:
         training.fit_model(
-            model, data, total_steps=_STEPS.value, loss_weights={urnet.INSTANCE: 1.0, urnet.BAG: 1.0},
+            model, data, dataclasses.replace(settings["options"], checkpoint_s=10.0), loss=settings["loss"],
+            total_steps=_STEPS.value, loss_weights={urnet.INSTANCE: 1.0, urnet.BAG: 1.0},
             checkpoint_dir=directory, callbacks=[times.callback()],
-            **(stages.fit_settings(fit, config.runtime, bags) | {"checkpoint_s": 10.0}),
         )  # fmt: skip
         save_model(model, pathlib.Path(directory, "urnet.keras"))
     metadata = stages.PlanContext(num_classes=classes)

@@ -47,14 +47,14 @@ def test_the_smallest_losses_count():
 
 def test_it_learns_less_noise_than_plain_fitting():
     x, labels, test_x, test_truth = data()
-    settings = {"total_steps": 240, "learning_rate": 0.02, "weight_decay": 0.0}
+    options = training.FitOptions(learning_rate=0.02, weight_decay=0.0)
 
     def build(seed):
         return build_classifier(D, CLASSES, dropout=0.3, seed=seed)
 
     plain = build(0)
-    training.fit_model(plain, batches_of(x, labels), **settings)
-    taught = co_teaching.fit_co_teaching(build, batches_of(x, labels), 0.3, **settings)
+    training.fit_model(plain, batches_of(x, labels), options, total_steps=240)
+    taught = co_teaching.fit_co_teaching(build, batches_of(x, labels), 0.3, options, total_steps=240)
     accuracy = [np.mean(np.argmax(model(test_x), -1) == test_truth) for model in (plain, taught)]
     assert accuracy[1] > accuracy[0] + 0.05, accuracy
 
@@ -85,8 +85,9 @@ def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path):
 
     def fit(directory, callbacks=()):
         return co_teaching.fit_co_teaching(
-            lambda seed: build_classifier(D, CLASSES, seed=seed), batches_of(x, labels), 0.4, total_steps=8,
-            accumulate_steps=2, checkpoint_dir=directory, checkpoint_s=0, callbacks=callbacks,
+            lambda seed: build_classifier(D, CLASSES, seed=seed), batches_of(x, labels), 0.4,
+            training.FitOptions(accumulate_steps=2, checkpoint_s=0), total_steps=8,
+            checkpoint_dir=directory, callbacks=callbacks,
         )  # fmt: skip
 
     straight = fit(tmp_path / "straight")

@@ -131,15 +131,15 @@ def test_a_checkpoint_that_does_not_fit_gets_a_table(torch_writer, tmp_path):
     [
         (
             {"width_per_group": 8},
-            "looks like resnext26_4x8d, small stem; to use it: --set model.resnext_width",
+            "looks like resnext26_4x8d, small stem; to use it: `width_per_group=8`",
         ),
-        ({"cardinality": 8}, "--set model.resnext_cardinality=8"),
-        ({"squeeze_excitation": True}, "--set model.resnext_squeeze_excitation=true"),
-        ({"deep_stem": True}, "--set model.resnext_deep_stem=true"),
-        ({"small_stem": False}, "--set model.resnext_small_stem=false"),
+        ({"cardinality": 8}, "to use it: `cardinality=8`"),
+        ({"squeeze_excitation": True}, "to use it: `squeeze_excitation=true`"),
+        ({"deep_stem": True}, "to use it: `deep_stem=true`"),
+        ({"small_stem": False}, "to use it: `small_stem=false`"),
         (
             {"depth": 50, "small_stem": False},
-            "--set model.resnext_depth=50 --set model.resnext_small_stem=false",
+            "to use it: `depth=50` `small_stem=false`",
         ),
     ],
 )
@@ -149,7 +149,7 @@ def test_the_setting_that_would_fit_is_named(change, advice, torch_writer, tmp_p
     with pytest.raises(UsageError) as error:
         build_backbone("resnext", 32, tmp_path / "x.pth", **TINY)
     assert advice in str(error.value).splitlines()[-1]
-    assert not str(error.value).endswith(".")  # the command can be copied
+    assert not str(error.value).endswith(".")  # what the stage makes of it can be copied
 
 
 def test_nothing_is_copied_before_all_fits():

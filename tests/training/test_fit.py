@@ -11,10 +11,12 @@ import pytest
 import tensorflow as tf
 
 from urnet_tf import config
-from urnet_tf.errors import RunError
+from urnet_tf.errors import RunError, settings_named
 from urnet_tf.feed.targets import pack_targets
 from urnet_tf.models.urnet import build_image_urnet, build_urnet
+from urnet_tf.stages.settings import keys_of
 from urnet_tf.training import fit as training
+from urnet_tf.training.fit import FitOptions
 from urnet_tf.training.losses import SparseSoftCrossEntropy
 from urnet_tf.training.saving import save_model
 
@@ -96,14 +98,11 @@ def weights_of(model):
     ],
 )
 def test_interrupted_run_ends_bitwise_equal(settings, stops, tmp_path):
-    settings = {
-        "total_steps": 11,
-        "learning_rate": 0.05,
-        "loss_weights": {"instance": 1, "bag": 0.5},
-        **settings,
-    }
+    loss = settings.pop("loss", None)
+    options = FitOptions(learning_rate=0.05, checkpoint_s=0, **settings)
+    settings = {"total_steps": 11, "loss": loss, "loss_weights": {"instance": 1, "bag": 0.5}}
     straight = model_with_statistics()
-    history = training.fit_model(straight, BagBatches(), **settings)
+    history = training.fit_model(straight, BagBatches(), options, **settings)
     assert [h["step"] for h in history] == [4, 8, 11]
     for stop in stops:
         killed = model_with_statistics()
@@ -111,13 +110,13 @@ def test_interrupted_run_ends_bitwise_equal(settings, stops, tmp_path):
             training.fit_model(
                 killed,
                 BagBatches(),
+                options,
                 **settings,
                 checkpoint_dir=tmp_path,
-                checkpoint_s=0,
                 callbacks=[StopAt(stop)],
             )
     resumed = model_with_statistics()
-    again = training.fit_model(resumed, BagBatches(), **settings, checkpoint_dir=tmp_path)
+    again = training.fit_model(resumed, BagBatches(), options, **settings, checkpoint_dir=tmp_path)
     assert again == history
     for a, b in zip(weights_of(straight), weights_of(resumed), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -137,7 +136,7 @@ def test_ema_weights_are_the_average():
             seen.append(self.model.trainable_variables[0].numpy())
 
     model = build_urnet(DIM, CLASSES, SIZE, dropout=0.0)
-    training.fit_model(model, BagBatches(), total_steps=4, ema=0.5, callbacks=[Watch()])
+    training.fit_model(model, BagBatches(), FitOptions(ema=0.5), total_steps=4, callbacks=[Watch()])
     average = seen[0]
     for weights in seen[1:]:
         average = 0.5 * average + 0.5 * weights
@@ -147,7 +146,7 @@ def test_ema_weights_are_the_average():
 def test_training_learns_and_reports(tmp_path):
     model = build_urnet(DIM, CLASSES, SIZE, dropout=0.0)
     history = training.fit_model(
-        model, BagBatches(0.1), total_steps=40, learning_rate=0.05, log_dir=tmp_path / "logs"
+        model, BagBatches(0.1), FitOptions(learning_rate=0.05), total_steps=40, log_dir=tmp_path / "logs"
     )
     assert history[-1]["loss"] < history[0]["loss"]
     assert {"instance_loss", "bag_loss", "instance_accuracy", "bag_accuracy"} <= history[0].keys()
@@ -157,8 +156,9 @@ def test_training_learns_and_reports(tmp_path):
 def test_bag_loss_weight_zero_leaves_the_bag_branch_alone():
     model = build_urnet(DIM, CLASSES, SIZE, dropout=0.0, seed=1)
     before = model.get_layer("bag_logits").kernel.numpy()
+    loss_weights = {"instance": 1.0, "bag": 0.0}
     training.fit_model(
-        model, BagBatches(), total_steps=3, weight_decay=0.0, loss_weights={"instance": 1.0, "bag": 0.0}
+        model, BagBatches(), FitOptions(weight_decay=0.0), total_steps=3, loss_weights=loss_weights
     )
     np.testing.assert_array_equal(model.get_layer("bag_logits").kernel.numpy(), before)
 
@@ -174,9 +174,9 @@ def test_mixed_precision_resumes(tmp_path):
             training.fit_model(
                 models[-1],
                 BagBatches(),
+                FitOptions(checkpoint_s=0),
                 total_steps=5,
                 checkpoint_dir=directory,
-                checkpoint_s=0,
                 callbacks=callbacks,
             )
         except KeyboardInterrupt:
@@ -192,10 +192,10 @@ def test_nan_stops_and_names_the_step(tmp_path):
             x, *rest = super().rows(step)
             return (x * (np.nan if step == 4 else 1), *rest)
 
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(RunError) as caught, settings_named(keys_of(config.Config(), "train.fit")):
         training.fit_model(
-            build_urnet(DIM, CLASSES, SIZE), Poisoned(), total_steps=9, description="head",
-            settings_prefix="train.fit.", checkpoint_dir=tmp_path, checkpoint_s=0,
+            build_urnet(DIM, CLASSES, SIZE), Poisoned(), FitOptions(checkpoint_s=0), total_steps=9,
+            description="head", checkpoint_dir=tmp_path,
         )  # fmt: skip
     message = str(caught.value)
     assert message.startswith("head: the loss is nan at step 5 of 9.")
@@ -206,7 +206,7 @@ def test_nan_stops_and_names_the_step(tmp_path):
 
 
 def test_checkpoint_of_another_model_is_refused(tmp_path):
-    settings = {"total_steps": 3, "checkpoint_dir": tmp_path, "checkpoint_s": 0}
+    settings = {"total_steps": 3, "checkpoint_dir": tmp_path, "options": FitOptions(checkpoint_s=0)}
     training.fit_model(build_urnet(DIM, CLASSES, SIZE), BagBatches(), **settings)
     with pytest.raises(RunError, match="another model"):
         training.fit_model(build_urnet(DIM, CLASSES, SIZE, attention_dim=7), BagBatches(), **settings)
@@ -235,14 +235,15 @@ MIRRORED = """
             body = keras.Model(features, x, name="body")
             return build_image_urnet(body, CLASSES, SIZE, dropout=0.0, seed=3)
 
-    settings = dict(total_steps=9, optimizer="sgd", learning_rate=0.1, ema=0.9)
+    options = training.FitOptions(optimizer="sgd", learning_rate=0.1, ema=0.9, checkpoint_s=0)
+    settings = dict(options=options, total_steps=9)
     mirrored = training.build_strategy("mirrored", ("CPU:0", "CPU:1"))
     assert mirrored.num_replicas_in_sync == 2
     single = build(training.build_strategy("none"))
     history = training.fit_model(single, BagBatches(), **settings)
     try:
         training.fit_model(build(mirrored), BagBatches(), **settings, checkpoint_dir={checkpoint!r},
-                           checkpoint_s=0, callbacks=[StopAt(5)])
+                           callbacks=[StopAt(5)])
         raise SystemExit("not interrupted")
     except KeyboardInterrupt:
         pass

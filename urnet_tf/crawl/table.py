@@ -164,7 +164,7 @@ def keep_sources(crawl: Crawl, sources: Sequence[str]) -> Crawl:
     found = sorted(pc.unique(crawl.rows["source"].filter(is_train)).to_pylist())
     unknown = sorted(set(sources) - set(found))
     if unknown:
-        raise UsageError(f"Expected ingest.sources among {found}; received {unknown[0]!r}.")
+        raise UsageError(f"Expected `sources` among {found}; received {unknown[0]!r}.")
     wanted = pc.is_in(crawl.rows["source"], value_set=pa.array(sources, _TEXT))
     return dataclasses.replace(crawl, rows=crawl.rows.filter(pc.or_(pc.invert(is_train), wanted)))
 
@@ -188,9 +188,7 @@ def cut_ranks(crawl: Crawl, max_rank: Mapping[str, int]) -> Crawl:
     codes, sources = codes_of(crawl.rows["source"])
     unknown = sorted(set(max_rank) - set(sources))
     if unknown:
-        raise UsageError(
-            f"Expected sources among {sorted(sources)} in ingest.max_rank; received {unknown[0]!r}."
-        )
+        raise UsageError(f"Expected sources among {sorted(sources)} in `max_rank`; received {unknown[0]!r}.")
     limits = np.array([max_rank.get(s, np.iinfo(np.int32).max) for s in sources], np.int64)
     is_train = pc.equal(crawl.rows["split"], TRAIN).to_numpy()
     cut = is_train & (crawl.rows["rank"].to_numpy() > limits[codes])

@@ -93,9 +93,9 @@ def _fitting_settings(tensors, settings):
     """What to set for a ResNeXt checkpoint that was made for another variant."""
     found = recognise_variant(tensors)
     if not found or not settings:
-        return "Check model.backbone: the checkpoint is of another network."
+        return "Check the `backbone`: the checkpoint is of another network."
     changes = {key: value for key, value in found.items() if settings[key] != value}
     if not changes:
         return "Its blocks are those of the model: the checkpoint is incomplete, or of a related network."
-    flags = " ".join(f"--set model.resnext_{key}={str(value).lower()}" for key, value in changes.items())
-    return f"The checkpoint looks like {variant_name(**found)}; to use it: {flags}"
+    advice = " ".join(f"`{key}={str(value).lower()}`" for key, value in changes.items())
+    return f"The checkpoint looks like {variant_name(**found)}; to use it: {advice}"

@@ -50,7 +50,7 @@ class Classifier:
     def check_top_k(self, top_k: int) -> None:
         """Raises UsageError when the model cannot give so many classes."""
         if not 1 <= top_k <= self.max_top_k:
-            hint = " Export it with a larger export.top_k, or use another format of it."
+            hint = " Export it with a larger top_k, or use another format of it."
             raise UsageError(
                 f"Expected top_k from 1 to {self.max_top_k}, which {self.file.path} gives; received {top_k}."
                 + (hint if self.max_top_k < top_k <= len(self.labels) else "")

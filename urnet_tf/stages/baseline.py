@@ -11,7 +11,7 @@ import numpy as np
 from urnet_tf import schema, store
 from urnet_tf.config import Config
 from urnet_tf.costs.network import count_classifier
-from urnet_tf.errors import UsageError
+from urnet_tf.errors import UsageError, settings_named
 from urnet_tf.reweighting.class_weight import count_labels
 from urnet_tf.stages.settings import (
     BACKBONE_SETTINGS,
@@ -20,6 +20,7 @@ from urnet_tf.stages.settings import (
     fingerprint_weights,
     fit_settings,
     images_per_step,
+    keys_of,
     open_augmenter,
     open_backbone,
     training_seconds,
@@ -135,18 +136,17 @@ def _fit(context, name, ids, labels, num_classes):
                 image_size_px=config.model.image_size_px, augment=open_augmenter(config),
                 crop_fraction=config.model.crop_fraction,
             )  # fmt: skip
-    history = training.fit_model(
-        model,
-        data,
-        total_steps=training.count_steps(fit.epochs, len(ids), batch_images),
-        checkpoint_dir=context.out / f"checkpoint_{name}",
-        log_dir=context.out / "tensorboard" / name,
-        description=f"baseline {name}",
-        settings_prefix="baseline.fit.",
-        **fit_settings(
-            fit, config.runtime, batch_images, count_labels(labels[ids], num_classes), len(labels)
-        ),
-    )
+    class_counts = count_labels(labels[ids], num_classes)
+    with settings_named(keys_of(config, "baseline.fit")):
+        history = training.fit_model(
+            model,
+            data,
+            **fit_settings(fit, config.runtime, batch_images, class_counts, len(labels)),
+            total_steps=training.count_steps(fit.epochs, len(ids), batch_images),
+            checkpoint_dir=context.out / f"checkpoint_{name}",
+            log_dir=context.out / "tensorboard" / name,
+            description=f"baseline {name}",
+        )
     store.write_json(context.out / f"history_{name}.json", history)
     save_model(model, context.out / f"model_{name}.keras")
 

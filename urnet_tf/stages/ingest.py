@@ -9,8 +9,9 @@ import concurrent.futures
 import os
 
 from urnet_tf.config import Config
-from urnet_tf.errors import RunError, UsageError
+from urnet_tf.errors import RunError, UsageError, settings_named
 from urnet_tf.schema import DUPLICATE_COLUMNS, DUPLICATE_KINDS, QUARANTINE_COLUMNS, TEST, TRAIN, VAL
+from urnet_tf.stages.settings import keys_of
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store import Workdir, hash_file, read_table, write_json, write_table
 from urnet_tf.store.progress import progress
@@ -34,7 +35,8 @@ def run(context: StageContext) -> dict:
     for note in crawl.notes:
         logging.warning("ingest: %s.", note)
     if settings.max_rank:
-        crawl = cut_ranks(crawl, settings.max_rank)
+        with settings_named(keys_of(context.config, "ingest")):
+            crawl = cut_ranks(crawl, settings.max_rank)
     if not len(crawl.rows):
         raise UsageError(f"Expected images at {settings.path}; none of the rows there can be used.")
     probes = _probe(context, crawl)
@@ -82,7 +84,8 @@ def read_crawl(config: Config):
             rows, rejected = readers.read_evaluation(path, split, crawl.classes, crawl.root)
             crawl = crawls.replace_split(crawl, split, rows, rejected)
     if settings.sources is not None:
-        crawl = crawls.keep_sources(crawl, settings.sources)
+        with settings_named(keys_of(config, "ingest")):
+            crawl = crawls.keep_sources(crawl, settings.sources)
     if settings.first_classes is not None:
         crawl = crawls.keep_first_classes(crawl, settings.first_classes)
     return crawl

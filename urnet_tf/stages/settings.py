@@ -5,10 +5,11 @@ import math
 import os
 
 from urnet_tf import store
-from urnet_tf.config import Config, FitConfig, RuntimeConfig
+from urnet_tf.config import Config, FitConfig, RuntimeConfig, select
 from urnet_tf.costs import step as step_cost
 from urnet_tf.costs.network import HeadCost, NetworkCost, count_classifier, count_network
 from urnet_tf.costs.step import TrainingCost, training_cost
+from urnet_tf.errors import settings_named
 from urnet_tf.stages.stage import PlanContext
 
 # What decides the network that `open_backbone` gives, for `Stage.depends_on`.
@@ -17,6 +18,15 @@ BACKBONE_SETTINGS = (
     "model.resnext_cardinality", "model.resnext_width_per_group", "model.resnext_squeeze_excitation",
     "model.resnext_deep_stem", "model.resnext_small_stem",
 )  # fmt: skip
+
+
+def keys_of(config: Config, section: str) -> dict[str, str]:
+    """For `errors.settings_named`: the settings of a section, such as "train.fit", → their keys.
+
+    They are called alike in the core.
+    """
+    fields = dataclasses.fields(select(config, section))
+    return {field.name: f"{section}.{field.name}" for field in fields}
 
 
 def open_backbone(config: Config, **changes):
@@ -31,7 +41,8 @@ def open_backbone(config: Config, **changes):
         "seed": config.seed if model.weights is None else 0,
         **_resnext_settings(model),
     }
-    return build_backbone(**(settings | changes))
+    with settings_named(_backbone_keys(config)):
+        return build_backbone(**(settings | changes))
 
 
 def open_augmenter(config: Config, **changes):
@@ -56,7 +67,8 @@ def fingerprint_weights(config: Config) -> dict[str, str]:
     """
     from urnet_tf.checkpoints.pretrained import IMAGENET, find_weights
 
-    path = find_weights(config.model.backbone, config.model.weights)
+    with settings_named(_backbone_keys(config)):
+        path = find_weights(config.model.backbone, config.model.weights)
     if config.model.weights in (None, IMAGENET):
         return {}
     status = os.stat(path)
@@ -66,24 +78,25 @@ def fingerprint_weights(config: Config) -> dict[str, str]:
 def fit_settings(
     fit: FitConfig, runtime: RuntimeConfig, rows: int, class_counts=None, num_instances: int | None = None
 ) -> dict:
-    """A section `fit` as keywords of `training.fit_model`, for steps of `rows` images or bags.
+    """A section `fit` as `options` and `loss` of `training.fit_model`, for steps of `rows` images or bags.
 
     Like the devices, XLA changes no more than the rounding, so that no stage depends on `jit_compile`.
 
     Args:
       class_counts, num_instances: of the training images; what some losses need, see `build_loss`.
     """
+    from urnet_tf.training.fit import FitOptions
     from urnet_tf.training.robust_losses import build_loss
 
-    settings = {field.name: getattr(fit, field.name) for field in dataclasses.fields(fit)}
-    settings["jit_compile"] = runtime.jit_compile
-    settings["accumulate_steps"] = math.gcd(fit.accumulate_steps, rows)  # rows are fewer on small crawls
-    settings["loss"] = build_loss(
+    own = {field.name for field in dataclasses.fields(FitOptions)}
+    options = {field.name: getattr(fit, field.name) for field in dataclasses.fields(fit) if field.name in own}
+    options["jit_compile"] = runtime.jit_compile
+    options["accumulate_steps"] = math.gcd(fit.accumulate_steps, rows)  # rows are fewer on small crawls
+    loss = build_loss(
         **dataclasses.asdict(fit.loss), label_smoothing=fit.label_smoothing, class_counts=class_counts,
         num_instances=num_instances,
     )  # fmt: skip
-    left_out = ("epochs", "batch_images", "label_smoothing")
-    return {name: value for name, value in settings.items() if name not in left_out}
+    return {"options": FitOptions(**options), "loss": loss}
 
 
 def images_per_step(fit: FitConfig, images: int) -> int:
@@ -101,6 +114,11 @@ def count_backbone(config: Config) -> NetworkCost:
     """What the backbone that `model` describes costs."""
     model = config.model
     return count_network(model.backbone, model.image_size_px, **_resnext_settings(model))
+
+
+def _backbone_keys(config):
+    flags = {name: f"--set model.resnext_{name}" for name in _resnext_settings(config.model)}
+    return keys_of(config, "model") | flags  # these stand in advice that can be copied
 
 
 def _resnext_settings(model):

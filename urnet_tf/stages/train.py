@@ -11,7 +11,7 @@ import numpy as np
 from urnet_tf import schema, store
 from urnet_tf.config import Config
 from urnet_tf.costs.network import count_urnet
-from urnet_tf.errors import RunError
+from urnet_tf.errors import RunError, settings_named
 from urnet_tf.stages.settings import (
     count_backbone,
     count_training,
@@ -19,6 +19,7 @@ from urnet_tf.stages.settings import (
     forward_seconds,
     images_per_step,
     inference_bytes,
+    keys_of,
     open_augmenter,
     open_backbone,
     training_seconds,
@@ -92,24 +93,19 @@ def _fit(context, labels, sample_weight):
     with training.precision_policy(config.runtime.precision), strategy.scope():
         model = _build_model(context, num_classes, synchronized=strategy.num_replicas_in_sync > 1)
     data = _bag_batches(context, labels, sample_weight, augmented=True)
-    history = training.fit_model(
-        model,
-        data,
-        total_steps=training.count_steps(fit.epochs, len(labels), images_per_step(fit, len(labels))),
-        loss_weights={urnet.INSTANCE: 1.0, urnet.BAG: settings.bag.loss_weight},
-        checkpoint_dir=context.out / "checkpoint",
-        log_dir=context.out / "tensorboard",
-        description="urnet",
-        settings_prefix="train.fit.",
-        # What the loss takes for the size of a class is what its images count.
-        **fit_settings(
-            fit,
-            config.runtime,
-            data.sampler.shape[0],
-            compute_class_mass(labels, sample_weight, num_classes),
-            len(labels),
-        ),  # fmt: skip
-    )
+    # What the loss takes for the size of a class is what its images count.
+    class_mass = compute_class_mass(labels, sample_weight, num_classes)
+    with settings_named(keys_of(config, "train.fit")):
+        history = training.fit_model(
+            model,
+            data,
+            **fit_settings(fit, config.runtime, data.sampler.shape[0], class_mass, len(labels)),
+            total_steps=training.count_steps(fit.epochs, len(labels), images_per_step(fit, len(labels))),
+            loss_weights={urnet.INSTANCE: 1.0, urnet.BAG: settings.bag.loss_weight},
+            checkpoint_dir=context.out / "checkpoint",
+            log_dir=context.out / "tensorboard",
+            description="urnet",
+        )
     store.write_json(context.out / "history.json", history)
     save_model(model, context.out / "urnet.keras")
 

@@ -9,6 +9,7 @@ that also needs `tf.config.experimental.enable_op_determinism()`.)
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -27,38 +28,45 @@ from tqdm import tqdm
 from urnet_tf import store
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.feed.mixup import MixedBatches
-from urnet_tf.models.urnet import INSTANCE
+from urnet_tf.models.urnet import BAG
 from urnet_tf.training.losses import SparseSoftAccuracy, SparseSoftCrossEntropy, SparseSoftLoss
-from urnet_tf.training.optimization import Trainee, build_optimizer
-from urnet_tf.training.robust_losses import EarlyLearningLoss
+from urnet_tf.training.optimization import OptimizerOptions, Trainee, build_optimizer
 
 _CHECKPOINT = "checkpoint.npz"
 _LOG_SECONDS = 10.0  # between lines of a log; passes over small crawls are over in an instant
 
 
+@dataclasses.dataclass(frozen=True)
+class FitOptions(OptimizerOptions):
+    """How a model is trained, whatever model and data these are.
+
+    Attributes:
+      mixup: alpha of `MixedBatches`, which mixes the rows of each step; None = off.
+      accumulate_steps: parts that a batch is split into to save memory. A step stays one batch: with
+        rates, clipping, averages, history and checkpoints as without. The weights end equal up to
+        rounding, except behind batch normalization, which sees the parts (see `Trainee`).
+      jit_compile: compiles the step with XLA; for GPUs, on one device.
+      checkpoint_s: seconds between checkpoints.
+    """
+
+    mixup: float | None = None
+    accumulate_steps: int = 1
+    jit_compile: bool = False
+    checkpoint_s: float = 60.0
+
+
 def fit_model(
     model: keras.Model,
     batches,
+    options: FitOptions = FitOptions(),  # noqa: B008  it is frozen
     *,
     total_steps: int,
-    optimizer: str = "adamw",
-    learning_rate: float = 1e-3,
-    warmup_fraction: float = 0.05,
-    weight_decay: float = 1e-4,
-    momentum: float = 0.9,
-    clip_norm: float | None = None,
-    ema: float | None = None,
     loss: SparseSoftLoss | None = None,
-    mixup: float | None = None,
     loss_weights: Mapping[str, float] | None = None,
-    accumulate_steps: int = 1,
-    jit_compile: bool = False,
     checkpoint_dir: str | os.PathLike | None = None,
-    checkpoint_s: float = 60.0,
     log_dir: str | os.PathLike | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     description: str = "fit",
-    settings_prefix: str = "",
     build_trainee: Callable[[keras.Model, int], Trainee] = Trainee,
 ) -> list[dict]:
     """Trains a model on sparse soft targets with sample weights; continues a killed run.
@@ -67,94 +75,82 @@ def fit_model(
       model: one output of logits, or a dictionary of them, as `build_classifier` and `build_urnet`
         give. Built under `strategy.scope()` it trains on that strategy's devices.
       batches: has `dataset(start_step, stop_step)` of (x, y, sample_weight) and `steps_per_epoch`;
-        the element of a step must not depend on the start.
+        the element of a step must not depend on the start. For a loss that needs instance ids,
+        `dataset` takes `instance_ids=True`.
       total_steps: steps of the whole run.
-      optimizer, learning_rate, warmup_fraction, weight_decay, momentum, clip_norm, ema: see
-        `build_optimizer`.
-      loss: of every output, as `build_loss` gives it; None = cross entropy. `EarlyLearningLoss` is for
-        the instances, on one device and without mixup: bags get the cross entropy. `batches.dataset`
-        must then take `instance_ids=True`.
-      mixup: alpha of `MixedBatches`, which mixes the rows of each step; None = off.
+      loss: of every output, as `build_loss` gives it; None = cross entropy. Bags get its `for_bags()`.
       loss_weights: factor of each output's loss, for models with several; None = 1.
-      accumulate_steps: parts that a batch is split into to save memory. A step stays one batch: with
-        rates, clipping, averages, history and checkpoints as without. The weights end equal up to
-        rounding, except behind batch normalisation, which sees the parts (see `Trainee`).
-      jit_compile: compiles the step with XLA; for GPUs, on one device.
       checkpoint_dir: keeps the latest checkpoint; None = not resumable. The caller deletes it.
-      checkpoint_s: seconds between checkpoints.
       log_dir: TensorBoard scalars go there; None = off.
       callbacks: more Keras callbacks; the whole run is one epoch to them.
       description: names the run in logs and errors.
-      settings_prefix: stands before the names of arguments in errors that advise to change one; where they
-        come from a configuration, the place there, such as "train.fit.".
       build_trainee: (model, accumulate_steps) -> what takes the steps: for other rules of learning.
 
     Returns:
       One dictionary a pass: step, epoch, learning_rate and the means of losses and metrics.
 
     Raises:
-      UsageError: the batch does not divide by devices and parts, XLA or a loss that remembers instances
+      UsageError: the batch does not divide by devices and parts, XLA or a loss that needs instance ids
         on several devices, or such a loss with mixup.
       RunError: the loss is not finite, or the checkpoint belongs to another model.
     """
     strategy = model.distribute_strategy
     replicas = strategy.num_replicas_in_sync
     loss = loss or SparseSoftCrossEntropy()
-    remembers = isinstance(loss, EarlyLearningLoss)
-    if remembers and (replicas > 1 or mixup is not None):
-        raise UsageError(
-            f"Expected one device and no mixup for a loss that remembers each image; received {replicas} "
-            f"devices and mixup={mixup}."
-        )
-    if mixup is not None:
-        batches = MixedBatches(batches, mixup)
-    _check_divisible(batches, replicas, accumulate_steps, settings_prefix)
-    if jit_compile and replicas > 1:
-        raise UsageError(
-            f"Expected no jit_compile on {replicas} devices; XLA cannot compile a mirrored step."
-        )
+    _check_devices(loss, options, replicas)
+    if options.mixup is not None:
+        batches = MixedBatches(batches, options.mixup)
+    _check_divisible(batches, replicas, options.accumulate_steps)
     with strategy.scope():
-        trainee = build_trainee(model, accumulate_steps)
-        rule, schedule = build_optimizer(
-            model,
-            total_steps,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            warmup_fraction=warmup_fraction,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            clip_norm=clip_norm,
-            ema=ema,
-        )
-        outputs = model.output if isinstance(model.output, dict) else None
-        plain = loss.cross_entropy() if remembers else loss
-        trainee.compile(
-            optimizer=rule,
-            loss={name: loss if name == INSTANCE else plain for name in outputs} if outputs else loss,
-            loss_weights=dict(loss_weights) if loss_weights else None,
-            metrics={name: [SparseSoftAccuracy()] for name in outputs} if outputs else [SparseSoftAccuracy()],
-            jit_compile=jit_compile,
-            auto_scale_loss=False,  # `build_optimizer` has done it
-        )
+        trainee = build_trainee(model, options.accumulate_steps)
+        rule, schedule = build_optimizer(model, total_steps, options)
+        _compile(trainee, rule, loss, loss_weights, options.jit_compile)
         rule.build(trainee.trainable_variables)
-    memory = [loss.memory] if remembers else []
-    run = _Run(
-        trainee, memory, batches.steps_per_epoch, total_steps, schedule, description, settings_prefix, log_dir
-    )
+    run = _Run(trainee, loss.state, batches.steps_per_epoch, total_steps, schedule, description, log_dir)
     checkpoint = pathlib.Path(checkpoint_dir, _CHECKPOINT) if checkpoint_dir is not None else None
     if checkpoint is not None and checkpoint.exists():
         run.restore(checkpoint)
         logging.info("%s: continues at step %d of %d", description, run.step, total_steps)
     if run.step < total_steps:
+        ids = {"instance_ids": True} if loss.needs_instance_ids else {}
         trainee.fit(
-            batches.dataset(run.step, total_steps, **({"instance_ids": True} if remembers else {})),
+            batches.dataset(run.step, total_steps, **ids),
             steps_per_epoch=total_steps - run.step,
             epochs=1,
             shuffle=False,
             verbose=0,
-            callbacks=[_Loop(run, checkpoint, checkpoint_s), *callbacks],
+            callbacks=[_Loop(run, checkpoint, options.checkpoint_s), *callbacks],
         )
     return run.history
+
+
+def _check_devices(loss, options, replicas):
+    """Refuses what works on one device, or without mixup, only."""
+    if loss.needs_instance_ids and (replicas > 1 or options.mixup is not None):
+        raise UsageError(
+            f"Expected one device and no mixup for a loss that remembers each image; received {replicas} "
+            f"devices and mixup={options.mixup}."
+        )
+    if options.jit_compile and replicas > 1:
+        raise UsageError(
+            f"Expected no jit_compile on {replicas} devices; XLA cannot compile a mirrored step."
+        )
+
+
+def _compile(trainee, rule, loss, loss_weights, jit_compile):
+    """Gives every output its loss and the accuracy."""
+    losses, metrics = loss, [SparseSoftAccuracy()]
+    if isinstance(trainee.output, dict):
+        losses = {name: loss.for_bags() if name == BAG else loss for name in trainee.output}
+        metrics = {name: [SparseSoftAccuracy()] for name in trainee.output}
+    trainee.compile(
+        optimizer=rule,
+        loss=losses,
+        loss_weights=dict(loss_weights) if loss_weights else None,
+        metrics=metrics,
+        jit_compile=jit_compile,
+        auto_scale_loss=False,  # `build_optimizer` has done it
+    )
 
 
 def count_steps(epochs: float, instances: int, batch_instances: int) -> int:
@@ -199,12 +195,10 @@ def precision_policy(precision: str) -> Iterator[None]:
 class _Run:
     """Where a run stands: the step, the means of the pass in hand, the passes done."""
 
-    def __init__(
-        self, model, memory, steps_per_epoch, total_steps, schedule, description, settings_prefix, log_dir
-    ):
-        self.model, self.memory = model, memory
+    def __init__(self, model, loss_state, steps_per_epoch, total_steps, schedule, description, log_dir):
+        self.model, self.loss_state = model, loss_state
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
-        self.schedule, self.description, self._prefix = schedule, description, settings_prefix
+        self.schedule, self.description = schedule, description
         self.step, self.history = 0, []
         self._sums, self._count = {}, 0
         self._writer = tf.summary.create_file_writer(os.fspath(log_dir)) if log_dir is not None else None
@@ -263,14 +257,14 @@ class _Run:
 
     def _variables(self):
         model = self.model
-        groups = {"model": model.variables, "optimizer": model.optimizer.variables, "loss": self.memory}
+        groups = {"model": model.variables, "optimizer": model.optimizer.variables, "loss": self.loss_state}
         return {f"{group}-{i}": v for group, variables in groups.items() for i, v in enumerate(variables)}
 
     def _diverged(self, what):
         return RunError(
             f"{self.description}: {what} at step {self.step} of {self.total_steps}. Try a lower "
-            f"{self._prefix}learning_rate (it was {self.rate():.3g}), {self._prefix}clip_norm=1, a longer "
-            f"{self._prefix}warmup_fraction, or float32 where the precision is mixed."
+            f"`learning_rate` (it was {self.rate():.3g}), `clip_norm=1`, a longer `warmup_fraction`, or "
+            "float32 where the precision is mixed."
         )
 
 
@@ -333,7 +327,7 @@ class _Loop(keras.callbacks.Callback):
             self._bar.close()
 
 
-def _check_divisible(batches, replicas, parts, settings_prefix):
+def _check_divisible(batches, replicas, parts):
     if replicas * parts == 1:
         return
     element = batches.dataset(0, 1).element_spec[0]
@@ -342,6 +336,5 @@ def _check_divisible(batches, replicas, parts, settings_prefix):
         devices = f"{replicas} devices" if replicas > 1 else "one device"
         raise UsageError(
             f"Expected a batch that {devices} divide into {parts} equal parts each; received {size} rows a "
-            f"step (images, or whole bags). Change {settings_prefix}batch_images or "
-            f"{settings_prefix}accumulate_steps."
+            "step (images, or whole bags). Change `batch_images` or `accumulate_steps`."
         )

@@ -34,7 +34,13 @@ class SparseSoftLoss(keras.losses.Loss):
     Args:
       label_smoothing: share e of the uniform distribution in the target.
       logit_offsets: C numbers that are added to the logits; None = none.
+
+    Attributes:
+      needs_instance_ids: whether targets must be [..., 3, K], with the instance ids. Such a loss remembers
+        instances, so that it works on one device only, and on rows that are not mixed.
     """
+
+    needs_instance_ids = False
 
     def __init__(
         self,
@@ -56,6 +62,15 @@ class SparseSoftLoss(keras.losses.Loss):
             uniform = ops.mean(self.class_cost(log_probs), axis=-1, keepdims=True)
             cost = (1.0 - self.label_smoothing) * cost + self.label_smoothing * uniform
         return ops.sum(probs * cost, axis=-1)
+
+    @property
+    def state(self) -> list:
+        """Variables that change from call to call, which a checkpoint must keep."""
+        return []
+
+    def for_bags(self) -> "SparseSoftLoss":
+        """The loss for outputs of bags, whose targets never hold instance ids."""
+        return self
 
     def class_cost(self, log_prob):
         """The loss l(p) of a sure target by the logarithm of its class's probability, of any shape."""

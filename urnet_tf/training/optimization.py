@@ -6,10 +6,35 @@ rows, weighted or not, so this is the gradient of the whole batch. Keras' own
 weights (EMA) after each of them, and with loss scaling it drops one overflown part of a step.
 """
 
+import dataclasses
+
 import keras
 import tensorflow as tf
 
 from urnet_tf.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerOptions:
+    """The update rule and its schedule.
+
+    Attributes:
+      optimizer: "adamw" or "sgd".
+      learning_rate: the peak.
+      warmup_fraction: share of the steps with a rising rate.
+      weight_decay: decoupled, times the learning rate.
+      momentum: of sgd.
+      clip_norm: largest norm of each variable's gradient over the whole step; None = off.
+      ema: momentum of averaged weights, which replace the weights at the end; None = off.
+    """
+
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    warmup_fraction: float = 0.05
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    clip_norm: float | None = None
+    ema: float | None = None
 
 
 class Trainee(keras.Model):
@@ -79,14 +104,7 @@ class Trainee(keras.Model):
 def build_optimizer(
     model: keras.Model,
     total_steps: int,
-    *,
-    optimizer: str = "adamw",
-    learning_rate: float = 1e-3,
-    warmup_fraction: float = 0.05,
-    weight_decay: float = 1e-4,
-    momentum: float = 0.9,
-    clip_norm: float | None = None,
-    ema: float | None = None,
+    options: OptimizerOptions = OptimizerOptions(),  # noqa: B008  it is frozen
 ) -> tuple[keras.optimizers.Optimizer, keras.optimizers.schedules.LearningRateSchedule]:
     """Builds AdamW or SGD with a linear warm-up and a cosine decay to zero over `total_steps`.
 
@@ -96,39 +114,33 @@ def build_optimizer(
     Args:
       model: its biases and normalisation weights (rank below 2) are kept from weight decay.
       total_steps: steps of the whole run.
-      optimizer: "adamw" or "sgd".
-      learning_rate: the peak.
-      warmup_fraction: share of the steps with a rising rate.
-      weight_decay: decoupled, times the learning rate.
-      momentum: of sgd.
-      clip_norm: largest norm of each variable's gradient over the whole step; None = off.
-      ema: momentum of averaged weights, which replace the weights at the end; None = off.
 
     Raises:
       UsageError: an unknown optimizer.
     """
-    warmup = min(int(round(warmup_fraction * total_steps)), total_steps - 1)
+    warmup = min(int(round(options.warmup_fraction * total_steps)), total_steps - 1)
+    peak, clip_norm = options.learning_rate, options.clip_norm
     schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=learning_rate / (warmup + 1) if warmup else learning_rate,
+        initial_learning_rate=peak / (warmup + 1) if warmup else peak,
         decay_steps=total_steps - warmup,
-        warmup_target=learning_rate if warmup else None,
+        warmup_target=peak if warmup else None,
         warmup_steps=warmup,
     )
     replicas = model.distribute_strategy.num_replicas_in_sync
     common = {
         "learning_rate": schedule,
-        "weight_decay": weight_decay or None,
+        "weight_decay": options.weight_decay or None,
         "clipnorm": clip_norm / replicas if clip_norm is not None else None,  # it sees a device's share
-        "use_ema": ema is not None,
-        "ema_momentum": 0.99 if ema is None else ema,
+        "use_ema": options.ema is not None,
+        "ema_momentum": 0.99 if options.ema is None else options.ema,
     }
-    if optimizer == "adamw":
-        common["weight_decay"] = weight_decay  # AdamW takes no None
+    if options.optimizer == "adamw":
+        common["weight_decay"] = options.weight_decay  # AdamW takes no None
         rule = keras.optimizers.AdamW(**common)
-    elif optimizer == "sgd":
-        rule = keras.optimizers.SGD(momentum=momentum, **common)
+    elif options.optimizer == "sgd":
+        rule = keras.optimizers.SGD(momentum=options.momentum, **common)
     else:
-        raise UsageError(f"Expected the optimizer adamw or sgd; received {optimizer!r}.")
+        raise UsageError(f"Expected the optimizer adamw or sgd; received {options.optimizer!r}.")
     rule.exclude_from_weight_decay(var_list=[v for v in model.trainable_variables if len(v.shape) < 2])
     if model.dtype_policy.name == "mixed_float16":
         rule = keras.optimizers.LossScaleOptimizer(rule)

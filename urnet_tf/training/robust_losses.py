@@ -94,7 +94,7 @@ class EarlyLearningLoss(SparseSoftLoss):
     [..., 3, K]: the third row is the instance id, as `dataset(..., instance_ids=True)` of the
     batches gives it. Every call moves the averages, so call it once a step, and on one device. An
     instance that is there twice in a call moves its average once, by its first row. The memory is not
-    a part of the serialised loss; `fit_model` keeps it in its checkpoints.
+    a part of the serialized loss; `fit_model` keeps it in its checkpoints.
 
     Args:
       num_instances: N.
@@ -108,6 +108,8 @@ class EarlyLearningLoss(SparseSoftLoss):
     Source: Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels, 2020.
     Differs: 1 - <m, p> is held at 1e-4 or more, where the authors' code holds each p.
     """
+
+    needs_instance_ids = True
 
     def __init__(
         self, num_instances: int, num_classes: int, weight: float = 3.0, momentum: float = 0.7,
@@ -139,8 +141,12 @@ class EarlyLearningLoss(SparseSoftLoss):
         agreement = ops.sum(ops.reshape(average, ops.shape(probs)) * probs, axis=-1)
         return super().call(y_true, y_pred) + self.weight * ops.log(ops.maximum(1.0 - agreement, 1e-4))
 
-    def cross_entropy(self) -> SparseSoftCrossEntropy:
-        """The loss without its memory, for targets without instance ids."""
+    @property
+    def state(self) -> list:
+        return [self.memory]
+
+    def for_bags(self) -> SparseSoftCrossEntropy:
+        """The loss without its memory."""
         return SparseSoftCrossEntropy(label_smoothing=self.label_smoothing, logit_offsets=self.logit_offsets)
 
     def get_config(self):
