@@ -124,9 +124,12 @@ def test_the_plan_says_why_a_stage_runs(tmp_path, flow):
         "ingest": "it was not run yet", "pack": "ingest runs", "train": "pack runs"
     }  # fmt: skip
     run(tmp_path)
-    assert reasons(tmp_path, "train.fit.epochs=7", "train.bag.size=4") == {
-        "train": "train.bag.size changed from 3 to 4 and train.fit.epochs changed from 20.0 to 7.0"
+    assert reasons(tmp_path, "train.head=mean", "train.bag.size=4") == {
+        "train": 'train.bag.size changed from 3 to 4 and train.head changed from "logistic" to "mean"'
     }
+    reason = reasons(tmp_path, "train.head=trained")["train"]  # what else applies then comes after it
+    assert reason.startswith('train.head changed from "logistic" to "trained" and ')
+    assert reason.endswith(" more things changed")
     assert reasons(tmp_path, first="train") == {"train": "--from names it"}
     config, workdir = load_config(None, ["pack.jpeg_quality=90"]), Workdir(tmp_path / "w")
     text = plan_text.format_plan(config, plan.make_plan(config, workdir), workdir)
@@ -157,14 +160,16 @@ def test_a_new_version_and_other_inputs_are_reasons(tmp_path, flow, monkeypatch)
 def test_settings_without_effect_are_named_and_change_nothing(tmp_path, flow):
     run(tmp_path)
     without = ("train.init=baseline", "train.fit.checkpoint_s=5", "augment.policy=none",
-               "model.resnext_depth=50", "train.fit.loss.gce_q=0.5")  # fmt: skip
+               "model.resnext_depth=50", "reweight.class_weight.effective_beta=0.5")  # fmt: skip
     assert reasons(tmp_path, *without) == {}
     sentences = plan_text.format_ignored(load_config(None, without))
     for key, needs in (("train.init", "model.mode=finetune"), ("augment.policy", "model.mode=finetune"),
                        ("model.resnext_depth", "model.backbone=resnext"),
-                       ("train.fit.loss.gce_q", "train.fit.loss.kind=gce")):  # fmt: skip
+                       ("train.fit.checkpoint_s", "train.head=trained"),
+                       ("reweight.class_weight.effective_beta",
+                        "reweight.class_weight.kind=effective_number")):  # fmt: skip
         assert f"{key} has no effect here; it needs {needs}." in sentences
-    assert len(sentences) == 4
+    assert len(sentences) == 5
     assert plan_text.format_ignored(load_config()) == []
     for preset in ("best", "sound", "paper"):
         for mode in ("frozen", "finetune"):
@@ -384,6 +389,9 @@ def test_the_plan_warns_of_too_little_memory_and_says_what_to_lower(monkeypatch,
 
 def test_frozen_networks_are_planned_by_their_heads(monkeypatch, tmp_path):
     text = printed_plan(monkeypatch, tmp_path, config="experiments/configs/webtiny.yaml")
+    assert "5 fitted heads" in text and "Memory of a device" not in text
+    trained = "baseline.head=trained", "train.head=trained"
+    text = printed_plan(monkeypatch, tmp_path, *trained, config="experiments/configs/webtiny.yaml")
     assert "efficientnet_lite0 at 128 px, frozen; only heads are trained: 3.4 M parameters" in text
     assert row(text, "baseline", "CPU")[1] == "6.4 M"
 

@@ -139,6 +139,8 @@ class FitConfig:
 @dataclass(frozen=True)
 class BaselineConfig:
     folds: int = _between(4, 1, _FOLDS)  # out-of-fold predictions; 1 = the paper's in-sample ones
+    # frozen: linear discriminant analysis, logistic regression, their mean, or steps by `fit`
+    head: str = _choice("mean", "discriminant", "logistic", "trained")
     fit: FitConfig = field(default_factory=FitConfig)
 
 
@@ -255,6 +257,8 @@ class BagConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     init: str = _choice("pretrained", "baseline")  # finetune: what the network starts from
+    # frozen: as baseline.head; weights make discriminant analysis worse where it was measured
+    head: str = _choice("logistic", "discriminant", "mean", "trained")
     bag: BagConfig = field(default_factory=BagConfig)
     fit: FitConfig = field(
         default_factory=lambda: FitConfig(loss=LossConfig(logit_adjustment=1.0), mixup=0.4)

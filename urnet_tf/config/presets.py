@@ -9,6 +9,7 @@ from urnet_tf.reweighting import LITERAL
 from urnet_tf.reweighting.factors import weighing
 
 _PLAIN_FIT = {"fit": {"mixup": None, "loss": {"logit_adjustment": 0.0}}}
+_TRAINED = {"head": "trained"}
 _PAPERS_STEPS = {
     "rounds": 1,
     "class_weight": {"enabled": True},
@@ -20,8 +21,12 @@ _PAPERS_STEPS = {
 # literal one. Whole networks learned too slowly with mixup and logit adjustment in the measured budgets.
 PRESETS = {
     BEST: {},
-    SOUND: {"reweight": _PAPERS_STEPS, "train": _PLAIN_FIT},
-    PAPER: {"reweight": _PAPERS_STEPS | {"formulas": LITERAL}, "train": _PLAIN_FIT},
+    SOUND: {"reweight": _PAPERS_STEPS, "train": _TRAINED | _PLAIN_FIT},
+    PAPER: {
+        "baseline": _TRAINED,
+        "reweight": _PAPERS_STEPS | {"formulas": LITERAL},
+        "train": _TRAINED | _PLAIN_FIT,
+    },
 }
 _BEST_FINETUNE = {"reweight": {"class_weight": {"enabled": True}}, "train": _PLAIN_FIT}
 

@@ -155,7 +155,7 @@ def _changes(marker, identity):
     """What differs from when a stage ran: a clause."""
     before, now = marker["settings"], identity.settings
     changes = []
-    for key in sorted({*before, *now}):
+    for key in sorted({*before, *now}, key=lambda key: (key not in before or key not in now, key)):
         if key not in before:
             changes.append(f"{key} ({_shown(now[key])}) applies now")
         elif key not in now:

@@ -51,8 +51,9 @@ class Judgement:
     topk_ids: int32 [N, K], topk_probs: float32 [N, K], the likeliest classes first.
     log_odds: float32 [N], log(given_prob / probability of the likeliest other class).
     folds: int64 [N], the fold whose head said it: the one that was fitted without the image.
-    head: fitted to all images, its temperature folded in: its softmax is comparable with the rest.
-    scores: by kind of head, what each strength that was tried did; the chosen one is the best of them.
+    heads: one a fold, fitted without it, and last that of all images; the temperature is folded in.
+    scores: by kind of head, what each strength that was tried did.
+    strengths: by kind of head, the one that was chosen.
     agreement, likelihood: of the judge, like those of `StrengthScore`.
     """
 
@@ -61,10 +62,16 @@ class Judgement:
     topk_probs: np.ndarray
     log_odds: np.ndarray
     folds: np.ndarray
-    head: LinearHead
+    heads: tuple[LinearHead, ...]
     scores: dict[str, list[StrengthScore]]
+    strengths: dict[str, float]
     agreement: float
     likelihood: float
+
+    @property
+    def head(self) -> LinearHead:
+        """The head of all images."""
+        return self.heads[-1]
 
 
 def out_of_fold_predictions(
@@ -122,13 +129,13 @@ def out_of_fold_predictions(
         )
     moments = sum_moments(features, labels, num_classes=num_classes, folds=folds, sample_weight=sample_weight)
     scorer = _Scorer(features, labels, folds, num_classes)
-    chosen, scores = [], {}
+    chosen, scores, strengths = [], {}, {}
     if kind != "logistic":
 
         def fit_shrunk(shrinkage, fold, start):
             return fit_discriminant(moments, shrinkage=shrinkage, without_fold=fold, priors=priors)
 
-        heads, scores["discriminant"] = scorer.choose(
+        heads, scores["discriminant"], strengths["discriminant"] = scorer.choose(
             SHRINKAGES, FIRST_SHRINKAGE, fit_shrunk, criterion or "agreement"
         )
         chosen.append(heads)
@@ -148,7 +155,7 @@ def out_of_fold_predictions(
             tolerance = 1e-3 if fold is None else 1e-2
             return problem.fit(strength, without_fold=fold, start=start, tolerance=tolerance)
 
-        heads, scores["logistic"] = scorer.choose(
+        heads, scores["logistic"], strengths["logistic"] = scorer.choose(
             STRENGTHS, FIRST_STRENGTH, fit_penalized, criterion or "likelihood"
         )
         chosen.append(heads)
@@ -156,7 +163,9 @@ def out_of_fold_predictions(
     result = scorer.score(heads)
     heads = [head.scaled(result.temperature) for head in heads]
     given, ids, probs, odds = _predict(features, labels, folds, heads, min(top_k, num_classes))
-    return Judgement(given, ids, probs, odds, folds, heads[-1], scores, result.agreement, result.likelihood)
+    return Judgement(
+        given, ids, probs, odds, folds, tuple(heads), scores, strengths, result.agreement, result.likelihood
+    )
 
 
 def mean_head(heads: Sequence[LinearHead]) -> LinearHead:
@@ -231,12 +240,12 @@ class _Scorer:
 
     def choose(
         self, grid: Sequence[float], first: float, fit: Callable[..., LinearHead], criterion: str
-    ) -> tuple[list[LinearHead], list[StrengthScore]]:
+    ) -> tuple[list[LinearHead], list[StrengthScore], float]:
         """Climbs along the grid from `first` to where the criterion is best: first weaker, else stronger.
 
         Returns:
           The heads without each fold and, last, of all images, with their temperature folded in; and the
-          scores of all strengths on the way.
+          scores of all strengths on the way; and the strength chosen.
         """
         place = grid.index(first)
         tried = {place: self._try(grid[place], fit, [None] * self._num_folds)}
@@ -253,6 +262,7 @@ class _Scorer:
         return (
             [head.scaled(score.temperature) for head in heads],
             [tried[at][0] for at in sorted(tried)],
+            grid[place],
         )
 
     def _try(self, strength, fit, starts):

@@ -13,14 +13,17 @@ from urnet_tf.config import Config
 from urnet_tf.costs.network import count_classifier
 from urnet_tf.errors import UsageError, settings_named
 from urnet_tf.reweighting.class_weight import count_labels
+from urnet_tf.stages.effects import trains
 from urnet_tf.stages.settings import (
     BACKBONE_SETTINGS,
     count_backbone,
     count_training,
     fingerprint_weights,
     fit_settings,
+    fitted_estimate,
     images_per_step,
     keys_of,
+    log_judgement,
     open_augmenter,
     open_backbone,
     training_seconds,
@@ -42,10 +45,13 @@ def run(context: StageContext) -> dict:
     jobs = [("full", np.arange(len(labels)))]
     if config.baseline.folds > 1:
         jobs += [(f"fold{fold}", np.flatnonzero(folds != fold)) for fold in range(config.baseline.folds)]
-    for name, ids in jobs:
-        if not (context.out / f"model_{name}.keras").exists():
-            _fit(context, name, ids, labels, num_classes)
-        context.remove(f"checkpoint_{name}")
+    if trains(config, "baseline"):
+        for name, ids in jobs:
+            if not (context.out / f"model_{name}.keras").exists():
+                _fit(context, name, ids, labels, num_classes)
+            context.remove(f"checkpoint_{name}")
+    else:
+        _fit_heads(context, labels, folds, num_classes)
     history = store.read_json(context.out / "history_full.json")
     return {
         "folds": config.baseline.folds,
@@ -93,6 +99,8 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     if plan.images is None or plan.train_images is None:
         return Estimate()
     folds, frozen = config.baseline.folds, config.model.mode == "frozen"
+    if not trains(config, "baseline"):
+        return fitted_estimate(config, plan, heads=folds + 1 if folds > 1 else 1)
     seen = plan.train_images * (folds if folds > 1 else 1)  # the full set, and all but one fold each
     seconds = 15.0 + training_seconds(config, config.baseline.fit, seen, plan)
     network = count_backbone(config)
@@ -103,6 +111,33 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     disk = fits * 4 * (heads.parameters + (0 if frozen else network.parameters))
     note = f"{fits} {'head' if frozen else 'network'}{'s' if fits > 1 else ''}{plan.guess}"
     return Estimate(plan.images, seconds, disk, memory, note, training)
+
+
+_CHOOSING_FOLDS = 5  # where the baseline has one fold, the strength of regularization still needs some
+
+
+def _fit_heads(context, labels, folds, num_classes):
+    """Writes linear heads on the features, fitted to convergence: one a fold and one of all images."""
+    from urnet_tf.models.classifier import build_classifier
+    from urnet_tf.reweighting.judge import out_of_fold_predictions
+    from urnet_tf.training.saving import save_model
+
+    config = context.config
+    features = store.read_array(context.path("features", "features.npy"))[: len(labels)]
+    judgement = out_of_fold_predictions(
+        features, labels, folds=folds if config.baseline.folds > 1 else _CHOOSING_FOLDS,
+        num_classes=num_classes, kind=config.baseline.head,
+    )  # fmt: skip
+    log_judgement("baseline", judgement)
+    names = [f"fold{fold}" for fold in range(config.baseline.folds)] if config.baseline.folds > 1 else []
+    # The judge counts classes as equally frequent; a plain classifier also knows how frequent they are.
+    prior = np.log(np.maximum(count_labels(labels, num_classes), 1) / len(labels))
+    for name, head in zip(["full", *names], (judgement.head, *judgement.heads), strict=False):
+        model = build_classifier(features.shape[1], num_classes, dropout=config.model.dropout)
+        model.set_weights([head.kernel, head.bias + prior])
+        save_model(model, context.out / f"model_{name}.keras")
+    history = [{"loss": -judgement.likelihood, "accuracy": judgement.agreement}]  # out of fold, by class
+    store.write_json(context.out / "history_full.json", history)
 
 
 def _fit(context, name, ids, labels, num_classes):
@@ -166,5 +201,5 @@ STAGE = Stage(
     run=run,
     estimate=estimate,
     inputs=inputs,
-    version=2,
+    version=3,
 )  # fmt: skip

@@ -66,6 +66,11 @@ def _is_whole(config):
     return config.model.mode == "finetune"
 
 
+def trains(config: Config, section: str) -> bool:
+    """Whether the classifiers of `baseline` or `train` are trained by steps; linear heads are fitted else."""
+    return _is_whole(config) or getattr(config, section).head == "trained"
+
+
 def _is_repaired(config):
     return config.reweight.formulas != LITERAL
 
@@ -79,6 +84,18 @@ RULES = (
     Rule("augment.flip", lambda c: c.augment.policy != "none", "another augment.policy than none"),
     Rule("model.resnext_*", lambda c: c.model.backbone == "resnext", "model.backbone=resnext"),
     Rule("train.init", _is_whole, _WHOLE),
+    Rule("baseline.head", lambda c: not _is_whole(c), "model.mode=frozen"),
+    Rule("train.head", lambda c: not _is_whole(c), "model.mode=frozen"),
+    Rule("baseline.fit.*", lambda c: trains(c, "baseline"), "baseline.head=trained"),
+    Rule("reweight.refit.*", lambda c: trains(c, "baseline"), "baseline.head=trained"),
+    *(
+        Rule(key, lambda c: trains(c, "train"), "train.head=trained")
+        for key in ("train.fit.*", "train.bag.loss_weight", "reweight.soft_label.*", "evaluate.bag_branch")
+    ),
+    *(
+        Rule(key, lambda c: trains(c, "baseline") or trains(c, "train"), "train.head=trained")
+        for key in ("model.dropout", "model.attention_dim", "runtime.precision")
+    ),
     *_fit_rules("baseline.fit", _LOSSES),
     *_fit_rules("reweight.refit", _LOSSES),
     *_fit_rules("train.fit", _LOSSES),

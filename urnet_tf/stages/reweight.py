@@ -25,7 +25,8 @@ from urnet_tf.reweighting import (
     recipe,
     self_confidence,
 )
-from urnet_tf.stages.effects import resolve
+from urnet_tf.reweighting.judge import out_of_fold_predictions
+from urnet_tf.stages.effects import resolve, trains
 from urnet_tf.stages.settings import fit_settings, images_per_step
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store.progress import progress
@@ -149,9 +150,17 @@ def _first_prediction(formulas, seen):
 
 def _refit(context, labels, folds, weights, num_classes):
     """That of weighted heads on the features of the folds' networks."""
-    from urnet_tf.training import second_round as refit
-
     config, fit = context.config, context.config.reweight.refit
+    if not trains(config, "baseline"):
+        judgement = out_of_fold_predictions(
+            store.read_array(_features_path(context))[: len(labels)], labels, folds=folds,
+            num_classes=num_classes, kind=config.baseline.head, top_k=config.extract.top_k,
+            sample_weight=np.maximum(weights, 0.0),
+        )  # fmt: skip
+        return factors.Prediction(
+            schema.SECOND_ROUND, judgement.given_prob, judgement.topk_ids, judgement.topk_probs
+        )
+    from urnet_tf.training import second_round as refit
 
     def features_of(fold):
         if config.model.mode == "frozen":
@@ -351,11 +360,11 @@ STAGE = Stage(
     name="reweight",
     needs=("pack", "features", "baseline", "extract"),
     depends_on=(
-        "seed", "reweight", "model.mode", "model.dropout", "baseline.folds", "extract.top_k",
+        "seed", "reweight", "model.mode", "model.dropout", "baseline.folds", "baseline.head", "extract.top_k",
         "train.bag.size", "runtime.precision",
     ),
     run=run,
     estimate=estimate,
-    version=2,
+    version=3,
     inputs=inputs,
 )  # fmt: skip

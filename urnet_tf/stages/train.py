@@ -12,14 +12,17 @@ from urnet_tf import schema, store
 from urnet_tf.config import Config
 from urnet_tf.costs.network import count_urnet
 from urnet_tf.errors import RunError, settings_named
+from urnet_tf.stages.effects import trains
 from urnet_tf.stages.settings import (
     count_backbone,
     count_training,
     fit_settings,
+    fitted_estimate,
     forward_seconds,
     images_per_step,
     inference_bytes,
     keys_of,
+    log_judgement,
     open_augmenter,
     open_backbone,
     training_seconds,
@@ -34,6 +37,8 @@ def run(context: StageContext) -> dict:
 
     weights = store.read_table(context.path("reweight", "weights.parquet"))
     labels = store.column(weights, "label")
+    if not trains(context.config, "train"):
+        return _fit_head(context, weights)
     path = context.out / "urnet.keras"
     if not path.exists():
         _fit(context, labels, store.column(weights, "sample_weight"))
@@ -41,12 +46,7 @@ def run(context: StageContext) -> dict:
     model = load_model(path)
     save_model(urnet.instance_branch(model), context.out / "instance.keras")
     saliency = _measure_saliency(context, model, labels)
-    store.write_array(context.out / "saliency.npy", saliency)
-    columns = {name: weights.column(name) for name in schema.WEIGHT_COLUMNS}
-    columns = {name: values.combine_chunks() for name, values in columns.items()}
-    store.write_table(
-        context.out / "weights.parquet", columns | {"saliency": saliency}, schema.WEIGHT_COLUMNS
-    )
+    _write_weights(context, weights, saliency)
     history = store.read_json(context.out / "history.json")
     return {
         "steps": history[-1]["step"],
@@ -57,6 +57,44 @@ def run(context: StageContext) -> dict:
     }
 
 
+def _fit_head(context, weights):
+    """A linear head fitted to convergence on the weighted images: the instance branch, without bags."""
+    from urnet_tf.models.classifier import build_classifier
+    from urnet_tf.reweighting.judge import out_of_fold_predictions
+    from urnet_tf.training.saving import save_model
+
+    config = context.config
+    labels, sample_weight = store.column(weights, "label"), store.column(weights, "sample_weight")
+    num_classes = len(store.read_json(context.path("pack", "classes.json")))
+    compute_class_mass(labels, sample_weight, num_classes)  # refuses weights that leave nothing to learn
+    features = store.read_array(context.path("features", "features.npy"))[: len(labels)]
+    folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
+    judgement = out_of_fold_predictions(
+        features, labels, folds=folds if config.baseline.folds > 1 else _CHOOSING_FOLDS,
+        num_classes=num_classes, kind=config.train.head, sample_weight=np.maximum(sample_weight, 0.0),
+    )  # fmt: skip
+    log_judgement("urnet", judgement)
+    model = build_classifier(features.shape[1], num_classes, dropout=config.model.dropout)
+    model.set_weights([judgement.head.kernel, judgement.head.bias])
+    save_model(model, context.out / "instance.keras")
+    _write_weights(context, weights, np.ones(len(labels), np.float32))
+    return {
+        "loss": -judgement.likelihood,
+        "instance_accuracy": judgement.agreement,  # with the given labels, out of fold, by class
+    }
+
+
+_CHOOSING_FOLDS = 5  # where the baseline has one fold, the strength of regularization still needs some
+
+
+def _write_weights(context, weights, saliency):
+    store.write_array(context.out / "saliency.npy", saliency)
+    columns = {name: weights.column(name).combine_chunks() for name in schema.WEIGHT_COLUMNS}
+    store.write_table(
+        context.out / "weights.parquet", columns | {"saliency": saliency}, schema.WEIGHT_COLUMNS
+    )
+
+
 def estimate(config: Config, plan: PlanContext) -> Estimate:
     """One fit over the training images, and one pass for the saliency."""
     rows = plan.train_images
@@ -64,6 +102,8 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
         return Estimate()
     model, bag_size = config.model, config.train.bag.size
     network = count_backbone(config)
+    if not trains(config, "train"):
+        return fitted_estimate(config, plan, heads=1)
     heads = count_urnet(network.feature_dim, plan.classes, bag_size, model.attention_dim)
     training = count_training(config, config.train.fit, heads, plan)
     memory = training.host_bytes(plan.gpus)
@@ -223,8 +263,8 @@ def _measure_saliency(context, model, labels):
 STAGE = Stage(
     name="train",
     needs=("pack", "features", "baseline", "reweight"),
-    depends_on=("seed", "model", "augment", "train", "runtime.precision"),
+    depends_on=("seed", "model", "augment", "train", "runtime.precision", "baseline.folds"),
     run=run,
     estimate=estimate,
-    version=2,
+    version=3,
 )
