@@ -27,6 +27,7 @@ LAYERS = [
     ("serving", "explain"),
     ("stages",),
     ("flow",),
+    ("api",),
     ("__main__", "console"),
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -41,6 +42,7 @@ SINGLE_ENTRY = {
     "tensorflow_serving": "export/tf_serving.py",
 }
 NUMPY_ONLY = """
+    api/door.py api/flow.py api/weights.py
     checkpoints/pretrained.py checkpoints/reader.py checkpoints/tensor_files.py
     checkpoints/weight_matching.py config/checks.py config/fields.py config/file.py config/presets.py
     config/tree.py console.py costs/network.py costs/step.py costs/units.py crawl/instance_table.py
@@ -55,9 +57,9 @@ NUMPY_ONLY = """
     reweighting/factors.py reweighting/instance_weight.py reweighting/judge.py
     reweighting/linear_head.py reweighting/logistic.py reweighting/page_text.py
     reweighting/rank_prior.py reweighting/recipe.py reweighting/self_confidence.py
-    reweighting/soft_label.py schema.py serving/answer_formats.py serving/model_files.py
+    reweighting/soft_label.py reweighting/units.py schema.py serving/answer_formats.py serving/model_files.py
     serving/server.py stages/effects.py store/files.py store/hashing.py store/workdir.py
-    text/sentences.py text_rules.py
+    text/pages.py text/sentences.py text_rules.py
 """.split()
 _SHARED = ("urnet_tf.stages.stage", "urnet_tf.stages.settings", "urnet_tf.stages.effects")
 JUNK_DRAWERS = {"utils", "helpers", "common", "misc", "manager", "util"}
@@ -114,7 +116,7 @@ def test_only_the_command_line_reads_flags():
 
 def test_only_stages_and_the_shell_read_the_configuration():
     for path in MODULES:
-        if layer_of(path) not in ("stages", "flow", "__main__", "config"):
+        if layer_of(path) not in ("stages", "flow", "api", "__main__", "config"):
             assert "urnet_tf.config" not in {n for n in imports_of(path) if n.count(".") == 1}, path
 
 

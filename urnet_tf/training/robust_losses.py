@@ -2,7 +2,7 @@
 
 What a sure target costs, p being the probability of its class:
 
-  gce    generalised cross entropy  (1 - p^q) / q
+  gce    generalized cross entropy  (1 - p^q) / q
   sce    symmetric cross entropy    -log p + 4 r (1 - p)
   focal                             -(1 - p)^gamma log p
   elr    early learning             -log p + lambda log(1 - <m, p>)
@@ -26,14 +26,14 @@ _LARGEST_MEMORY = 2 * 10**9  # bytes
 
 
 @keras.saving.register_keras_serializable(package="urnet_tf")
-class GeneralisedCrossEntropy(SparseSoftLoss):
+class GeneralizedCrossEntropy(SparseSoftLoss):
     """(1 - p^q) / q: between cross entropy (q towards 0) and the mean absolute error / 2 (q = 1).
 
     Source: Zhang & Sabuncu, Generalized Cross Entropy Loss for Training Deep Neural Networks with
     Noisy Labels, 2018.
     """
 
-    def __init__(self, q: float = 0.7, name="generalised_cross_entropy", **kwargs):
+    def __init__(self, q: float = 0.7, name="generalized_cross_entropy", **kwargs):
         super().__init__(name=name, **kwargs)
         self.q = q
 
@@ -176,7 +176,7 @@ def build_loss(
 
     Args:
       kind: "cross_entropy", "gce", "sce", "focal" or "elr".
-      gce_q: q of `GeneralisedCrossEntropy`.
+      gce_q: q of `GeneralizedCrossEntropy`.
       sce_reverse: `reverse` of `SymmetricCrossEntropy`.
       focal_gamma: gamma of `FocalLoss`.
       elr_weight, elr_momentum: of `EarlyLearningLoss`.
@@ -197,7 +197,7 @@ def build_loss(
     if kind == "cross_entropy":
         return SparseSoftCrossEntropy(**common)
     if kind == "gce":
-        return GeneralisedCrossEntropy(gce_q, **common)
+        return GeneralizedCrossEntropy(gce_q, **common)
     if kind == "sce":
         return SymmetricCrossEntropy(sce_reverse, **common)
     if kind == "focal":
