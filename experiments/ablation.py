@@ -91,8 +91,8 @@ def _write(experiment, groups, wanted, against, seeds):
             tables.append(f"## {group}\n\nThere is no table: {error}\n")
             refused = True
             continue
-        told = {name: summary[name] for name in listed}
-        tables.append(statistics.format_table(group, told, against, steps, len(seeds)))
+        kept = {name: summary[name] for name in listed}
+        tables.append(statistics.format_table(group, kept, against, steps, len(seeds)))
         tables += search.format_chosen(members)
         if group == "tricks":
             tables += statistics.format_fused(measure.fuse_seeds(experiment, "best", seeds), len(seeds))

@@ -11,7 +11,7 @@ from urnet_tf.reweighting.factors import FACTORS
 
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
-UNLABELLED = -1
+UNLABELED = -1
 
 # instances.parquet (and, without instance_id, candidates.parquet). Strings are never null: "" is
 # "not given". `rank` is 1-based inside (label, source, query); `label` -1 only outside of training.
@@ -42,7 +42,7 @@ QUARANTINE_COLUMNS = {
     "reason": "string",  # a sentence for a person
 }
 
-# duplicates.parquet: every file whose bytes occur more than once. `kind` is the gravest fact that
+# duplicates.parquet: every file whose bytes occur more than once. `kind` is the gravest finding that
 # holds for its group of equal files: DUPLICATE_KINDS, gravest first.
 DUPLICATE_COLUMNS = {
     "content_hash": "string",
@@ -86,7 +86,7 @@ WEIGHT_COLUMNS = {
     "sample_weight": "float32",
 }
 
-# Who predicts `predicted_label`: the fact `predicted_by` of the stage reweight.
+# Who predicts `predicted_label`: the metadata `predicted_by` of the stage reweight.
 BASELINE = "baseline"  # the likeliest class, as the baseline says it
 BALANCED_BASELINE = "balanced_baseline"  # the same if all classes were equally frequent
 SECOND_ROUND = "second_round"  # heads of the folds that were trained again with weights

@@ -1,1 +1,1 @@
-"""The parts of `experiments/ablation.py`: what is compared, how it is measured, what is told of it."""
+"""The parts of `experiments/ablation.py`: what is compared, how it is measured, what is reported."""

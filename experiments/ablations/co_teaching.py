@@ -8,7 +8,7 @@ of each.
 Source: Han et al., Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy Labels,
 2018, Algorithm 1. Differs: rows are chosen by their loss without, and learned with, sample weights.
 
-It is here for comparison: it costs two networks, and wants to be told the share of wrong labels.
+It is here for comparison: it costs two networks, and needs the share of wrong labels.
 """
 
 from collections.abc import Callable

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from urnet_tf import store
 
 _NAMES = {"nothing": "baseline", "self": "self-\nconfidence"}
-_COLOURS = {"sound": "#1b6ca8", "paper": "#c0392b"}
+_COLORS = {"sound": "#1b6ca8", "paper": "#c0392b"}
 _LINES = {"best": "#222222", "oracle": "#2e8b57"}
 
 
@@ -61,11 +61,11 @@ def _draw_ladders(axes, measured, ladders, figure, label):
     for form, names in ladders.items():
         values, spreads = zip(*(_value(measured[name], figure) for name in names), strict=True)
         x = [places[_step(name)] for name in names]
-        axes.errorbar(x, values, spreads, marker="o", capsize=3, color=_COLOURS[form], label=f"{form} form")
-    for name, colour in _LINES.items():
+        axes.errorbar(x, values, spreads, marker="o", capsize=3, color=_COLORS[form], label=f"{form} form")
+    for name, color in _LINES.items():
         if name in measured:
             value = _value(measured[name], figure)[0]
-            axes.axhline(value, linestyle="--", linewidth=1, color=colour, label=f"{name}, {value:.1f}")
+            axes.axhline(value, linestyle="--", linewidth=1, color=color, label=f"{name}, {value:.1f}")
     ticks = [_NAMES.get(step, step) if step == "nothing" else f"+{_NAMES.get(step, step)}" for step in places]
     axes.set_xticks(list(places.values()), ticks, fontsize=8)
     axes.set_ylabel(label)
@@ -83,8 +83,8 @@ def _draw_methods(axes, measured, methods, figure, label):
     for place, name in enumerate(methods):
         value, spread = _value(measured[name], figure)
         ours = name in ("best", "sound", "paper", "oracle")
-        colour = _LINES.get(name) or _COLOURS.get(name, "#888888")
-        axes.errorbar(value, place, xerr=spread, marker="D" if ours else "o", capsize=2, color=colour)
+        color = _LINES.get(name) or _COLORS.get(name, "#888888")
+        axes.errorbar(value, place, xerr=spread, marker="D" if ours else "o", capsize=2, color=color)
     axes.set_yticks(range(len(methods)), methods, fontsize=8)
     axes.set_xlabel(label)
     axes.set_title("beside other methods, equal steps")

@@ -59,7 +59,7 @@ def run_units(
 
     Args:
       rows: name to settings.
-      report: told of progress, a line at a time.
+      report: receives the progress, a line at a time.
       finished: called after each seed.
 
     Raises:
@@ -103,11 +103,11 @@ def check_budgets(experiment: Experiment, rows: dict[str, tuple[str, ...]]) -> N
         fit = config.baseline.fit if own.get("figures.model") == "baseline" else config.train.fit
         budgets.setdefault((fit.epochs, fit.batch_images), []).append(name)
     if len(budgets) > 1:
-        told = "; ".join(
+        counts = "; ".join(
             f"{epochs:g} epochs of {batch}: {', '.join(names)}" for (epochs, batch), names in budgets.items()
         )
         raise UsageError(
-            f"Expected rows with equal numbers of steps; received {told}. Set baseline.fit and train.fit "
+            f"Expected rows with equal numbers of steps; received {counts}. Set baseline.fit and train.fit "
             "alike."
         )
 
@@ -181,7 +181,7 @@ def _resolve(experiment, settings, seed):
     if more != 1.0:
         epochs = {"baseline": config.baseline.fit.epochs / more, "train": config.train.fit.epochs / more}
         extra = [f"{stage}.fit.epochs={value!r}" for stage, value in epochs.items()]
-    # With the validation list asked for, predictions of both lists are written.
+    # Where the validation list is wanted, predictions of both lists are written.
     split = next((split for split in (schema.VAL, schema.TEST) if images[split]), None)
     if split is None:
         raise RunError("There is no validation or test image, so nothing can be measured.")
@@ -194,12 +194,12 @@ def _count_images(experiment, config):
 
 
 def _prepare_pack(experiment, config):
-    """The work directory with the packed images that a configuration asks for."""
+    """The work directory with the packed images that a configuration needs."""
     return _prepare(experiment, config, "packs", "pack")
 
 
 def _prepare_seed(experiment, config):
-    """The work directory with the baseline and its predictions that a configuration asks for."""
+    """The work directory with the baseline and its predictions that a configuration needs."""
     shared = dict.fromkeys(("ingest", "pack"), _prepare_pack(experiment, config))
     features = _prepare(experiment, config, "features", "features", shared)
     place = f"seed{config.seed}-{plan.stage_keys(config)['extract'][:12]}"
@@ -291,7 +291,7 @@ def _summarize(labels, splits, top_ids, top_probs, num_classes):
     """Figures of each list that has labels, in the order in which they are preferred for a report."""
     figures = {}
     for split in (schema.TEST, schema.VAL):
-        rows = (splits == split) & metrics.labelled(labels)
+        rows = (splits == split) & metrics.labeled(labels)
         if rows.any():
             figures[split] = metrics.summarize(labels[rows], top_ids[rows], top_probs[rows], int(num_classes))
     return figures

@@ -32,7 +32,7 @@ def replace_stages(
       method: the harness's own settings of a row (see `rows`); {} = none.
 
     Raises:
-      UsageError: a value that is out of range, or the oracle is asked for without the truth.
+      UsageError: a value that is out of range, or the oracle is wanted without the truth.
     """
     replaced = {}
     for key, value in method.items():
@@ -47,7 +47,7 @@ def replace_stages(
 
 
 def scale_weights(factor: np.ndarray, labels: np.ndarray, num_classes: int, by_class: bool) -> np.ndarray:
-    """A method's own weights, times class weights where asked for, with mean 1 over what is kept.
+    """A method's own weights, times class weights where wanted, with mean 1 over what is kept.
 
     Args:
       factor: float [N]; 0 = left out. Class weights are those of the images that are kept.

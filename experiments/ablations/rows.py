@@ -138,14 +138,14 @@ _OWN_KEYS = (
 
 
 def choose_groups(names: list[str], free: list[str] = ()) -> dict[str, dict[str, tuple[str, ...]]]:
-    """The rows asked for, by group and in its order.
+    """The rows that were requested, by group and in its order.
 
     Args:
       names: of groups and of rows.
       free: rows of the caller's own, `name=setting;setting`; they form the group `FREE`.
 
     Returns:
-      Group to row to settings. A row of several groups is in each that was asked for.
+      Group to row to settings. A row of several groups is in each requested one.
 
     Raises:
       UsageError: an unknown name, or a free row is malformed or has the name of another.

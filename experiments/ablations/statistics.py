@@ -36,7 +36,7 @@ def paired_interval(values: Sequence[float], reference: Sequence[float], level: 
 
 
 def check_equal_steps(units: Mapping[str, Mapping[int, dict]]) -> int | None:
-    """The number of optimiser steps of all rows of a table; None when nothing was measured.
+    """The number of optimizer steps of all rows of a table; None when nothing was measured.
 
     Raises:
       RunError: rows differ, so that they must not stand beside each other.
@@ -47,9 +47,9 @@ def check_equal_steps(units: Mapping[str, Mapping[int, dict]]) -> int | None:
             if "error" not in unit:
                 steps.setdefault(unit["steps"], set()).add(name)
     if len(steps) > 1:
-        told = "; ".join(f"{count}: {', '.join(sorted(names))}" for count, names in sorted(steps.items()))
+        counts = "; ".join(f"{count}: {', '.join(sorted(names))}" for count, names in sorted(steps.items()))
         raise RunError(
-            f"Expected equal numbers of optimiser steps in every row of a table; received {told}. Set "
+            f"Expected equal numbers of optimizer steps in every row of a table; received {counts}. Set "
             "baseline.fit and train.fit alike, or leave these rows out."
         )
     return next(iter(steps), None)
@@ -58,13 +58,13 @@ def check_equal_steps(units: Mapping[str, Mapping[int, dict]]) -> int | None:
 def summarize(
     units: Mapping[str, Mapping[int, dict]], against: str, before: Mapping[str, str], split: str | None = None
 ) -> dict:
-    """What is to be told of each row.
+    """The figures that are reported of each row.
 
     Args:
       units: row to seed to unit, the reference among them.
       against: the reference row.
       before: row to the row whose settings it adds to; for a second difference.
-      split: the list that is told of; None = test where it has labels, else val.
+      split: the list that is reported; None = test where it has labels, else val.
 
     Returns:
       Row to a dictionary: `seeds`, `error`, `settings`, and where something was measured the list
@@ -155,11 +155,11 @@ def format_fused(figures: Mapping[str, dict], seeds: int) -> list[str]:
     """A line for below a table: the mean probability over the seeds of a row; [] for no figures."""
     if not figures:
         return []
-    told = "; ".join(
+    figures = "; ".join(
         f"{split} " + " / ".join(f"{100 * values[figure]:.2f}" for figure in FIGURES)
         for split, values in figures.items()
     )
-    return [f"Mean probability of the {seeds} networks of best, one of each seed (no spread): {told}.", ""]
+    return [f"Mean probability of the {seeds} networks of best, one of each seed (no spread): {figures}.", ""]
 
 
 def _auroc_lines(measured):

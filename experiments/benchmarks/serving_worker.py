@@ -147,7 +147,7 @@ def open_torch(spec):
 
     def answer(batch):
         with torch.inference_mode():
-            images = (pixels[:batch] - 127.0) / 128.0  # the others normalise inside, too
+            images = (pixels[:batch] - 127.0) / 128.0  # the others normalize inside, too
             return torch.softmax(model(images), 1).numpy()
 
     return answer

@@ -56,7 +56,7 @@ class Bottleneck(nn.Module):
 
 
 class TorchResNeXt(nn.Module):
-    """Normalised images float32 [B, 3, H, W] → logits [B, num_classes]."""
+    """Normalized images float32 [B, 3, H, W] → logits [B, num_classes]."""
 
     def __init__(
         self, depth, cardinality, width_per_group, squeeze_excitation, deep_stem, small_stem, classes
@@ -113,7 +113,7 @@ def build_torch_resnext(
     small_stem: bool = False,
     num_classes: int = 1000,
 ) -> nn.Module:
-    """Builds normalised images [B, 3, H, W] → logits [B, num_classes], with PyTorch's random weights."""
+    """Builds normalized images [B, 3, H, W] → logits [B, num_classes], with PyTorch's random weights."""
     return TorchResNeXt(
         depth, cardinality, width_per_group, squeeze_excitation, deep_stem, small_stem, num_classes
     )

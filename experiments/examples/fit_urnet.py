@@ -23,10 +23,10 @@ from urnet_tf.training.losses import SparseSoftCrossEntropy
 
 def draw_data(rng, num_classes=10, dim=64):
     """Classes of 200 to 20 points, 45 % with a label drawn at random; clean points to test on."""
-    sizes, centres = np.linspace(200, 20, num_classes).astype(int), 0.6 * rng.normal(size=(num_classes, dim))
+    sizes, centers = np.linspace(200, 20, num_classes).astype(int), 0.6 * rng.normal(size=(num_classes, dim))
     labels, test_labels = np.repeat(np.arange(num_classes), sizes), np.repeat(np.arange(num_classes), 200)
     truth = np.where(rng.random(len(labels)) < 0.45, rng.permutation(labels), labels)
-    x, test_x = (centres[t] + rng.normal(size=(len(t), dim)) for t in (truth, test_labels))
+    x, test_x = (centers[t] + rng.normal(size=(len(t), dim)) for t in (truth, test_labels))
     return {"features": x, "labels": labels, "test_features": test_x, "test_labels": test_labels}
 
 

@@ -101,10 +101,10 @@ def test_published_figures(options, giga, parameters):
 
 
 @pytest.mark.parametrize(("depth", "width_per_group", "giga"), [(50, 4, 4.26), (101, 8, 16.48)])
-def test_figures_that_count_normalisation(depth, width_per_group, giga):
-    """The other figures in use add two operations for each normalised element."""
+def test_figures_that_count_normalization(depth, width_per_group, giga):
+    """The other figures in use add two operations for each normalized element."""
     cost = count_network("resnext", 224, depth=depth, width_per_group=width_per_group)
-    total = cost.multiply_adds + count_classifier(2048, 1000).multiply_adds + 2 * cost.normalised_elements
+    total = cost.multiply_adds + count_classifier(2048, 1000).multiply_adds + 2 * cost.normalized_elements
     assert round(total / 1e9, 2) == giga
 
 

@@ -14,7 +14,7 @@ NETWORK = dataclasses.replace(
     parameters=1000,
     layers=0,
     kept_elements=50_000,
-    normalised_elements=20_000,
+    normalized_elements=20_000,
 )
 HEADS = HeadCost(parameters=100, multiply_adds=90)
 

@@ -203,17 +203,17 @@ def test_sizes_and_shapes_vary(web):
     assert all(30 <= side <= 50 for size in sizes for side in size)
 
 
-def test_colour_does_not_identify_a_class():
-    def colours(j, count, start):
+def test_color_does_not_identify_a_class():
+    def colors(j, count, start):
         rngs = (np.random.default_rng([start, j, i]) for i in range(count))
         return np.array(
             [np.asarray(draw_scene(SCENE_CLASSES[j], g, (32, 32))).mean(axis=(0, 1)) for g in rngs]
         )
 
-    centres = np.stack([colours(j, 25, 0).mean(axis=0) for j in range(len(SCENE_CLASSES))])
+    centers = np.stack([colors(j, 25, 0).mean(axis=0) for j in range(len(SCENE_CLASSES))])
     hits = []
     for j in range(len(SCENE_CLASSES)):
-        distance = ((colours(j, 20, 1)[:, None] - centres) ** 2).sum(axis=-1)
+        distance = ((colors(j, 20, 1)[:, None] - centers) ** 2).sum(axis=-1)
         hits += (distance.argmin(axis=1) == j).tolist()
     assert np.mean(hits) < 2 / len(SCENE_CLASSES)  # chance is 1 / 16; 320 draws
 

@@ -108,7 +108,7 @@ def test_auroc_by_hand_and_with_ties():
         metrics.auroc(np.array([np.nan, 1.0]), np.array([0, 1]))
 
 
-def test_summarize_leaves_out_unlabelled_instances():
+def test_summarize_leaves_out_unlabeled_instances():
     top_ids = np.array([[0, 1], [1, 0], [1, 0], [0, 1]])
     top_probs = np.array([[1.0, 0.0]] * 4)
     figures = metrics.summarize(np.array([0, 0, 1, -1]), top_ids, top_probs, 2)

@@ -23,10 +23,10 @@ N, D, CLASSES, NOISE = 240, 96, 4, 0.4
 def data():
     """So many dimensions that a linear head can learn wrong labels by heart."""
     rng = np.random.default_rng(0)
-    centres = 0.8 * rng.normal(size=(CLASSES, D))
+    centers = 0.8 * rng.normal(size=(CLASSES, D))
     truth, test_truth = np.arange(N) % CLASSES, np.arange(800) % CLASSES
     x, test_x = (
-        (0.5 * centres[t] + rng.normal(size=(len(t), D))).astype("float32") for t in (truth, test_truth)
+        (0.5 * centers[t] + rng.normal(size=(len(t), D))).astype("float32") for t in (truth, test_truth)
     )
     labels = np.where(rng.random(N) < NOISE, rng.integers(0, CLASSES, N), truth)
     return x, labels, test_x, test_truth

@@ -29,9 +29,9 @@ HOSTILE = (
 )
 
 
-def draw_jpeg(colour=(200, 30, 30), comment=b"from the web"):
+def draw_jpeg(color=(200, 30, 30), comment=b"from the web"):
     out = io.BytesIO()
-    Image.new("RGB", (40, 30), colour).save(out, "JPEG", comment=comment)
+    Image.new("RGB", (40, 30), color).save(out, "JPEG", comment=comment)
     return out.getvalue()
 
 

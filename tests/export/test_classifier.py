@@ -65,9 +65,9 @@ def test_the_keras_file_holds_no_date_and_repeats(exported, tiny_model, tiny_pre
     assert (tmp_path / "tiny.keras").read_bytes() == written
 
 
-def test_accuracy_is_of_the_labelled_images(exported, tiny_model, tiny_photos, tiny_preparation):
+def test_accuracy_is_of_the_labeled_images(exported, tiny_model, tiny_photos, tiny_preparation):
     _, metadata = exported
-    assert metadata["check"] == {"images": 10, "labelled": 10, "split": "test"}
+    assert metadata["check"] == {"images": 10, "labeled": 10, "split": "test"}
     images = tiny_preparation.decode(tiny_photos[:10])[0]
     best = np.argmax(tiny_model(images, training=False), axis=1)
     assert metadata["reference"]["top1"] == pytest.approx((best == LABELS[:10]).mean())

@@ -24,7 +24,7 @@ FACTS = {
     "top_k": 3,
     "machine": {"processor": "Some CPU @ 2.00GHz", "cores": 2},
     "versions": {"tensorflow": "2.20.0"},
-    "check": {"images": 640, "labelled": 600, "split": "test"},
+    "check": {"images": 640, "labeled": 600, "split": "test"},
     "reference": ACCURACY,
     "formats": {
         "saved_model": {
@@ -100,7 +100,7 @@ def test_refused_files_are_named_with_the_reason_and_not_offered():
 
 def test_what_was_not_measured_is_called_so():
     metadata = copy.deepcopy(FACTS)
-    metadata["check"] = {"images": 12, "labelled": 0, "split": "train"}
+    metadata["check"] = {"images": 12, "labeled": 0, "split": "train"}
     metadata["reference"] = None
     for entry in metadata["formats"].values():
         entry["accuracy"] = None
@@ -118,7 +118,7 @@ def test_any_fact_may_be_missing(key):
 
 def test_the_name_alone_is_enough():
     card = build_model_card({"name": "x"})
-    assert "Not told." in card and "Accuracy was not measured" in card and "docker" not in card
+    assert "Not described." in card and "Accuracy was not measured" in card and "docker" not in card
 
 
 def test_several_views_and_many_classes():

@@ -1,4 +1,4 @@
-"""`.tflite` files of every kind: equality with Keras and with OpenCV, quantisation, refusals."""
+"""`.tflite` files of every kind: equality with Keras and with OpenCV, quantization, refusals."""
 
 import numpy as np
 import pytest
@@ -101,7 +101,7 @@ def test_int8_convolves_in_int8_with_a_scale_for_each_channel(files):
         assert len(kernel.quantization.scale) == 16 and len(image.quantization.scale) == 1
 
 
-def test_int8_normalises_and_ranks_in_float32(tmp_path):
+def test_int8_normalizes_and_ranks_in_float32(tmp_path):
     import keras
 
     image = keras.Input((16, 16, 3))

@@ -43,10 +43,8 @@ def decoded(data):
     return eager
 
 
-def palette_image(colours=200):
-    image = Image.fromarray(
-        (np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % colours).astype(np.uint8), "P"
-    )
+def palette_image(colors=200):
+    image = Image.fromarray((np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % colors).astype(np.uint8), "P")
     image.putpalette([v for i in range(256) for v in (i, 255 - i, i * 7 % 256)])
     return image
 
@@ -157,7 +155,7 @@ def test_garbage_exif_is_orientation_1():
 
 
 def animated_webp():
-    others = [Image.new("RGB", (40, 30), colour) for colour in ("blue", "green")]
+    others = [Image.new("RGB", (40, 30), color) for color in ("blue", "green")]
     return encode(Image.new("RGB", (40, 30), "red"), "WEBP", save_all=True, append_images=others)
 
 

@@ -10,7 +10,7 @@ from urnet_tf.checkpoints.weight_matching import copy_into, pytorch_slots
 from urnet_tf.errors import UsageError
 from urnet_tf.models.backbone import build_backbone
 from urnet_tf.models.resnext import build_resnext, checkpoint_name, with_intermediates
-from urnet_tf.models.variants import VARIANTS, recognise_variant, variant_name
+from urnet_tf.models.variants import VARIANTS, recognize_variant, variant_name
 
 pytestmark = pytest.mark.onednn
 GOLDEN = json.loads(pathlib.Path(__file__).with_name("golden_resnext.json").read_text())["logits"]
@@ -87,7 +87,7 @@ def test_logits_are_those_of_pytorch(name, form, torch_python, torch_reference, 
     logits = features @ tensors["fc.weight"].T + tensors["fc.bias"]
     assert np.abs(expected).max() > 1.0
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
-    assert recognise_variant(tensors) == VARIANTS[name] | (
+    assert recognize_variant(tensors) == VARIANTS[name] | (
         {} if "d" in name.split("_")[0] else {"small_stem": False}
     )
 

@@ -44,7 +44,7 @@ def drawn_tensor(name, shape):
         values = rng.uniform(0.1, 0.25, shape)
     elif name.endswith(("running_mean", "bias")):
         values = rng.normal(0, 0.2, shape)
-    else:  # running_var, and the factors of batch normalisation
+    else:  # running_var, and the factors of batch normalization
         values = rng.uniform(0.5, 1.5, shape)
     return values.astype("float32")
 

@@ -25,7 +25,7 @@ GOOD = Answer(True, (1, 0), ("Käfer", "great white"), (0.75, 0.00025))
 
 @pytest.fixture(scope="module")
 def saved_models(tmp_path_factory):
-    """A Keras model that knows colours, in the layout of an export."""
+    """A Keras model that knows colors, in the layout of an export."""
     import keras
 
     keras.utils.set_random_seed(0)
@@ -45,15 +45,15 @@ def saved_models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """70 images of one colour each in two folders: three batches."""
+    """70 images of one color each in two folders: three batches."""
     import tensorflow as tf
 
     directory = tmp_path_factory.mktemp("images")
-    colours = np.random.default_rng(0).integers(0, 256, (70, 1, 1, 3), dtype=np.uint8)
-    for number, colour in enumerate(colours):
+    colors = np.random.default_rng(0).integers(0, 256, (70, 1, 1, 3), dtype=np.uint8)
+    for number, color in enumerate(colors):
         folder = directory / ("b" if number % 2 else "a, c")
         folder.mkdir(exist_ok=True)
-        encoded = tf.io.encode_png(np.tile(colour, (20, 24, 1))).numpy()
+        encoded = tf.io.encode_png(np.tile(color, (20, 24, 1))).numpy()
         (folder / f"{number}.png").write_bytes(encoded)
     return directory
 
@@ -62,9 +62,9 @@ def rows_of(text):
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_the_command_answers_hostile_neighbours_and_tells_reasons(saved_models, tmp_path, urnet):
-    colours = np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)
-    hostile = write_hostile_files(tmp_path, Image.fromarray(colours).resize((96, 72)))
+def test_the_command_answers_hostile_neighbors_and_tells_reasons(saved_models, tmp_path, urnet):
+    colors = np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    hostile = write_hostile_files(tmp_path, Image.fromarray(colors).resize((96, 72)))
     done = urnet("predict", tmp_path, tmp_path / "nowhere.jpg", "--model", saved_models, "--top_k", "2")
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr and "tiny, version 3 (Keras)" in done.stderr

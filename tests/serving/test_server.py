@@ -129,7 +129,7 @@ def test_it_says_what_it_serves_and_how(mlflow, tiny_version):
     url, _, printed = mlflow
     lines = printed.splitlines()
     assert lines[0] == f"Model:  {tiny_version}"
-    assert lines[1] == "Engine: mlflow (as asked for)"
+    assert lines[1] == "Engine: mlflow (as requested)"
     assert "keeps to the version" in lines[2]
     assert f"Ready:  {url}" in lines
     assert lines[-1] == server.curl_line(url)
@@ -267,7 +267,7 @@ def test_the_choice_of_the_engine(stand_ins, monkeypatch):
         server.choose_engine("auto")
     stand_ins("tensorflow_model_server")
     assert server.choose_engine("auto") == ("tf_serving", "it is on the PATH")
-    assert server.choose_engine("tf_serving") == ("tf_serving", "as asked for")
+    assert server.choose_engine("tf_serving") == ("tf_serving", "as requested")
 
 
 @pytest.mark.parametrize("engine", ["tf_serving", "docker"])

@@ -37,7 +37,7 @@ def tiny(monkeypatch):
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
-    """pack/ and reweight/ of coloured squares: class 0 red, 1 green, 2 blue, with noise."""
+    """pack/ and reweight/ of colored squares: class 0 red, 1 green, 2 blue, with noise."""
     import tensorflow as tf
 
     root = tmp_path_factory.mktemp("work")

@@ -233,7 +233,7 @@ def test_choose_split():
         evaluate.choose_split(splits[:1], labels[:1], "val")
 
 
-def test_unlabelled_images_give_predictions_only(tmp_path):
+def test_unlabeled_images_give_predictions_only(tmp_path):
     write_workdir(tmp_path, test_labels=False)
     context = context_of(tmp_path, "evaluate.split=test")
     assert evaluate.run(context) == {"split": TEST, "views": 1, "models": {}}

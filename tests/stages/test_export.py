@@ -87,7 +87,7 @@ def test_frozen_mode_puts_the_backbone_before_the_head(root, monkeypatch):
     assert metadata["formats"]["saved_model"]["parity"]["max_difference"] < 1e-5
     assert "features" in metadata["formats"]["saved_model"]["parity"]["signatures"]
     written = json.loads((context.out / "birds" / "1" / "export.json").read_text())
-    assert written["check"] == {"images": 3, "labelled": 3, "split": "val"} and written["classes"] == C
+    assert written["check"] == {"images": 3, "labeled": 3, "split": "val"} and written["classes"] == C
     assert written["preparation"]["short_side_px"] == 40
     assert written["data"]["noise"]["clean_rate_estimate"] == 0.7 and written["data"]["images"] == 9
     assert written["settings"]["export"]["name"] == "birds"
@@ -124,7 +124,7 @@ def test_finetuned_models_are_exported_with_the_backbone_they_have(root):
     assert metadata["formats"]["tflite_float32"]["parity"]["top1_agreement"] == 1.0
 
 
-def test_check_images_are_spread_over_the_best_labelled_split():
+def test_check_images_are_spread_over_the_best_labeled_split():
     splits = np.array([TRAIN] * 3 + [VAL] * 9 + [TEST] * 2)
     labels = np.array([0] * 12 + [-1] * 2)
     assert export.choose_check_ids(splits, labels, 3).tolist() == [3, 7, 11]

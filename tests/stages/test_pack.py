@@ -35,7 +35,7 @@ def turned():
 
 
 def animated():
-    others = [Image.new("RGB", (40, 30), colour) for colour in ("blue", "green")]
+    others = [Image.new("RGB", (40, 30), color) for color in ("blue", "green")]
     file = io.BytesIO()
     Image.new("RGB", (40, 30), "red").save(file, "WEBP", save_all=True, append_images=others)
     return file.getvalue()

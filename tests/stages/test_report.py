@@ -19,7 +19,7 @@ TEST_LABELS = np.array([0, 1, 2, 2])
 PARITY = {"max_difference": 2e-6, "relative_difference": 1e-6, "top1_agreement": 1.0}
 EXPORT = {
     "name": "urnet", "version": 2, "path": "urnet/2", "machine": {"processor": "A <CPU>", "cores": 4},
-    "check": {"images": 4, "labelled": 4, "split": "test"}, "reference": {"top1": 0.75, "top5": 1.0},
+    "check": {"images": 4, "labeled": 4, "split": "test"}, "reference": {"top1": 0.75, "top5": 1.0},
     "formats": {
         "saved_model": {
             "file": "saved_model.pb", "path": "urnet/2/saved_model.pb", "bytes": 7_000_000, "parity": PARITY,

@@ -53,13 +53,13 @@ def bert_of_one_text(tensors, ids):
     def dense(x, name):
         return x @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"]
 
-    def normalise(x, name):
+    def normalize(x, name):
         x = (x - x.mean(axis=1, keepdims=True)) / np.sqrt(x.var(axis=1, keepdims=True) + 1e-12)
         return x * tensors[f"{name}.weight"] + tensors[f"{name}.bias"]
 
     x = np.stack([tensors["embeddings.word_embeddings.weight"][i] for i in ids]).astype(float)
     x += tensors["embeddings.position_embeddings.weight"][: len(ids)]
-    x = normalise(x + tensors["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
+    x = normalize(x + tensors["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
     for layer in range(LAYERS):
         name = f"encoder.layer.{layer}"
         query, key, value = (dense(x, f"{name}.attention.self.{k}") for k in ("query", "key", "value"))
@@ -68,12 +68,12 @@ def bert_of_one_text(tensors, ids):
             for word in range(len(ids)):
                 attention = np.exp(key[:, columns] @ query[word, columns] / math.sqrt(DIM // HEADS))
                 mixed[word, columns] = attention / attention.sum() @ value[:, columns]
-        x = normalise(
+        x = normalize(
             x + dense(mixed, f"{name}.attention.output.dense"), f"{name}.attention.output.LayerNorm"
         )
         wide = dense(x, f"{name}.intermediate.dense")
         wide = wide * 0.5 * (1 + np.vectorize(math.erf)(wide / math.sqrt(2)))
-        x = normalise(x + dense(wide, f"{name}.output.dense"), f"{name}.output.LayerNorm")
+        x = normalize(x + dense(wide, f"{name}.output.dense"), f"{name}.output.LayerNorm")
     mean = x.mean(axis=0)
     return mean / np.linalg.norm(mean)
 

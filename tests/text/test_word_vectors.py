@@ -11,7 +11,7 @@ from urnet_tf.text import word_vectors as text
 MAGIC = 793712314
 
 
-def write_bin(path, words, *, dim=4, buckets=10, min_n=2, max_n=3, version=12, model=2, quantised=False):
+def write_bin(path, words, *, dim=4, buckets=10, min_n=2, max_n=3, version=12, model=2, quantized=False):
     """A model in fastText's layout; row i of the matrix is i + 0.25 * column."""
     with open(path, "wb") as file:
         file.write(struct.pack("<2i", MAGIC, version))
@@ -22,7 +22,7 @@ def write_bin(path, words, *, dim=4, buckets=10, min_n=2, max_n=3, version=12, m
         file.write(b"__label__x\0" + struct.pack("<qb", 3, 1))
         rows = len(words) + buckets
         matrix = np.arange(rows)[:, None] + 0.25 * np.arange(dim)
-        file.write(struct.pack("<?2q", quantised, rows, dim) + matrix.astype("<f4").tobytes())
+        file.write(struct.pack("<?2q", quantized, rows, dim) + matrix.astype("<f4").tobytes())
     return matrix
 
 
@@ -96,8 +96,8 @@ def test_malformed_bin_is_a_usage_error(tmp_path):
         path.write_bytes(broken)
         with pytest.raises(UsageError, match=r"fastText \.bin model in .*m\.bin"):
             text.FastTextBin(path)
-    write_bin(path, ["lion"], quantised=True)
-    with pytest.raises(UsageError, match="quantised"):
+    write_bin(path, ["lion"], quantized=True)
+    with pytest.raises(UsageError, match="quantized"):
         text.FastTextBin(path)
 
 
@@ -156,7 +156,7 @@ def test_class_vectors_average_texts_by_hand():
         {"id": "n3", "name": "!!", "words": [], "queries": []},
     ]
     vectors, unknown = text.class_text_vectors(classes, Known())
-    # Different texts: "lion" = (1, 0), "king lion" = (1, 1) / sqrt 2; their mean, normalised.
+    # Different texts: "lion" = (1, 0), "king lion" = (1, 1) / sqrt 2; their mean, normalized.
     mean = np.array([1 + 0.5**0.5, 0.5**0.5])
     np.testing.assert_allclose(vectors[0, :2], mean / np.linalg.norm(mean), rtol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-6)

@@ -77,7 +77,7 @@ class StopAt(keras.callbacks.Callback):
 
 
 def model_with_statistics():
-    """Dropout (a seed state), batch normalisation (moving statistics) and both branches."""
+    """Dropout (a seed state), batch normalization (moving statistics) and both branches."""
     features = keras.Input((DIM,), name="body_features")
     initializer = keras.initializers.HeNormal(seed=1)
     x = keras.layers.Dense(8, kernel_initializer=initializer, name="body_dense")(features)

@@ -66,7 +66,7 @@ def test_accuracy_takes_the_most_probable_class():
     assert float(metric.result()) == pytest.approx(2 / 3)
 
 
-def test_loss_survives_serialisation():
+def test_loss_survives_serialization():
     loss = keras.losses.deserialize(keras.losses.serialize(SparseSoftCrossEntropy(label_smoothing=0.3)))
     assert loss.label_smoothing == 0.3
 

@@ -258,12 +258,12 @@ MIRRORED = """
     check(end(single, deep_model, Bags(), **plain),
           end(mirrored, deep_model, Bags(), accumulate_steps=2, **plain), 2e-5)
 
-    def normalised():
+    def normalized():
         features = keras.Input((12,))
         x = keras.layers.BatchNormalization(synchronized=True)(features)
         return build_image_classifier(keras.Model(features, x, name="body"), 5, dropout=0.3, seed=1)
 
-    history = end(mirrored, normalised, Rows(), accumulate_steps=2, optimizer="sgd")[1]
+    history = end(mirrored, normalized, Rows(), accumulate_steps=2, optimizer="sgd")[1]
     assert history[-1]["loss"] < history[0]["loss"]
 
     second = overflow_in_step_2(slice(4, None))  # the rows of the second device

@@ -75,7 +75,7 @@ def test_an_instance_that_is_twice_in_a_step_is_remembered_once():
     np.testing.assert_allclose(loss.memory.numpy()[4], [0.25, 0.125, 0.125])
 
 
-def test_the_early_learning_term_pulls_towards_what_was_said_early():
+def test_the_early_learning_term_pulls_toward_what_was_said_early():
     """The gradient of a wrong label is weaker where the memory holds another class."""
     loss = build("elr", elr_weight=3.0, elr_momentum=0.9)
     loss.memory[2].assign(tf.constant([0.0, 0.9, 0.1], tf.float16))
@@ -83,9 +83,9 @@ def test_the_early_learning_term_pulls_towards_what_was_said_early():
     with tf.GradientTape() as tape:
         value = loss(with_ids("elr", one_hot(0), [2]), tf.identity(logits))
     with tf.GradientTape() as plain_tape:
-        plain = loss.cross_entropy()(one_hot(0), tf.identity(logits))
-    towards = -tape.gradient(value, logits).numpy()[0]
-    assert towards[1] > -plain_tape.gradient(plain, logits).numpy()[0][1]
+        plain = loss.for_bags()(one_hot(0), tf.identity(logits))
+    toward = -tape.gradient(value, logits).numpy()[0]
+    assert toward[1] > -plain_tape.gradient(plain, logits).numpy()[0][1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -164,7 +164,7 @@ def test_logit_adjustment_of_probabilities_and_of_empty_classes():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_losses_survive_serialisation(kind):
+def test_losses_survive_serialization(kind):
     loss = build(
         kind, gce_q=0.3, sce_reverse=0.4, focal_gamma=1.5, elr_weight=2.0, elr_momentum=0.8,
         logit_adjustment=0.5, label_smoothing=0.1,

@@ -1,6 +1,6 @@
 """Finds the file of pretrained weights and looks at its first bytes; builds no network.
 
-Plans are drawn with it, so that a wrong checkpoint is told before the work, not in the middle.
+Plans are drawn with it, so that a wrong checkpoint is reported before the work, not in the middle.
 """
 
 import importlib.util

@@ -6,7 +6,7 @@ placeholders; any other name is refused. So nothing in a file can run, and no mo
 than the file is long.
 
 Every reader takes an open file and gives the stored object, in which tensors are `StoredTensor`,
-and a function that reads one of them. Tensors that nobody asks for are never read.
+and a function that reads one of them. Tensors that are not needed are never read.
 
   zip          PyTorch 1.6 and later: data.pkl, and a member of raw numbers for each storage
   legacy       older PyTorch: five pickles, then the storages

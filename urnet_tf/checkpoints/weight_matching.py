@@ -61,7 +61,7 @@ def pytorch_slots(model, name_of: Callable[[str], str]) -> dict[str, tuple]:
     """Where the tensors of a PyTorch checkpoint go: name → (variable, axes that give Keras' layout).
 
     Args:
-      model: convolutions, depthwise convolutions, grouped ones and batch normalisations.
+      model: convolutions, depthwise convolutions, grouped ones and batch normalizations.
       name_of: the checkpoint's name of a Keras layer, without `.weight`.
     """
     slots = {}

@@ -1,4 +1,4 @@
-"""What single values allow and together cannot work: told when a configuration is read, not hours later."""
+"""What single values allow and together cannot work: reported when a configuration is read, not later."""
 
 import operator
 

@@ -110,7 +110,7 @@ class AugmentConfig:
 @dataclass(frozen=True)
 class LossConfig:
     kind: str = _choice("cross_entropy", "gce", "sce", "focal", "elr")
-    gce_q: float = _between(0.7, 0.01, 1.0)  # towards 0 cross entropy, 1 mean absolute error (Zhang 2018)
+    gce_q: float = _between(0.7, 0.01, 1.0)  # toward 0 cross entropy, 1 mean absolute error (Zhang 2018)
     sce_reverse: float = _between(1.0, 0.0, _FACTOR)  # of the reverse cross entropy; beta / alpha, Wang 2019
     focal_gamma: float = _between(2.0, 0.0, _FACTOR)  # Lin 2017
     elr_weight: float = _between(3.0, 0.0, _FACTOR)  # lambda of the early-learning term (Liu 2020)
@@ -205,7 +205,9 @@ class RankPriorConfig:
 @dataclass(frozen=True)
 class SoftLabelConfig:
     enabled: bool = True
-    kind: str = _choice("distribution", "predicted")  # all that the folds suppose, or one label (Eq. 10)
+    kind: str = _choice(
+        "distribution", "predicted"
+    )  # the whole prediction of the folds, or one label (Eq. 10)
     beta: float = _between(0.8, 0.0, 1.0)  # share of the given label, Eq. 10; distribution: the smallest
 
 
@@ -333,6 +335,6 @@ class Config:
 
 
 def has_second_round(config: Config) -> bool:
-    """Whether weighted heads of the folds are refitted; with one fold there is nobody to ask."""
+    """Whether weighted heads of the folds are refitted; with one fold nothing is out of fold."""
     rounds = config.reweight.rounds or (2 if config.model.mode == "frozen" else 1)
     return rounds > 1 and config.baseline.folds > 1

@@ -4,12 +4,12 @@ Plans are drawn without TensorFlow, so the layers of `resnext`, `efficientnet_li
 `urnet` are walked here once more, in plain arithmetic. The tests hold the two descriptions together:
 parameters must equal those of the Keras models, for all options.
 
-A multiply-add is counted where a matrix is applied: in convolutions and dense layers. Normalisation,
+A multiply-add is counted where a matrix is applied: in convolutions and dense layers. Normalization,
 activations and pooling are left out, as in torchvision's tables. One multiply-add is two FLOPs.
 
-What is kept for the backward pass: the input of each convolution and normalisation and the output of
+What is kept for the backward pass: the input of each convolution and normalization and the output of
 each ReLU. A convolution with both behind it leaves two tensors, its own output and the ReLU's; the
-normalised tensor in between is freed.
+normalized tensor in between is freed.
 """
 
 import dataclasses
@@ -27,11 +27,11 @@ class NetworkCost:
     name: str
     feature_dim: int  # D of the features
     trainable: int  # parameters that training changes
-    parameters: int  # these and the running statistics of normalisation
+    parameters: int  # these and the running statistics of normalization
     layers: int  # convolutions
     multiply_adds: int
     kept_elements: int  # activations that the backward pass needs
-    normalised_elements: int  # those of them that enter a batch normalisation
+    normalized_elements: int  # those of them that enter a batch normalization
     largest_elements: int  # of the largest activation
 
     @property
@@ -114,7 +114,7 @@ class _Walk:
 
     def __init__(self):
         self.trainable = self.statistics = self.layers = 0
-        self.multiply_adds = self.kept = self.normalised = self.largest = 0
+        self.multiply_adds = self.kept = self.normalized = self.largest = 0
 
     def keep(self, x):
         """A tensor that stays until the backward pass."""
@@ -123,18 +123,18 @@ class _Walk:
         return x
 
     def convolve(self, x, filters, kernel=1, strides=1, groups=1):
-        """A convolution without bias, and the batch normalisation behind it."""
+        """A convolution without bias, and the batch normalization behind it."""
         y = x.strided(strides, filters)
         matrix = kernel * kernel * x.channels // groups * filters
         self.multiply_adds += matrix * y.side * y.side
         self.trainable += matrix + 2 * filters  # scale and offset
         self.statistics += 2 * filters  # moving mean and variance
         self.layers += 1
-        self.normalised += y.elements
+        self.normalized += y.elements
         return self.keep(y)
 
     def activate(self, x, filters, kernel=1, strides=1, groups=1):
-        """Convolution, normalisation, ReLU."""
+        """Convolution, normalization, ReLU."""
         return self.keep(self.convolve(x, filters, kernel, strides, groups))
 
     def excite(self, x):
@@ -155,7 +155,7 @@ class _Walk:
             layers=self.layers,
             multiply_adds=self.multiply_adds,
             kept_elements=self.kept,
-            normalised_elements=self.normalised,
+            normalized_elements=self.normalized,
             largest_elements=self.largest,
         )
 

@@ -20,7 +20,7 @@ _BATCHES_AHEAD = 4  # prefetched, being filled, being copied
 _MARGIN = 1.15  # for the allocator's holes, which grow over the first steps
 
 _MULTIPLY_ADDS = 47e9  # a second and core, of float32 convolutions
-_ACTIVATION_BYTES = 7e9  # a second and core, through normalisations and ReLUs
+_ACTIVATION_BYTES = 7e9  # a second and core, through normalizations and ReLUs
 _GPU_MULTIPLY_ADDS = 4e12  # a second; a guess
 _IMAGE_SECONDS = 0.0015  # of a core: reading, decoding and resizing one view
 _TRAINING_MULTIPLY_ADDS = 3.0  # of a training step, in those of a forward pass
@@ -37,7 +37,7 @@ class TrainingCost:
     gradients: int
     optimizer: int
     activations_per_image: int
-    synchronized_per_image: int  # more, where devices synchronise their batch statistics
+    synchronized_per_image: int  # more, where devices synchronize their batch statistics
     input_per_image: int
     traced: int
     batch_images: int
@@ -104,7 +104,7 @@ def training_cost(
     if network is not None:
         activations += int((1 + _GRADIENT_SHARE) * (2 if mixed else 4) * network.kept_elements)
         # Statistics over several devices are computed in float32, whatever the precision.
-        synchronized = int((1 + _GRADIENT_SHARE) * 2 * network.normalised_elements) if mixed else 0
+        synchronized = int((1 + _GRADIENT_SHARE) * 2 * network.normalized_elements) if mixed else 0
     return TrainingCost(
         heads=heads,
         num_classes=num_classes,

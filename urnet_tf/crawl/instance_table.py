@@ -2,7 +2,7 @@
 
 Input: rows of a `Crawl` and one probe result a row. Output: candidates in the order that instance
 ids will have (split; then label, source, rank, path), the rows left out with reasons, and files
-whose bytes occur more than once. Everything is vectorised; 16 M rows fit.
+whose bytes occur more than once. Everything is vectorized; 16 M rows fit.
 
 The order of decisions: training images equal to a given validation or test image leave; then
 missing evaluation sets are drawn from the training images whose bytes occur once, so no drawn

@@ -29,7 +29,7 @@ from urnet_tf.crawl.table import (
 )  # fmt: skip
 from urnet_tf.errors import UsageError
 from urnet_tf.images.probe import environment_failure, is_environment_fault
-from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
+from urnet_tf.schema import TEST, TRAIN, UNLABELED, VAL
 from urnet_tf.store import codes_of
 from urnet_tf.text_rules import bare, quote
 
@@ -86,13 +86,13 @@ def read_list(path: str, *, image_root: str | None = None, classes=None, split: 
     splits = _splits(table, split)
     ranks = _ranks(table["rank"])
     labels = pc.utf8_trim_whitespace(table["label"])
-    unlabelled = pc.equal(labels, "").to_numpy()
+    unlabeled = pc.equal(labels, "").to_numpy()
     if split == TEST or split is None:  # -1 says "not known" where that is allowed
-        unlabelled |= pc.equal(labels, str(UNLABELLED)).to_numpy() & (splits == TEST)
+        unlabeled |= pc.equal(labels, str(UNLABELED)).to_numpy() & (splits == TEST)
     faults = np.full(len(table), None, object)
     faults[splits == None] = "the split is none of train, val, test"  # noqa: E711 (elementwise)
     faults[ranks < 0] = "the rank is not a whole number from 0"
-    faults[unlabelled & (splits != TEST)] = "the label is missing"
+    faults[unlabeled & (splits != TEST)] = "the label is missing"
     faults[pc.equal(pc.utf8_trim_whitespace(table["path"]), "").to_numpy()] = "the path is missing"
     good = np.equal(faults, None)
     for row in np.flatnonzero(~good):
@@ -102,9 +102,9 @@ def read_list(path: str, *, image_root: str | None = None, classes=None, split: 
             rejected_row(table["path"][row].as_py(), "bad_row", split=splits[row] or TRAIN, reason=reason)
         )
     table, labels = table.filter(good), labels.filter(pa.array(good))
-    splits, ranks, unlabelled = splits[good], ranks[good], unlabelled[good]
+    splits, ranks, unlabeled = splits[good], ranks[good], unlabeled[good]
 
-    classes, ids = _resolve_labels(path, table, labels, unlabelled, splits, classes)
+    classes, ids = _resolve_labels(path, table, labels, unlabeled, splits, classes)
     table = _with_queries(table, ids, splits, classes)
     source_codes, _ = codes_of(table["source"])
     query_codes, _ = codes_of(table["query"])
@@ -297,11 +297,11 @@ def _read_class_names(path):
         ) from None
 
 
-def _resolve_labels(path, table, labels, unlabelled, splits, classes):
+def _resolve_labels(path, table, labels, unlabeled, splits, classes):
     """The classes and the id of every row, int32 [N]."""
     codes, values = codes_of(labels)
-    used = np.unique(codes[~unlabelled])
-    trained = np.unique(codes[~unlabelled & (splits == TRAIN)])
+    used = np.unique(codes[~unlabeled])
+    trained = np.unique(codes[~unlabeled & (splits == TRAIN)])
     numbers = {code: _whole_number(values[code]) for code in used}
     are_ids = bool(numbers) and None not in numbers.values()
     given = "the trained ones" if classes is not None else CLASSES_FILE
@@ -319,18 +319,18 @@ def _resolve_labels(path, table, labels, unlabelled, splits, classes):
     by_name = {entry["name"]: entry["label"] for entry in classes}
     by_name |= {entry["id"]: entry["label"] for entry in classes}
     by_name_only = not are_ids or all(values[code] in by_name for code in used)
-    ids = np.full(len(values) + 1, UNLABELLED, np.int32)
+    ids = np.full(len(values) + 1, UNLABELED, np.int32)
     for code in sorted(used, key=lambda code: numbers[code] is not None):  # a word among ids is the odd one
         label = by_name.get(values[code]) if by_name_only else numbers[code]
         if label is None or not 0 <= label < len(classes):
-            row = int(np.flatnonzero((codes == code) & ~unlabelled)[0])
+            row = int(np.flatnonzero((codes == code) & ~unlabeled)[0])
             place = _row_name(path, table["line"][row].as_py())
             raise UsageError(
                 f"The label {quote(values[code])} in {place} is outside of the {len(classes)} classes "
                 f"({given})."
             )
         ids[code] = label
-    return classes, np.where(unlabelled, UNLABELLED, ids[codes]).astype(np.int32)
+    return classes, np.where(unlabeled, UNLABELED, ids[codes]).astype(np.int32)
 
 
 def _whole_number(text):

@@ -25,7 +25,7 @@ from urnet_tf.crawl.table import (
 )
 from urnet_tf.errors import UsageError
 from urnet_tf.images.probe import os_reason, os_status, retried_or_stop
-from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
+from urnet_tf.schema import TEST, TRAIN, UNLABELED, VAL
 from urnet_tf.text_rules import show_path
 
 FOLDER, LIST, WEBVISION = "folder", "list", "webvision"
@@ -294,8 +294,8 @@ def _list_split(root, folder, split, classes, rows, rejected):
             reason = "the image lies outside of a class folder" if problem is None else None
             rejected.append(rejected_row(path, problem or "bad_row", split=split, reason=reason))
             continue
-        label = UNLABELLED if flat else labels.get(name, UNLABELLED)
-        if label == UNLABELLED and not flat and len(parts) > 1:
+        label = UNLABELED if flat else labels.get(name, UNLABELED)
+        if label == UNLABELED and not flat and len(parts) > 1:
             raise UsageError(
                 f"The {split} folder {top} holds the class {name!r}, which has no training images."
             )

@@ -1,4 +1,4 @@
-"""Reads what a search engine said about the results of one query: a JSON array of records.
+"""Reads what a search engine reported about the results of one query: a JSON array of records.
 
 Input: metadata files of a WebVision tree. Output: the record of an image, or None. Every field of
 a record may be missing.

@@ -21,21 +21,26 @@ from urnet_tf.crawl.table import (
     ROW_SCHEMA,
     Crawl,
     RowBuilder,
-    class_entry,
     clean_text,
     is_utf8,
-    open_text,
     printable,
     rejected_row,
     running_number,
 )  # fmt: skip
+from urnet_tf.crawl.webvision_info import (
+    SOURCES,
+    evaluation_folder,
+    list_parts,
+    read_lines,
+    read_queries,
+    read_query_map,
+    read_synsets,
+)
 from urnet_tf.errors import UsageError
-from urnet_tf.images.probe import environment_failure, is_environment_fault, retried_or_stop
-from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
+from urnet_tf.images.probe import retried_or_stop
+from urnet_tf.schema import TEST, TRAIN, UNLABELED, VAL
 from urnet_tf.text_rules import quote
 
-_SOURCES = ("google", "flickr")
-_EVALUATION_FOLDERS = ("{}_images_256", "{}_images_resized", "{}_images")
 _QUERY_FOLDER = re.compile(r"^q(\d+)$")
 
 
@@ -49,14 +54,14 @@ def looks_like(path: str) -> bool:
 
 def count_rows(path: str, sources: Sequence[str] | None = None) -> int:
     """Counts the lines of the file lists of all splits."""
-    names = [f"train_filelist_{part}.txt" for part in _list_parts(path, sources)]
-    names += [f"{split}_filelist.txt" for split in (VAL, TEST) if _evaluation_folder(path, split) is not None]
-    return sum(1 for name in names for _ in _lines(path, name))
+    names = [f"train_filelist_{part}.txt" for part in list_parts(path, sources)]
+    names += [f"{split}_filelist.txt" for split in (VAL, TEST) if evaluation_folder(path, split) is not None]
+    return sum(1 for name in names for _ in read_lines(path, name))
 
 
 def count_classes(path: str) -> int:
     """Counts the lines of `synsets.txt`."""
-    return sum(1 for _ in _lines(path, "synsets.txt"))
+    return sum(1 for _ in read_lines(path, "synsets.txt"))
 
 
 def info_files(path: str) -> list[str]:
@@ -70,20 +75,20 @@ def listed_files(path: str, sources: Sequence[str] | None = None) -> Iterator[st
     Raises:
       UsageError: a file of `info/` is missing.
     """
-    next(_lines(path, "synsets.txt"), None)  # without it there is no tree
+    next(read_lines(path, "synsets.txt"), None)  # without it there is no tree
     folders, metas = _Folders(os.path.abspath(path)), {}
-    for part in _list_parts(path, sources):
-        for line in _lines(path, f"train_filelist_{part}.txt"):
+    for part in list_parts(path, sources):
+        for line in read_lines(path, f"train_filelist_{part}.txt"):
             yield folders.find(line.rpartition(" ")[0].rstrip())
-        for line in _lines(path, f"train_meta_list_{part}.txt"):
+        for line in read_lines(path, f"train_meta_list_{part}.txt"):
             metas.setdefault(line.rpartition(" ")[0].strip())
     for meta in metas:
         yield from metadata_places(meta)
     for split in (VAL, TEST):
-        folder = _evaluation_folder(path, split)
+        folder = evaluation_folder(path, split)
         if folder is None or not os.path.exists(os.path.join(path, "info", f"{split}_filelist.txt")):
             continue
-        for line in _lines(path, f"{split}_filelist.txt"):
+        for line in read_lines(path, f"{split}_filelist.txt"):
             name = line.rpartition(" ")[0].rstrip() or line
             yield folders.find(name if name.startswith(f"{folder}/") else f"{folder}/{name}")
 
@@ -105,10 +110,10 @@ def read_webvision(
     root = os.path.abspath(path)
     if not os.path.isdir(root):
         raise UsageError(f"Expected a WebVision tree at {path}; there is no such folder.")
-    classes = _read_synsets(path)
-    texts, given_queries = _read_queries(path), _read_query_map(path)
+    classes = read_synsets(path)
+    texts, given_queries = read_queries(path), read_query_map(path)
     listing = _Listing(root, len(classes), first_classes)
-    for part in _list_parts(path, sources):
+    for part in list_parts(path, sources):
         listing.read_train_list(path, part, sources)
     if not listing.labels:
         wanted = quote(sources) if sources else "any source"
@@ -136,8 +141,8 @@ class _Listing:
 
     def read_train_list(self, path, part, sources):
         name = f"train_filelist_{part}.txt"
-        metas = _lines(path, f"train_meta_list_{part}.txt")
-        for number, line in enumerate(_lines(path, name), 1):
+        metas = read_lines(path, f"train_meta_list_{part}.txt")
+        for number, line in enumerate(read_lines(path, name), 1):
             meta = next(metas, None)
             if meta is None:
                 raise UsageError(
@@ -170,10 +175,10 @@ class _Listing:
         name = f"{split}_filelist.txt"
         if not os.path.exists(os.path.join(path, "info", name)):
             return []
-        folder = _evaluation_folder(path, split)
+        folder = evaluation_folder(path, split)
         if folder is None:
             return [f"info/{name} is there, but no folder {split}_images_256: its images are left out"]
-        for number, line in enumerate(_lines(path, name), 1):
+        for number, line in enumerate(read_lines(path, name), 1):
             listed, label = self._parse(name, number, line, split)
             if listed is None or label >= self.count:
                 continue
@@ -251,17 +256,17 @@ class _Listing:
         path = path.rstrip()
         if path and re.fullmatch(r"-?\d{1,9}", label):
             label = int(label)
-            if not 0 <= label < self.num_classes and not (split == TEST and label == UNLABELLED):
+            if not 0 <= label < self.num_classes and not (split == TEST and label == UNLABELED):
                 raise UsageError(
                     f"The label {label} in line {number} of info/{name} is outside of the "
                     f"{self.num_classes} classes of info/synsets.txt."
                 )
             return path, label
         if split == TEST:
-            return line, UNLABELLED
+            return line, UNLABELED
         reason = f"line {number} of info/{name}: expected a path and a label"
         self.rejected.append(rejected_row(line, "bad_row", split=split, reason=reason))
-        return None, UNLABELLED
+        return None, UNLABELED
 
     def _add_path(self, path):
         self._path_chunk.append(path)
@@ -299,77 +304,6 @@ class _Folders:
         return listed if other is None else f"{folder}/{other}" if folder else other
 
 
-def _lines(path, name) -> Iterator[str]:
-    """Lines of a file of info/ without surrounding white space; blank ones at the end are dropped."""
-    try:
-        with open_text(os.path.join(path, "info", name), errors="surrogateescape") as file:
-            blank = 0
-            for line in file:
-                line = line.strip().replace("\t", " ")
-                if not line:
-                    blank += 1
-                    continue
-                yield from [""] * blank
-                blank = 0
-                yield line
-    except OSError as error:
-        if is_environment_fault(error):
-            error.filename = os.path.join(path, "info", name)
-            raise environment_failure(error) from error
-        raise UsageError(
-            f"Expected the WebVision file info/{name} in {path}; it cannot be read: {error.strerror}."
-        ) from None
-
-
-def _read_synsets(path):
-    classes = []
-    for line in _lines(path, "synsets.txt"):
-        identity, _, words = clean_text(line).partition(" ")
-        words = [word for part in words.split(",") if (word := part.strip())] or [identity]
-        classes.append(class_entry(len(classes), words[0], identity, words, []))
-    return classes
-
-
-def _read_queries(path):
-    """{source, or None for all: {query id: text}}."""
-    found = {}
-    for file in glob.glob(os.path.join(glob.escape(path), "info", "queries_*.txt")):
-        source = os.path.basename(file).removeprefix("queries_").removesuffix(".txt")
-        if source != "synsets_map":
-            found[source] = _read_query_texts(path, os.path.basename(file))
-    if not found or os.path.exists(os.path.join(path, "info", "queries.txt")):
-        if not found and not os.path.exists(os.path.join(path, "info", "queries.txt")):
-            raise UsageError(
-                f"Expected info/queries.txt or info/queries_google.txt in {path}; found neither."
-            )
-        found[None] = _read_query_texts(path, "queries.txt")
-    return dict(sorted(found.items(), key=lambda item: item[0] or ""))
-
-
-def _read_query_texts(path, name):
-    texts = {}
-    for line in _lines(path, name):
-        number, _, text = clean_text(line).partition(" ")
-        if (query := _query_number(number)) is not None:
-            texts[query] = " ".join(text.replace("+", " ").split())
-    return texts
-
-
-def _read_query_map(path):
-    """{query id: synset id as written}."""
-    pairs = {}
-    for line in _lines(path, "queries_synsets_map.txt"):
-        numbers = [_query_number(text) for text in line.split()]
-        if len(numbers) == 2 and None not in numbers:
-            pairs[numbers[0]] = numbers[1]
-    return pairs
-
-
-def _query_number(text):
-    text = text.removeprefix("q")
-    return int(text) if text.isdecimal() and len(text) < 10 else None
-
-
 def _map_base(given, listed, num_classes):
     """Whether synset ids count from 0 or from 1; the file lists decide, then the range of ids."""
     agreement = {
@@ -381,36 +315,7 @@ def _map_base(given, listed, num_classes):
     return 1 if ids and min(ids) >= 1 and max(ids) >= num_classes else 0
 
 
-def _list_parts(path, sources):
-    """Which train_filelist_<part>.txt to read: one a source, or the list of all."""
-    info = os.path.join(glob.escape(path), "info")
-    files = [os.path.basename(f) for f in glob.glob(os.path.join(info, "train_filelist_*.txt"))]
-    parts = {f.removeprefix("train_filelist_").removesuffix(".txt") for f in files}
-    wanted = list(sources) if sources is not None else list(_SOURCES)
-    if "all" in parts and not parts.issuperset(wanted):
-        return ["all"]
-    parts.discard("all")
-    if sources is not None and not parts.issuperset(sources):
-        missing = next(s for s in sources if s not in parts)
-        raise UsageError(
-            f"Expected the WebVision file info/train_filelist_{missing}.txt in {path}; it is not there."
-        )
-    if not parts:
-        raise UsageError(
-            f"Expected the WebVision file info/train_filelist_google.txt in {path}; it is not there."
-        )
-    return sorted(parts.intersection(sources) if sources is not None else parts)
-
-
 def _source_of(folders, part):
     """google for google/q0001 and google_images_resized/q00932; else the name of the list."""
     first = re.sub(r"_(images|image)(_\w+)?$", "", folders[0]) if folders else ""
-    return first if first in _SOURCES or part == "all" else printable(part)
-
-
-def _evaluation_folder(path, split):
-    """The folder of the validation or test images, or None."""
-    for pattern in _EVALUATION_FOLDERS:
-        if os.path.isdir(os.path.join(path, pattern.format(split))):
-            return pattern.format(split)
-    return None
+    return first if first in SOURCES or part == "all" else printable(part)

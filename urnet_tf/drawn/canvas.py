@@ -2,8 +2,8 @@
 
 A scene is drawn on a transparent layer in object coordinates (x right, y down, the object inside
 of [-1, 1]^2) through a projective pose, then lit, laid over a background that knows nothing of the
-class, occluded, and photographed (noise, blur, contrast). All colours come from a random palette,
-so colour says nothing about what is drawn. Images are float32 [H, W, 3], RGB, 0-255, at
+class, occluded, and photographed (noise, blur, contrast). All colors come from a random palette,
+so color says nothing about what is drawn. Images are float32 [H, W, 3], RGB, 0-255, at
 `SUPERSAMPLE` times the final size until `photograph` reduces them.
 """
 
@@ -18,8 +18,8 @@ SUPERSAMPLE = 2
 _INK_SHARE = 0.012  # width of an outline as a share of the image's short side
 
 
-def random_colour(rng: np.random.Generator, low: float = 0.15, high: float = 1.0) -> tuple[int, int, int]:
-    """A colour of any hue with its value (brightness) between low and high."""
+def random_color(rng: np.random.Generator, low: float = 0.15, high: float = 1.0) -> tuple[int, int, int]:
+    """A color of any hue with its value (brightness) between low and high."""
     red, green, blue = colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.05, 0.95), rng.uniform(low, high))
     return round(255 * red), round(255 * green), round(255 * blue)
 
@@ -40,37 +40,37 @@ def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cells: int) ->
     return np.asarray(grid.resize(size, Image.Resampling.BICUBIC))
 
 
-def _luminance(colour):
-    return 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2]
+def _luminance(color):
+    return 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2]
 
 
-def _far_colour(rng, others, contrast):
-    """A random colour that differs in brightness from each of `others`, if one is found soon."""
+def _far_color(rng, others, contrast):
+    """A random color that differs in brightness from each of `others`, if one is found soon."""
     best, best_gap = (0, 0, 0), -1.0
     for _ in range(12):
-        colour = random_colour(rng, 0.05)
-        gap = min(abs(_luminance(colour) - _luminance(other)) for other in others)
+        color = random_color(rng, 0.05)
+        gap = min(abs(_luminance(color) - _luminance(other)) for other in others)
         if gap > best_gap:
-            best, best_gap = colour, gap
+            best, best_gap = color, gap
         if gap >= contrast:
             break
     return best
 
 
 def random_palette(rng: np.random.Generator, behind: tuple[int, int, int]) -> dict[str, tuple[int, int, int]]:
-    """Colours of the roles main, second, accent, light, dark and ink over a background `behind`.
+    """Colors of the roles main, second, accent, light, dark and ink over a background `behind`.
 
-    One drawing in five is a sketch (one colour inside, ink outside) or a silhouette.
+    One drawing in five is a sketch (one color inside, ink outside) or a silhouette.
     """
-    main = _far_colour(rng, [behind], 65)
-    second = _far_colour(rng, [main], 45)
+    main = _far_color(rng, [behind], 65)
+    second = _far_color(rng, [main], 45)
     palette = {
         "main": main,
         "second": second,
-        "accent": _far_colour(rng, [main, second], 35),
-        "light": tuple(round(255 - (255 - c) * 0.25) for c in random_colour(rng, 0.6)),
-        "dark": _far_colour(rng, [main, behind], 50),
-        "ink": tuple(c // 3 for c in main) if rng.uniform() < 0.6 else _far_colour(rng, [main], 60),
+        "accent": _far_color(rng, [main, second], 35),
+        "light": tuple(round(255 - (255 - c) * 0.25) for c in random_color(rng, 0.6)),
+        "dark": _far_color(rng, [main, behind], 50),
+        "ink": tuple(c // 3 for c in main) if rng.uniform() < 0.6 else _far_color(rng, [main], 60),
     }
     style = rng.uniform()
     if style < 0.13:  # sketch
@@ -81,12 +81,12 @@ def random_palette(rng: np.random.Generator, behind: tuple[int, int, int]) -> di
 
 
 def random_pose(
-    rng: np.random.Generator, centre: Sequence[float], half: float, tilt: float, lean: float = 0.13
+    rng: np.random.Generator, center: Sequence[float], half: float, tilt: float, lean: float = 0.13
 ) -> np.ndarray:
     """A projective map from object coordinates to pixels: float [3, 3].
 
     Args:
-      centre: pixel position of the object's origin.
+      center: pixel position of the object's origin.
       half: pixels of one unit of the object.
       tilt: largest rotation in radians.
       lean: size of the random shear, stretch and perspective.
@@ -99,7 +99,7 @@ def random_pose(
     shape = np.array([[mirror * stretch, rng.normal(0, lean), 0], [0, 1 / stretch, 0], [0, 0, 1]])
     perspective = np.eye(3)
     perspective[2, :2] = rng.uniform(-lean, lean, 2)
-    place = np.array([[half, 0, centre[0]], [0, half, centre[1]], [0, 0, 1]])
+    place = np.array([[half, 0, center[0]], [0, half, center[1]], [0, 0, 1]])
     return place @ perspective @ rotation @ shape
 
 
@@ -114,8 +114,8 @@ class Pen:
         self._ink_px = round(min(size) * _INK_SHARE * rng.choice([0.0, 0.7, 1.0, 1.8]))
         self._wobble = rng.choice([0.0, 0.004, 0.012])
 
-    def colour(self, role: str) -> tuple[int, int, int]:
-        """The colour of a role."""
+    def color(self, role: str) -> tuple[int, int, int]:
+        """The color of a role."""
         return self._palette[role]
 
     def polygon(self, points, fill: str | None = "main", ink: bool = True) -> None:
@@ -182,9 +182,9 @@ def _rounded(points, closed):
 
 
 def draw_background(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, ...]]:
-    """A background, float32 [H, W, 3], and its average colour."""
+    """A background, float32 [H, W, 3], and its average color."""
     small = (size[0] // SUPERSAMPLE, size[1] // SUPERSAMPLE)  # it has no edge that needs more
-    base, other = np.float32(random_colour(rng)), np.float32(random_colour(rng))
+    base, other = np.float32(random_color(rng)), np.float32(random_color(rng))
     mix = np.clip(_pattern(rng, small), 0, 1)[..., None]
     pixels = (base + (other - base) * mix).astype(np.uint8)
     canvas = Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)
@@ -194,7 +194,7 @@ def draw_background(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np
 
 
 def _pattern(rng, size):
-    """The share of the second colour: float32 [H, W]."""
+    """The share of the second color: float32 [H, W]."""
     across, down = (np.linspace(-1, 1, n, dtype=np.float32) for n in size)
     down = down[:, None]
     angle = rng.uniform(0, 2 * math.pi)
@@ -231,25 +231,25 @@ def _draw_clutter(rng, canvas):
 
 def _draw_thing(draw, rng, size, radius):
     x, y = rng.uniform(0, size[0]), rng.uniform(0, size[1])
-    colour = random_colour(rng)
+    color = random_color(rng)
     kind = rng.integers(0, 5)
     if kind == 0:
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
     elif kind == 1:
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=4)
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=color, width=4)
     elif kind == 2:
         turn = np.sort(rng.uniform(0, 2 * math.pi, rng.integers(3, 7)))
         reach = radius * rng.uniform(0.6, 1.6)
-        draw.polygon([(x + reach * math.cos(t), y + radius * math.sin(t)) for t in turn], fill=colour)
+        draw.polygon([(x + reach * math.cos(t), y + radius * math.sin(t)) for t in turn], fill=color)
     elif kind == 3:
         steps = np.cumsum(rng.normal(0, radius, (5, 2)), axis=0) + (x, y)
         draw.line(
-            [tuple(p) for p in steps.tolist()], fill=colour, width=int(rng.integers(2, 8)), joint="curve"
+            [tuple(p) for p in steps.tolist()], fill=color, width=int(rng.integers(2, 8)), joint="curve"
         )
     else:
         angle = rng.uniform(0, math.pi)
         dx, dy = 4 * radius * math.cos(angle), 4 * radius * math.sin(angle)
-        draw.line((x - dx, y - dy, x + dx, y + dy), fill=colour, width=int(rng.integers(3, 12)))
+        draw.line((x - dx, y - dy, x + dx, y + dy), fill=color, width=int(rng.integers(3, 12)))
 
 
 def lay_over(rng: np.random.Generator, image: np.ndarray, layer: Image.Image) -> np.ndarray:
@@ -293,7 +293,7 @@ def occlude(rng: np.random.Generator, image: np.ndarray, share: float) -> np.nda
     height, width = image.shape[:2]
     canvas = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(canvas)
-    colour = random_colour(rng)
+    color = random_color(rng)
     kind = rng.integers(0, 3)
     if kind == 0:  # a fence
         count = int(rng.integers(3, 8))
@@ -304,13 +304,13 @@ def occlude(rng: np.random.Generator, image: np.ndarray, share: float) -> np.nda
             offset = (i + 0.5) / count * 1.2 - 0.6 + rng.normal(0, 0.02)
             x, y = width * (0.5 + offset * math.cos(angle)), height * (0.5 + offset * math.sin(angle))
             dx, dy = -reach * math.sin(angle), reach * math.cos(angle)
-            draw.line((x - dx, y - dy, x + dx, y + dy), fill=colour, width=thick)
+            draw.line((x - dx, y - dy, x + dx, y + dy), fill=color, width=thick)
     elif kind == 1:  # leaves
         for _ in range(6):
             radius = math.sqrt(share * width * height / 6 / 2)
             x, y = rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.9) * height
             leaf = arc_points(x, y, radius * 1.5, radius * 0.6, 0, 2 * math.pi, rng.uniform(0, math.pi))
-            shade = tuple(max(0, min(255, c + int(rng.integers(-40, 41)))) for c in colour)
+            shade = tuple(max(0, min(255, c + int(rng.integers(-40, 41)))) for c in color)
             draw.polygon([tuple(p) for p in leaf.tolist()], fill=shade)
     else:  # a board from one side
         depth = share * 1.1
@@ -320,7 +320,7 @@ def occlude(rng: np.random.Generator, image: np.ndarray, share: float) -> np.nda
             board = board[:, ::-1]
         if rng.uniform() < 0.5:
             board = 1 - board
-        draw.polygon([tuple(p) for p in (board * (width, height)).tolist()], fill=colour)
+        draw.polygon([tuple(p) for p in (board * (width, height)).tolist()], fill=color)
     return np.asarray(canvas, dtype=np.float32)
 
 

@@ -35,7 +35,7 @@ from urnet_tf.drawn.plan import (
 )
 from urnet_tf.drawn.scenes import SCENE_CLASSES, draw_scene
 from urnet_tf.errors import UsageError
-from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
+from urnet_tf.schema import TEST, TRAIN, UNLABELED, VAL
 
 LAYOUTS = ("webvision", "folder", "list")
 LIST_FILE = "images.csv"
@@ -166,7 +166,7 @@ def _check(
     if images < 1 or class_sizes(images, num_classes, imbalance).min() < _SMALLEST_CLASS:
         raise UsageError(
             f"Expected at least {_SMALLEST_CLASS} images in the smallest class; received images={images} for "
-            f"{num_classes} classes and imbalance {imbalance}: ask for more images or less imbalance."
+            f"{num_classes} classes and imbalance {imbalance}: take more images or less imbalance."
         )
     for kind, rate in rates.items():
         if not 0 <= rate <= 1:
@@ -245,7 +245,7 @@ def _plant_hostile(root, pictures, scenes, image_size_px, seed):
     rank = pictures[group[-1]].rank
     planted = [
         dataclasses.replace(
-            host, true_label=label if fate.expectation == USABLE else UNLABELLED, kind=HOSTILE, rank=rank + i,
+            host, true_label=label if fate.expectation == USABLE else UNLABELED, kind=HOSTILE, rank=rank + i,
             name=f"hostile{i:02d}", title=scenes[label].queries[host.query], description="", tags=(),
             path=f"{folder}/{fate.name}",
         )
@@ -337,8 +337,7 @@ def _write_list(root, pictures, scenes, sources):
 def _write_truth(path, pictures, layout):
     hidden = layout == "webvision"  # its test list has no labels
     rows = [
-        (p.path, UNLABELLED if hidden and p.split == TEST else p.label, p.true_label, p.kind)
-        for p in pictures
+        (p.path, UNLABELED if hidden and p.split == TEST else p.label, p.true_label, p.kind) for p in pictures
     ]
     with store.atomic_path(path) as temporary:
         _write_csv(temporary, ("path", "label", "true_label", "kind"), rows)

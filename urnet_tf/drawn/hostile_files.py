@@ -32,7 +32,7 @@ def write_hostile_files(
 
     Args:
       directory: where to.
-      picture: what the readable ones show, RGB and at least 16 px a side; None = a colour ramp.
+      picture: what the readable ones show, RGB and at least 16 px a side; None = a color ramp.
     """
     directory = pathlib.Path(directory)
     picture = picture if picture is not None else _ramp()

@@ -97,10 +97,10 @@ def draw_daisy(pen, rng):
     _stem(pen, rng, reach)
     count = int(rng.integers(11, 20))
     _petals(pen, count, reach, rng.uniform(0.09, 0.14), "main", pointed=chance(rng, 0.25))
-    centre = rng.uniform(0.2, 0.32)
-    pen.ellipse(0, 0, centre, centre * rng.uniform(0.85, 1), "second")
+    center = rng.uniform(0.2, 0.32)
+    pen.ellipse(0, 0, center, center * rng.uniform(0.85, 1), "second")
     if chance(rng, 0.4):
-        pen.ellipse(0, 0, centre * 0.6, fill="accent", ink=False)
+        pen.ellipse(0, 0, center * 0.6, fill="accent", ink=False)
 
 
 def draw_sunflower(pen, rng):
@@ -110,9 +110,9 @@ def draw_sunflower(pen, rng):
     if chance(rng, 0.7):
         _petals(pen, count, reach, 0.11, "accent", True, 0.5 * _TURN / count)
     _petals(pen, count, reach * 0.95, rng.uniform(0.08, 0.12), "main", pointed=chance(rng, 0.75))
-    centre = rng.uniform(0.38, 0.52)
-    pen.ellipse(0, 0, centre, fill="second")
+    center = rng.uniform(0.38, 0.52)
+    pen.ellipse(0, 0, center, fill="second")
     for i in range(int(rng.integers(20, 70))):  # seeds along the golden angle
-        radius, angle = centre * 0.11 * math.sqrt(1 + i), i * 2.39996
-        if radius < centre * 0.95:
+        radius, angle = center * 0.11 * math.sqrt(1 + i), i * 2.39996
+        if radius < center * 0.95:
             pen.ellipse(radius * math.cos(angle), radius * math.sin(angle), 0.026, fill="dark", ink=False)

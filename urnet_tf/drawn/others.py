@@ -1,7 +1,7 @@
 """Pictures of no class of the drawn crawl: what a search engine returns beside the point.
 
 Logos, captchas, pages of text, maps, charts, textures, and objects that are in no vocabulary. Each
-kind has the words that its title would carry. Backgrounds, colours and camera are those of the
+kind has the words that its title would carry. Backgrounds, colors and camera are those of the
 scenes, so that only what is drawn tells.
 """
 
@@ -22,8 +22,8 @@ def draw_other(kind: str, rng: np.random.Generator, size: tuple[int, int]):
     large = (size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE)
     image, behind = drawn_canvas.draw_background(rng, large)
     if kind != "texture":
-        centre = [side * (0.5 + rng.uniform(-0.08, 0.08)) for side in large]
-        pose = drawn_canvas.random_pose(rng, centre, rng.uniform(0.3, 0.55) * min(large), 0.2)
+        center = [side * (0.5 + rng.uniform(-0.08, 0.08)) for side in large]
+        pose = drawn_canvas.random_pose(rng, center, rng.uniform(0.3, 0.55) * min(large), 0.2)
         pen = Pen(large, pose, drawn_canvas.random_palette(rng, behind), rng)
         _DRAW[kind](pen, rng)
         image = drawn_canvas.lay_over(rng, image, pen.layer)
@@ -35,7 +35,7 @@ def draw_other(kind: str, rng: np.random.Generator, size: tuple[int, int]):
 def _write(pen, text, height_px, place, fill="ink"):
     """Upright text on the layer, in pixels; the pose has no say."""
     font = ImageFont.load_default(height_px)
-    ImageDraw.Draw(pen.layer).text(place, text, font=font, fill=pen.colour(fill))
+    ImageDraw.Draw(pen.layer).text(place, text, font=font, fill=pen.color(fill))
 
 
 def _word(rng, length):

@@ -1,4 +1,4 @@
-"""Plans a drawn crawl: which picture lies under which label, what it shows and what is said of it.
+"""Plans a drawn crawl: which picture lies under which label, what it shows and which texts stand with it.
 
 Input: sizes and noise rates. Output: `Picture` rows in the order of the lists, without a pixel.
 Class sizes fall geometrically. Noise is spread over the ranks of a query (more at the end) and over
@@ -13,7 +13,7 @@ import numpy as np
 
 from urnet_tf.drawn.others import OTHER_KINDS
 from urnet_tf.drawn.scenes import SceneClass
-from urnet_tf.schema import SPLITS, TEST, TRAIN, UNLABELLED, VAL
+from urnet_tf.schema import SPLITS, TEST, TRAIN, UNLABELED, VAL
 
 CLEAN, HOSTILE = "clean", "hostile"
 CONFUSED, OUT_OF_VOCABULARY, RANDOM = "confused", "out_of_vocabulary", "random"
@@ -144,8 +144,8 @@ def _spoil(rng, picture, kind, partners):
         picture.true_label = another
         picture.shows = (CLEAN, another, "")
     elif kind == OUT_OF_VOCABULARY:
-        picture.true_label = UNLABELLED
-        picture.shows = (kind, UNLABELLED, str(rng.choice(list(OTHER_KINDS))))
+        picture.true_label = UNLABELED
+        picture.shows = (kind, UNLABELED, str(rng.choice(list(OTHER_KINDS))))
     elif kind == AMBIGUOUS:
         picture.shows = (kind, picture.label, str(another))
     else:
@@ -153,7 +153,7 @@ def _spoil(rng, picture, kind, partners):
 
 
 def _add_copies(rng, pictures):
-    """Lets some wrongly labelled pictures, and some clean ones, be copies of others of their class."""
+    """Lets some wrongly labeled pictures, and some clean ones, be copies of others of their class."""
     count = max(1, len(pictures) // _IMAGES_PER_COPY)
     clean = {}
     for p in pictures:

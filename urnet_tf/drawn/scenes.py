@@ -1,6 +1,6 @@
 """How each class of the drawn crawl looks, and what it is called.
 
-Classes come in pairs that are easily confused: neighbours in `SCENE_CLASSES`. A `draw` function
+Classes come in pairs that are easily confused: neighbors in `SCENE_CLASSES`. A `draw` function
 sets the parts of one object with a `Pen`; which parts, how many and where is random, and some
 parts are shared by a pair, so that no single part decides.
 """
@@ -45,12 +45,12 @@ def draw_scene(
     if other is not None:
         first = rng.uniform(0.28, 0.36)
         for part, place in ((scene, first), (other, first + 0.38)):
-            centre = _place(rng, large, place, 0.04)
-            image = _draw_object(part, rng, image, behind, centre, rng.uniform(0.26, 0.34))
+            center = _place(rng, large, place, 0.04)
+            image = _draw_object(part, rng, image, behind, center, rng.uniform(0.26, 0.34))
     else:
         if fault is None and rng.uniform() < 0.15:  # another one behind
-            centre = _place(rng, large, rng.choice([0.2, 0.8]), 0.1)
-            image = _draw_object(scene, rng, image, behind, centre, rng.uniform(0.15, 0.25))
+            center = _place(rng, large, rng.choice([0.2, 0.8]), 0.1)
+            image = _draw_object(scene, rng, image, behind, center, rng.uniform(0.15, 0.25))
         reach = {"tiny": rng.uniform(0.07, 0.11), "cropped": rng.uniform(1.1, 1.7)}.get(
             fault, rng.uniform(0.33, 0.5)
         )
@@ -67,10 +67,10 @@ def _place(rng, size, across, spread):
     return size[0] * (across + rng.uniform(-spread, spread)), size[1] * (0.5 + rng.uniform(-spread, spread))
 
 
-def _draw_object(scene, rng, image, behind, centre, reach):
+def _draw_object(scene, rng, image, behind, center, reach):
     """`reach`: half of the object's extent as a share of the short side."""
     size = (image.shape[1], image.shape[0])
-    pose = drawn_canvas.random_pose(rng, centre, reach * min(size), scene.tilt)
+    pose = drawn_canvas.random_pose(rng, center, reach * min(size), scene.tilt)
     pen = Pen(size, pose, drawn_canvas.random_palette(rng, behind), rng)
     scene.draw(pen, rng)
     return drawn_canvas.lay_over(rng, image, pen.layer)
@@ -80,7 +80,7 @@ def _pair(first, second):
     return SceneClass(*first), SceneClass(*second)
 
 
-# Neighbours are confusable pairs. Synset ids are WordNet's.
+# Neighbors are confusable pairs. Synset ids are WordNet's.
 SCENE_CLASSES: tuple[SceneClass, ...] = (
     *_pair(
         ("bicycle", "n02834778", ("bicycle", "bike", "cycle"),

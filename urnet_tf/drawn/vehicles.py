@@ -9,8 +9,8 @@ from urnet_tf.drawn.canvas import chance
 _TURN = 2 * math.pi
 
 
-def _wheel(pen, rng, x, y, radius, tyre, spokes):
-    pen.ring(x, y, radius, tyre)
+def _wheel(pen, rng, x, y, radius, tire, spokes):
+    pen.ring(x, y, radius, tire)
     for angle in np.arange(spokes) * _TURN / max(spokes, 1) + rng.uniform(0, 1):
         pen.line([(x, y), (x + radius * math.cos(angle), y + radius * math.sin(angle))], 0.012)
     pen.ellipse(x, y, 0.06, fill="second")

@@ -2,7 +2,7 @@
 
 In: labels int [N] and the best predictions of each instance, ids int [N, K] and probabilities
 float [N, K], best first; never N x C at once. Out: numbers and small tables. A label of -1 is
-"unknown" and is left out by `labelled`; the other functions expect labels 0..C-1.
+"unknown" and is left out by `labeled`; the other functions expect labels 0..C-1.
 
     top-k          mean over instances of [label among the k best]
     balanced top-k mean over classes with images of (mean over the class's instances): the official
@@ -36,7 +36,7 @@ def top_k(probs: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     return ids.astype(np.int32), np.take_along_axis(probs, ids, axis=1).astype(np.float32)
 
 
-def labelled(labels: np.ndarray) -> np.ndarray:
+def labeled(labels: np.ndarray) -> np.ndarray:
     """bool [N]: the instances whose label is known (not negative)."""
     return np.asarray(labels) >= 0
 
@@ -195,12 +195,12 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
 def summarize(
     labels: np.ndarray, top_ids: np.ndarray, top_probs: np.ndarray, num_classes: int, ece_bins: int = 15
 ) -> dict[str, float | int]:
-    """The figures of one model on the labelled instances: shares from 0 to 1.
+    """The figures of one model on the labeled instances: shares from 0 to 1.
 
     Returns:
       `top1`, `top5`, `balanced_top1`, `balanced_top5`, `ece`, `n`.
     """
-    keep = labelled(labels)
+    keep = labeled(labels)
     labels, top_ids, top_probs = (np.asarray(a)[keep] for a in (labels, top_ids, top_probs))
     top1, top5 = top_k_hits(labels, top_ids, 1), top_k_hits(labels, top_ids, 5)
     return {

@@ -1,8 +1,8 @@
-"""Drawings of the report: small inline SVG with selectable text, coloured by classes of the style sheet.
+"""Drawings of the report: small inline SVG with selectable text, colored by classes of the style sheet.
 
 Each function returns `Markup` and escapes every text it is given. Widths are in CSS pixels: a
 drawing shrinks with its column but does not grow beyond its size. Series 0, 1, ... take the
-colours `s0`, `s1`, ...; equal input gives equal text.
+colors `s0`, `s1`, ...; equal input gives equal text.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from urnet_tf.text_rules import one_line
 
 WIDTH, HEIGHT = 440, 225
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 14, 40
-SERIES_COLOURS = 6
+SERIES_COLORS = 6
 
 
 def draw_columns(parts: np.ndarray, names: Sequence[str], label: str, x_label: str) -> Markup:
@@ -39,7 +39,7 @@ def draw_columns(parts: np.ndarray, names: Sequence[str], label: str, x_label: s
             if tall > 0:
                 y -= tall
                 body.append(
-                    f'<rect class="s{s % SERIES_COLOURS}" x="{_LEFT + i * step + gap / 2:.2f}" y="{y:.2f}" '
+                    f'<rect class="s{s % SERIES_COLORS}" x="{_LEFT + i * step + gap / 2:.2f}" y="{y:.2f}" '
                     f'width="{step - gap:.2f}" height="{tall:.2f}"/>'
                 )
     body.append(_text(_LEFT, height - 14, x_label, "start"))
@@ -61,7 +61,7 @@ def draw_lines(
     for s, (name, x, y) in enumerate(curves):
         px, py = _across(x, x_range, WIDTH), _up(y, [0, top], HEIGHT)
         points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(px, py, strict=True))
-        body.append(f'<polyline class="line l{s % SERIES_COLOURS}" points="{points}"/>')
+        body.append(f'<polyline class="line l{s % SERIES_COLORS}" points="{points}"/>')
         for a, b, value, at in zip(px, py, y, x, strict=True):
             tip = f"{name}, {x_label} {at:.0f}: {format_percent(value)}"
             body.append(_dot(a, b, s, tip))
@@ -140,11 +140,11 @@ def format_percent(share: float | None, digits: int | None = None) -> str:
 
 
 def draw_legend(names: Sequence[str], kind: str = "s") -> Markup:
-    """Coloured squares with names; nothing for a single series without a name."""
+    """Colored squares with names; nothing for a single series without a name."""
     if len(names) == 1 and not names[0]:
         return Markup()
     items = [
-        f'<span><i class="key {kind}{i % SERIES_COLOURS}"></i>{_escaped(name or "source not given")}</span>'
+        f'<span><i class="key {kind}{i % SERIES_COLORS}"></i>{_escaped(name or "source not given")}</span>'
         for i, name in enumerate(names)
     ]
     return Markup(f'<div class="legend">{"".join(items)}</div>')
@@ -160,7 +160,7 @@ def _svg(width, height, label, body):
 
 def _dot(x, y, s, tip, kind="s"):
     place = f'cx="{x:.1f}" cy="{y:.1f}" r="3.2"'
-    return f'<circle class="{kind}{s % SERIES_COLOURS}" {place}><title>{_escaped(tip)}</title></circle>'
+    return f'<circle class="{kind}{s % SERIES_COLORS}" {place}><title>{_escaped(tip)}</title></circle>'
 
 
 def _text(x, y, text, anchor):

@@ -8,6 +8,7 @@ import numpy as np
 from urnet_tf import schema
 from urnet_tf.costs.units import format_bytes
 from urnet_tf.explain import figures, pictures, summary
+from urnet_tf.explain.formats import format_count, format_points, format_times
 from urnet_tf.explain.summary import BASELINE, URNET, ReportInputs
 from urnet_tf.export.model_card import FORMAT_NAMES
 from urnet_tf.reweighting.combine import effective_sample_size
@@ -88,14 +89,14 @@ def build_page(
                                      lstrip_blocks=True, finalize=_shown)  # fmt: skip
     environment.filters |= {
         "capitalize_first": lambda text: text[:1].upper() + text[1:],
-        "count": _count,
+        "count": format_count,
         "each_line": _shown_lines,
         "factor": lambda name: name.removesuffix("_weight").replace("_", "-"),
         "model": lambda name: _MODEL_NAMES.get(name, name),
         "percent": figures.format_percent,
-        "points": _points,
+        "points": format_points,
         "size": format_bytes,
-        "times": _times,
+        "times": format_times,
     }
     template = environment.from_string((_HERE / "page.html").read_text(encoding="utf-8"))
     thumbnails = pictures.Thumbnails(inputs, thumbnail_px)
@@ -140,8 +141,8 @@ def _glossary(inputs):
     author = schema.PREDICTED_BY.get(inputs.reweighting.get("predicted_by"), "the models")
     if inputs.is_literal:
         combined = (
-            f"The product of the factors; an average image has {_times(inputs.average_weight)}. Below 0 an "
-            "image counts against its label."
+            f"The product of the factors; an average image has {format_times(inputs.average_weight)}. Below "
+            "0 an image counts against its label."
         )
     else:
         combined = (
@@ -211,7 +212,7 @@ def _holdings(inputs):
             profile,
             inputs.source_names,
             "Training images of each class, largest class first",
-            "classes, largest first" + (" (neighbours averaged)" if many else ""),
+            "classes, largest first" + (" (neighbors averaged)" if many else ""),
         ),
         "largest": bars[:ends],
         "smallest": bars[max(len(bars) - ends, ends) :][::-1],
@@ -380,23 +381,9 @@ def _export(metadata):
         "path": metadata.get("path"),
         "rows": rows,
         "images": check.get("images"),
-        "labelled": check.get("labelled"),
+        "labeled": check.get("labeled"),
         "split": _SPLIT_NAMES.get(check.get("split"), check.get("split")),
         "processor": machine.get("processor"),
         "cores": machine.get("cores"),
         "refused": sum(not row["kept"] for row in rows),
     }
-
-
-def _count(value):
-    return f"{round(value):,}"
-
-
-def _points(share):
-    return f"{100 * share:+.1f}".replace("-", "−")
-
-
-def _times(weight):
-    if 0 < abs(weight) < 0.095:
-        return f"{weight:.2g}".replace("-", "−")
-    return (f"{weight:.2f}" if abs(weight) < 10 else f"{weight:.1f}").replace("-", "−")

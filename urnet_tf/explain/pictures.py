@@ -136,9 +136,9 @@ def build_cards(inputs: ReportInputs, ids: Sequence[int], thumbnails: Thumbnails
     for i, row, uri in zip(ids, rows, thumbnails.encode(ids), strict=True):
         factors = {name: float(inputs.weights[name][i]) for name in used}
         weight = float(inputs.weights["sample_weight"][i])
-        asked = {name: factors[name] for name in ("cluster_weight", "confidence") if name in factors}
+        shown = {name: factors[name] for name in ("cluster_weight", "confidence") if name in factors}
         relative = float(inputs.relative_weight[i])
-        reasons = find_reasons(relative, asked, means)  # the class and the models are spoken of anyway
+        reasons = find_reasons(relative, shown, means)  # the class and the models are spoken of anyway
         predicted = int(inputs.top_ids[i, 0])
         cards.append(
             {

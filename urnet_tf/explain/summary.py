@@ -109,7 +109,7 @@ def class_sizes(inputs: ReportInputs) -> np.ndarray:
 
 
 def size_profile(sizes: np.ndarray) -> np.ndarray:
-    """Class sizes, largest first, neighbours averaged until there are few columns: float [M, S]."""
+    """Class sizes, largest first, neighbors averaged until there are few columns: float [M, S]."""
     ordered = sizes[np.argsort(-sizes.sum(1), kind="stable")]
     parts = np.array_split(ordered, min(len(ordered), _COLUMNS_IN_PROFILE))
     return np.array([part.mean(0) for part in parts])

@@ -85,14 +85,14 @@ def check_formats(
             "latency_ms": _latency_ms(opened[kind][main], *first),
         }
     return {
-        "check": {"images": int(kept.size), "labelled": int((known >= 0).sum())},
+        "check": {"images": int(kept.size), "labeled": int((known >= 0).sum())},
         "reference": reference.accuracy(known, num_classes),
         "formats": formats,
     }
 
 
 def open_format(kind: str, path: Path, model) -> dict[str, Callable]:
-    """The ways to ask a file, the main one first.
+    """The ways in which a file predicts, the main one first.
 
     Returns:
       name → function of (encoded images [n], plain views float32 [n, S, S, 3]), to probabilities
@@ -104,8 +104,8 @@ def open_format(kind: str, path: Path, model) -> dict[str, Callable]:
         from urnet_tf.export.rewriting import with_named_outputs
         from urnet_tf.training.saving import load_model
 
-        ask = _compile(with_named_outputs(load_model(path)))
-        return {"": lambda encoded, plain: (ask(plain[:, None])[LOGITS],)}
+        predict = _compile(with_named_outputs(load_model(path)))
+        return {"": lambda encoded, plain: (predict(plain[:, None])[LOGITS],)}
     if kind == ONNX:
         from urnet_tf.export.onnx_file import build_onnx_classifier
 
@@ -145,14 +145,14 @@ def _compile(model):
         answers = {LOGITS: tf.nn.softmax(outputs[LOGITS])}
         return answers | ({FEATURES: outputs[FEATURES]} if FEATURES in outputs else {})
 
-    def ask(views):
+    def predict(views):
         answers = forward(views.reshape(-1, *views.shape[2:]))
         return {
             name: values.numpy().reshape(*views.shape[:2], -1).mean(axis=1, dtype=np.float64)
             for name, values in answers.items()
         }
 
-    return ask
+    return predict
 
 
 def _worst(parities):

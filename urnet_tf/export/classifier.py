@@ -102,7 +102,7 @@ def export_classifier(
       settings: of the run, for export.json.
 
     Returns:
-      what `export.json` holds; `formats` has an entry for every format asked for, `kept` or
+      what `export.json` holds; `formats` has an entry for every requested format, `kept` or
       `refused` with the reason.
 
     Raises:
@@ -185,10 +185,10 @@ class _Writer:
         if kind == SAVED_MODEL:
             from urnet_tf.export import saved_model
 
-            told = ("name", "version", "created", "classes", "preparation", "top_k", "versions")
+            kept = ("name", "version", "created", "classes", "preparation", "top_k", "versions")
             saved_model.write_saved_model(
                 self._model, self._labels, self._path, self._preparation, top_k=self._metadata["top_k"],
-                metadata={key: self._metadata[key] for key in told},
+                metadata={key: self._metadata[key] for key in kept},
             )  # fmt: skip
         elif kind == KERAS:
             from urnet_tf.training.saving import save_model

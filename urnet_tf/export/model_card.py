@@ -140,12 +140,12 @@ def _formats(metadata):
 
 def _how_checked(metadata):
     check, machine = metadata.get("check") or {}, metadata.get("machine") or {}
-    images, labelled = check.get("images"), check.get("labelled")
+    images, labeled = check.get("images"), check.get("labeled")
     split = f" of the {_plain(check['split'])} split" if check.get("split") else ""
     lines = []
-    if labelled:
+    if labeled:
         lines.append(
-            f"- *First guess, among five*: share of {labelled:,} images with labels{split} whose label is "
+            f"- *First guess, among five*: share of {labeled:,} images with labels{split} whose label is "
             "the best class, or among the best five. *By class*: the first guess, as the mean over classes."
         )
     else:
@@ -217,19 +217,19 @@ def _preparation(metadata):
         steps.append(f"reduce to a short side of {short} px if it is larger")
     part = f"the central square of {fraction:.3g} of the short side" if fraction else "the central square"
     steps.append(f"cut out {part}, resize it to {size} x {size} px (antialiased)")
-    return "; ".join(steps) + ". RGB, 0 to 255, not normalised."
+    return "; ".join(steps) + ". RGB, 0 to 255, not normalized."
 
 
 def _data(metadata):
     data = metadata.get("data") or {}
     if not data:
-        return "## Training data\n\nNot told."
+        return "## Training data\n\nNot described."
     lines = ["## Training data", ""]
     counts = [("train_images", "to train"), ("val_images", "to validate"), ("test_images", "to test")]
-    told = [f"{data[key]:,} {words}" for key, words in counts if data.get(key)]
-    if data.get("images") or told:
+    counted = [f"{data[key]:,} {words}" for key, words in counts if data.get(key)]
+    if data.get("images") or counted:
         total = f"{data['images']:,} images" if data.get("images") else "Images"
-        lines.append(f"- {total}{': ' + ', '.join(told) if told else ''}.")
+        lines.append(f"- {total}{': ' + ', '.join(counted) if counted else ''}.")
     if data.get("content_hash"):
         lines.append(f"- Hash over the content of all images: `{data['content_hash']}`.")
     if quarantined := data.get("quarantined"):

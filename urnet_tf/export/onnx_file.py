@@ -54,7 +54,7 @@ def write_onnx(
     with quiet_stderr():
         try:
             proto, _ = tf2onnx.convert.from_function(predict, input_signature=signature, opset=_OPSET)
-        except Exception as error:  # of many types, from the tracing to the optimiser
+        except Exception as error:  # of many types, from the tracing to the optimizer
             first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise RunError(f"The model cannot be converted to ONNX: {first}") from error
     # What the converter does not know, it leaves in the graph under TensorFlow's name.

@@ -13,7 +13,7 @@ import numpy as np
 
 from urnet_tf.evaluation import metrics
 
-UNLABELLED_DISAGREEMENT = 0.05  # of int8 files where no image has a label: share of other best classes
+UNLABELED_DISAGREEMENT = 0.05  # of int8 files where no image has a label: share of other best classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Comparison:
 
         Top-5 is None where the file gives fewer classes.
         """
-        known, ids = metrics.labelled(labels), np.concatenate(self._top_ids)
+        known, ids = metrics.labeled(labels), np.concatenate(self._top_ids)
         if not known.any():
             return None
         result = {}
@@ -100,9 +100,9 @@ def find_refusal(
             f"(allowed {allowed:g}), {agreement}"
         )
     if accuracy is None:
-        if parity["top1_agreement"] >= 1 - UNLABELLED_DISAGREEMENT:
+        if parity["top1_agreement"] >= 1 - UNLABELED_DISAGREEMENT:
             return None
-        return f"{agreement} as Keras (at least {100 * (1 - UNLABELLED_DISAGREEMENT):.0f} % without labels)"
+        return f"{agreement} as Keras (at least {100 * (1 - UNLABELED_DISAGREEMENT):.0f} % without labels)"
     lost = 100 * (reference["top1"] - accuracy["top1"])
     if lost <= tolerance.int8_points:
         return None

@@ -45,7 +45,7 @@ def promote(version_dir: str | os.PathLike, directory: str | os.PathLike) -> pat
     check_text(str(metadata["name"]), FILE_NAME, f"the name in {source / 'export.json'}")
     models = directory / tf_serving.CONFIG
     if os.path.lexists(models):
-        tf_serving.read_models_config(models)  # so that a bad one is told before anything is copied
+        tf_serving.read_models_config(models)  # so that a bad one is reported before anything is copied
     target = directory / metadata["name"]
     for other in target.glob("*/export.json"):
         same = _read_metadata(other)

@@ -8,7 +8,7 @@
                       model has them
 
 Decoding, EXIF, transparency, cropping and resizing are inside, by the functions of training. A bad
-image is `valid = False` with class -1, label "" and zeros; its neighbours do not notice.
+image is `valid = False` with class -1, label "" and zeros; its neighbors do not notice.
 """
 
 import os

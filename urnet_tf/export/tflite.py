@@ -6,11 +6,11 @@
   dynamic_int8   int8      int8, ranges found while it runs        float32 [1, S, S, 3]
   int8           int8      int8, ranges found on given images      uint8 [1, S, S, 3]
 
-Pixels are RGB, 0..255, as they are; normalisation is inside. The output is float32 [1, C]. Weights
+Pixels are RGB, 0..255, as they are; normalization is inside. The output is float32 [1, C]. Weights
 have a scale for each output channel. Only built-in operations; grouped convolutions are in their
 native form, which is the smallest and fastest there.
 
-In an int8 file the first and the last step stay float32. Normalisation would otherwise be rounded
+In an int8 file the first and the last step stay float32. Normalization would otherwise be rounded
 several times before the first convolution, and an int8 softmax has steps of 1/256: with many classes
 the second best would be a tie of zeros.
 """
@@ -32,7 +32,7 @@ from urnet_tf.export.rewriting import float32_copy, tf_variables, with_grouped_c
 from urnet_tf.export.tflite_metadata import add_metadata
 
 KINDS = ("float32", "float16", "dynamic_int8", "int8")
-_ARITHMETIC = ("CAST", "MUL", "ADD", "SUB", "DIV")  # of which normalisation consists
+_ARITHMETIC = ("CAST", "MUL", "ADD", "SUB", "DIV")  # of which normalization consists
 
 
 def write_tflite(
@@ -160,7 +160,7 @@ def _quantized(converter, images):
 
 
 def _kept_in_float(model):
-    """Names of the operations of normalisation, with which a graph begins, and of the final softmax."""
+    """Names of the operations of normalization, with which a graph begins, and of the final softmax."""
     graph = model.subgraphs[0]
     kinds = [_kind(model, operator) for operator in graph.operators]
     first = itertools.takewhile(lambda pair: pair[0] in _ARITHMETIC, zip(kinds, graph.operators, strict=True))
@@ -174,9 +174,9 @@ def _kept_in_float(model):
 
 
 def _with_pixel_scale(content):
-    """Says that the uint8 input has scale 1 and zero point 0: what was a cast is a dequantisation.
+    """Says that the uint8 input has scale 1 and zero point 0: what was a cast is a dequantization.
 
-    The numbers are the same. Programs that ask an 8-bit input for its scale would divide by 0.
+    The numbers are the same. Programs that read the scale of an 8-bit input would divide by 0.
     """
     from ai_edge_litert import schema_py_generated as schema
 

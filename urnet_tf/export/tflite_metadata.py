@@ -1,7 +1,7 @@
 """TFLite model metadata: what a phone's task library must know, inside the `.tflite` file.
 
   in the model       a buffer TFLITE_METADATA: the input is an RGB image whose pixels need no
-                     normalisation, the output has one probability a class, named by labels.txt
+                     normalization, the output has one probability a class, named by labels.txt
   behind the model   a zip archive, not compressed, of
       labels.txt           one class name a line, in label order
       preparation.json     `Preparation.to_dict()`, with the name and version of the model

@@ -104,7 +104,7 @@ class FeatureBatches(_Batches):
           w {"instance": [B, N_b], "bag": [B]}.
 
         Raises:
-          UsageError: ids are asked for that float32 does not hold exactly.
+          UsageError: instance ids are wanted that float32 does not hold exactly.
         """
         import tensorflow as tf
 

@@ -53,7 +53,7 @@ class _EpochStream:
         return ids, np.broadcast_to(epochs, ids.shape).copy()
 
     def _order(self, epoch):
-        with self._lock:  # batches are asked for by several threads
+        with self._lock:  # several threads draw batches
             if epoch not in self._epochs:
                 while len(self._epochs) >= _EPOCHS_KEPT:  # free one before the next is drawn
                     self._epochs.popitem(last=False)

@@ -21,8 +21,8 @@ def format_plan(config: Config, steps: list[Step], workdir: Workdir) -> str:
         line = f"{step.stage.name:<10}{step.action:<8}{rows:>12}" + "".join(f"{c:>10}" for c in cells)
         lines.append(f"{line}  {e.note}".rstrip())
     # That one stage runs since another does, or for the first time, goes without saying.
-    told = [step for step in steps if step.reason and step.reason != NOT_YET and not step.follows]
-    lines += [f"{step.stage.name} has to {step.action}, since {step.reason}." for step in told]
+    explained = [step for step in steps if step.reason and step.reason != NOT_YET and not step.follows]
+    lines += [f"{step.stage.name} has to {step.action}, since {step.reason}." for step in explained]
     lines += [f"Warning: {sentence}" for sentence in format_ignored(config)]
     todo = [s for s in steps if s.action != SKIP]
     lines += _format_training(config, todo, machine.gpus)

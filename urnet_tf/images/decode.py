@@ -169,7 +169,7 @@ def views(image, image_size_px: int, crops: str, scales: Sequence[float], crop_f
 
     Args:
       image: uint8 [h, w, 3].
-      crops: "1" centre; "5" centre and corners; "10" these and their mirror images; "grid" 3 x 3
+      crops: "1" center; "5" center and corners; "10" these and their mirror images; "grid" 3 x 3
         places, and at the end the whole image squeezed to a square.
       scales: at scale s a square of `crop_fraction / s` of the short side (at most all of it) fills
         the view. "1" at scale 1.0 is `eval_image`.

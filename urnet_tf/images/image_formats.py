@@ -180,7 +180,7 @@ def _decode_png(image_bytes, header, max_pixels):
     return tf.cond(
         header[24] < 8,  # bits; the decoder adds a fourth channel wrongly to fewer than eight
         lambda: _as_rgb(tf.io.decode_png(image_bytes, channels=0)),
-        # Four channels in any case: only then is the transparent colour of a palette or of gray honoured.
+        # Four channels in any case: only then is the transparent color of a palette or of gray honored.
         lambda: _on_white(tf.io.decode_png(image_bytes, channels=4)),
     )
 
@@ -199,8 +199,8 @@ def _on_white(image):
 
     def blended():
         wide = tf.cast(image, tf.uint16)
-        colour, alpha = wide[..., :3], wide[..., 3:]
-        return tf.cast((colour * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
+        color, alpha = wide[..., :3], wide[..., 3:]
+        return tf.cast((color * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
 
     return tf.cond(tf.reduce_all(image[..., 3] == 255), lambda: image[..., :3], blended)
 
@@ -243,7 +243,7 @@ def _first_gif_frame(image_bytes, header):
     def u8(position):
         return tf.cast(data[tf.minimum(position, size)], tf.int32)
 
-    def colours(flags):
+    def colors(flags):
         return tf.where(flags >= 128, 3 * tf.bitwise.left_shift(2, flags % 8), 0)
 
     def block(position, pixels):
@@ -252,7 +252,7 @@ def _first_gif_frame(image_bytes, header):
         sides = tf.cast(data[tf.minimum(position, size) :][:10], tf.int64)
         frame_pixels = (sides[5] + 256 * sides[6]) * (sides[7] + 256 * sides[8])
         phase = tf.where(is_frame, in_frame, tf.where(kind == 0x21, in_extension, done))
-        step = tf.where(is_frame, 11 + colours(u8(position + 9)), 2)
+        step = tf.where(is_frame, 11 + colors(u8(position + 9)), 2)
         return position + tf.where(phase == done, 0, step), phase, tf.where(is_frame, frame_pixels, pixels)
 
     def piece(position, phase, pixels):
@@ -265,7 +265,7 @@ def _first_gif_frame(image_bytes, header):
             phase == at_block, lambda: block(position, pixels), lambda: piece(position, phase, pixels)
         )
 
-    start = 13 + colours(tf.cast(header[10], tf.int32))
+    start = 13 + colors(tf.cast(header[10], tf.int32))
     end, _, pixels = tf.while_loop(
         lambda position, phase, pixels: (phase != done) & (position < size),
         advance,

@@ -130,7 +130,7 @@ def plain_jpeg(data: bytes, short_side_px: int) -> bytes | None:
 
     It can when it is a baseline JPEG of 8 bits, gray or of three channels, with a short side of at most
     `short_side_px`. Comments and application data (EXIF, position, thumbnails, profiles) are cut out, but for
-    the two segments that say how colours are coded. Whether the picture data is sound is not looked at, and
+    the two segments that say how colors are coded. Whether the picture data is sound is not looked at, and
     neither is the EXIF orientation.
     """
     if data[:2] != b"\xff\xd8":

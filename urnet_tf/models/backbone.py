@@ -1,7 +1,7 @@
 """One door to the backbones: a name and weights → a Keras model image → features.
 
-Images come as float32 [B, H, W, 3], RGB, 0..255; each backbone normalises them itself, so a saved
-or exported model cannot be fed with the wrong normalisation. Features are float32 [B, D].
+Images come as float32 [B, H, W, 3], RGB, 0..255; each backbone normalizes them itself, so a saved
+or exported model cannot be fed with the wrong normalization. Features are float32 [B, D].
 """
 
 import os
@@ -14,7 +14,7 @@ from urnet_tf.checkpoints.reader import Format, file_format, read_checkpoint
 from urnet_tf.checkpoints.weight_matching import copy_into, keras_slots, pytorch_slots
 from urnet_tf.errors import UsageError
 from urnet_tf.models import efficientnet_lite, resnext
-from urnet_tf.models.variants import recognise_variant, variant_name
+from urnet_tf.models.variants import recognize_variant, variant_name
 
 NAMES = ("efficientnet_lite0", "resnext")
 
@@ -91,7 +91,7 @@ def build_backbone(
 
 def _fitting_settings(tensors, settings):
     """What to set for a ResNeXt checkpoint that was made for another variant."""
-    found = recognise_variant(tensors)
+    found = recognize_variant(tensors)
     if not found or not settings:
         return "Check the `backbone`: the checkpoint is of another network."
     changes = {key: value for key, value in found.items() if settings[key] != value}

@@ -1,4 +1,4 @@
-"""Batch normalisation as one operation on TensorFlow; Keras' own layer computes it in six.
+"""Batch normalization as one operation on TensorFlow; Keras' own layer computes it in six.
 
 Keras 3 trains with a mean, a squared difference, another mean, a multiplication and an addition,
 each a pass over the activations. TensorFlow has one fused kernel for all of it, and one for its
@@ -13,9 +13,9 @@ from keras import ops
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` with the fused kernel of TensorFlow where it applies.
 
-    Variables, results and saved weights are those of Keras' layer. Inputs [B, H, W, C], normalised
+    Variables, results and saved weights are those of Keras' layer. Inputs [B, H, W, C], normalized
     over all axes but the last, take the fused kernel; other inputs, other backends, a mask,
-    `renorm`, and statistics synchronised over several replicas take Keras' way.
+    `renorm`, and statistics synchronized over several replicas take Keras' way.
     """
 
     def call(self, inputs, training=None, mask=None):

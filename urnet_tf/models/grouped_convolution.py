@@ -8,7 +8,7 @@ freely between the two ways:
            that servers may refuse. It need not: TensorFlow's own operation takes grouped kernels,
            on GPUs and, through oneDNN, on CPUs, gradients included. On a CPU without oneDNN it has
            no gradients, but a file for another runtime can be written all the same.
-  blocked  neighbouring groups are joined to blocks of about 16 channels, each a dense convolution
+  blocked  neighboring groups are joined to blocks of about 16 channels, each a dense convolution
            with a block-diagonal kernel. Plain dense convolutions, so it runs anywhere.
   auto     native where this machine can compute it and its gradients, else blocked.
 

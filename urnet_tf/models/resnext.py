@@ -1,6 +1,6 @@
 """ResNeXt feature extractors in Keras, laid out so that torchvision and timm checkpoints fit exactly.
 
-Paddings are PyTorch's (symmetric), batch normalisation has epsilon 1e-5. Layer names are the
+Paddings are PyTorch's (symmetric), batch normalization has epsilon 1e-5. Layer names are the
 checkpoint's with "-" for ".": `layer1-0-conv2` holds `layer1.0.conv2.weight`.
 
   layers of the first stage    conv1, bn1, relu; with a deep stem conv1-0 .. conv1-6, bn1, relu
@@ -12,6 +12,8 @@ Sources: Xie et al., "Aggregated Residual Transformations for Deep Neural Networ
 of this package trains ResNeXt-101 (Sec. 5). Hu et al., "Squeeze-and-Excitation Networks", 2018.
 He et al., "Bag of Tricks for Image Classification", 2019 (the deep stem and the averaging shortcut).
 """
+
+import dataclasses
 
 import keras
 from keras import layers
@@ -68,61 +70,9 @@ def build_resnext(
             f"received {cardinality} and {width_per_group}."
         )
 
-    def convolution(x, name, filters, side=1, strides=1, groups=1, use_bias=False):
-        return GroupedConv2D(
-            filters,
-            side,
-            strides,
-            padding=side // 2,
-            groups=groups,
-            use_bias=use_bias,
-            implementation=implementation,
-            kernel_initializer=he_normal(seed, name),
-            name=name,
-        )(x)
-
-    def normalised(x, name):
-        return FusedBatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=synchronized, name=name)(x)
-
-    def active(x, name):
-        return layers.ReLU(name=name)(x)
-
-    def stem(x):
-        strides = 1 if small_stem else 2
-        if deep_stem:
-            x = active(normalised(convolution(x, "conv1-0", 32, 3, strides), "conv1-1"), "conv1-2")
-            x = active(normalised(convolution(x, "conv1-3", 32, 3), "conv1-4"), "conv1-5")
-            x = convolution(x, "conv1-6", 64, 3)
-        else:
-            x = convolution(x, "conv1", 64, 3 if small_stem else 7, strides)
-        return active(normalised(x, "bn1"), "relu")
-
-    def excited(x, name):
-        channels = x.shape[-1]
-        y = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}-mean")(x)
-        y = convolution(y, f"{name}-fc1", squeezed_channels(channels), use_bias=True)
-        y = convolution(active(y, f"{name}-relu"), f"{name}-fc2", channels, use_bias=True)
-        y = layers.Activation("sigmoid", name=f"{name}-gate")(y)
-        return layers.Multiply(name=f"{name}-scale")([x, y])
-
-    def shortcut(x, name, filters, strides):
-        if not deep_stem:
-            return normalised(convolution(x, f"{name}-0", filters, strides=strides), f"{name}-1")
-        if strides > 1:  # "same" averages over the pixels inside of the image, as timm does
-            x = layers.AveragePooling2D(2, strides, "same", name=f"{name}-0")(x)
-        return normalised(convolution(x, f"{name}-1", filters), f"{name}-2")
-
-    def bottleneck(x, name, width, filters, strides, project):
-        y = active(normalised(convolution(x, f"{name}-conv1", width), f"{name}-bn1"), f"{name}-relu1")
-        y = convolution(y, f"{name}-conv2", width, 3, strides, cardinality)
-        y = active(normalised(y, f"{name}-bn2"), f"{name}-relu2")
-        y = normalised(convolution(y, f"{name}-conv3", filters), f"{name}-bn3")
-        if squeeze_excitation:
-            y = excited(y, f"{name}-se")
-        if project:
-            x = shortcut(x, f"{name}-downsample", filters, strides)
-        return active(layers.Add(name=f"{name}-add")([y, x]), f"{name}-relu3")
-
+    pieces = _Pieces(
+        cardinality, squeeze_excitation, deep_stem, small_stem, implementation, synchronized, seed
+    )
     image = keras.Input((image_size_px, image_size_px, 3), name="image")
     x = layers.Rescaling(
         [1 / std for std in IMAGE_STD],
@@ -130,17 +80,86 @@ def build_resnext(
         dtype="float32",
         name="rescale",
     )(image)
-    x = stem(x)
+    x = pieces.stem(x)
     if not small_stem:  # after a ReLU, padding with zeros is padding with minus infinity
         x = layers.MaxPooling2D(3, 2, name="maxpool")(layers.ZeroPadding2D(1, name="maxpool-pad")(x))
     for stage, blocks in enumerate(BLOCKS[depth]):
         width = cardinality * width_per_group * 2**stage
         for block in range(blocks):
             strides = 2 if stage > 0 and block == 0 else 1
-            x = bottleneck(x, f"layer{stage + 1}-{block}", width, 256 * 2**stage, strides, block == 0)
+            x = pieces.bottleneck(x, f"layer{stage + 1}-{block}", width, 256 * 2**stage, strides, block == 0)
     features = layers.GlobalAveragePooling2D(dtype="float32", name="features")(x)
     name = variant_name(depth, cardinality, width_per_group, squeeze_excitation, deep_stem)
     return keras.Model(image, features, name=name)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pieces:
+    """The pieces of one network, by the names that their layers get."""
+
+    cardinality: int
+    squeeze_excitation: bool
+    deep_stem: bool
+    small_stem: bool
+    implementation: str
+    synchronized: bool
+    seed: int
+
+    def convolution(self, x, name, filters, side=1, strides=1, groups=1, use_bias=False):
+        return GroupedConv2D(
+            filters,
+            side,
+            strides,
+            padding=side // 2,
+            groups=groups,
+            use_bias=use_bias,
+            implementation=self.implementation,
+            kernel_initializer=he_normal(self.seed, name),
+            name=name,
+        )(x)
+
+    def normalized(self, x, name):
+        layer = FusedBatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=self.synchronized, name=name)
+        return layer(x)
+
+    def active(self, x, name, active_name):
+        return layers.ReLU(name=active_name)(self.normalized(x, name))
+
+    def stem(self, x):
+        strides = 1 if self.small_stem else 2
+        if self.deep_stem:
+            x = self.active(self.convolution(x, "conv1-0", 32, 3, strides), "conv1-1", "conv1-2")
+            x = self.active(self.convolution(x, "conv1-3", 32, 3), "conv1-4", "conv1-5")
+            x = self.convolution(x, "conv1-6", 64, 3)
+        else:
+            x = self.convolution(x, "conv1", 64, 3 if self.small_stem else 7, strides)
+        return self.active(x, "bn1", "relu")
+
+    def excited(self, x, name):
+        channels = x.shape[-1]
+        y = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}-mean")(x)
+        y = self.convolution(y, f"{name}-fc1", squeezed_channels(channels), use_bias=True)
+        y = self.convolution(layers.ReLU(name=f"{name}-relu")(y), f"{name}-fc2", channels, use_bias=True)
+        y = layers.Activation("sigmoid", name=f"{name}-gate")(y)
+        return layers.Multiply(name=f"{name}-scale")([x, y])
+
+    def shortcut(self, x, name, filters, strides):
+        if not self.deep_stem:
+            return self.normalized(self.convolution(x, f"{name}-0", filters, strides=strides), f"{name}-1")
+        if strides > 1:  # "same" averages over the pixels inside of the image, as timm does
+            x = layers.AveragePooling2D(2, strides, "same", name=f"{name}-0")(x)
+        return self.normalized(self.convolution(x, f"{name}-1", filters), f"{name}-2")
+
+    def bottleneck(self, x, name, width, filters, strides, project):
+        y = self.active(self.convolution(x, f"{name}-conv1", width), f"{name}-bn1", f"{name}-relu1")
+        y = self.convolution(y, f"{name}-conv2", width, 3, strides, self.cardinality)
+        y = self.active(y, f"{name}-bn2", f"{name}-relu2")
+        y = self.normalized(self.convolution(y, f"{name}-conv3", filters), f"{name}-bn3")
+        if self.squeeze_excitation:
+            y = self.excited(y, f"{name}-se")
+        if project:
+            x = self.shortcut(x, f"{name}-downsample", filters, strides)
+        return layers.ReLU(name=f"{name}-relu3")(layers.Add(name=f"{name}-add")([y, x]))
 
 
 def with_intermediates(model: keras.Model) -> keras.Model:

@@ -52,8 +52,8 @@ VARIANTS = {
 }
 
 
-def recognise_variant(tensors: Mapping[str, np.ndarray]) -> dict | None:
-    """The keywords of `build_resnext` that a checkpoint needs, told from its names and shapes.
+def recognize_variant(tensors: Mapping[str, np.ndarray]) -> dict | None:
+    """The keywords of `build_resnext` that a checkpoint needs, by its names and shapes.
 
     Args:
       tensors: by the names of torchvision and timm, OIHW.

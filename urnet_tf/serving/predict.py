@@ -34,7 +34,7 @@ MAX_BYTES = 64 << 20  # a file
 _DEFAULT_TOP_K = 5
 _BATCH_FILES, _BATCH_BYTES = 32, 128 << 20
 _BATCHES_AT_ONCE = 2  # one in the network, one being read and decoded
-_SHOWN = 5  # failures told on standard error
+_SHOWN = 5  # failures shown on standard error
 
 
 def predict(

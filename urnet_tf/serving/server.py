@@ -1,4 +1,4 @@
-"""Starts a real server for an exported SavedModel and stays with it until it is told to stop.
+"""Starts a real server for an exported SavedModel and stays with it until it is stopped.
 
 Three engines, tried in this order:
 
@@ -150,7 +150,7 @@ def choose_engine(engine: str) -> tuple[str, str]:
     if engine != "auto":
         if obstacle := _OBSTACLES[engine]():
             raise UsageError(f"Cannot start the engine {engine}: {obstacle}.")
-        return engine, "as asked for"
+        return engine, "as requested"
     obstacles = []
     for name, find_obstacle in _OBSTACLES.items():
         obstacle = find_obstacle()
@@ -253,7 +253,7 @@ _PLANNERS = {"tf_serving": _plan_tf_serving, "docker": _plan_docker, "mlflow": _
 
 
 def _base_url(host, port):
-    """Of a server on this machine; one that listens on all addresses is asked at the local one."""
+    """Of a server on this machine; one that listens on all addresses is reached at the local one."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

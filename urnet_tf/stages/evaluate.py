@@ -21,7 +21,7 @@ from urnet_tf.evaluation import ensemble, metrics
 from urnet_tf.evaluation.predictions import Predictions
 from urnet_tf.images.crops import num_views
 from urnet_tf.images.image_store import ImageStore
-from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
+from urnet_tf.schema import TEST, TRAIN, UNLABELED, VAL
 from urnet_tf.stages.settings import (
     BACKBONE_SETTINGS,
     forward_seconds,
@@ -81,22 +81,22 @@ def run(context: StageContext) -> dict:
     return {"split": split, "views": views, "models": figures}
 
 
-def choose_split(splits: np.ndarray, labels: np.ndarray, asked: str | None) -> str | None:
-    """The split that is measured: the one asked for, else test when it has labels, else val.
+def choose_split(splits: np.ndarray, labels: np.ndarray, wanted: str | None) -> str | None:
+    """The split that is measured: the wanted one, else test when it has labels, else val.
 
     Returns:
       "val" or "test"; test when nothing has a label but there are test images; None when there
       are neither validation nor test images.
 
     Raises:
-      UsageError: the split asked for has no images.
+      UsageError: the wanted split has no images.
     """
-    if asked is not None:
-        if not (splits == asked).any():
-            raise UsageError(f"evaluate.split is {asked}, but there is no {asked} image.")
-        return asked
+    if wanted is not None:
+        if not (splits == wanted).any():
+            raise UsageError(f"evaluate.split is {wanted}, but there is no {wanted} image.")
+        return wanted
     for split in (TEST, VAL):
-        if ((splits == split) & (labels != UNLABELLED)).any():
+        if ((splits == split) & (labels != UNLABELED)).any():
             return split
     return next((split for split in (TEST, VAL) if (splits == split).any()), None)
 
@@ -248,15 +248,15 @@ def _measure(out, predictions, labels, rows, classes, n_train, config):
 
 
 def _confused_pairs(labels, predicted, classes, n):
-    """The most frequent mistakes: label, what was said instead, how often, share of the class."""
-    true, said, count = metrics.confusion_counts(labels, predicted, len(classes))
-    wrong = np.flatnonzero(true != said)[:_CONFUSED_PAIRS]
+    """The most frequent mistakes: label, prediction, how often, share of the class."""
+    true, predicted, count = metrics.confusion_counts(labels, predicted, len(classes))
+    wrong = np.flatnonzero(true != predicted)[:_CONFUSED_PAIRS]
     return [
         {
             "label": int(true[i]),
             "name": classes[true[i]]["name"],
-            "predicted": int(said[i]),
-            "predicted_name": classes[said[i]]["name"],
+            "predicted": int(predicted[i]),
+            "predicted_name": classes[predicted[i]]["name"],
             "count": int(count[i]),
             "share": float(count[i] / n[true[i]]),
         }

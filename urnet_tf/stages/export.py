@@ -20,7 +20,7 @@ from urnet_tf.export.parity import Tolerance
 from urnet_tf.export.preparation import Preparation
 from urnet_tf.export.promotion import next_version
 from urnet_tf.images.image_store import ImageStore
-from urnet_tf.schema import TEST, TRAIN, UNLABELLED, VAL
+from urnet_tf.schema import TEST, TRAIN, UNLABELED, VAL
 from urnet_tf.stages.settings import (
     BACKBONE_SETTINGS,
     count_backbone,
@@ -82,10 +82,10 @@ def run(context: StageContext) -> dict:
 def choose_check_ids(splits: np.ndarray, labels: np.ndarray, count: int | None) -> np.ndarray:
     """At most `count` held images, evenly over the test images if they have labels.
 
-    Without labelled test images those of validation are taken, then unlabelled ones, and training
+    Without labeled test images those of validation are taken, then unlabeled ones, and training
     images where there is nothing else.
     """
-    known = labels != UNLABELLED
+    known = labels != UNLABELED
     choices = [splits == TEST, splits == VAL]
     choices = [where & known for where in choices] + choices + [splits == TRAIN]
     ids = next(found for found in map(np.flatnonzero, choices) if found.size)

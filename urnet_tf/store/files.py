@@ -74,7 +74,7 @@ def remove(path: str | os.PathLike, inside: str | os.PathLike) -> None:
 
     Args:
       path: what goes.
-      inside: a directory that the program made, or was told to write to; `path` must lie below it.
+      inside: a directory that the program made, or was given to write to; `path` must lie below it.
 
     Raises:
       RunError: `path` lies elsewhere; nothing was removed.

@@ -5,7 +5,7 @@
   a folder             any uncased BERT of that kind: config.json, vocab.txt, model.safetensors
 
 The network is written with keras.ops over the tensors of the file, as they are named there. A text's
-vector is the mean over its word pieces, L2-normalised. PyTorch is not needed.
+vector is the mean over its word pieces, L2-normalized. PyTorch is not needed.
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ _FILES = ("config.json", "vocab.txt", "model.safetensors")
 _MAX_TOKENS = 256  # as MiniLM was trained and published
 _BATCH_TOKENS = 8192  # word pieces in a batch, with padding
 
-Encode = Callable[[Sequence[str]], np.ndarray]  # n texts to float32 [n, T], L2-normalised or zeros
+Encode = Callable[[Sequence[str]], np.ndarray]  # n texts to float32 [n, T], L2-normalized or zeros
 
 
 def open_sentence_encoder(name: str, *, dim: int) -> Encode:
@@ -123,7 +123,7 @@ class BertEncoder:
         self.dim = self._tensors["embeddings.word_embeddings.weight"].shape[1]
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [n, T], L2-normalised; zeros for a text without a sign that counts."""
+        """float32 [n, T], L2-normalized; zeros for a text without a sign that counts."""
         pieces = text.word_pieces(texts, self._vocabulary, max_tokens=self._max_tokens)
         result = np.zeros((len(pieces), self.dim), np.float32)
         rows = sorted((r for r in range(len(pieces)) if len(pieces[r]) > 2), key=lambda r: len(pieces[r]))
@@ -159,7 +159,7 @@ class BertEncoder:
         def dense(x, name):
             return ops.matmul(x, ops.transpose(tensors[f"{name}.weight"])) + tensors[f"{name}.bias"]
 
-        def normalise(x, name):
+        def normalize(x, name):
             mean, variance = ops.moments(x, axes=-1, keepdims=True)
             x = (x - mean) / ops.sqrt(variance + self._epsilon)
             return x * tensors[f"{name}.weight"] + tensors[f"{name}.bias"]
@@ -171,7 +171,7 @@ class BertEncoder:
 
         x = ops.take(tensors["embeddings.word_embeddings.weight"], ids, axis=0)
         x = x + tensors["embeddings.position_embeddings.weight"][:length]
-        x = normalise(x + tensors["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
+        x = normalize(x + tensors["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
         hidden = ops.convert_to_tensor((1.0 - mask[:, None, None, :]) * -1e9)
         for layer in range(self._layers):
             name = f"encoder.layer.{layer}"
@@ -181,9 +181,9 @@ class BertEncoder:
             scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) / (query.shape[-1] ** 0.5)
             mixed = ops.transpose(ops.matmul(ops.softmax(scores + hidden), value), (0, 2, 1, 3))
             mixed = dense(ops.reshape(mixed, (batch, length, -1)), f"{name}.attention.output.dense")
-            x = normalise(x + mixed, f"{name}.attention.output.LayerNorm")
+            x = normalize(x + mixed, f"{name}.attention.output.LayerNorm")
             wide = ops.gelu(dense(x, f"{name}.intermediate.dense"), approximate=False)
-            x = normalise(x + dense(wide, f"{name}.output.dense"), f"{name}.output.LayerNorm")
+            x = normalize(x + dense(wide, f"{name}.output.dense"), f"{name}.output.LayerNorm")
         total = ops.sum(x * mask[..., None], axis=1)  # the length of the mean does not matter
         return ops.convert_to_numpy(total / ops.norm(total, axis=-1, keepdims=True))
 

@@ -1,7 +1,7 @@
 """Query texts and the vectors that stand for them.
 
 In: class words and queries, and a source of word vectors: hashed character n-grams, or a fastText
-`.vec` or `.bin` file. Out: one L2-normalised vector a class, float32 [C, T].
+`.vec` or `.bin` file. Out: one L2-normalized vector a class, float32 [C, T].
 
 tensorflow-text enters here alone, for `word_pieces` and for what `word_tokens` finds in rare scripts; all
 else needs only numpy.
@@ -161,16 +161,16 @@ def class_text_vectors(classes: Sequence[Mapping], source: TextVectors) -> tuple
       classes: entries with "words" and "queries" (lists of texts), "name" and "id", in label order.
 
     Returns:
-      float32 [C, T], L2-normalised, and the labels of the classes with hashed vectors in place of
+      float32 [C, T], L2-normalized, and the labels of the classes with hashed vectors in place of
       unknown ones.
     """
     texts = [[*entry["words"], *entry["queries"]] or [entry["name"]] for entry in classes]
     tokens = iter(word_tokens([text for row in texts for text in row]))
-    tokenised = [list(dict.fromkeys(tuple(next(tokens)) for _ in row)) for row in texts]
+    tokenized = [list(dict.fromkeys(tuple(next(tokens)) for _ in row)) for row in texts]
 
-    vectors = iter(_mean_vectors([text for row in tokenised for text in row], source))
+    vectors = iter(_mean_vectors([text for row in tokenized for text in row], source))
     result, unknown = np.zeros((len(classes), source.dim), np.float32), []
-    for label, row in enumerate(tokenised):
+    for label, row in enumerate(tokenized):
         means = [vector for vector in itertools.islice(vectors, len(row)) if vector.any()]
         if means:
             result[label] = np.mean(means, axis=0)
@@ -182,16 +182,16 @@ def class_text_vectors(classes: Sequence[Mapping], source: TextVectors) -> tuple
 
 
 def text_vectors(texts: Sequence[str], source: TextVectors) -> np.ndarray:
-    """The mean of each text's unit word vectors: float32 [n, T], L2-normalised; zeros where none is known."""
+    """The mean of each text's unit word vectors: float32 [n, T], L2-normalized; zeros where none is known."""
     return _mean_vectors(word_tokens(texts), source)
 
 
-def _mean_vectors(tokenised, source):
-    words = sorted({word for text in tokenised for word in text})
+def _mean_vectors(tokenized, source):
+    words = sorted({word for text in tokenized for word in text})
     number = {word: i for i, word in enumerate(words)}
     vectors = _unit(source.vectors(words))
-    result = np.zeros((len(tokenised), source.dim), np.float32)
-    for row, text in enumerate(tokenised):
+    result = np.zeros((len(tokenized), source.dim), np.float32)
+    for row, text in enumerate(tokenized):
         if text:
             result[row] = vectors[[number[word] for word in text]].mean(axis=0)
     return _unit(result)
@@ -250,17 +250,17 @@ class FastTextVec:
 
     def vectors(self, words: Sequence[str]) -> np.ndarray:
         """float32 [len(words), dim]; rows of zeros for unknown words."""
-        wanted, found, respelt = set(words), {}, {}
+        wanted, found, respelled = set(words), {}, {}
         with _opened(self.path) as file:
             file.readline()
             for line_number, line in enumerate(file, start=2):
                 word = line.split(b" ", 1)[0].decode("utf-8", "replace")
                 if word in wanted:
                     found.setdefault(word, self._numbers(line, line_number))
-                elif (lower := word.lower()) in wanted and lower not in respelt:
-                    respelt[lower] = self._numbers(line, line_number)
+                elif (lower := word.lower()) in wanted and lower not in respelled:
+                    respelled[lower] = self._numbers(line, line_number)
         nothing = np.zeros(self.dim, np.float32)
-        rows = [found.get(word, respelt.get(word, nothing)) for word in words]
+        rows = [found.get(word, respelled.get(word, nothing)) for word in words]
         return np.array(rows, np.float32).reshape(len(words), self.dim)
 
     def _numbers(self, line, line_number):
@@ -274,13 +274,13 @@ class FastTextVec:
 
 
 class FastTextBin:
-    """A fastText binary model (format versions 11 and 12, not quantised), memory-mapped.
+    """A fastText binary model (format versions 11 and 12, not quantized), memory-mapped.
 
     Words of the vocabulary are the mean of their own row and those of their n-grams; other words the
     mean of their n-grams alone.
 
     Raises:
-      UsageError: the file is missing, malformed, quantised or pruned.
+      UsageError: the file is missing, malformed, quantized or pruned.
     """
 
     _MAGIC = 793712314
@@ -326,10 +326,10 @@ class FastTextBin:
         for _ in self._entries(data):
             pass
         at = self._entries_end
-        quantised, self._rows, self.dim = struct.unpack_from("<?2q", data, at)
+        quantized, self._rows, self.dim = struct.unpack_from("<?2q", data, at)
         self._matrix_at = at + 1 + 2 * 8
-        if quantised:
-            raise self._malformed("it is quantised; expected the full model")
+        if quantized:
+            raise self._malformed("it is quantized; expected the full model")
         expected_rows = self._num_words + max(self._buckets, 0)
         if self.dim != dim or dim < 1 or self._rows < (expected_rows if self._max_n > 0 else self._num_words):
             raise self._malformed(f"its matrix is {self._rows} x {self.dim}")

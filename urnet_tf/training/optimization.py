@@ -1,4 +1,4 @@
-"""What one optimiser step is: the update rule and its schedule, and gradients from micro-batches.
+"""What one optimizer step is: the update rule and its schedule, and gradients from micro-batches.
 
 With gradients g_m of n equal micro-batches, a step applies (1/n) sum_m g_m. Losses are means over all
 rows, weighted or not, so this is the gradient of the whole batch. Keras' own
@@ -44,7 +44,7 @@ class Trainee(keras.Model):
     `micro_batches` equal parts, one after the other, of which only the summed gradients are kept.
     And where gradients are clipped or tested for overflow, devices add theirs up before, not after.
 
-    Batch normalisation sees micro-batches: it normalises with their statistics, and its moving
+    Batch normalization sees micro-batches: it normalizes with their statistics, and its moving
     averages move once a micro-batch.
 
     Args:
@@ -112,7 +112,7 @@ def build_optimizer(
     gradient is not finite, and doubles every 2,000 steps. Steps left out do not advance the schedule.
 
     Args:
-      model: its biases and normalisation weights (rank below 2) are kept from weight decay.
+      model: its biases and normalization weights (rank below 2) are kept from weight decay.
       total_steps: steps of the whole run.
 
     Raises:

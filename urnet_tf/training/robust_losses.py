@@ -7,7 +7,7 @@ What a sure target costs, p being the probability of its class:
   focal                             -(1 - p)^gamma log p
   elr    early learning             -log p + lambda log(1 - <m, p>)
 
-where in the last p and m are vectors, m the moving average of what the model said of this instance.
+where in the last p and m are vectors, m the moving average of the predictions of this instance.
 
 Differs: a soft target's loss is the mean of its classes' losses. The papers define theirs for one
 class; for the symmetric one, whose reverse part holds the logarithm of the target, this is a choice.
@@ -27,7 +27,7 @@ _LARGEST_MEMORY = 2 * 10**9  # bytes
 
 @keras.saving.register_keras_serializable(package="urnet_tf")
 class GeneralizedCrossEntropy(SparseSoftLoss):
-    """(1 - p^q) / q: between cross entropy (q towards 0) and the mean absolute error / 2 (q = 1).
+    """(1 - p^q) / q: between cross entropy (q toward 0) and the mean absolute error / 2 (q = 1).
 
     Source: Zhang & Sabuncu, Generalized Cross Entropy Loss for Training Deep Neural Networks with
     Noisy Labels, 2018.
@@ -134,9 +134,9 @@ class EarlyLearningLoss(SparseSoftLoss):
         ids = ops.reshape(unpack_instance_ids(y_true), (-1,))
         probs = ops.softmax(self.adjust(y_pred), axis=-1)
         same = ops.cast(ops.equal(ids[:, None], ids[None, :]), "int32")
-        said = ops.take(ops.reshape(probs, (-1, self.num_classes)), ops.argmax(same, axis=1), axis=0)
+        predicted = ops.take(ops.reshape(probs, (-1, self.num_classes)), ops.argmax(same, axis=1), axis=0)
         before = ops.cast(tf.gather(self.memory, ids), "float32")
-        average = self.momentum * before + (1.0 - self.momentum) * ops.stop_gradient(said)
+        average = self.momentum * before + (1.0 - self.momentum) * ops.stop_gradient(predicted)
         self.memory.scatter_update(tf.IndexedSlices(ops.cast(average, "float16"), ids))
         agreement = ops.sum(ops.reshape(average, ops.shape(probs)) * probs, axis=-1)
         return super().call(y_true, y_pred) + self.weight * ops.log(ops.maximum(1.0 - agreement, 1e-4))
