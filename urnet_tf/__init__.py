@@ -36,28 +36,28 @@ __version__ = "0.1.0"
 
 # Name → the module that it comes from, and its name there where that differs.
 _OFFERED = {
-    "Config": "config",
-    "EarlyLearningLoss": "training.robust_losses",
-    "FitOptions": "training.fit",
-    "FocalLoss": "training.robust_losses",
-    "GeneralizedCrossEntropy": "training.robust_losses",
-    "Recipe": "reweighting.factors",
-    "RunError": "errors",
-    "SparseSoftCrossEntropy": "training.losses",
-    "SymmetricCrossEntropy": "training.robust_losses",
-    "UsageError": "errors",
-    "build_backbone": "models.backbone",
-    "build_classifier": "models.classifier",
-    "build_urnet": "models.urnet",
-    "compute_weights": "api.weights",
-    "export_classifier": "export.classifier",
-    "fit": "training.fit:fit_model",
-    "load_config": "config",
-    "load_model": "training.saving",
-    "out_of_fold_predictions": "reweighting.judge",
-    "pack_targets": "feed.targets",
-    "read_crawl": "api.flow",
-    "run": "api.flow",
+    "Config": "urnet_tf.config",
+    "EarlyLearningLoss": "urnet_tf.training.robust_losses",
+    "FitOptions": "urnet_tf.training.fit",
+    "FocalLoss": "urnet_tf.training.robust_losses",
+    "GeneralizedCrossEntropy": "urnet_tf.training.robust_losses",
+    "Recipe": "urnet_tf.reweighting.factors",
+    "RunError": "urnet_tf.errors",
+    "SparseSoftCrossEntropy": "urnet_tf.training.losses",
+    "SymmetricCrossEntropy": "urnet_tf.training.robust_losses",
+    "UsageError": "urnet_tf.errors",
+    "build_backbone": "urnet_tf.models.backbone",
+    "build_classifier": "urnet_tf.models.classifier",
+    "build_urnet": "urnet_tf.models.urnet",
+    "compute_weights": "urnet_tf.api.weights",
+    "export_classifier": "urnet_tf.export.classifier",
+    "fit": "urnet_tf.training.fit:fit_model",
+    "load_config": "urnet_tf.config",
+    "load_model": "urnet_tf.training.saving",
+    "out_of_fold_predictions": "urnet_tf.reweighting.judge",
+    "pack_targets": "urnet_tf.feed.targets",
+    "read_crawl": "urnet_tf.api.flow",
+    "run": "urnet_tf.api.flow",
 }
 
 __all__ = [
@@ -92,7 +92,7 @@ def __getattr__(name: str):
     import importlib
 
     module, _, other = _OFFERED[name].partition(":")
-    value = getattr(importlib.import_module(f"{__name__}.{module}"), other or name)
+    value = getattr(importlib.import_module(module), other or name)
     globals()[name] = value
     return value
 

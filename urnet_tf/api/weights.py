@@ -12,7 +12,7 @@ import numpy as np
 
 from urnet_tf import schema
 from urnet_tf.api import door
-from urnet_tf.config import PRESETS, has_second_round, load_config
+from urnet_tf.config import PRESETS, Config, from_dict, has_second_round
 from urnet_tf.errors import UsageError
 from urnet_tf.evaluation.metrics import top_k as best_classes
 from urnet_tf.reweighting import cluster_weight, combine, instance_weight, is_literal, self_confidence
@@ -248,23 +248,24 @@ def _check(labels, width, num_classes, features, texts, class_names, sources, qu
 def _open_recipe(recipe):
     """(configuration, complete recipe, whether it is the caller's own)."""
     if isinstance(recipe, Recipe):
-        factors = {factor.name: factor for factor in weighing()}
+        factors = [factor.name for factor in weighing()]
         unknown = sorted(set(recipe.factors) - set(factors))
         if unknown:
             raise UsageError(f"Expected factors of {', '.join(factors)}; received {quote(unknown[0])}.")
-        switches = [f"{factors[name].switch}=true" for name in recipe.factors]
-        usual = read_recipe(load_config(None, [f"reweight.formulas={recipe.formulas}", *switches]))
+        is_literal(recipe.formulas)  # raises where there are no such formulas
+        switches = {name: {"enabled": True} for name in recipe.factors}
+        usual = read_recipe(from_dict({"reweight": {"formulas": recipe.formulas, **switches}}))
         complete = {name: {**usual.factors[name], **own} for name, own in recipe.factors.items()}
-        return load_config(), dataclasses.replace(recipe, factors=complete), True
+        return Config(), dataclasses.replace(recipe, factors=complete), True
     if recipe not in PRESETS:
         raise UsageError(f"Expected a recipe of {', '.join(PRESETS)}, or a Recipe; received {quote(recipe)}.")
-    config = load_config(None, [f"preset={recipe}"])
+    config = from_dict({"preset": recipe})
     return config, read_recipe(config), False
 
 
 def _change(recipe, alpha, beta):
     if alpha is not None:
-        usual = read_recipe(load_config(None, ["reweight.class_weight.enabled=true"]))
+        usual = read_recipe(from_dict({"reweight": {"class_weight": {"enabled": True}}}))
         settings = recipe.factors.get("class_weight", usual.factors["class_weight"])
         settings = {**settings, "kind": "inverse", "alpha": alpha}
         recipe = dataclasses.replace(recipe, factors={**recipe.factors, "class_weight": settings})
