@@ -66,7 +66,7 @@ def test_a_pass_is_an_epoch_and_the_last_may_be_a_part(tmp_path):
     assert told.calls == ["begin 0", 0, 1, 2, "end 0", "begin 1", 0, 1, "end 1"]
     assert told.params["epochs"] == 2 and told.params["steps"] == 3
     assert [
-        {**logs, "step": h["step"], "epoch": h["epoch"]} for logs, h in zip(told.logs, history)
+        {**logs, "step": h["step"], "epoch": h["epoch"]} for logs, h in zip(told.logs, history, strict=True)
     ] == history
     assert set(told.logs[0]) == {"loss", "accuracy", "learning_rate", "val_loss", "val_accuracy"}
 

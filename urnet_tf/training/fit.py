@@ -2,10 +2,10 @@
 
 A run is one `fit` call over steps start..total, one "epoch" to Keras; passes over the data are counted
 here, and are what the caller's callbacks see as epochs. Keras puts averaged (EMA) weights in place at the
-end of every `fit` call, so one call a run is what keeps resuming exact. A checkpoint holds all variables of model (dropout seeds and batch
-statistics too), optimizer and loss, the step, and the running means of the pass in hand: on CPUs a killed
-run that is started again ends with bitwise the weights and history of an undisturbed one. (On GPUs
-that also needs `tf.config.experimental.enable_op_determinism()`.)
+end of every `fit` call, so one call a run is what keeps resuming exact. A checkpoint holds all variables
+of model (dropout seeds and batch statistics too), optimizer and loss, the step, and the running means of
+the pass in hand: on CPUs a killed run that is started again ends with bitwise the weights and history of
+an undisturbed one. (On GPUs that also needs `tf.config.experimental.enable_op_determinism()`.)
 """
 
 import contextlib
@@ -41,6 +41,11 @@ _LOG_SECONDS = 10.0  # between lines of a log; passes over small crawls are over
 @dataclasses.dataclass(frozen=True)
 class FitOptions(OptimizerOptions):
     """How a model is trained, whatever model and data these are.
+
+    Example:
+      >>> import urnet_tf
+      >>> urnet_tf.FitOptions(learning_rate=3e-4, mixup=0.4).optimizer
+      'adamw'
 
     Attributes:
       mixup: alpha of `MixedBatches`, which mixes the rows of each step; None = off.
