@@ -27,6 +27,7 @@ LAYERS = [
     ("serving", "explain"),
     ("stages",),
     ("flow",),
+    ("api",),
     ("__main__", "console"),
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -43,7 +44,7 @@ SINGLE_ENTRY = {
 # All others can be used, and tested, without TensorFlow.
 WITH_TENSORFLOW = """
     evaluation/inference.py evaluation/multi_view.py export/check.py export/classifier.py
-    export/onnx_file.py export/rewriting.py export/saved_model.py export/tf_serving.py export/tflite.py
+    export/onnx_file.py export/preparation.py export/rewriting.py export/saved_model.py export/tf_serving.py export/tflite.py
     feed/batches.py feed/mixup.py feed/targets.py images/augment.py images/decode.py
     images/image_formats.py models/backbone.py models/batch_normalization.py models/classifier.py
     models/efficientnet_lite.py models/grouped_convolution.py models/resnext.py models/seeding.py
@@ -106,7 +107,7 @@ def test_only_the_command_line_reads_flags():
 
 def test_only_stages_and_the_shell_read_the_configuration():
     for path in MODULES:
-        if layer_of(path) not in ("stages", "flow", "__main__", "config"):
+        if layer_of(path) not in ("__init__", "stages", "flow", "api", "__main__", "config"):
             assert "urnet_tf.config" not in {n for n in imports_of(path) if n.count(".") == 1}, path
 
 

@@ -105,7 +105,7 @@ def clustering(tmp_path):
     np.save(path, features)
     slices = [[(10 * c, 10 * c + 10), (10 * (c + 1) % 600, 10 * (c + 1) % 600 + 10)] for c in range(60)]
     return {
-        "labels": list(range(60)), "slices": slices, "features_path": str(path), "seed": 7,
+        "labels": list(range(60)), "slices": slices, "features": str(path), "seed": 7,
         "settings": SETTINGS,
     }  # fmt: skip
 

@@ -60,10 +60,11 @@ def overflow_in_step_2(rows=slice(None)):
 class StopAt(keras.callbacks.Callback):
     def __init__(self, steps):
         super().__init__()
-        self.steps = steps
+        self.left = steps
 
     def on_train_batch_end(self, batch, logs=None):
-        if batch + 1 == self.steps:
+        self.left -= 1
+        if not self.left:
             raise KeyboardInterrupt
 
 

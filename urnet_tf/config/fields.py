@@ -320,6 +320,14 @@ class RuntimeConfig:
 
 @dataclass(frozen=True)
 class Config:
+    """All settings of a run, as `load_config` gives them; what each means stands beside it.
+
+    Example:
+      >>> import urnet_tf
+      >>> urnet_tf.Config().preset
+      'best'
+    """
+
     preset: str = _choice(BEST, SOUND, PAPER)  # the defaults of all that is not set; see PRESETS
     seed: int = _between(0, 0, _SEED)
     ingest: IngestConfig = field(default_factory=IngestConfig)

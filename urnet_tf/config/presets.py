@@ -34,6 +34,11 @@ _BEST_FINETUNE = {"reweight": {"class_weight": {"enabled": True}}, "train": _PLA
 def load_config(path: str | None = None, overrides: Sequence[str] = ()) -> Config:
     """Reads a YAML file (one level of `base:`) and applies `section.key=value` overrides.
 
+    Example:
+      >>> import urnet_tf
+      >>> urnet_tf.load_config(None, ["reweight.soft_label.beta=0.9"]).reweight.soft_label.beta
+      0.9
+
     Args:
       path: YAML file, the bare name of a packaged one ("quickstart"), or None for the defaults. Relative
         paths under `ingest` and `model.weights` stay relative to the working directory.

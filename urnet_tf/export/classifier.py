@@ -79,6 +79,22 @@ def export_classifier(
 ) -> dict:
     """Writes and checks the formats; see the top of this file.
 
+    Example:
+      >>> import io, keras, pathlib, tempfile
+      >>> import urnet_tf
+      >>> from PIL import Image
+      >>> from urnet_tf.export.preparation import Preparation
+      >>> image = keras.Input((8, 8, 3))
+      >>> logits = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(image))
+      >>> buffer = io.BytesIO()
+      >>> Image.new("RGB", (8, 8), "red").save(buffer, "PNG")
+      >>> done = urnet_tf.export_classifier(
+      ...     keras.Model(image, logits), ["cat", "dog"], pathlib.Path(tempfile.mkdtemp()), "pets",
+      ...     [buffer.getvalue()], preparation=Preparation(8), formats=("keras",),
+      ... )
+      >>> done["formats"]["keras"]["kept"]
+      True
+
     Args:
       model: Keras model images 0..255 → logits [B, C], or a dictionary, see
         `saved_model.write_saved_model`. Where it gives logits only and ends in a dense layer, that

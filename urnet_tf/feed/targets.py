@@ -24,6 +24,11 @@ def pack_targets(
 ) -> np.ndarray:
     """The targets that the losses of `urnet_tf.training.losses` take.
 
+    Example:
+      >>> import urnet_tf
+      >>> urnet_tf.pack_targets([[2, 0], [1, 1]], [[0.9, 0.1], [1.0, 0.0]]).tolist()[0]
+      [[2.0, 0.0], [0.8999999761581421, 0.10000000149011612]]
+
     Args:
       class_ids: int [..., K], below 2**24.
       probs: float [..., K].

@@ -37,6 +37,12 @@ def build_backbone(
 ) -> keras.Model:
     """Builds a backbone image float32 [B, H, W, 3] (RGB, 0..255) → features float32 [B, D].
 
+    Example:
+      >>> import numpy as np, urnet_tf
+      >>> backbone = urnet_tf.build_backbone("resnext", 32, weights=None, depth=26, cardinality=1)
+      >>> backbone.predict(np.zeros((2, 32, 32, 3)), verbose=0).shape
+      (2, 2048)
+
     Args:
       name: "efficientnet_lite0" or "resnext".
       image_size_px: side of the square image.

@@ -13,6 +13,11 @@ def build_classifier(
 ) -> keras.Model:
     """Builds features [B, D] → logits float32 [B, C].
 
+    Example:
+      >>> import urnet_tf
+      >>> urnet_tf.build_classifier(1280, 10).output_shape
+      (None, 10)
+
     Args:
       feature_dim: D.
       num_classes: C.

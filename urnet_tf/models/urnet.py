@@ -61,6 +61,12 @@ def build_urnet(
 ) -> keras.Model:
     """Builds bags of features → {"instance": logits float32 [B, N_b, C], "bag": logits float32 [B, C]}.
 
+    Example:
+      >>> import urnet_tf
+      >>> model = urnet_tf.build_urnet(1280, 10, bag_size=3)
+      >>> model.output["instance"].shape, model.output["bag"].shape
+      ((None, 3, 10), (None, 10))
+
     Args:
       feature_dim: D of the bags [B, N_b, D].
       num_classes: C.

@@ -101,17 +101,25 @@ def sum_moments(
     return moments
 
 
-def deal_folds(labels: np.ndarray, num_folds: int) -> np.ndarray:
+def deal_folds(labels: np.ndarray, num_folds: int, groups: np.ndarray | None = None) -> np.ndarray:
     """Deals the images of each class in turn to folds, in their order: int64 [N], the same every time.
 
-    Neighbours fall into different folds. Where a file occurs several times, deal with its copies in mind.
+    Neighbours fall into different folds.
+
+    Args:
+      labels: int [N].
+      groups: [N], equal for copies of one picture, which then all take the fold of the first of them; None =
+        no picture occurs twice.
     """
     labels = np.asarray(labels)
     order = np.argsort(labels, kind="stable")
     place = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
     folds = np.empty(len(labels), np.int64)
     folds[order] = (place + labels[order]) % num_folds  # small classes do not all begin with fold 0
-    return folds
+    if groups is None:
+        return folds
+    _, first, group = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
+    return folds[first][group]
 
 
 def check_folds(folds: np.ndarray | None, rows: int) -> np.ndarray:

@@ -11,7 +11,8 @@ features [N, D] on disk. Out: a group and a weight an instance.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from urnet_tf.errors import RunError
 from urnet_tf.reweighting import REPAIRED, is_literal
 from urnet_tf.reweighting.combine import scale_to_class_mean
+from urnet_tf.reweighting.units import OpenUnits, open_in_memory
 
 if TYPE_CHECKING:
     from urnet_tf.reweighting.factors import Instances, Recipe
@@ -103,27 +105,27 @@ def compute_groups(
 
 
 def cluster_class(
-    label: int, slices: Sequence[Slice], *, features_path: str, seed: int, settings: Mapping
+    label: int, slices: Sequence[Slice], *, features: np.ndarray | str, seed: int, settings: Mapping
 ) -> Groups:
     """The groups of one class; depends on nothing but its arguments.
 
     Args:
-      slices: rows of the feature file: first those of the class, then those of its neighbours.
-      features_path: `.npy` file, float [N, D].
+      slices: rows of the features: first those of the class, then those of its neighbours.
+      features: float [N, D], or the path of a `.npy` file that holds them.
       seed: of the run; the class draws its own from it.
       settings: clusters, pca_dim and n_init of `compute_groups`.
     """
-    column = np.load(features_path, mmap_mode="r")
-    features = np.concatenate([column[start:stop] for start, stop in slices])
+    column = np.load(features, mmap_mode="r") if isinstance(features, str) else features
+    points = np.concatenate([column[start:stop] for start, stop in slices])
     class_seed = int(np.random.SeedSequence([seed, label]).generate_state(1)[0])
-    return compute_groups(features, slices[0][1] - slices[0][0], seed=class_seed, **settings)
+    return compute_groups(points, slices[0][1] - slices[0][0], seed=class_seed, **settings)
 
 
 def cluster_classes(
     labels: Sequence[int],
     slices: Sequence[Sequence[Slice]],
     *,
-    features_path: str,
+    features: np.ndarray | str | os.PathLike,
     seed: int,
     settings: Mapping,
     workers: int = 1,
@@ -131,16 +133,13 @@ def cluster_classes(
     """Runs `cluster_class` over classes and yields (label, groups) in order.
 
     The results do not depend on the number of workers. `workers` > 1 starts processes, which costs
-    some seconds each.
+    some seconds each; give them a path, as an array would be copied for every class.
 
     Raises:
       RunError: a worker process was killed.
     """
-    arguments: dict[str, Any] = {
-        "features_path": str(features_path),
-        "seed": seed,
-        "settings": dict(settings),
-    }
+    features = os.fspath(features) if isinstance(features, os.PathLike) else features
+    arguments: dict[str, Any] = {"features": features, "seed": seed, "settings": dict(settings)}
     if workers <= 1:
         for label, rows in zip(labels, slices, strict=True):
             yield label, cluster_class(label, rows, **arguments)
@@ -198,6 +197,70 @@ def compute_group_score(groups: Groups, *, kind: str, quality: np.ndarray | None
         tightest = max(groups.spread.max(initial=0.0) * 1e-3, 1e-12)  # a group of equal images
         return groups.size / (max(total, 1) * np.maximum(groups.spread, tightest))
     raise ValueError(f"Expected size, purity, density, or quality with values; received {kind!r}.")
+
+
+def score_clusters(
+    features: np.ndarray | str | os.PathLike,
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    given_prob: np.ndarray,
+    *,
+    num_classes: int,
+    kind: str,
+    clusters: int,
+    neighbours: int,
+    pca_dim: int | None,
+    n_init: int,
+    seed: int,
+    workers: int = 1,
+    open_units: OpenUnits = open_in_memory,
+    report: Callable[[Iterable, int], Iterable] = lambda found, total: found,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Clusters every class with the classes it is most confused with, and scores the groups.
+
+    Args:
+      features: float [N, D], or the path of a `.npy` file that holds them.
+      labels: int [N], rising: class j is one slice.
+      predicted: int [N], the likeliest class to models that did not see the image.
+      given_prob: float [N], what they give the given label; for the kind "quality".
+      kind: see `compute_group_score`.
+      clusters, pca_dim, n_init: see `compute_groups`.
+      neighbours: see `most_confused`.
+      workers: see `cluster_classes`.
+      open_units: keeps the groups of complete classes.
+      report: wraps the loop over (class, groups), told how many there will be.
+
+    Returns:
+      The group inside the class int32 [N], and the score of that group float64 [N].
+
+    Source: Sec. 4.2, Eq. 5.
+    """
+    confusion = confusion_from_predictions(labels, predicted, num_classes=num_classes)
+    joined = most_confused(confusion, neighbours=neighbours)
+    bounds = np.searchsorted(labels, np.arange(num_classes + 1)).tolist()
+    rows = [(bounds[label], bounds[label + 1]) for label in range(num_classes)]
+
+    column, units = open_units("cluster", "groups", num_classes, (len(labels),), np.int32)
+    pending = units.pending()
+    found = cluster_classes(
+        pending,
+        [[rows[label], *(rows[other] for other in joined[label])] for label in pending],
+        features=features,
+        seed=seed,
+        settings={"clusters": clusters, "pca_dim": pca_dim, "n_init": n_init},
+        workers=workers,
+    )
+    for label, groups in report(found, len(pending)):
+        column[slice(*rows[label])] = groups.group
+        units.complete(label, {name: getattr(groups, name).tolist() for name in ("size", "own", "spread")})
+
+    group = np.array(column)
+    scores = np.empty(len(labels))
+    for label, metadata in enumerate(units.metadata()):
+        own = slice(*rows[label])
+        groups = Groups(group[own], *(np.array(metadata[name]) for name in ("size", "own", "spread")))
+        scores[own] = compute_group_score(groups, kind=kind, quality=given_prob[own])[groups.group]
+    return group, scores
 
 
 def compute_cluster_weight(

@@ -43,7 +43,13 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The settings of all factors, and how they are combined into one weight and one target."""
+    """The settings of all factors, and how they are combined into one weight and one target.
+
+    Example:
+      >>> import urnet_tf
+      >>> urnet_tf.Recipe({"self_confidence": {}}, beta=0.9).formulas
+      'repaired'
+    """
 
     factors: Mapping[str, Mapping]  # the names of those that are switched on → their settings
     formulas: str = REPAIRED

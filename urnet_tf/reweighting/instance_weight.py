@@ -209,6 +209,47 @@ def cross_fit_confidence(
     return confidence
 
 
+def compute_text_confidence(
+    features: np.ndarray,
+    labels: np.ndarray,
+    text_vectors: np.ndarray,
+    *,
+    queries: np.ndarray,
+    ranks: np.ndarray,
+    eligible: np.ndarray,
+    folds: np.ndarray,
+    top_rank: int,
+    loss: str,
+    temperature: float,
+    epochs: int,
+    seed: int,
+    formulas: str = REPAIRED,
+    report: Callable[[range], range] = lambda chunks: chunks,
+) -> tuple[np.ndarray, np.ndarray]:
+    """How well each image fits the text of its class, by maps learned from the best search results.
+
+    Args:
+      features: float [N, D], may be a memory map.
+      labels: int [N].
+      text_vectors: float32 [C, T], L2-normalised.
+      queries, ranks, eligible, top_rank: see `select_top_rank`.
+      folds: int [N]; "literal" has one map for all.
+      loss, temperature, epochs, seed: see `fit_text_map`.
+      report: wraps the loop over chunks, for a progress bar.
+
+    Returns:
+      The cosines float32 [N], and the ids of the images that the maps learned from, int64.
+
+    Source: Eq. 8-9, Sec. 4.3.
+    """
+    train_ids = select_top_rank(labels, queries, ranks, eligible, top_rank=top_rank)
+    confidence = cross_fit_confidence(
+        features, labels, text_vectors, train_ids, np.zeros_like(folds) if is_literal(formulas) else folds,
+        loss=loss, temperature=temperature, epochs=epochs, seed=seed, report=report,
+    )  # fmt: skip
+    return confidence, train_ids
+
+
 def compute_instance_weight(
     confidence: np.ndarray, labels: np.ndarray, *, num_classes: int, floor: float = 0.05,
     formulas: str = REPAIRED,

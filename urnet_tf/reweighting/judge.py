@@ -95,6 +95,15 @@ def out_of_fold_predictions(
     Criterion and temperature count every class alike, and nothing depends on a seed. A class all of whose
     images lie in one fold is unknown to the judge of that fold: its given_prob is near 0 there.
 
+    Example:
+      >>> import numpy as np, urnet_tf
+      >>> features = np.repeat(np.eye(2), 10, axis=0) + 0.1 * np.random.default_rng(0).normal(size=(20, 2))
+      >>> labels = np.repeat([0, 1], 10)
+      >>> labels[3] = 1  # a wrong one
+      >>> judgement = urnet_tf.out_of_fold_predictions(features, labels, folds=2)
+      >>> int(judgement.given_prob.argmin()), judgement.topk_ids[3].tolist()
+      (3, [0, 1])
+
     Args:
       features: float16, float32 or float64 [N, D]; a memory map is read block by block.
       labels: int [N]. The criterion and the temperature always rest on them, each counting the same.

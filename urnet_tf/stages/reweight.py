@@ -22,7 +22,6 @@ from urnet_tf.reweighting import (
     combine,
     factors,
     instance_weight,
-    page_text,
     recipe,
     self_confidence,
 )
@@ -44,7 +43,6 @@ _CLUSTER_SECONDS = 7e-5  # a row; a class is clustered with its neighbours
 _TEXT_MAP_SECONDS = 2e-5  # a training image and epoch
 _CONFIDENCE_SECONDS = 5e-5  # a row
 _REFIT_SECONDS = 3e-5  # an image and pass of a linear head
-_TEXTS_A_PART = 4096  # encoded before they are kept
 _POOL_INSTANCES = 100_000  # fewer are clustered before processes have started
 
 
@@ -182,32 +180,30 @@ def _refit(context, labels, folds, weights, num_classes):
 
 def _score_pages(context, table, labels):
     """What each page says of its label: float32 [N], NaN without text; and metadata about the pages."""
-    from urnet_tf.text import sentence_encoder, sentences
+    from urnet_tf.text.pages import score_pages
+    from urnet_tf.text.sentence_encoder import open_sentence_encoder
 
-    columns = [table.column(name).to_pylist() for name in ("title", "description", "tags")]
-    texts, places = sentences.unique_texts(columns)
-    if not texts:
-        return np.full(len(labels), np.nan, np.float32), {"with_text": 0.0}
-    classes = store.read_json(context.path("pack", "classes.json"))
-    names, name_labels = sentences.class_names(classes)
-    encode = sentence_encoder.open_sentence_encoder(
-        context.config.reweight.page_text.encoder, dim=context.config.reweight.confidence.text_dim
+    settings = context.config.reweight
+    score, metadata = score_pages(
+        [table.column(name).to_pylist() for name in ("title", "description", "tags")],
+        store.read_json(context.path("pack", "classes.json")),
+        labels,
+        open_sentence_encoder(settings.page_text.encoder, dim=settings.confidence.text_dim),
+        open_units=_keeping(context),
+        report=lambda parts: progress(parts, "page text", unit="parts"),
     )
-    parts = -(-len(texts) // _TEXTS_A_PART)
-    name_vectors = encode(names)
-    shape = (len(texts), name_vectors.shape[1])
-    vectors = store.open_column(context.out / "page_vectors.npy", shape, np.float16)
-    log = context.units("pages", parts, vectors)
-    pending = log.pending()
-    for part in progress(pending, "page text", total=len(pending), unit="parts"):
-        rows = slice(part * _TEXTS_A_PART, (part + 1) * _TEXTS_A_PART)
-        vectors[rows] = encode(texts[rows])
-        log.complete(part)
-    score = page_text.compute_page_score(vectors, places, labels, name_vectors, name_labels)
     store.write_array(context.out / "page_score.npy", score)
-    known = np.isfinite(score)
-    nearer = float(np.mean(score[known] < 0)) if known.any() else 0.0
-    return score, {"with_text": float(known.mean()), "nearer_to_another_class": nearer}
+    return score, metadata
+
+
+def _keeping(context):
+    """The `open_units` of loops whose units survive when the stage is killed."""
+
+    def open_units(name, column, total, shape, dtype):
+        kept = store.open_column(context.out / f"{column}.npy", shape, dtype)
+        return kept, context.units(name, total, kept)
+
+    return open_units
 
 
 def describe_scale(weights: np.ndarray) -> list[str]:
@@ -254,51 +250,24 @@ def _features_path(context):
 
 
 def _cluster(context, labels, prediction, num_classes):
-    """Groups int32 [N] and their scores float64 [N].
-
-    The groups of complete classes are kept when the stage is killed.
-    """
+    """Groups int32 [N] and their scores float64 [N]."""
     settings = context.config.reweight.cluster_weight
-    kind = resolve(context.config, "reweight.cluster_weight.kind")
-    confusion = cluster_weight.confusion_from_predictions(labels, prediction.label, num_classes=num_classes)
-    neighbours = cluster_weight.most_confused(confusion, neighbours=settings.neighbours)
-    bounds = np.searchsorted(labels, np.arange(num_classes + 1)).tolist()
-    rows = [(bounds[label], bounds[label + 1]) for label in range(num_classes)]
-
-    group_column = store.open_column(context.out / "groups.npy", (len(labels),), np.int32)
-    log = context.units("cluster", num_classes, group_column)
-    pending = log.pending()
     workers = context.config.runtime.workers or os.cpu_count() or 1
-    found = cluster_weight.cluster_classes(
-        pending,
-        [[rows[label], *(rows[other] for other in neighbours[label])] for label in pending],
-        features_path=str(_features_path(context)),
-        seed=context.config.seed,
-        settings={"clusters": settings.clusters, "pca_dim": settings.pca_dim, "n_init": settings.n_init},
-        workers=workers if len(labels) >= _POOL_INSTANCES else 1,
-    )
-    for label, groups in progress(found, "cluster", total=len(pending), unit="classes"):
-        group_column[slice(*rows[label])] = groups.group
-        log.complete(label, {"size": groups.size, "own": groups.own, "spread": groups.spread})
-
-    group = np.array(group_column)
-    scores = np.empty(len(labels))
-    for label, metadata in enumerate(log.metadata()):
-        own = slice(*rows[label])
-        groups = cluster_weight.Groups(
-            group[own], *(np.array(metadata[name]) for name in ("size", "own", "spread"))
-        )
-        of_group = cluster_weight.compute_group_score(groups, kind=kind, quality=prediction.given_prob[own])
-        scores[own] = of_group[groups.group]
-    return group, scores
+    return cluster_weight.score_clusters(
+        _features_path(context), labels, prediction.label, prediction.given_prob, num_classes=num_classes,
+        kind=resolve(context.config, "reweight.cluster_weight.kind"), clusters=settings.clusters,
+        neighbours=settings.neighbours, pca_dim=settings.pca_dim, n_init=settings.n_init,
+        seed=context.config.seed, workers=workers if len(labels) >= _POOL_INSTANCES else 1,
+        open_units=_keeping(context),
+        report=lambda found, total: progress(found, "cluster", total=total, unit="classes"),
+    )  # fmt: skip
 
 
 def _confidence(context, table, labels, num_classes):
     """The image-text confidence float32 [N], and what to report about it."""
     from urnet_tf.text import word_vectors as text
 
-    settings, formulas = context.config.reweight.confidence, context.config.reweight.formulas
-    literal = formulas == LITERAL
+    settings = context.config.reweight.confidence
     classes = store.read_json(context.path("pack", "classes.json"))
     source = text.open_text_vectors(settings.text_vectors, dim=settings.text_dim)
     text_vectors, unknown = text.class_text_vectors(classes, source)
@@ -313,23 +282,15 @@ def _confidence(context, table, labels, num_classes):
     eligible = np.ones(len(labels), bool)
     if settings.source in sources:
         eligible = source_codes == sources.index(settings.source)
-    train_ids = instance_weight.select_top_rank(
-        labels, source_codes * len(queries) + query_codes, store.column(table, "rank"), eligible,
-        top_rank=settings.top_rank,
-    )  # fmt: skip
-    folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
-    confidence = instance_weight.cross_fit_confidence(
-        store.read_array(_features_path(context)),
-        labels,
-        text_vectors,
-        train_ids,
-        np.zeros_like(folds) if literal else folds,
-        loss=resolve(context.config, "reweight.confidence.loss"),
-        temperature=settings.temperature,
-        epochs=settings.epochs,
-        seed=context.config.seed,
+    confidence, train_ids = instance_weight.compute_text_confidence(
+        store.read_array(_features_path(context)), labels, text_vectors,
+        queries=source_codes * len(queries) + query_codes, ranks=store.column(table, "rank"),
+        eligible=eligible, folds=np.asarray(store.read_array(context.path("baseline", "fold.npy"))),
+        top_rank=settings.top_rank, loss=resolve(context.config, "reweight.confidence.loss"),
+        temperature=settings.temperature, epochs=settings.epochs, seed=context.config.seed,
+        formulas=context.config.reweight.formulas,
         report=lambda chunks: progress(chunks, "image-text confidence", unit="chunks"),
-    )
+    )  # fmt: skip
     store.write_array(context.out / "confidence.npy", confidence)
     metadata = {
         "negative_confidence_share": float(np.mean(confidence < 0)),

@@ -3,7 +3,8 @@
 In: class words and queries, and a source of word vectors: hashed character n-grams, or a fastText
 `.vec` or `.bin` file. Out: one L2-normalized vector a class, float32 [C, T].
 
-tensorflow-text enters here alone, for `word_tokens` and `word_pieces`; the vectors need only numpy.
+tensorflow-text enters here alone, for `word_pieces` and for what `word_tokens` finds in rare scripts; all
+else needs only numpy.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ import os
 import pathlib
 import re
 import struct
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -32,20 +34,75 @@ def word_tokens(texts: Sequence[str]) -> list[list[str]]:
 
     `"<b>Panther</b> &amp; more"` gives `["panther", "more"]`. Tokens without a letter or digit are
     dropped.
+
+    Raises:
+      UsageError: a text with signs of other scripts than those of `_SCRIPTS`, and tensorflow-text is not
+        installed.
     """
-    if not len(texts):
+    plain = [_without_markup(text) for text in texts]
+    folded = [_fold(text) for text in plain]
+    tokens = [_split(text) if _SIMPLE.fullmatch(text) else [] for text in folded]
+    rare = [row for row, text in enumerate(folded) if not _SIMPLE.fullmatch(text)]
+    for row, words in zip(rare, _tokens_of_any_script([plain[row] for row in rare]), strict=True):
+        tokens[row] = words
+    return tokens
+
+
+# Letters whose script is beyond doubt, in all of these ranges; ASCII digits are split from them.
+_SCRIPTS = (
+    "a-z\u00df-\u00f6\u00f8-\u024f",  # Latin
+    "\u03b1-\u03c9\u03ac-\u03af\u03cc-\u03ce",  # Greek
+    "\u0430-\u045f",  # Cyrillic
+    "\u4e00-\u9fef",  # Han
+    "\u3041-\u3096",  # Hiragana
+    "\u30a1-\u30fa",  # Katakana
+    "\uac00-\ud7a3",  # Hangul
+    "0-9 \t\n\r\f\v",  # spaces are of the digits' script: they end a word, but not a number
+)
+_RUN = re.compile("|".join(f"[{signs}]+" for signs in _SCRIPTS))
+_SIMPLE = re.compile(f"[{''.join(_SCRIPTS)}]*")
+
+
+def _split(folded):
+    """The words of a text of the scripts above."""
+    runs = ("".join(run.split()) for run in _RUN.findall(folded))
+    return [run for run in runs if run]
+
+
+def _fold(text):
+    """NFKC, lower case, signs as spaces."""
+    folded = unicodedata.normalize("NFKC", text).lower()
+    folded = folded.replace("'", "").replace("\u2019", "")  # "devil's" is one word
+    if folded.isascii() and folded.isalnum():
+        return folded
+    return "".join(" " if unicodedata.category(sign)[0] in "PS" else sign for sign in folded)
+
+
+def _tokens_of_any_script(plain):
+    """The words of texts without markup, by ICU's table of scripts."""
+    if not plain:
         return []
+    tensorflow_text = _import_tensorflow_text(
+        f"words of rare scripts, as in {quote(plain[0])}. Give texts in Latin letters"
+    )
     import tensorflow as tf
-    import tensorflow_text
 
     with tf.device("/CPU:0"):
-        folded = tf.strings.lower(
-            tensorflow_text.normalize_utf8(_without_markup(texts), "NFKC"), encoding="utf-8"
-        )
-        joined = tf.strings.regex_replace(folded, "['\u2019]", "")  # "devil's" is one word
+        folded = tf.strings.lower(tensorflow_text.normalize_utf8(plain, "NFKC"), encoding="utf-8")
+        joined = tf.strings.regex_replace(folded, "['\u2019]", "")
         spaced = tf.strings.regex_replace(joined, r"[\pP\pS]", " ")  # the tokenizer takes ", 12" for one
         tokens = tensorflow_text.UnicodeScriptTokenizer().tokenize(spaced).to_list()
     return [[word for word in (t.decode("utf-8") for t in row) if _WORD.search(word)] for row in tokens]
+
+
+def _import_tensorflow_text(purpose):
+    try:
+        import tensorflow_text
+    except ImportError:
+        raise UsageError(
+            f"Expected tensorflow-text for {purpose}, or `pip install tensorflow-text`; it is not installed."
+        ) from None
+    return tensorflow_text
 
 
 def word_pieces(texts: Sequence[str], vocabulary: Sequence[str], *, max_tokens: int) -> list[list[int]]:
@@ -59,14 +116,14 @@ def word_pieces(texts: Sequence[str], vocabulary: Sequence[str], *, max_tokens: 
     """
     if not len(texts):
         return []
+    tensorflow_text = _import_tensorflow_text("word pieces. Choose another sentence encoder")
     import tensorflow as tf
-    import tensorflow_text
 
     with tf.device("/CPU:0"):
         tokenizer = tensorflow_text.FastBertTokenizer(
             list(vocabulary), token_out_type=tf.int32, lower_case_nfd_strip_accents=True
         )
-        pieces = tokenizer.tokenize(_without_markup(texts)).to_list()
+        pieces = tokenizer.tokenize([_without_markup(text) for text in texts]).to_list()
     start, end = vocabulary.index("[CLS]"), vocabulary.index("[SEP]")
     return [[start, *row[: max_tokens - 2], end] for row in pieces]
 
@@ -316,8 +373,8 @@ def fnv1a(text: str) -> int:
     return value
 
 
-def _without_markup(texts):
-    return [_TAG.sub(" ", html.unescape(text)).encode("utf-8", "replace") for text in texts]
+def _without_markup(text):
+    return _TAG.sub(" ", html.unescape(text)).encode("utf-8", "replace").decode("utf-8")
 
 
 def _unit(rows):

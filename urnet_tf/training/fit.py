@@ -1,11 +1,11 @@
 """Training: plain Keras `compile` and `fit`, with exact resume, a NaN stop and readable progress.
 
-A run is one `fit` call over steps start..total, one Keras "epoch"; passes over the data are counted
-here. Keras puts averaged (EMA) weights in place at the end of every `fit` call, so one call a run
-is what keeps resuming exact. A checkpoint holds all variables of model (dropout seeds and batch
-statistics too), optimizer and loss, the step, and the running means of the pass in hand: on CPUs a killed
-run that is started again ends with bitwise the weights and history of an undisturbed one. (On GPUs
-that also needs `tf.config.experimental.enable_op_determinism()`.)
+A run is one `fit` call over steps start..total, one "epoch" to Keras; passes over the data are counted
+here, and are what the caller's callbacks see as epochs. Keras puts averaged (EMA) weights in place at the
+end of every `fit` call, so one call a run is what keeps resuming exact. A checkpoint holds all variables
+of model (dropout seeds and batch statistics too), optimizer and loss, the step, and the running means of
+the pass in hand: on CPUs a killed run that is started again ends with bitwise the weights and history of
+an undisturbed one. (On GPUs that also needs `tf.config.experimental.enable_op_determinism()`.)
 """
 
 import contextlib
@@ -28,17 +28,24 @@ from tqdm import tqdm
 from urnet_tf import store
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.feed.mixup import MixedBatches
+from urnet_tf.feed.targets import pack_targets
 from urnet_tf.models.urnet import BAG
 from urnet_tf.training.losses import SparseSoftAccuracy, SparseSoftCrossEntropy, SparseSoftLoss
 from urnet_tf.training.optimization import OptimizerOptions, Trainee, build_optimizer
 
 _CHECKPOINT = "checkpoint.npz"
+_VALIDATED_ROWS = 256  # at a time
 _LOG_SECONDS = 10.0  # between lines of a log; passes over small crawls are over in an instant
 
 
 @dataclasses.dataclass(frozen=True)
 class FitOptions(OptimizerOptions):
     """How a model is trained, whatever model and data these are.
+
+    Example:
+      >>> import urnet_tf
+      >>> urnet_tf.FitOptions(learning_rate=3e-4, mixup=0.4).optimizer
+      'adamw'
 
     Attributes:
       mixup: alpha of `MixedBatches`, which mixes the rows of each step; None = off.
@@ -60,9 +67,11 @@ def fit_model(
     batches,
     options: FitOptions = FitOptions(),  # noqa: B008  it is frozen
     *,
-    total_steps: int,
+    epochs: float | None = None,
+    total_steps: int | None = None,
     loss: SparseSoftLoss | None = None,
     loss_weights: Mapping[str, float] | None = None,
+    validation_data=None,
     checkpoint_dir: str | os.PathLike | None = None,
     log_dir: str | os.PathLike | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -71,29 +80,53 @@ def fit_model(
 ) -> list[dict]:
     """Trains a model on sparse soft targets with sample weights; continues a killed run.
 
+    Example:
+      >>> import keras, numpy as np
+      >>> import urnet_tf
+      >>> from urnet_tf.feed.batches import FeatureBatches
+      >>> from urnet_tf.feed.sampling import InstanceSampler
+      >>> x, labels, ones = np.eye(4, dtype="float32"), np.array([[0], [0], [1], [1]]), np.ones((4, 1))
+      >>> batches = FeatureBatches(x, InstanceSampler(np.arange(4), 2, seed=0), labels, ones, ones[:, 0])
+      >>> model = urnet_tf.build_classifier(4, 2, dropout=0.0)
+      >>> options = urnet_tf.FitOptions(learning_rate=0.1)
+      >>> history = urnet_tf.fit(
+      ...     model, batches, options, epochs=50, validation_data=(x, labels[:, 0]),
+      ...     callbacks=[keras.callbacks.EarlyStopping("val_accuracy", patience=2)],
+      ... )
+      >>> len(history), history[-1]["val_accuracy"]
+      (3, 1.0)
+
     Args:
       model: one output of logits, or a dictionary of them, as `build_classifier` and `build_urnet`
         give. Built under `strategy.scope()` it trains on that strategy's devices.
       batches: has `dataset(start_step, stop_step)` of (x, y, sample_weight) and `steps_per_epoch`;
         the element of a step must not depend on the start. For a loss that needs instance ids,
         `dataset` takes `instance_ids=True`.
-      total_steps: steps of the whole run.
+      epochs: passes over the data of the whole run, need not be whole; or
+      total_steps: its steps. The learning rate falls to 0 at its end.
       loss: of every output, as `build_loss` gives it; None = cross entropy. Bags get its `for_bags()`.
       loss_weights: factor of each output's loss, for models with several; None = 1.
+      validation_data: what the model is tried on after each pass, on the weights of that moment (not on
+        averaged ones): (x, y) or (x, y, sample_weight) as arrays, y packed targets or int labels [n], or a
+        `tf.data.Dataset` of such batches with packed targets. Training does not depend on it.
       checkpoint_dir: keeps the latest checkpoint; None = not resumable. The caller deletes it.
       log_dir: TensorBoard scalars go there; None = off.
-      callbacks: more Keras callbacks; the whole run is one epoch to them.
+      callbacks: Keras callbacks. A pass is an epoch to them, the last one perhaps a part of a pass; the logs
+        at its end hold what the history does, with `val_loss` and the like. They may stop the run. They keep
+        no state when a killed run goes on, where the first epoch is the rest of the pass in hand.
       description: names the run in logs and errors.
       build_trainee: (model, accumulate_steps) -> what takes the steps: for other rules of learning.
 
     Returns:
-      One dictionary a pass: step, epoch, learning_rate and the means of losses and metrics.
+      One dictionary a pass: step, epoch, learning_rate and the means of losses and metrics, and those of
+      the validation data with `val_` before their names.
 
     Raises:
-      UsageError: the batch does not divide by devices and parts, XLA or a loss that needs instance ids
-        on several devices, or such a loss with mixup.
+      UsageError: not one of epochs and total_steps, the batch does not divide by devices and parts, XLA or a
+        loss that needs instance ids on several devices, or such a loss with mixup.
       RunError: the loss is not finite, or the checkpoint belongs to another model.
     """
+    total_steps = _count_total_steps(epochs, total_steps, batches.steps_per_epoch)
     strategy = model.distribute_strategy
     replicas = strategy.num_replicas_in_sync
     loss = loss or SparseSoftCrossEntropy()
@@ -106,7 +139,10 @@ def fit_model(
         rule, schedule = build_optimizer(model, total_steps, options)
         _compile(trainee, rule, loss, loss_weights, options.jit_compile)
         rule.build(trainee.trainable_variables)
-    run = _Run(trainee, loss.state, batches.steps_per_epoch, total_steps, schedule, description, log_dir)
+        validate = _build_validation(model, validation_data, loss, loss_weights)
+    run = _Run(
+        trainee, loss.state, batches.steps_per_epoch, total_steps, schedule, description, log_dir, validate
+    )  # fmt: skip
     checkpoint = pathlib.Path(checkpoint_dir, _CHECKPOINT) if checkpoint_dir is not None else None
     if checkpoint is not None and checkpoint.exists():
         run.restore(checkpoint)
@@ -119,9 +155,39 @@ def fit_model(
             epochs=1,
             shuffle=False,
             verbose=0,
-            callbacks=[_Loop(run, checkpoint, options.checkpoint_s), *callbacks],
+            callbacks=[_Loop(run, checkpoint, options.checkpoint_s, callbacks)],
         )
     return run.history
+
+
+def _count_total_steps(epochs, total_steps, steps_per_epoch):
+    if (epochs is None) == (total_steps is None):
+        raise UsageError(
+            f"Expected either `epochs` or `total_steps`; received {epochs} and {total_steps}. Give one."
+        )
+    return max(1, round(epochs * steps_per_epoch)) if total_steps is None else total_steps
+
+
+def _build_validation(model, data, loss, loss_weights):
+    """A function that gives losses and metrics on the data as {"val_loss": ...}; {} without data.
+
+    It is a model of its own with the same weights, so that nothing of the training changes.
+    """
+    if data is None:
+        return dict
+    tried = keras.Model(model.input, model.output)
+    _compile(tried, None, loss.for_bags(), loss_weights, jit_compile=False)
+    if isinstance(data, tuple):
+        x, y, *weights = data
+        if not isinstance(y, Mapping) and np.ndim(y) == 1:
+            y = pack_targets(np.asarray(y)[:, None], np.ones((len(y), 1)))
+        data = tf.data.Dataset.from_tensor_slices((x, y, *weights)).batch(_VALIDATED_ROWS)
+
+    def validate():
+        found = tried.evaluate(data, verbose=0, return_dict=True)
+        return {f"val_{name}": float(value) for name, value in found.items()}
+
+    return validate
 
 
 def _check_devices(loss, options, replicas):
@@ -144,7 +210,7 @@ def _compile(trainee, rule, loss, loss_weights, jit_compile):
         losses = {name: loss.for_bags() if name == BAG else loss for name in trainee.output}
         metrics = {name: [SparseSoftAccuracy()] for name in trainee.output}
     trainee.compile(
-        optimizer=rule,
+        **({} if rule is None else {"optimizer": rule}),
         loss=losses,
         loss_weights=dict(loss_weights) if loss_weights else None,
         metrics=metrics,
@@ -195,8 +261,10 @@ def precision_policy(precision: str) -> Iterator[None]:
 class _Run:
     """Where a run stands: the step, the means of the pass in hand, the passes done."""
 
-    def __init__(self, model, loss_state, steps_per_epoch, total_steps, schedule, description, log_dir):
-        self.model, self.loss_state = model, loss_state
+    def __init__(
+        self, model, loss_state, steps_per_epoch, total_steps, schedule, description, log_dir, validate
+    ):
+        self.model, self.loss_state, self._validate = model, loss_state, validate
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
         self.schedule, self.description = schedule, description
         self.step, self.history = 0, []
@@ -225,6 +293,7 @@ class _Run:
             "epoch": self.step / self.steps_per_epoch,
             "learning_rate": self.rate(),
             **means,
+            **self._validate(),
         }
         self.history.append(metadata)
         self._sums, self._count = {}, 0
@@ -269,14 +338,19 @@ class _Run:
 
 
 class _Loop(keras.callbacks.Callback):
-    """Tells the run of each step, writes checkpoints, shows progress."""
+    """Tells the run of each step, writes checkpoints, shows progress, calls callbacks pass by pass."""
 
-    def __init__(self, run, checkpoint, checkpoint_s):
+    def __init__(self, run, checkpoint, checkpoint_s, callbacks):
         super().__init__()
         self._run, self._checkpoint, self._checkpoint_s = run, checkpoint, checkpoint_s
         self._bar = None
+        self._callbacks = keras.callbacks.CallbackList(
+            list(callbacks), model=run.model, verbose=0, steps=run.steps_per_epoch,
+            epochs=math.ceil(run.total_steps / run.steps_per_epoch),
+        )  # fmt: skip
 
     def on_train_begin(self, logs=None):
+        self._callbacks.on_train_begin()
         self._saved_at = self._reported_at = time.monotonic()
         if sys.stderr.isatty():
             run = self._run
@@ -287,9 +361,14 @@ class _Loop(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         self.model.reset_metrics()  # so that logs are of one step, and a NaN is found at its step
+        epoch, place = divmod(self._run.step, self._run.steps_per_epoch)
+        if batch == 0 or place == 0:
+            self._callbacks.on_epoch_begin(epoch)
+        self._callbacks.on_train_batch_begin(place)
 
     def on_train_batch_end(self, batch, logs=None):
         run, passes = self._run, len(self._run.history)
+        epoch, place = divmod(run.step, run.steps_per_epoch)
         run.add(logs)
         now = time.monotonic()
         if (
@@ -303,6 +382,10 @@ class _Loop(keras.callbacks.Callback):
             self._bar.update()
         if len(run.history) > passes:
             self._report(run.history[-1], now)
+        self._callbacks.on_train_batch_end(place, logs)
+        if len(run.history) > passes:
+            told = {name: value for name, value in run.history[-1].items() if name not in ("step", "epoch")}
+            self._callbacks.on_epoch_end(epoch, told)
 
     def _report(self, metadata, now):
         shown = ", ".join(
@@ -323,6 +406,7 @@ class _Loop(keras.callbacks.Callback):
             )
 
     def on_train_end(self, logs=None):
+        self._callbacks.on_train_end(logs)
         if self._bar is not None:
             self._bar.close()
 

@@ -92,6 +92,12 @@ class SparseSoftLoss(keras.losses.Loss):
 class SparseSoftCrossEntropy(SparseSoftLoss):
     """Cross entropy, which also takes probabilities.
 
+    Example:
+      >>> import numpy as np, urnet_tf
+      >>> targets = urnet_tf.pack_targets([[0, 1]], [[0.75, 0.25]])
+      >>> round(float(urnet_tf.SparseSoftCrossEntropy()(targets, np.log([[0.5, 0.5]]))), 4)
+      0.6931
+
     Args:
       from_logits: whether predictions are logits (else probabilities).
       label_smoothing, logit_offsets, reduction: see `SparseSoftLoss`.
@@ -129,6 +135,7 @@ class SparseSoftAccuracy(keras.metrics.Mean):
 
     def __init__(self, name: str = "accuracy", **kwargs):
         super().__init__(name=name, **kwargs)
+        self._direction = "up"  # what Keras' callbacks look at in their mode "auto"
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         ids, probs = unpack_targets(ops.convert_to_tensor(y_true, dtype="float32"), y_pred)

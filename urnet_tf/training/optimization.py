@@ -56,6 +56,10 @@ class Trainee(keras.Model):
         super().__init__(model.input, model.output, name=model.name)
         self.micro_batches = micro_batches
 
+    def save(self, filepath, overwrite: bool = True, **settings) -> None:
+        """Writes the functional model, which needs no class of ours: for callbacks that keep the best one."""
+        keras.Model(self.input, self.output, name=self.name).save(filepath, overwrite, **settings)
+
     def train_step(self, data):
         weights = self.trainable_weights
         gradients = self._gradients(data) if self.micro_batches == 1 else self._mean_gradients(data)

@@ -31,6 +31,12 @@ _LARGEST_MEMORY = 2 * 10**9  # bytes
 class GeneralizedCrossEntropy(SparseSoftLoss):
     """(1 - p^q) / q: between cross entropy (q toward 0) and the mean absolute error / 2 (q = 1).
 
+    Example:
+      >>> import numpy as np, urnet_tf
+      >>> targets = urnet_tf.pack_targets([[0]], [[1.0]])
+      >>> round(float(urnet_tf.GeneralizedCrossEntropy(q=1.0)(targets, np.log([[0.5, 0.5]]))), 4)
+      0.5
+
     Source: Zhang & Sabuncu, Generalized Cross Entropy Loss for Training Deep Neural Networks with
     Noisy Labels, 2018.
     """
@@ -49,6 +55,12 @@ class GeneralizedCrossEntropy(SparseSoftLoss):
 @keras.saving.register_keras_serializable(package="urnet_tf")
 class SymmetricCrossEntropy(SparseSoftLoss):
     """Cross entropy plus `reverse` times the reverse cross entropy, with log 0 = -4.
+
+    Example:
+      >>> import numpy as np, urnet_tf
+      >>> targets = urnet_tf.pack_targets([[0]], [[1.0]])
+      >>> round(float(urnet_tf.SymmetricCrossEntropy(reverse=1.0)(targets, np.log([[0.5, 0.5]]))), 4)
+      2.6931
 
     Args:
       reverse: beta / alpha of the paper; its loss is alpha times this one, which is a matter of the
@@ -72,6 +84,12 @@ class SymmetricCrossEntropy(SparseSoftLoss):
 class FocalLoss(SparseSoftLoss):
     """-(1 - p)^gamma log p: what is already right counts less. Made for rare classes, not for noise.
 
+    Example:
+      >>> import numpy as np, urnet_tf
+      >>> targets = urnet_tf.pack_targets([[0]], [[1.0]])
+      >>> round(float(urnet_tf.FocalLoss(gamma=2.0)(targets, np.log([[0.5, 0.5]]))), 4)
+      0.1733
+
     Source: Lin et al., Focal Loss for Dense Object Detection, 2017, Eq. 4.
     Differs: softmax for sigmoid.
     """
@@ -91,6 +109,13 @@ class FocalLoss(SparseSoftLoss):
 @keras.saving.register_keras_serializable(package="urnet_tf")
 class EarlyLearningLoss(SparseSoftLoss):
     """Cross entropy + weight log(1 - <m, p>), m the moving average of an instance's own predictions.
+
+    Example:
+      >>> import numpy as np, urnet_tf
+      >>> loss = urnet_tf.EarlyLearningLoss(num_instances=10, num_classes=2)
+      >>> targets = urnet_tf.pack_targets([[0]], [[1.0]], instance_ids=[7])
+      >>> round(float(loss(targets, np.log([[0.5, 0.5]]))), 4)  # -log 0.5 + 3 log(1 - 0.15)
+      0.2056
 
     It holds a row of C float16 numbers for every instance, 2 N C bytes, up to 2 GB. Targets are
     [..., 3, K]: the third row is the instance id, as `dataset(..., instance_ids=True)` of the

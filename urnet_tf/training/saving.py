@@ -18,7 +18,18 @@ from urnet_tf.models import batch_normalization, grouped_convolution, urnet  # n
 
 
 def load_model(path: str | os.PathLike) -> keras.Model:
-    """Reads a `.keras` file, uncompiled: of this package, or of Keras' own layers."""
+    """Reads a `.keras` file, uncompiled: of this package, or of Keras' own layers.
+
+    Example:
+      >>> import pathlib, tempfile, urnet_tf
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / "head.keras"
+      >>> urnet_tf.build_classifier(4, 3).save(path)
+      >>> urnet_tf.load_model(path).output_shape
+      (None, 3)
+
+    Raises:
+      ValueError: there is no such file, or it is none of Keras' files.
+    """
     return keras.saving.load_model(path, compile=False)
 
 
