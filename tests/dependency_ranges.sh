@@ -19,7 +19,7 @@ folder=$(mktemp -d)
 trap 'rm -r "$folder"' EXIT
 extras=()
 for extra in ${RANGES_EXTRAS-onnx serve} dev; do extras+=(--extra "$extra"); done
-uv venv --quiet --python "$python" "$folder/venv"
+uv venv --quiet --no-python-downloads --python "$python" "$folder/venv"
 uv pip compile --quiet --no-annotate --python "$folder/venv/bin/python" --resolution $resolution "${extras[@]}" \
   --output-file "$folder/requirements.txt" pyproject.toml
 cat "$folder/requirements.txt"

@@ -293,9 +293,9 @@ def test_the_ranges_and_the_lock_resolve(resolve, python):
     wanted = [*PROJECT["dependencies"], *INSTALLED]
     lowest = resolve(wanted, "--python-version", python, "--resolution", "lowest-direct")
     newest = resolve(wanted, "--python-version", python)
-    assert lowest["keras"] == "3.12.0" and lowest["tensorflow"].startswith("2.20.")
-    assert newest["keras"] > lowest["keras"]
-    assert set(CORE) <= set(lowest) & set(newest)
+    for name, requirement in CORE.items():
+        assert requirement.specifier.contains(lowest[name]) and requirement.specifier.contains(newest[name])
+    assert lowest["keras"].startswith("3.14.") and newest["keras"] > lowest["keras"]
     pins = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert resolve(pins, "--python-version", python)["tensorflow"] == "2.20.0"
 
