@@ -6,7 +6,7 @@ package imports nothing heavy. Weights, reading and running need no TensorFlow u
 Importing it also switches oneDNN on for a TensorFlow that is loaded afterwards, see `urnet_tf.onednn`.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from urnet_tf.onednn import switch_on_onednn
 
@@ -86,7 +86,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _OFFERED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

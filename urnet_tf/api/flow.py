@@ -113,4 +113,5 @@ def run(
         logging.warning("%s", sentence)
     steps = plan.make_plan(config, directory, first, rescan=rescan)
     runner.run(config, directory, steps)
-    return {step.stage.name: directory.marker(step.stage.name)["metadata"] for step in steps}
+    markers = {step.stage.name: directory.marker(step.stage.name) or {} for step in steps}
+    return {name: marker["metadata"] for name, marker in markers.items()}

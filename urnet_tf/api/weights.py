@@ -116,29 +116,28 @@ def compute_weights(
     if pred_probs is None and features is None:
         raise UsageError("Expected `pred_probs`, or `features` to predict from; received neither.")
     judged = pred_probs is None or isinstance(pred_probs, Judgement)
-    shape = () if judged else np.shape(pred_probs)
+    shape = () if pred_probs is None or isinstance(pred_probs, Judgement) else np.shape(pred_probs)
     known = _check(
         labels, shape[1] if len(shape) == 2 else None, num_classes, features, texts, class_names, sources,
         queries, ranks,
     )  # fmt: skip
     probs = None if judged else door.check_probs(pred_probs, len(known.labels))
-    config, recipe, own = _open_recipe(recipe)
-    recipe, left_out = _leave_out(_change(recipe, alpha, beta), known, own)
+    config, opened, own = _open_recipe(recipe)
+    used, left_out = _leave_out(_change(opened, alpha, beta), known, own)
     top_k = min(config.extract.top_k if top_k is None else top_k, known.num_classes)
     if isinstance(pred_probs, Judgement):
         door.check_length("pred_probs", len(pred_probs.folds), len(known.labels))
-    folds = _open_folds(folds, groups, known.labels, pred_probs, config)
-    rounds = _count_rounds(rounds, known, folds, config, own)
+    dealt = _open_folds(folds, groups, known.labels, pred_probs, config)
+    rounds = _count_rounds(rounds, known, dealt, config, own)
 
-    order = np.argsort(known.labels, kind="stable")
-    if (order[1:] < order[:-1]).any():
-        known, folds = known.take(order), folds[order]
-    else:
-        order = None  # no copy of the features
+    order: np.ndarray | None = None  # no copy of the features where they are in the order of the labels
+    if (np.diff(known.labels) < 0).any():
+        order = np.argsort(known.labels, kind="stable")
+        known, dealt = known.take(order), dealt[order]
 
     def judge(weights=None):
         return out_of_fold_predictions(
-            known.features, known.labels, folds=folds, num_classes=known.num_classes, top_k=top_k,
+            known.features, known.labels, folds=dealt, num_classes=known.num_classes, top_k=top_k,
             sample_weight=weights, kind=config.baseline.head,
         )  # fmt: skip
 
@@ -150,12 +149,12 @@ def compute_weights(
     elif isinstance(pred_probs, Judgement):
         prediction = _prediction(schema.BALANCED_BASELINE, pred_probs, order)
     else:
-        prediction = _reduce(probs, known, order, top_k, recipe.formulas)
-    cluster, instances, metadata = _look(known, prediction, folds, recipe, seed, config)
-    weighed = apply_recipe(instances, recipe, refit if rounds == 2 else None)
+        prediction = _reduce(probs, known, order, top_k, used.formulas)
+    cluster, instances, metadata = _look(known, prediction, dealt, used, seed, config)
+    weighed = apply_recipe(instances, used, refit if rounds == 2 else None)
     metadata |= {
         "left_out": left_out,
-        "formulas": recipe.formulas,
+        "formulas": used.formulas,
         "predicted_by": weighed.prediction.author,
         "clean_rate_estimate": self_confidence.estimate_clean_rate(
             prediction.given_prob, prediction.topk_ids, prediction.topk_probs, known.labels,
