@@ -22,12 +22,13 @@ pytest_plugins = ("urnet_fixtures.checkpoints", "urnet_fixtures.exports")
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
-# Of runs of the whole flow: small and fast, with two shards, several clusters, bags and folds.
+# Of runs of the whole flow: small and fast, with two shards, several clusters, bags and folds; trained by
+# steps, as whole networks are, so that there is something to resume.
 SMALL_RUN = (
     "pack.short_side_px=64", "pack.images_per_shard=250", "model.image_size_px=64", "baseline.folds=2",
     "baseline.fit.epochs=10", "baseline.fit.batch_images=48", "train.fit.epochs=10",
     "train.fit.batch_images=48", "export.check_images=16", "export.formats=[saved_model,tflite_float32]",
-    "report.classes=4", "reweight.refit.epochs=5",
+    "report.classes=4", "reweight.refit.epochs=5", "baseline.head=trained", "train.head=trained",
 )  # fmt: skip
 
 

@@ -24,7 +24,10 @@ def start() -> None:
     try:
         from urnet_tf.__main__ import console
 
-        console()
+        try:
+            console()
+        finally:
+            _ignore_signals()
     except KeyboardInterrupt:
         _end()
 
@@ -38,6 +41,13 @@ def promise(aftermath: str) -> None:
     """Says what holds when the program is stopped from now on, like "the same command goes on from here"."""
     global _aftermath
     _aftermath = aftermath
+
+
+def _ignore_signals():
+    """What comes while Python shuts down comes too late: the status is decided and the work is done."""
+    if _received is None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _take_signals():

@@ -235,7 +235,10 @@ def test_from_evaluate_runs_what_needs_it(copy, finished_run, drawn_crawl, urnet
 def test_a_dry_run_tells_rows_time_disk_and_memory_and_writes_nothing(drawn_crawl, urnet, tmp_path):
     workdir = tmp_path / "planned"
     flags = ("-X", "importtime")
-    done = urnet("run", "--data", drawn_crawl, "--workdir", workdir, "--dry_run", python_flags=flags)
+    trained = ("--set", "baseline.head=trained", "--set", "train.head=trained")
+    done = urnet(
+        "run", "--data", drawn_crawl, "--workdir", workdir, "--dry_run", *trained, python_flags=flags
+    )
     assert done.returncode == 0
     assert list(tmp_path.iterdir()) == [] and not heavy_imports(done.stderr)
     title, network, header, *lines, total = done.stdout.strip().splitlines()
@@ -278,7 +281,7 @@ def run_here(small_run, drawn_crawl):
     """Runs the flow in this process: (workdir, *settings) → stage → action."""
 
     def run(root, *settings):
-        small = [flag.removeprefix("--set=") for flag in small_run]
+        small = [flag.removeprefix("--set=") for flag in small_run if ".head=" not in flag]
         settings = [*small, "export.formats=[keras]", "train.fit.epochs=2", *settings]
         config = config_lib.load_config(None, [*settings, f"ingest.path={drawn_crawl}"])
         workdir = store.Workdir(root)
@@ -291,13 +294,15 @@ def run_here(small_run, drawn_crawl):
     return run
 
 
-@pytest.mark.parametrize("preset", ["sound", "paper"])
+@pytest.mark.parametrize("preset", ["best", "sound", "paper"])
 def test_every_preset_comes_to_its_end(copy, run_here, monkeypatch, preset):
-    """Beside `best`, which the finished run has."""
+    """With the heads that it has by default; those of the finished run are trained."""
     monkeypatch.setattr("urnet_tf.models.backbone.build_backbone", tiny_backbone)
     done = run_here(copy, f"preset={preset}")
     ran = {name for name, action in done.items() if action == plan.RUN}
-    assert ran == {"reweight", "train", "evaluate", "export", "report"}
+    again = {"baseline", "extract"} if preset != "paper" else set()
+    assert ran == {*again, "reweight", "train", "evaluate", "export", "report"}
+    assert (copy / "train" / "urnet.keras").exists() == (preset != "best")
     weight = np.array([row["sample_weight"] for row in read(copy, "train", "weights.parquet")])
     if preset == "paper":
         assert (weight < 0).any() and weight.mean() < 0.5

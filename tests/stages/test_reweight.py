@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+import urnet_tf
 from urnet_tf import schema, store
 from urnet_tf.config import load_config
 from urnet_tf.errors import UsageError
@@ -136,6 +137,35 @@ def test_the_fitted_second_round_is_that_of_the_judge_with_the_first_weights(wor
     probs = np.load(out / "target_probs.npy")
     share = 0.8 + 0.2 * judgement.given_prob
     np.testing.assert_allclose(probs[:, 0], share, rtol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["best", "sound", "paper"])
+def test_arrays_give_what_the_stage_writes(workdir, preset):
+    rounds = 2 if preset == "best" else 1
+    settings = (f"preset={preset}", "extract.top_k=2", f"reweight.rounds={rounds}")
+    _, columns, out = run(workdir, f"stage {preset}", *settings)
+    truth, labels = np.load(workdir.root / "truth.npy"), columns["label"]
+    probs = np.full((len(labels), 3), 0.1)
+    probs[np.arange(len(labels)), truth] = 0.8
+    table = store.read_table(workdir.root / "pack/instances.parquet").slice(0, len(labels))
+    mixed = np.random.default_rng(0).permutation(labels)
+    order = np.empty(len(labels), np.int64)  # classes mixed, but each in its own order: k-means begins there
+    for label in range(3):
+        order[mixed == label] = np.flatnonzero(labels == label)
+    column = {name: np.array(table.column(name).to_pylist())[order] for name in ("source", "query", "title")}
+    found = urnet_tf.compute_weights(
+        labels[order], probs[order], features=np.load(workdir.root / "features/features.npy")[order],
+        texts=column["title"].tolist(), class_names=["lion", "school bus", "pizza"],
+        sources=column["source"], queries=column["query"], ranks=table.column("rank").to_numpy()[order],
+        folds=np.load(workdir.root / "baseline/fold.npy")[order], top_k=2, rounds=rounds,
+        recipe=reweight.read_recipe(load_config(None, [*QUICK, *settings])),
+    )  # fmt: skip
+    shared = set(found.column_names) & set(columns)
+    assert len(shared) == 10
+    for name in shared:
+        np.testing.assert_allclose(found[name].to_numpy(), columns[name][order], rtol=1e-4, err_msg=name)
+    for name in ("target_ids", "target_probs"):
+        np.testing.assert_allclose(found[name].to_pylist(), np.load(out / f"{name}.npy")[order], rtol=1e-4)
 
 
 def test_one_fold_has_no_second_round(workdir):

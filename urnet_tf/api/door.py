@@ -23,7 +23,7 @@ def check_labels(labels, num_classes: int | None) -> tuple[np.ndarray, int]:
     if labels.dtype.kind in "USOT":
         raise UsageError(
             f"Expected labels as whole numbers from 0; received {labels.dtype.name} like "
-            f"{quote(labels.ravel()[0]) if labels.size else 'nothing'}. Number them: "
+            f"{quote(labels.ravel()[:1].tolist())}. Number them: "
             "class_names, labels = np.unique(labels, return_inverse=True)."
         )
     if labels.ndim == 2 and labels.shape[1] > 1:
@@ -53,7 +53,7 @@ def check_labels(labels, num_classes: int | None) -> tuple[np.ndarray, int]:
         )
     if largest >= num_classes:
         raise UsageError(
-            f"Expected labels in 0..{num_classes - 1}, for {num_classes} classes; received {largest}. "
+            f"Expected labels in 0..{num_classes - 1} for {num_classes} classes; received {largest}. "
             "Give probabilities and names of all classes, in the order of the labels."
         )
     return labels.astype(np.int64), num_classes
@@ -136,7 +136,7 @@ def check_ranks(ranks, rows: int) -> np.ndarray:
     if ranks.dtype.kind not in "iu" or ranks.min() < 1:
         raise UsageError(
             "Expected `ranks` as whole numbers from 1, the first result of a query; received "
-            f"{ranks.dtype.name} from {quote(ranks.min())}."
+            f"{ranks.dtype.name} from {ranks.min()}."
         )
     return ranks.astype(np.int64)
 
@@ -171,7 +171,10 @@ def check_names(class_names, num_classes: int) -> list[dict]:
     Raises:
       UsageError: another number of classes, or a class without a name.
     """
-    names = [[name] if isinstance(name, str) else list(name) for name in class_names]
+    names = [
+        list(name) if isinstance(name, Sequence) and not isinstance(name, str) else [name]
+        for name in class_names
+    ]
     if (
         len(names) != num_classes
         or not all(names)

@@ -92,10 +92,7 @@ RULES = (
         Rule(key, lambda c: trains(c, "train"), "train.head=trained")
         for key in ("train.fit.*", "train.bag.loss_weight", "reweight.soft_label.*", "evaluate.bag_branch")
     ),
-    *(
-        Rule(key, lambda c: trains(c, "baseline") or trains(c, "train"), "train.head=trained")
-        for key in ("model.dropout", "model.attention_dim", "runtime.precision")
-    ),
+    Rule("model.attention_dim", lambda c: trains(c, "train"), "train.head=trained"),
     *_fit_rules("baseline.fit", _LOSSES),
     *_fit_rules("reweight.refit", _LOSSES),
     *_fit_rules("train.fit", _LOSSES),

@@ -22,6 +22,7 @@ from urnet_tf.evaluation.predictions import Predictions
 from urnet_tf.images.crops import num_views
 from urnet_tf.images.image_store import ImageStore
 from urnet_tf.schema import TEST, TRAIN, UNLABELED, VAL
+from urnet_tf.stages.effects import trains
 from urnet_tf.stages.settings import (
     BACKBONE_SETTINGS,
     forward_seconds,
@@ -175,7 +176,7 @@ def _build_predictor(context, cached):
     def load(stage, name):
         return load_model(context.path(stage, name))
 
-    if config.evaluate.bag_branch:
+    if config.evaluate.bag_branch and trains(config, "train"):
         both = load("train", "urnet.keras")
         ours = multi_view.mean_member(urnet.instance_branch(both), urnet.bag_branch(both))
     else:
@@ -291,7 +292,9 @@ def _write_submissions(context, table, predictions, wanted, labels):
 STAGE = Stage(
     name="evaluate",
     needs=("pack", "features", "baseline", "train"),
-    depends_on=("evaluate", "model.mode", "model.crop_fraction", "baseline.folds", *BACKBONE_SETTINGS),
+    depends_on=(
+        "evaluate", "model.mode", "model.crop_fraction", "baseline.folds", "train.head", *BACKBONE_SETTINGS,
+    ),
     run=run,
     estimate=estimate,
 )  # fmt: skip
