@@ -1,4 +1,4 @@
-r"""What each re-weighting is worth, beside what others would use: equal steps, several seeds, paired.
+r"""What each re-weighting is worth, beside what others would use: equal care, several seeds, paired.
 
     python experiments/ablation.py --data CRAWL --config experiments/configs/webtiny.yaml --search
     python experiments/ablation.py --data CRAWL --config experiments/configs/webtiny.yaml \

@@ -32,7 +32,7 @@ def unknown_settings(text):
     for found in DOTTED.finditer(text):
         name = found[0].rstrip("\0*…{")
         *sections, last = name.split(".")
-        if last in ENDINGS or not SECTIONS & set(sections):
+        if last in ENDINGS or sections[0] == "urnet_tf" or not SECTIONS & set(sections):
             continue
         if name.startswith("\0"):
             known = any(key.endswith(name[1:]) for key in KEYS)

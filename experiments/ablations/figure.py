@@ -87,5 +87,5 @@ def _draw_methods(axes, measured, methods, figure, label):
         axes.errorbar(value, place, xerr=spread, marker="D" if ours else "o", capsize=2, color=color)
     axes.set_yticks(range(len(methods)), methods, fontsize=8)
     axes.set_xlabel(label)
-    axes.set_title("beside other methods, equal steps")
+    axes.set_title("beside other methods")
     axes.grid(axis="x", alpha=0.3)

@@ -27,6 +27,7 @@ from urnet_tf.errors import RunError, UsageError
 from urnet_tf.evaluation import metrics
 from urnet_tf.flow import plan, runner
 from urnet_tf.reweighting.combine import effective_sample_size
+from urnet_tf.stages.effects import trains
 
 _WEIGHTS = tuple(name for name, dtype in schema.WEIGHT_COLUMNS.items() if dtype == "float32")
 _KEPT, _COPIED, _MEASURED = "kept", "copied", "measured"
@@ -92,7 +93,7 @@ def run_units(
 
 
 def check_budgets(experiment: Experiment, rows: dict[str, tuple[str, ...]]) -> None:
-    """Refuses, before anything is computed, rows that would take unequal numbers of steps.
+    """Refuses, before anything is computed, trained rows that would take unequal numbers of steps.
 
     Raises:
       UsageError: naming the rows.
@@ -100,7 +101,10 @@ def check_budgets(experiment: Experiment, rows: dict[str, tuple[str, ...]]) -> N
     budgets = {}
     for name, settings in rows.items():
         config, own = experiment.load(settings, 0)
-        fit = config.baseline.fit if own.get("figures.model") == "baseline" else config.train.fit
+        section = "baseline" if own.get("figures.model") == "baseline" else "train"
+        if not trains(config, section):
+            continue  # fitted to convergence: there are no steps
+        fit = getattr(config, section).fit
         budgets.setdefault((fit.epochs, fit.batch_images), []).append(name)
     if len(budgets) > 1:
         counts = "; ".join(
@@ -251,13 +255,13 @@ def _read_results(experiment, workdir, model):
     unit = {
         "model": model,
         "figures": _summarize(**predictions),
-        "steps": markers["train"]["metadata"]["steps"],
+        "steps": markers["train"]["metadata"].get("steps"),  # none where a head was fitted to convergence
         "seconds": {name: marker["seconds"] for name, marker in markers.items()},
         "effective_share": None,
         "auroc": None if experiment.truth_path is None else {},
     }
     if model in ("baseline", "folds", "folds_rank"):
-        unit["steps"] = store.read_json(workdir.path("baseline") / "history_full.json")[-1]["step"]
+        unit["steps"] = store.read_json(workdir.path("baseline") / "history_full.json")[-1].get("step")
         return unit, predictions
     weights = store.read_table(workdir.path("train") / "weights.parquet")
     sample_weight = store.column(weights, "sample_weight")

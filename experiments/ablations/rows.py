@@ -34,11 +34,10 @@ STEPS = {"sound": tuple(OFF), "paper": tuple(step for step in OFF if step != "se
 BEST_OFF = {
     "second_round": "reweight.rounds=1",
     **{factor.step: off for factor, off in _FACTORS_OFF.items() if factor.name != "class_weight"},
-    "logit_adjustment": "train.fit.loss.logit_adjustment=0",
-    "mixup": "train.fit.mixup=null",
-    "bag": OFF["bag"],
-    "label": OFF["label"],
+    "fitted_head": "train.head=trained",  # bags, mixup, logit adjustment and soft targets in its place
 }
+# What fits a linear head to convergence, its strength chosen out of fold, as `best` does.
+_FITTED = ("train.head=logistic",)
 
 
 def keep_only(*steps: str) -> tuple[str, ...]:
@@ -58,8 +57,10 @@ class Method:
 
 
 METHODS = {
-    "cleanlab_filter": Method("cleanlab.filter_by", ("prune_by_noise_rate", "both", "confident_learning")),
-    "cleanlab_weights": Method("cleanlab.quality", ("self_confidence", "normalized_margin")),
+    "cleanlab_filter": Method(
+        "cleanlab.filter_by", ("prune_by_noise_rate", "both", "confident_learning"), _FITTED
+    ),
+    "cleanlab_weights": Method("cleanlab.quality", ("self_confidence", "normalized_margin"), _FITTED),
     "label_smoothing": Method("train.fit.label_smoothing", (0.1, 0.2, 0.4)),
     "mixup": Method("train.fit.mixup", (0.2, 0.4, 1.0, 2.0)),
     "gce": Method("train.fit.loss.gce_q", (0.7, 0.4), ("train.fit.loss.kind=gce",)),
@@ -93,6 +94,9 @@ def _build_groups():
             first = f"{method.key}={method.values[0]}"
             others[name + suffix] = (*SOUND, *keep_only(*kept), *method.fixed, first)
     others["class_weights"] = (*SOUND, *keep_only("class"))
+    # Plain classifiers that ignore the noise, as well fitted as the others.
+    for kind in ("discriminant", "logistic", "mean"):
+        others[f"plain_{kind}"] = (*SOUND, *keep_only(), f"train.head={kind}")
     return {
         "presets": presets,
         **ladders,
@@ -101,7 +105,7 @@ def _build_groups():
             **{f"best_without_{part}": (*BEST, setting) for part, setting in BEST_OFF.items()},
         },
         "others": others,
-        "oracle": {"oracle": (*SOUND, *keep_only("class"), "oracle.drop_wrong=true")},
+        "oracle": {"oracle": (*SOUND, *_FITTED, *keep_only(), "oracle.drop_wrong=true")},
         "tricks": _build_tricks(),
     }
 

@@ -124,14 +124,17 @@ def format_table(title: str, summary: Mapping[str, dict], against: str, steps: i
     split = next(iter(measured.values()))["split"]
     others = [listed for listed in next(iter(measured.values()))["figures"] if listed != split]
     ladder = any("step" in row for row in measured.values())
+    budget = "heads fitted to convergence, their strength chosen by agreement with the labels as given"
+    if steps is not None:
+        budget = f"{steps} steps in every trained row, else {budget}"
     head = ["row", "top-1", "top-5", f"top-1 minus {against}", f"top-5 minus {against}"]
     head += ["top-1, one step", "top-5, one step"] * ladder
     head += [f"{listed}: top-1 / top-5" for listed in others] + ["effective share", "reweight + train"]
     lines = [
         f"## {title}",
         "",
-        f"{split} list, class-balanced, percent; mean ± standard deviation of {seeds} seed(s), {steps} steps "
-        "in every row; differences of the same seeds with their 95 % interval.",
+        f"{split} list, class-balanced, percent; mean ± standard deviation of {seeds} seed(s); {budget}; "
+        "differences of the same seeds with their 95 % interval.",
         "",
         _line(head),
         _line(["---"] * len(head)),

@@ -53,9 +53,11 @@ def test_each_rung_switches_one_step_on(form):
         key = rows.OFF[step].partition("=")[0]
         rung, before = f"{form}_to_{step}", rows.BEFORE[f"{form}_to_{step}"]
         changed = _changed(rung, before)
-        # From nothing on, the paper form also brings its formulas.
+        # From nothing on, the paper form also brings its formulas and its trained baseline.
         assert changed == (
-            {key, "preset", "reweight.formulas"} if (form, step) == ("paper", "class") else {key}
+            {key, "preset", "reweight.formulas", "baseline.head"}
+            if (form, step) == ("paper", "class")
+            else {key}
         )
         assert _changed(f"{form}_without_{step}", f"{form}_to_label") == {key}
         assert len(_changed(f"{form}_only_{step}", f"{form}_to_label")) == len(rows.STEPS[form]) - 1
@@ -140,12 +142,14 @@ def test_unequal_steps_have_no_table():
 
 
 def test_unequal_budgets_are_refused_before_anything_is_computed(tmp_path):
-    experiment = measure.Experiment(tmp_path, ())
-    with pytest.raises(UsageError, match="20 epochs of 255: best; 40 epochs of 255: long"):
-        measure.check_budgets(experiment, {"best": (), "long": ("train.fit.epochs=40",)})
+    experiment, trained = measure.Experiment(tmp_path, ()), ("train.head=trained", "baseline.head=trained")
+    with pytest.raises(UsageError, match="20 epochs of 255: bags; 40 epochs of 255: long"):
+        measure.check_budgets(experiment, {"bags": trained, "long": (*trained, "train.fit.epochs=40")})
     short = measure.Experiment(tmp_path, ("train.fit.epochs=2",))
     with pytest.raises(UsageError, match="baseline"):
-        measure.check_budgets(short, {"baseline": EVERY_ROW["baseline"], "best": ()})
+        measure.check_budgets(short, {"baseline": (*EVERY_ROW["baseline"], *trained), "bags": trained})
+    # Heads that are fitted to convergence take no steps.
+    measure.check_budgets(short, {"baseline": EVERY_ROW["baseline"], "best": (), "bags": trained})
 
 
 def test_weights_of_a_method_by_hand():

@@ -9,6 +9,7 @@ import pytest
 from urnet_tf import config as config_lib, schema, store
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.images import image_store
+from urnet_tf.reweighting.judge import out_of_fold_predictions
 from urnet_tf.stages import baseline, extract, features, train
 from urnet_tf.stages.settings import images_per_step
 from urnet_tf.stages.stage import PlanContext, StageContext
@@ -76,15 +77,15 @@ def packed(tmp_path_factory):
     return root
 
 
-def settings(mode, folds, epochs=20, **train_section):
+def settings(mode, folds, epochs=20, head="trained", **train_section):
     fit = {"epochs": epochs, "batch_images": 12, "learning_rate": 0.02, "checkpoint_s": 0}
     return config_lib.from_dict(
         {
             "model": {"mode": mode, "image_size_px": 16, "weights": None, "dropout": 0.1},
             "augment": {"min_area": 0.5},
-            "baseline": {"folds": folds, "fit": fit},
+            "baseline": {"folds": folds, "fit": fit, "head": head},
             "extract": {"top_k": 2, "batch_images": 16},
-            "train": {"fit": fit, **train_section},
+            "train": {"fit": fit, "head": head, **train_section},
         }
     )
 
@@ -164,6 +165,34 @@ def test_frozen_stages(tiny, workdir, monkeypatch):
     before = (workdir / "train" / "urnet.keras").read_bytes()
     run(train, config, workdir)
     assert (workdir / "train" / "urnet.keras").read_bytes() == before
+
+
+@pytest.mark.parametrize("folds", [1, 2])
+def test_fitted_heads(tiny, workdir, folds):
+    config = settings("frozen", folds, head="logistic")
+    metadata = run(baseline, config, workdir)
+    assert 0.8 < metadata["accuracy"] <= 1.0
+    names = ["full", "fold0", "fold1"] if folds == 2 else ["full"]
+    written = {path.stem for path in (workdir / "baseline").glob("model_*.keras")}
+    assert written == {f"model_{name}" for name in names}
+    columns = np.asarray(store.read_array(workdir / "features" / "features.npy"), np.float32)[:TRAIN]
+    labels, assigned = np.repeat(np.arange(3), PER_CLASS), np.load(workdir / "baseline" / "fold.npy")
+    # A baseline knows how frequent the classes are; the judge, like the final head, counts them alike.
+    dealt = assigned if folds == 2 else baseline.CHOOSING_FOLDS
+    expected = out_of_fold_predictions(columns, labels, folds=dealt, kind="logistic")
+    model = keras.models.load_model(workdir / "baseline" / f"model_{names[-1]}.keras")
+    head = expected.heads[1] if folds == 2 else expected.head
+    prior = np.log(np.bincount(labels) / TRAIN)
+    np.testing.assert_allclose(model(columns), head.logits(columns) + prior, atol=1e-4)
+
+    run(extract, config, workdir)
+    metadata = run(train, config, workdir)
+    assert metadata["instance_accuracy"] > 0.8 and not (workdir / "train" / "urnet.keras").exists()
+    weight = store.column(store.read_table(workdir / "reweight" / "weights.parquet"), "sample_weight")
+    expected = out_of_fold_predictions(columns, labels, folds=dealt, kind="logistic", sample_weight=weight)
+    branch = keras.models.load_model(workdir / "train" / "instance.keras")
+    np.testing.assert_allclose(branch(columns), expected.head.logits(columns), atol=1e-4)
+    assert (np.load(workdir / "train" / "saliency.npy") == 1).all()
 
 
 def test_the_mass_of_a_class_is_counted_in_average_images():

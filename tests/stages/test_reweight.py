@@ -9,6 +9,7 @@ import urnet_tf
 from urnet_tf import schema, store
 from urnet_tf.config import load_config
 from urnet_tf.errors import UsageError
+from urnet_tf.reweighting.judge import out_of_fold_predictions
 from urnet_tf.reweighting.recipe import make_targets
 from urnet_tf.stages import reweight
 from urnet_tf.stages.stage import PlanContext, StageContext
@@ -111,7 +112,7 @@ def test_weights_prefer_right_labels(workdir):
 
 def test_the_second_round_asks_weighted_models_that_did_not_see_the_image(workdir):
     _, first, _ = run(workdir, "one")
-    metadata, second, out = run(workdir, "two", "reweight.rounds=2")
+    metadata, second, out = run(workdir, "two", "reweight.rounds=2", "baseline.head=trained")
     right = np.load(workdir.root / "truth.npy") == second["label"]
     assert sorted(path.name for path in (out / "second_round").iterdir()) == [
         f"head{fold}.keras" for fold in range(4)
@@ -148,11 +149,27 @@ def test_arrays_give_what_the_stage_writes(workdir, preset):
     for name in shared:
         np.testing.assert_allclose(found[name].to_numpy(), columns[name][order], rtol=1e-4, err_msg=name)
     for name in ("target_ids", "target_probs"):
-        np.testing.assert_allclose(found[name].to_pylist(), np.load(out / f"{name}.npy")[order], rtol=1e-4)
+        np.testing.assert_allclose(found[name].to_pylist(), np.load(out / f"{name}.npy")[order], atol=1e-5)
+
+
+def test_the_fitted_second_round_is_that_of_the_judge_with_the_first_weights(workdir):
+    _, first, _ = run(workdir, "one")
+    metadata, second, out = run(workdir, "fitted", "reweight.rounds=2", "baseline.head=logistic")
+    assert metadata["predicted_by"] == schema.SECOND_ROUND and not (out / "second_round").exists()
+    folds, truth = np.load(workdir.root / "baseline/fold.npy"), np.load(workdir.root / "truth.npy")
+    features = np.load(workdir.root / "features/features.npy")[: len(folds)]
+    judgement = out_of_fold_predictions(
+        features, first["label"], folds=folds, kind="logistic", sample_weight=first["sample_weight"]
+    )
+    np.testing.assert_array_equal(second["predicted_label"], judgement.topk_ids[:, 0])
+    assert (second["predicted_label"] == truth).mean() > 0.9
+    probs = np.load(out / "target_probs.npy")
+    share = 0.8 + 0.2 * judgement.given_prob
+    np.testing.assert_allclose(probs[:, 0], share, rtol=1e-5)
 
 
 def test_one_fold_has_no_second_round(workdir):
-    _, _, out = run(workdir, "one fold", "baseline.folds=1", "reweight.rounds=2")
+    _, _, out = run(workdir, "one fold", "baseline.folds=1", "reweight.rounds=2", "baseline.head=trained")
     assert not (out / "second_round").exists()
 
 
@@ -251,7 +268,7 @@ def test_who_predicted_the_predicted_label_is_reported(workdir):
     assert metadata["predicted_by"] == schema.BASELINE
     raw = np.load(workdir.root / "extract/topk_ids.npy")[:, 0]
     np.testing.assert_array_equal(columns["predicted_label"], raw)
-    metadata, columns, out = run(workdir, "two", "reweight.rounds=2")
+    metadata, columns, out = run(workdir, "two", "reweight.rounds=2", "baseline.head=trained")
     assert metadata["predicted_by"] == schema.SECOND_ROUND
     folds = np.load(workdir.root / "baseline/fold.npy")
     features = np.load(workdir.root / "features/features.npy").astype(np.float32)[: len(folds)]

@@ -243,7 +243,7 @@ class _Scorer:
         for fold in np.unique(self._folds):
             here = self._folds == fold
             logits[here] = heads[fold].logits(self._features[here])
-        agreement = float(self._weight @ (logits.argmax(axis=1) == self._labels))
+        agreement = min(float(self._weight @ (logits.argmax(axis=1) == self._labels)), 1.0)
         temperature, likelihood = fit_temperature(logits, self._labels, self._weight)
         return StrengthScore(strength, agreement, likelihood, temperature)
 

@@ -16,6 +16,7 @@ from urnet_tf.reweighting.class_weight import count_labels
 from urnet_tf.stages.effects import trains
 from urnet_tf.stages.settings import (
     BACKBONE_SETTINGS,
+    CHOOSING_FOLDS,
     count_backbone,
     count_training,
     fingerprint_weights,
@@ -113,9 +114,6 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     return Estimate(plan.images, seconds, disk, memory, note, training)
 
 
-_CHOOSING_FOLDS = 5  # where the baseline has one fold, the strength of regularization still needs some
-
-
 def _fit_heads(context, labels, folds, num_classes):
     """Writes linear heads on the features, fitted to convergence: one a fold and one of all images."""
     from urnet_tf.models.classifier import build_classifier
@@ -125,7 +123,7 @@ def _fit_heads(context, labels, folds, num_classes):
     config = context.config
     features = store.read_array(context.path("features", "features.npy"))[: len(labels)]
     judgement = out_of_fold_predictions(
-        features, labels, folds=folds if config.baseline.folds > 1 else _CHOOSING_FOLDS,
+        features, labels, folds=folds if config.baseline.folds > 1 else CHOOSING_FOLDS,
         num_classes=num_classes, kind=config.baseline.head,
     )  # fmt: skip
     log_judgement("baseline", judgement)

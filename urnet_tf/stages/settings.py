@@ -161,6 +161,7 @@ def training_seconds(config: Config, fit: FitConfig, images: float, plan: PlanCo
     return 30.0 + step_cost.training_seconds(count_backbone(config), images, plan.cores, gpus)
 
 
+CHOOSING_FOLDS = 5  # of fitted heads, where the baseline has one fold: the strength still needs some
 # Of fitting linear heads, measured with 1,280 features on two cores: operations a second.
 _FITTING_FLOPS = 1.5e10
 _STRENGTHS_AND_FOLDS = 24  # factorizations of a covariance

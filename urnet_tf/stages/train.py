@@ -14,6 +14,7 @@ from urnet_tf.costs.network import count_urnet
 from urnet_tf.errors import RunError, settings_named
 from urnet_tf.stages.effects import trains
 from urnet_tf.stages.settings import (
+    CHOOSING_FOLDS,
     count_backbone,
     count_training,
     fit_settings,
@@ -70,7 +71,7 @@ def _fit_head(context, weights):
     features = store.read_array(context.path("features", "features.npy"))[: len(labels)]
     folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
     judgement = out_of_fold_predictions(
-        features, labels, folds=folds if config.baseline.folds > 1 else _CHOOSING_FOLDS,
+        features, labels, folds=folds if config.baseline.folds > 1 else CHOOSING_FOLDS,
         num_classes=num_classes, kind=config.train.head, sample_weight=np.maximum(sample_weight, 0.0),
     )  # fmt: skip
     log_judgement("urnet", judgement)
@@ -82,9 +83,6 @@ def _fit_head(context, weights):
         "loss": -judgement.likelihood,
         "instance_accuracy": judgement.agreement,  # with the given labels, out of fold, by class
     }
-
-
-_CHOOSING_FOLDS = 5  # where the baseline has one fold, the strength of regularization still needs some
 
 
 def _write_weights(context, weights, saliency):
