@@ -1,6 +1,8 @@
 """Query texts: cleaning, hashed vectors, and fastText's two file formats (written here)."""
 
+import random
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -127,6 +129,27 @@ def test_tokens_are_cleaned():
         ["德国", "x"], ["é"], ["devils", "12", "px", "हिन्दी"],
     ]  # fmt: skip
     assert text.word_tokens([]) == []
+
+
+def test_usual_scripts_are_split_as_tensorflow_does():
+    """Compared so on all signs and 300,000 random texts when it was written; here on a few."""
+    rng = random.Random(0)
+    signs = [chr(code) for code in range(1, 0x3100)] + list("中字한글") * 50 + list("aB3 '’.-ΣİßﬁÀé") * 100
+    usual = [sign for sign in signs if text._SIMPLE.fullmatch(text._fold(sign))]
+    texts = ["".join(rng.choice(usual) for _ in range(rng.randint(0, 14))) for _ in range(4000)]
+    texts = [sample for sample in texts if "&" not in sample and "<" not in sample]
+    assert text.word_tokens(texts) == text._tokens_of_any_script(texts)
+
+
+def test_only_rare_scripts_need_tensorflow_text(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_text", None)
+    assert text.word_tokens(["Ein Löwe, 3 m", "новый дом", "東京タワー"[:4]]) == [
+        ["ein", "löwe", "3", "m"], ["новый", "дом"], ["東京", "タワ"]
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match=r"rare scripts, as in 'हिन्दी'.*pip install tensorflow-text"):
+        text.word_tokens(["हिन्दी"])
+    with pytest.raises(UsageError, match="word pieces. Choose another sentence encoder"):
+        text.word_pieces(["a"], ["[CLS]", "[SEP]", "a"], max_tokens=4)
 
 
 def test_word_pieces_by_hand():
