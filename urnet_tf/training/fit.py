@@ -140,6 +140,8 @@ def fit_model(
             auto_scale_loss=False,  # `build_optimizer` has done it
         )
         rule.build(trainee.trainable_variables)
+        if outputs:  # or Keras makes the losses' means within the first step, and then traces it once more
+            trainee._compile_loss.build(outputs, outputs)
     memory = [loss.memory] if remembers else []
     run = _Run(
         trainee, memory, batches.steps_per_epoch, total_steps, schedule, description, settings_prefix, log_dir
