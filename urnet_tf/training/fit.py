@@ -140,6 +140,9 @@ def fit_model(
         _compile(trainee, rule, loss, loss_weights, options.jit_compile)
         rule.build(trainee.trainable_variables)
         validate = _build_validation(model, validation_data, loss, loss_weights)
+        if isinstance(model.output, dict):
+            # Or Keras makes the losses' means within the first step, and then traces it once more.
+            trainee._compile_loss.build(model.output, model.output)
     run = _Run(
         trainee, loss.state, batches.steps_per_epoch, total_steps, schedule, description, log_dir, validate
     )  # fmt: skip
