@@ -2,10 +2,8 @@
 
     python experiments/examples/fit_urnet.py [DATA.npz]
 
-The file holds features [N, D], labels [N], test_features and test_labels.
-
-Without it, noisy Gaussian ones are drawn. Images become features by `build_backbone(...).predict`.
-"""
+The file holds features [N, D], labels [N], test_features and test_labels; else noisy Gaussian ones are
+drawn. Images become features by `build_backbone(...).predict`."""
 
 import sys
 
