@@ -60,6 +60,7 @@ _SCRIPTS = (
     "0-9 \t\n\r\f\v",  # spaces are of the digits' script: they end a word, but not a number
 )
 _RUN = re.compile("|".join(f"[{signs}]+" for signs in _SCRIPTS))
+_NO_WORD = re.compile(r"[^\w\s]|_")
 _SIMPLE = re.compile(f"[{''.join(_SCRIPTS)}]*")
 
 
@@ -73,9 +74,7 @@ def _fold(text):
     """NFKC, lower case, signs as spaces."""
     folded = unicodedata.normalize("NFKC", text).lower()
     folded = folded.replace("'", "").replace("\u2019", "")  # "devil's" is one word
-    if folded.isascii() and folded.isalnum():
-        return folded
-    return "".join(" " if unicodedata.category(sign)[0] in "PS" else sign for sign in folded)
+    return _NO_WORD.sub(lambda sign: " " if unicodedata.category(sign[0])[0] in "PS" else sign[0], folded)
 
 
 def _tokens_of_any_script(plain):
