@@ -1,8 +1,6 @@
 """What `import urnet_tf` offers: light, complete, documented with examples that run."""
 
 import ast
-import doctest
-import importlib
 import inspect
 import subprocess
 import sys
@@ -48,14 +46,8 @@ def test_it_says_what_it_offers():
 
 
 @pytest.mark.parametrize("name", urnet_tf.__all__)
-def test_each_name_has_an_example_that_runs(name, tmp_path, monkeypatch):
+def test_each_name_has_an_example(name):
+    """test_examples.py runs them."""
     value = getattr(urnet_tf, name)
     assert value.__doc__
-    if name in ERRORS:
-        return
-    monkeypatch.chdir(tmp_path)
-    module = importlib.import_module(value.__module__)
-    examples = doctest.DocTestFinder(recurse=False).find(value, name, module=module)
-    assert sum(len(example.examples) for example in examples)
-    for example in examples:
-        assert not doctest.DocTestRunner().run(example).failed
+    assert name in ERRORS or ">>> " in inspect.getdoc(value)
