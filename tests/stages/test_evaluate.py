@@ -202,7 +202,7 @@ def test_the_bag_branch_is_averaged_with_the_instance_branch(tmp_path):
     write_workdir(tmp_path)
     model = build_urnet(D, C, 3, seed=5)
     model.save(tmp_path / "train" / "urnet.keras")
-    evaluate.run(context := context_of(tmp_path, "evaluate.bag_branch=true"))
+    evaluate.run(context := context_of(tmp_path, "evaluate.bag_branch=true", "train.head=trained"))
     features = FEATURES[43:60].astype(np.float32)
     parts = [keras.ops.softmax(branch(model)(features)).numpy() for branch in (instance_branch, bag_branch)]
     with np.load(context.out / "predictions_urnet.npz") as kept:

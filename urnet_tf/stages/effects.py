@@ -90,7 +90,7 @@ RULES = (
     Rule("reweight.refit.*", lambda c: trains(c, "baseline"), "baseline.head=trained"),
     *(
         Rule(key, lambda c: trains(c, "train"), "train.head=trained")
-        for key in ("train.fit.*", "train.bag.loss_weight", "reweight.soft_label.*", "evaluate.bag_branch")
+        for key in ("train.fit.*", "train.bag.loss_weight", "evaluate.bag_branch")
     ),
     Rule("model.attention_dim", lambda c: trains(c, "train"), "train.head=trained"),
     *_fit_rules("baseline.fit", _LOSSES),
