@@ -132,12 +132,16 @@ class Chain:
     def kill(self, aim: str) -> None:
         """One kill aimed at a stage, or at START."""
         log = self.workdir.with_name(f"{self.workdir.name}_kill{len(self.hits)}.log")
-        hit = run_and_kill(self.command, draw_kill(self.rng, aim, self.seconds), log)
+        kill = draw_kill(self.rng, aim, self.seconds)
+        hit = run_and_kill(self.command, kill, log)
         self.hits.append(hit)
         if hit.stage is not None:
             check_exit(hit)
         else:  # too late; a signal that is swallowed is none that came too late
-            assert hit.returncode == 0 and hit.stop_s < 2.0, f"{hit.kill}: {hit.stop_s} s\n{hit.log[-3000:]}"
+            told = f"{hit.kill}: exit {hit.returncode} after {hit.stop_s} s\n{hit.log[-3000:]}"
+            # After the last words Python takes our handlers away, and the signal may still end it.
+            ends = (0, -kill.signal, 128 + kill.signal) if "\nResults: " in hit.log else (0,)
+            assert hit.returncode in ends and hit.stop_s < 2.0, told
         for unit in self.workdir.glob("*.partial/units_*/*.json"):
             self._kept.setdefault(unit, stamp(unit))
 
@@ -279,7 +283,7 @@ def test_a_run_killed_six_times_ends_with_the_same_bytes(
     undisturbed = store.Workdir(finished_run[0])
     seconds = {name: undisturbed.marker(name)["seconds"] for name in NAMES}
     chain = Chain(command, workdir, seconds, np.random.default_rng(int(os.environ.get("URNET_SEED", 0))))
-    for aim in (START, "ingest", "baseline", "extract", "train", "report"):  # the cheapest to come to
+    for aim in (START, "ingest", "ingest", "baseline", "train", "report"):  # the cheapest to come to
         later = NAMES[NAMES.index(aim) :] if aim in NAMES else [START]
         chain.kill(next(stage for stage in later if not chain.is_complete(stage)))
     record_property("summary", summary(chain.hits))

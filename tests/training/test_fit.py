@@ -18,6 +18,7 @@ from urnet_tf.stages.settings import keys_of
 from urnet_tf.training import fit as training
 from urnet_tf.training.fit import FitOptions
 from urnet_tf.training.losses import SparseSoftCrossEntropy
+from urnet_tf.training.optimization import Trainee
 from urnet_tf.training.saving import save_model
 
 BAGS, SIZE, DIM, CLASSES = 8, 3, 12, 5
@@ -145,10 +146,19 @@ def test_ema_weights_are_the_average():
 
 
 def test_training_learns_and_reports(tmp_path):
+    traced = []
+
+    class Watched(Trainee):
+        def train_step(self, data):
+            traced.append(len(data))
+            return super().train_step(data)
+
     model = build_urnet(DIM, CLASSES, SIZE, dropout=0.0)
     history = training.fit_model(
-        model, BagBatches(0.1), FitOptions(learning_rate=0.05), total_steps=40, log_dir=tmp_path / "logs"
-    )
+        model, BagBatches(0.1), FitOptions(learning_rate=0.05), total_steps=40, log_dir=tmp_path / "logs",
+        build_trainee=Watched,
+    )  # fmt: skip
+    assert traced == [3], "once: large networks take minutes to trace"
     assert history[-1]["loss"] < history[0]["loss"]
     assert {"instance_loss", "bag_loss", "instance_accuracy", "bag_accuracy"} <= history[0].keys()
     assert list((tmp_path / "logs").glob("events*"))

@@ -178,7 +178,7 @@ class Watch(keras.callbacks.Callback):
         self._before = now
 
 
-@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize("parts", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_float16_leaves_out_steps_that_overflow_and_resumes(parts, tmp_path):
     """The loss of step 2 is finite, its gradients times the loss scale are not."""
     ends, watch = [], Watch()
@@ -205,8 +205,15 @@ def test_float16_leaves_out_steps_that_overflow_and_resumes(parts, tmp_path):
         np.testing.assert_array_equal(straight, resumed)
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize(
+    ("precision", "parts"),
+    [
+        ("mixed_bfloat16", 1),
+        ("mixed_float16", 2),
+        pytest.param("mixed_bfloat16", 2, marks=pytest.mark.slow),
+        pytest.param("mixed_float16", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_mixed_precision_follows_float32(precision, parts):
     histories = []
     for policy in ("float32", precision):

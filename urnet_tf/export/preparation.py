@@ -4,7 +4,6 @@ It is the preparation of training (`data.decode`), so that served numbers are th
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 
 from urnet_tf.images.crops import num_views
@@ -64,27 +63,10 @@ class Preparation:
 
     def decode_views(self, image_bytes):
         """All views of each image, float32 [n, V, S, S, 3], and valid bool [n]; see `decode`."""
-        import tensorflow as tf
+        from urnet_tf.images import decode
 
-        return _graph_of(self)(tf.convert_to_tensor(image_bytes, tf.string))
-
-
-@functools.lru_cache(maxsize=8)
-def _graph_of(preparation):
-    """The graph of all views: it takes a second to build, so calls and exports in one process share it."""
-    import tensorflow as tf
-
-    from urnet_tf.images import decode
-
-    size, fraction = preparation.image_size_px, preparation.crop_fraction
-    largest, short_side = preparation.max_pixels, preparation.short_side_px
-    crops, scales = preparation.crops, preparation.scales
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-    def decode_views(image_bytes):
-        if crops == "1" and scales == (1.0,):
-            images, valid = decode.decode_batch(image_bytes, size, fraction, largest, short_side)
-            return images[:, None], valid
-        return decode.decode_batch_views(image_bytes, size, crops, scales, fraction, largest, short_side)
-
-    return decode_views
+        show = decode.build_batch_decoder(
+            self.image_size_px, self.crops, self.scales, self.crop_fraction, self.max_pixels,
+            self.short_side_px,
+        )  # fmt: skip
+        return show(image_bytes)

@@ -11,7 +11,8 @@ for it: the functions that others trace are kept from it.
 Images: uint8 or float32 [H, W, 3], RGB, 0-255.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -166,6 +167,33 @@ def decode_batch_views(
         return views(image, image_size_px, crops, scales, crop_fraction)
 
     return _each(image_bytes, show, (num_views(crops, scales), image_size_px, image_size_px, 3))
+
+
+@functools.lru_cache(maxsize=8)
+def build_batch_decoder(
+    image_size_px: int,
+    crops: str,
+    scales: tuple[float, ...],
+    crop_fraction: float,
+    max_pixels: int = MAX_PIXELS,
+    short_side_px: int | None = None,
+) -> Callable:
+    """`decode_batch_views` as one graph; it takes a second to build, so all calls in a process share it.
+
+    Returns:
+      a function image_bytes string [n] → views float32 [n, V, S, S, 3], valid bool [n].
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def graph(image_bytes):
+        if crops == "1" and scales == (1.0,):
+            images, valid = decode_batch(image_bytes, image_size_px, crop_fraction, max_pixels, short_side_px)
+            return images[:, None], valid
+        return decode_batch_views(
+            image_bytes, image_size_px, crops, scales, crop_fraction, max_pixels, short_side_px
+        )
+
+    return lambda image_bytes: graph(tf.convert_to_tensor(image_bytes, tf.string))
 
 
 def _each(image_bytes, show, shape):

@@ -15,7 +15,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from absl import logging
@@ -90,14 +90,15 @@ def predict(
             logging.info("Goes on after %d of %d images in %s", done, total, stream.name)
         rows = answer_files(classifier, itertools.islice(list_images(inputs), done, None), top_k)
         shown = 0
-        for batch in _shown_progress(rows, total, done, stream):
-            stream.write("".join(map(written.lines, batch)))
-            stream.flush()  # an interrupted run keeps what was done
-            for row in (row for row in batch if not row.answer.valid):
-                failed += 1
-                shown += 1
-                if shown <= _SHOWN and not stream.isatty():
-                    logging.warning("Not used: %s: %s", row.path, row.reason)
+        with contextlib.closing(rows):  # after an error, too, no thread goes on reading
+            for batch in _shown_progress(rows, total, done, stream):
+                stream.write("".join(map(written.lines, batch)))
+                stream.flush()  # an interrupted run keeps what was done
+                for row in (row for row in batch if not row.answer.valid):
+                    failed += 1
+                    shown += 1
+                    if shown <= _SHOWN and not stream.isatty():
+                        logging.warning("Not used: %s: %s", row.path, row.reason)
     where = f" -> {out}" if out else ""
     logging.info("%d images answered, %d could not be used%s", total - failed, failed, where)
     return failed
@@ -123,7 +124,7 @@ def list_images(inputs: Iterable[str]) -> Iterator[str]:
                 yield path
 
 
-def answer_files(classifier, paths: Iterable[str], top_k: int) -> Iterator[list[Row]]:
+def answer_files(classifier, paths: Iterable[str], top_k: int) -> Generator[list[Row]]:
     """Answers files in their order: yields a list of rows a batch."""
 
     def answer(batch):
