@@ -270,7 +270,7 @@ def _read_results(experiment, workdir, model):
         right = read_truth(experiment.truth_path, weights.column("path").to_pylist())
         # A factor that is off is a column of ones and tells nothing; nor does attention nobody trained.
         columns = {name: store.column(weights, name) for name in _WEIGHTS}
-        if not markers["train"]["settings"]["train"]["bag"]["loss_weight"]:
+        if not markers["train"]["settings"].get("train.bag.loss_weight"):
             columns.pop("saliency")
         unit["auroc"] = {n: metrics.auroc(v, right) for n, v in columns.items() if v.min() < v.max()}
     return unit, predictions

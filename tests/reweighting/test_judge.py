@@ -220,3 +220,22 @@ def test_what_is_refused(change, message):
     arguments = {"features": features, "labels": np.arange(12) % 2} | change
     with pytest.raises(UsageError, match=message):
         out_of_fold_predictions(**arguments)
+
+
+def test_the_temperature_follows_the_trusted_labels():
+    """With a third of the labels drawn anew, the trusted two thirds say how sure the head may be."""
+    rng = np.random.default_rng(4)
+    truth = np.repeat(np.arange(4), 150)
+    features = (2.0 * np.eye(4)[truth] + rng.normal(size=(600, 4))).astype(np.float32)
+    wrong = rng.random(600) < 1 / 3
+    labels = np.where(wrong, rng.integers(0, 4, 600), truth)
+    plain = out_of_fold_predictions(features, labels, kind="logistic")
+    trusting = out_of_fold_predictions(features, labels, kind="logistic", trust=(~wrong).astype(float))
+    # Equal heads but for the scale of their logits; and as the truth is trusted, calibrated on it.
+    ratio = trusting.head.kernel / plain.head.kernel
+    np.testing.assert_allclose(ratio, ratio.mean(), rtol=1e-3)
+    right = (trusting.topk_ids[:, 0] == truth).mean()
+    assert plain.topk_probs[:, 0].mean() < right - 0.1
+    assert trusting.topk_probs[:, 0].mean() == pytest.approx(right, abs=0.04)
+    with pytest.raises(UsageError, match="weights"):
+        out_of_fold_predictions(features, labels, trust=-np.ones(600))

@@ -189,7 +189,9 @@ def test_fitted_heads(tiny, workdir, folds):
     metadata = run(train, config, workdir)
     assert metadata["instance_accuracy"] > 0.8 and not (workdir / "train" / "urnet.keras").exists()
     weight = store.column(store.read_table(workdir / "reweight" / "weights.parquet"), "sample_weight")
-    expected = out_of_fold_predictions(columns, labels, folds=dealt, kind="logistic", sample_weight=weight)
+    expected = out_of_fold_predictions(
+        columns, labels, folds=dealt, kind="logistic", sample_weight=weight, trust=weight
+    )
     branch = keras.models.load_model(workdir / "train" / "instance.keras")
     np.testing.assert_allclose(branch(columns), expected.head.logits(columns), atol=1e-4)
     assert (np.load(workdir / "train" / "saliency.npy") == 1).all()

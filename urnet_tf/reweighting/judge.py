@@ -14,7 +14,7 @@ import numpy as np
 from urnet_tf.errors import UsageError
 from urnet_tf.reweighting.class_moments import check_folds, deal_folds, sum_moments
 from urnet_tf.reweighting.discriminant import PRIORS, fit_discriminant
-from urnet_tf.reweighting.linear_head import LinearHead, check_rows, read_blocks
+from urnet_tf.reweighting.linear_head import LinearHead, check_rows, check_weight, read_blocks
 from urnet_tf.reweighting.logistic import LogisticProblem
 
 KINDS = ("discriminant", "logistic", "mean")
@@ -83,6 +83,7 @@ def out_of_fold_predictions(
     kind: str = "mean",
     top_k: int = 5,
     sample_weight: np.ndarray | None = None,
+    trust: np.ndarray | None = None,
     targets: tuple[np.ndarray, np.ndarray] | None = None,
     priors: str = "equal",
     criterion: str | None = None,
@@ -112,6 +113,8 @@ def out_of_fold_predictions(
       kind: "discriminant", "logistic" or "mean", the mean of the log-probabilities of both.
       top_k: how many of the likeliest classes are kept; num_classes = all probabilities.
       sample_weight: float [N], 0 or more, of each image in the fits.
+      trust: float [N], 0 or more, what each label counts for the temperature; None = all alike. As labels
+        are partly wrong, probabilities are too low by the share of wrong ones, unless these count little.
       targets: (ids int [N, K], probabilities float [N, K]) to fit instead of the labels; "logistic" only.
       priors: "equal" counts classes as equally frequent, "empirical" as frequent as their weights.
       criterion: "agreement" with the given labels or their "likelihood", both the mean over classes; None =
@@ -141,6 +144,7 @@ def out_of_fold_predictions(
         )
     moments = sum_moments(features, labels, num_classes=num_classes, folds=folds, sample_weight=sample_weight)
     scorer = _Scorer(features, labels, folds, num_classes)
+    certain = None if trust is None else check_weight(trust, len(labels))
     chosen, scores, strengths = [], {}, {}
     if kind != "logistic":
 
@@ -173,7 +177,8 @@ def out_of_fold_predictions(
         chosen.append(heads)
     heads = [mean_head(several) for several in zip(*chosen, strict=True)]
     result = scorer.score(heads)
-    heads = [head.scaled(result.temperature) for head in heads]
+    temperature = result.temperature if certain is None else scorer.temperature(heads, certain)
+    heads = [head.scaled(temperature) for head in heads]
     given, ids, probs, odds = _predict(features, labels, folds, heads, min(top_k, num_classes))
     return Judgement(
         given, ids, probs, odds, folds, tuple(heads), scores, strengths, result.agreement, result.likelihood
@@ -242,13 +247,24 @@ class _Scorer:
 
     def score(self, heads: Sequence[LinearHead], strength: float = np.nan) -> StrengthScore:
         """Scores one head a fold; more of them are not looked at."""
+        logits = self._logits(heads)
+        agreement = min(float(self._weight @ (logits.argmax(axis=1) == self._labels)), 1.0)
+        temperature, likelihood = fit_temperature(logits, self._labels, self._weight)
+        return StrengthScore(strength, agreement, likelihood, temperature)
+
+    def temperature(self, heads: Sequence[LinearHead], trust: np.ndarray) -> float:
+        """The temperature at which the trusted labels are likeliest; trust float [N], of all images."""
+        weight = self._weight * trust[self._rows]
+        if not weight.any():
+            return 1.0  # nobody to ask
+        return fit_temperature(self._logits(heads), self._labels, weight)[0]
+
+    def _logits(self, heads: Sequence[LinearHead]) -> np.ndarray:
         logits = np.empty((len(self._labels), self._num_classes), np.float32)
         for fold in np.unique(self._folds):
             here = self._folds == fold
             logits[here] = heads[fold].logits(self._features[here])
-        agreement = min(float(self._weight @ (logits.argmax(axis=1) == self._labels)), 1.0)
-        temperature, likelihood = fit_temperature(logits, self._labels, self._weight)
-        return StrengthScore(strength, agreement, likelihood, temperature)
+        return logits
 
     def choose(
         self, grid: Sequence[float], first: float, fit: Callable[..., LinearHead], criterion: str

@@ -70,9 +70,10 @@ def _fit_head(context, weights):
     compute_class_mass(labels, sample_weight, num_classes)  # refuses weights that leave nothing to learn
     features = store.read_array(context.path("features", "features.npy"))[: len(labels)]
     folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
+    trust = np.maximum(sample_weight, 0.0)
     judgement = out_of_fold_predictions(
         features, labels, folds=folds if config.baseline.folds > 1 else CHOOSING_FOLDS,
-        num_classes=num_classes, kind=config.train.head, sample_weight=np.maximum(sample_weight, 0.0),
+        num_classes=num_classes, kind=config.train.head, sample_weight=trust, trust=trust,
     )  # fmt: skip
     log_judgement("urnet", judgement)
     model = build_classifier(features.shape[1], num_classes, dropout=config.model.dropout)
