@@ -13,7 +13,6 @@ BRITISH = re.compile(
     r"organi|summari|minimi|maximi|randomi|visuali|locali|vectori|standardi|speciali|penali|finali)s(e|ed|er|ing|ation)",
     re.IGNORECASE,
 )
-OLD = {"neighbours", "normalised"}  # a setting of reweight.cluster_weight, and a helper beside it
 
 
 def public_names(path):
@@ -39,7 +38,7 @@ def arguments_of(node):
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_public_names_are_american(path):
-    names = {path.stem, *public_names(path)} - OLD
+    names = {path.stem, *public_names(path)}
     assert not [name for name in names if not name.startswith("_") and BRITISH.search(name)]
 
 

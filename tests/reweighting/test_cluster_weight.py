@@ -18,24 +18,24 @@ def blobs(sizes, dim=16, seed=0):
     return (rows + 0.1 * generator.standard_normal(rows.shape)).astype(np.float16)
 
 
-def test_confusion_and_neighbours_by_hand():
+def test_confusion_and_neighbors_by_hand():
     labels = np.array([0, 0, 0, 1, 1, 2, 3])
     predicted = np.array([0, 1, 2, 0, 1, 0, 3])
     confusion = cw.confusion_from_predictions(labels, predicted, num_classes=4)
     np.testing.assert_array_equal(confusion, [[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
     # 0-1 and 0-2 are both confused twice; equal counts go to the smaller id.
-    np.testing.assert_array_equal(cw.most_confused(confusion, neighbours=2), [[1, 2], [0, 2], [0, 1], [0, 1]])
+    np.testing.assert_array_equal(cw.most_confused(confusion, neighbors=2), [[1, 2], [0, 2], [0, 1], [0, 1]])
 
 
 def test_both_directions_of_confusion_count():
     confusion = np.zeros((3, 3), int)
     confusion[2, 0] = 5  # images of 2 taken for 0
-    np.testing.assert_array_equal(cw.most_confused(confusion, neighbours=1), [[2], [0], [0]])
+    np.testing.assert_array_equal(cw.most_confused(confusion, neighbors=1), [[2], [0], [0]])
 
 
-def test_there_are_never_more_neighbours_than_other_classes():
-    assert cw.most_confused(np.eye(3, dtype=int), neighbours=4).shape == (3, 2)
-    assert cw.most_confused(np.eye(3, dtype=int), neighbours=0).shape == (3, 0)
+def test_there_are_never_more_neighbors_than_other_classes():
+    assert cw.most_confused(np.eye(3, dtype=int), neighbors=4).shape == (3, 2)
+    assert cw.most_confused(np.eye(3, dtype=int), neighbors=0).shape == (3, 0)
 
 
 def test_groups_find_the_blobs_whatever_the_length_of_the_features():
@@ -99,7 +99,7 @@ def test_paper_weight_is_the_score_and_sound_weight_has_mean_one():
 
 @pytest.fixture
 def clustering(tmp_path):
-    """Arguments for 60 classes of 10 rows, each with the next one as its neighbour."""
+    """Arguments for 60 classes of 10 rows, each with the next one as its neighbor."""
     features = np.random.default_rng(0).standard_normal((600, 16)).astype(np.float16)
     path = tmp_path / "features.npy"
     np.save(path, features)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from urnet_fixtures.training import StopAt
 
 from urnet_tf import config
 from urnet_tf.errors import RunError, settings_named
@@ -65,17 +66,6 @@ class BagBatches:
             return x, {"instance": y, "bag": bag}, {"instance": w, "bag": bag_w}
 
         return tf.data.Dataset.range(start, stop).map(element).prefetch(2)
-
-
-class StopAt(keras.callbacks.Callback):
-    def __init__(self, steps):
-        super().__init__()
-        self.left = steps
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if not self.left:
-            raise KeyboardInterrupt
 
 
 def model_with_statistics():
@@ -226,7 +216,7 @@ def test_checkpoint_of_another_model_is_refused(tmp_path):
 MIRRORED = """
     import os, sys
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    sys.path.insert(0, {directory!r})
+    sys.path[:0] = [{directory!r}, os.path.dirname({directory!r})]
     import tensorflow as tf
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-import keras
 import numpy as np
 import pytest
+from urnet_fixtures.training import StopAt
 
 from urnet_tf import config
 from urnet_tf.errors import RunError, UsageError
@@ -20,17 +20,6 @@ from urnet_tf.training.robust_losses import build_loss
 
 N, D, CLASSES = 60, 6, 3
 LABELS = np.repeat(np.arange(CLASSES), N // CLASSES)
-
-
-class StopAt(keras.callbacks.Callback):
-    def __init__(self, steps):
-        super().__init__()
-        self.left = steps
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if not self.left:
-            raise KeyboardInterrupt
 
 
 def batches(bag):

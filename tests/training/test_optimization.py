@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from urnet_fixtures.training import StopAt
 
 from urnet_tf import config
 from urnet_tf.errors import UsageError
@@ -55,17 +56,6 @@ def overflow_in_step_2(rows=slice(None)):
     factors = np.ones((STEPS, BAGS, 1))
     factors[2, rows] = 1e4
     return Rows(factors)
-
-
-class StopAt(keras.callbacks.Callback):
-    def __init__(self, steps):
-        super().__init__()
-        self.left = steps
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if not self.left:
-            raise KeyboardInterrupt
 
 
 def weights_of(model):
@@ -233,7 +223,7 @@ def test_mixed_precision_follows_float32(precision, parts):
 MIRRORED = """
     import os, sys
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    sys.path.insert(0, {directory!r})
+    sys.path[:0] = [{directory!r}, os.path.dirname({directory!r})]
     import tensorflow as tf
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)

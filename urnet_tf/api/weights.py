@@ -357,7 +357,7 @@ def _look(known, prediction, folds, recipe, seed, config):
         cluster, scores["cluster_score"] = cluster_weight.score_clusters(
             known.features, known.labels, prediction.label, prediction.given_prob,
             num_classes=known.num_classes, seed=seed,
-            **_pick(recipe, "cluster_weight", ("kind", "clusters", "neighbours", "pca_dim", "n_init")),
+            **_pick(recipe, "cluster_weight", ("kind", "clusters", "neighbors", "pca_dim", "n_init")),
         )  # fmt: skip
     if "confidence" in recipe.factors:
         scores["confidence"], metadata["classes_without_known_words"] = _fit_words(

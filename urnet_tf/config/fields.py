@@ -166,7 +166,7 @@ class ClusterWeightConfig:
         None, "purity", "quality", "density", "size"
     )  # None: repaired purity, literal size
     clusters: int = _between(5, 2, _REPEATS)  # k of k-means
-    neighbours: int = _between(4, 0, _REPEATS)  # most confused classes that join (Sec. 4.2)
+    neighbors: int = _between(4, 0, _REPEATS)  # most confused classes that join (Sec. 4.2)
     pca_dim: int | None = _between(32, 1, _UNITS)  # None = the full features
     n_init: int = _between(3, 1, _REPEATS)
 

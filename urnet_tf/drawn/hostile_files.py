@@ -55,7 +55,7 @@ def write_hostile_files(
     frames = [picture, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
     animated = _encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], duration=100, quality=80)
     add("hostile_animated.jpg", animated, "unsupported", "an animated WebP")
-    add("hostile_cmyk.jpg", _encoded(picture.convert("CMYK"), "JPEG"), USABLE, "a JPEG in printing colours")
+    add("hostile_cmyk.jpg", _encoded(picture.convert("CMYK"), "JPEG"), USABLE, "a JPEG in printing colors")
     deep = picture.convert("L").convert("I").point(lambda level: level * 257).convert("I;16")
     add("hostile_16bit.jpg", _encoded(deep, "PNG"), USABLE, "a gray PNG of 16 bits a pixel")
     exif = Image.Exif()

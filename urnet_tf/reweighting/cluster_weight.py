@@ -1,13 +1,13 @@
 """Cluster weights against diversity inside and similarity between classes (Sec. 4.2, Eq. 5-6).
 
-For every class: k-means over the L2-normalised features of the class and the classes it is most
+For every class: k-means over the L2-normalized features of the class and the classes it is most
 confused with; an instance gets the weight of its group. In: predictions of the baseline, class-sorted
 features [N, D] on disk. Out: a group and a weight an instance.
 
   size:    n_g / n                 the group's share of everything clustered (paper)
   purity:  own_g / n_g             the share of the group that carries the class's own label
   quality: mean quality of the class's own members
-  density: n_g / (n s_g)           s_g = mean squared distance to the group's centre
+  density: n_g / (n s_g)           s_g = mean squared distance to the group's center
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ import numpy as np
 from urnet_tf.errors import RunError
 from urnet_tf.reweighting import REPAIRED, is_literal
 from urnet_tf.reweighting.combine import scale_to_class_mean
+from urnet_tf.reweighting.instance_weight import normalized
 from urnet_tf.reweighting.units import OpenUnits, open_in_memory
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Groups:
     group: np.ndarray  # int32 [n]: group of each of the class's own instances
     size: np.ndarray  # int64 [k]: members from all of the classes
     own: np.ndarray  # int64 [k]: members from the class itself
-    spread: np.ndarray  # float64 [k]: mean squared distance to the centre
+    spread: np.ndarray  # float64 [k]: mean squared distance to the center
 
 
 def confusion_from_predictions(labels: np.ndarray, predicted: np.ndarray, *, num_classes: int) -> np.ndarray:
@@ -45,19 +46,19 @@ def confusion_from_predictions(labels: np.ndarray, predicted: np.ndarray, *, num
     return counts.reshape(num_classes, num_classes).astype(np.int32)
 
 
-def most_confused(confusion: np.ndarray, *, neighbours: int) -> np.ndarray:
+def most_confused(confusion: np.ndarray, *, neighbors: int) -> np.ndarray:
     """The classes that every class is most confused with.
 
     Both directions count: images of i taken for j and images of j taken for i. Equal counts go to
-    the smaller class id, so there are always min(neighbours, C - 1) of them.
+    the smaller class id, so there are always min(neighbors, C - 1) of them.
 
     Returns:
-      int32 [C, min(neighbours, C - 1)], most confused first.
+      int32 [C, min(neighbors, C - 1)], most confused first.
 
     Source: Sec. 4.2.
     """
     num_classes = len(confusion)
-    count = min(neighbours, num_classes - 1)
+    count = min(neighbors, num_classes - 1)
     chosen = np.empty((num_classes, count), np.int32)
     for label in range(num_classes):
         both = confusion[label].astype(np.int64) + confusion[:, label]
@@ -69,7 +70,7 @@ def most_confused(confusion: np.ndarray, *, neighbours: int) -> np.ndarray:
 def compute_groups(
     features: np.ndarray, num_own: int, *, clusters: int, pca_dim: int | None, n_init: int, seed: int
 ) -> Groups:
-    """k-means over the features of a class (the first `num_own` rows) and of its neighbours.
+    """k-means over the features of a class (the first `num_own` rows) and of its neighbors.
 
     One thread and a given seed: the result repeats bitwise. Fewer distinct points than `clusters`
     make as many groups as there are points.
@@ -79,28 +80,28 @@ def compute_groups(
       pca_dim: principal components kept before k-means, or None for all features.
 
     Source: Sec. 4.2.
-    Differs: features are L2-normalised, and reduced by PCA to be ten times faster.
+    Differs: features are L2-normalized, and reduced by PCA to be ten times faster.
     """
     import sklearn.cluster
     import sklearn.decomposition
     import threadpoolctl
 
-    points = _normalised(features)
+    points = normalized(features)
     clusters = _count_distinct(points, at_most=clusters)
     with threadpoolctl.threadpool_limits(1):
         if pca_dim is not None and pca_dim < min(points.shape):
             reduce = sklearn.decomposition.PCA(pca_dim, svd_solver="randomized", random_state=seed)
             points = np.ascontiguousarray(reduce.fit_transform(points))
         if clusters <= 1:
-            group, centres = np.zeros(len(points), np.int32), points[:1]
+            group, centers = np.zeros(len(points), np.int32), points[:1]
         else:
             kmeans = sklearn.cluster.KMeans(clusters, n_init=n_init, algorithm="lloyd", random_state=seed)
             fitted = kmeans.fit(points)
-            group, centres = fitted.labels_.astype(np.int32), fitted.cluster_centers_
-    squared = np.square(points - centres[group], dtype=np.float64).sum(axis=1)
-    size = np.bincount(group, minlength=len(centres))
-    spread = np.bincount(group, weights=squared, minlength=len(centres)) / np.maximum(size, 1)
-    own = np.bincount(group[:num_own], minlength=len(centres))
+            group, centers = fitted.labels_.astype(np.int32), fitted.cluster_centers_
+    squared = np.square(points - centers[group], dtype=np.float64).sum(axis=1)
+    size = np.bincount(group, minlength=len(centers))
+    spread = np.bincount(group, weights=squared, minlength=len(centers)) / np.maximum(size, 1)
+    own = np.bincount(group[:num_own], minlength=len(centers))
     return Groups(group[:num_own], size, own, spread)
 
 
@@ -110,7 +111,7 @@ def cluster_class(
     """The groups of one class; depends on nothing but its arguments.
 
     Args:
-      slices: rows of the features: first those of the class, then those of its neighbours.
+      slices: rows of the features: first those of the class, then those of its neighbors.
       features: float [N, D], or the path of a `.npy` file that holds them.
       seed: of the run; the class draws its own from it.
       settings: clusters, pca_dim and n_init of `compute_groups`.
@@ -208,7 +209,7 @@ def score_clusters(
     num_classes: int,
     kind: str,
     clusters: int,
-    neighbours: int,
+    neighbors: int,
     pca_dim: int | None,
     n_init: int,
     seed: int,
@@ -225,7 +226,7 @@ def score_clusters(
       given_prob: float [N], what they give the given label; for the kind "quality".
       kind: see `compute_group_score`.
       clusters, pca_dim, n_init: see `compute_groups`.
-      neighbours: see `most_confused`.
+      neighbors: see `most_confused`.
       workers: see `cluster_classes`.
       open_units: keeps the groups of complete classes.
       report: wraps the loop over (class, groups), told how many there will be.
@@ -236,7 +237,7 @@ def score_clusters(
     Source: Sec. 4.2, Eq. 5.
     """
     confusion = confusion_from_predictions(labels, predicted, num_classes=num_classes)
-    joined = most_confused(confusion, neighbours=neighbours)
+    joined = most_confused(confusion, neighbors=neighbors)
     bounds = np.searchsorted(labels, np.arange(num_classes + 1)).tolist()
     rows = [(bounds[label], bounds[label + 1]) for label in range(num_classes)]
 
@@ -285,12 +286,6 @@ def weigh(instances: "Instances", recipe: "Recipe") -> np.ndarray | None:
         instances.cluster_score, instances.labels, num_classes=instances.num_classes,
         formulas=recipe.formulas,
     )  # fmt: skip
-
-
-def _normalised(features: np.ndarray) -> np.ndarray:
-    points = np.asarray(features, np.float32)
-    length = np.sqrt(np.square(points).sum(axis=1, keepdims=True))
-    return points / np.maximum(length, np.finfo(np.float32).tiny)
 
 
 def _count_distinct(points: np.ndarray, at_most: int) -> int:

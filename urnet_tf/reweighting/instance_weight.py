@@ -1,6 +1,6 @@
 """Instance weights from image-text correlation (Sec. 4.3, Eq. 8-9).
 
-A linear map takes L2-normalised image features into the space of text vectors. It learns from the
+A linear map takes L2-normalized image features into the space of text vectors. It learns from the
 best search results of each class that an image lies near the text of its class; the confidence of
 an instance says how well it does. Numpy only: the map has D x T numbers.
 
@@ -71,7 +71,7 @@ def fit_text_map(
     Args:
       features: float [n, D].
       labels: int [n].
-      text_vectors: float32 [C, T], L2-normalised.
+      text_vectors: float32 [C, T], L2-normalized.
       loss: "pairwise" or "contrastive".
       temperature: of the contrastive softmax.
       learning_rate: at the start, relative to the size of the map's numbers (the cosine does not
@@ -102,7 +102,7 @@ def fit_text_map(
         order = generator.permutation(len(features))
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            images, targets = normalised(features[batch]), labels[batch]
+            images, targets = normalized(features[batch]), labels[batch]
             other = (targets + generator.integers(1, num_classes, len(batch))) % num_classes
             gradient = text_map_gradient(
                 text_map, images, targets, text_vectors, other=other if loss == "pairwise" else None,
@@ -147,7 +147,7 @@ def compute_confidence(
 
     Source: Eq. 9, Sec. 4.3.
     """
-    mapped = normalised(features) @ text_map
+    mapped = normalized(features) @ text_map
     length = np.linalg.norm(mapped, axis=1) + _TINY
     return np.einsum("nt,nt->n", mapped, text_vectors[labels]) / length
 
@@ -231,7 +231,7 @@ def compute_text_confidence(
     Args:
       features: float [N, D], may be a memory map.
       labels: int [N].
-      text_vectors: float32 [C, T], L2-normalised.
+      text_vectors: float32 [C, T], L2-normalized.
       queries, ranks, eligible, top_rank: see `select_top_rank`.
       folds: int [N]; "literal" has one map for all.
       loss, temperature, epochs, seed: see `fit_text_map`.
@@ -271,8 +271,8 @@ def compute_instance_weight(
     return scale_to_class_mean(confidence, labels, num_classes=num_classes, floor=floor)
 
 
-def normalised(features: np.ndarray) -> np.ndarray:
-    """L2-normalised rows, float32."""
+def normalized(features: np.ndarray) -> np.ndarray:
+    """L2-normalized rows, float32."""
     features = np.asarray(features, np.float32)
     return features / (np.linalg.norm(features, axis=1, keepdims=True) + _TINY)
 

@@ -45,10 +45,10 @@ def compute_page_score(
     """How much nearer each page is to the names of its given label than to those of any other class.
 
     Args:
-      text_vectors: float [U, T], L2-normalised, may be a memory map; rows of zeros say nothing.
+      text_vectors: float [U, T], L2-normalized, may be a memory map; rows of zeros say nothing.
       texts: int [N, F], the texts of each page as rows of `text_vectors`; -1 = none.
       labels: int [N].
-      name_vectors: float32 [M, T], L2-normalised.
+      name_vectors: float32 [M, T], L2-normalized.
       name_labels: int [M], rising; every class has a name.
       report: wraps the loop over chunks, for a progress bar.
 

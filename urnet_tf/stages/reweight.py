@@ -39,7 +39,7 @@ _SEEN = (
 
 # Measured with 1,280 features on one core of a small machine.
 _START_SECONDS = 15.0  # TensorFlow, for its text operations, and scikit-learn
-_CLUSTER_SECONDS = 7e-5  # a row; a class is clustered with its neighbours
+_CLUSTER_SECONDS = 7e-5  # a row; a class is clustered with its neighbors
 _TEXT_MAP_SECONDS = 2e-5  # a training image and epoch
 _CONFIDENCE_SECONDS = 5e-5  # a row
 _REFIT_SECONDS = 3e-5  # an image and pass of a linear head
@@ -256,7 +256,7 @@ def _cluster(context, labels, prediction, num_classes):
     return cluster_weight.score_clusters(
         _features_path(context), labels, prediction.label, prediction.given_prob, num_classes=num_classes,
         kind=resolve(context.config, "reweight.cluster_weight.kind"), clusters=settings.clusters,
-        neighbours=settings.neighbours, pca_dim=settings.pca_dim, n_init=settings.n_init,
+        neighbors=settings.neighbors, pca_dim=settings.pca_dim, n_init=settings.n_init,
         seed=context.config.seed, workers=workers if len(labels) >= _POOL_INSTANCES else 1,
         open_units=_keeping(context),
         report=lambda found, total: progress(found, "cluster", total=total, unit="classes"),
@@ -317,7 +317,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     workers = min(config.runtime.workers or plan.cores, plan.cores) if rows >= _POOL_INSTANCES else 1
     seconds = _START_SECONDS
     if settings.cluster_weight.enabled:
-        joined = 1 + settings.cluster_weight.neighbours
+        joined = 1 + settings.cluster_weight.neighbors
         seconds += rows * joined * _CLUSTER_SECONDS / workers
     if settings.confidence.enabled:
         learned_from = min(rows, (plan.num_classes or 1) * settings.confidence.top_rank)
