@@ -38,6 +38,15 @@ def test_a_file_overrides_its_base_key_by_key(tmp_path):
     assert (config.model.image_size_px, config.model.dropout, config.seed) == (96, 0.1, 2)
 
 
+def test_a_mapping_that_is_a_value_replaces_that_of_the_base(tmp_path):
+    (tmp_path / "base.yaml").write_text("ingest: {max_rank: {flickr: 15}, sources: [flickr]}\n")
+    (tmp_path / "mine.yaml").write_text("base: base.yaml\ningest: {max_rank: {}}\n")
+    config = load_config(str(tmp_path / "mine.yaml"))
+    assert config.ingest.max_rank == {} and config.ingest.sources == ("flickr",)
+    assert load_config(None, ["ingest.max_rank={google: 3}"]).ingest.max_rank == {"google": 3}
+    assert load_config("mini_webvision").ingest.max_rank == {}
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -439,8 +439,31 @@ def test_filters(tmp_path):
     cut = crawls.cut_ranks(crawl, {"flickr": 2})
     assert len(cut.rows) == 11
     assert cut.rejected["status"].to_pylist() == ["rank_cut"] * 2
-    assert cut.rejected["reason"][0].as_py().endswith("(flickr: 2)")
+    assert cut.rejected["reason"][0].as_py().endswith("(flickr: 2 a query)")
     with pytest.raises(UsageError, match="bing"):
         crawls.keep_sources(crawl, ["bing"])
     with pytest.raises(UsageError, match="bing"):
         crawls.cut_ranks(crawl, {"bing": 2})
+
+
+def test_the_top_results_of_a_class_come_in_turn_from_its_queries(tmp_path):
+    rows = [
+        ("a1", "x", "flickr", "red fox", 4), ("a2", "x", "flickr", "red fox", 1),
+        ("a3", "x", "flickr", "red fox", 2), ("b1", "x", "flickr", "vulpes", 7),
+        ("b2", "x", "flickr", "vulpes", 3), ("c1", "y", "flickr", "owl", 9),
+        ("g1", "x", "google", "red fox", 50),
+    ]  # fmt: skip
+    text = "path,label,source,query,rank,split\n"
+    text += "".join(",".join(map(str, row)) + ",\n" for row in rows)
+    crawl = read_list(write_list(tmp_path, text + "v,y,flickr,,9,val\n"))
+
+    def kept(limit, per):
+        return crawls.cut_ranks(crawl, {"flickr": limit}, per).rows["path"].to_pylist()
+
+    # Places in x: a2 (best of red fox), b2 (best of vulpes), a3, b1, a1; ranks themselves do not matter.
+    assert kept(2, "class") == ["a2", "b2", "c1", "g1", "v"]
+    assert kept(3, "class") == ["a2", "a3", "b2", "c1", "g1", "v"]
+    assert kept(4, "class") == ["a2", "a3", "b1", "b2", "c1", "g1", "v"]
+    assert kept(2, "query") == ["a2", "a3", "g1", "v"]
+    cut = crawls.cut_ranks(crawl, {"flickr": 4}, "class")
+    assert cut.rejected["reason"][0].as_py().endswith("(flickr: 4 a class)")

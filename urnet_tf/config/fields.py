@@ -67,8 +67,9 @@ class IngestConfig:
     split_seed: int = _between(0, 0, _SEED)  # of these draws
     # only these sources; None = all
     sources: tuple[str, ...] | None = _several(None, 1000, form=LINE, max_length=200)
-    # {flickr: 15}: keep the top results of a query
+    # {flickr: 15}: keep the top results of a query ...
     max_rank: Mapping[str, int] = _several({}, 1000, 0, minimum=0, maximum=_IMAGES)
+    max_rank_per: str = _choice("query", "class")  # ... or of a class, taken in turn from its queries
     first_classes: int | None = _between(None, 2, _CLASSES)  # only the first n classes (mini-WebVision: 50)
     max_bytes: int = _between(64 * 2**20, 1, _BYTES)  # per file
     max_pixels: int = _between(50_000_000, 1, _PIXELS)  # per image

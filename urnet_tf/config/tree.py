@@ -19,12 +19,19 @@ _MOST_BITS = 1000  # what a float can hold
 _KIND_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
-def merge(base: Mapping, over: Mapping) -> dict:
-    """`base` with all that `over` sets, section by section."""
+FREE_MAPPINGS = ("ingest.max_rank",)  # dotted keys of values that are mappings, not sections
+
+
+def merge(base: Mapping, over: Mapping, prefix: str = "") -> dict:
+    """`base` with all that `over` sets, section by section; a mapping that is a value is replaced as a whole.
+
+    `prefix` is the dotted key of the section, with a dot at its end.
+    """
     merged = dict(base)
     for key, value in over.items():
+        name = f"{prefix}{key}"
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value) if both else value
+        merged[key] = merge(merged[key], value, f"{name}.") if both and name not in FREE_MAPPINGS else value
     return merged
 
 

@@ -181,8 +181,16 @@ def keep_first_classes(crawl: Crawl, count: int) -> Crawl:
     )
 
 
-def cut_ranks(crawl: Crawl, max_rank: Mapping[str, int]) -> Crawl:
-    """Rejects training rows ranked below the limit of their source (ranks count inside a query).
+def cut_ranks(crawl: Crawl, max_rank: Mapping[str, int], per: str = "query") -> Crawl:
+    """Rejects training rows ranked below the limit of their source.
+
+    Args:
+      max_rank: source → limit.
+      per: "query": a row's rank is the one that is listed; "class": its place among the rows of its class
+        from this source, which are taken in turn from their queries by rank.
+
+    Source: Table 1, "the top 15 instances of Flickr of each class": "class".
+    Reading: the paper does not say how several queries of a class share the 15 places.
 
     Raises:
       UsageError: no training row has such a source.
@@ -193,9 +201,16 @@ def cut_ranks(crawl: Crawl, max_rank: Mapping[str, int]) -> Crawl:
         raise UsageError(f"Expected sources among {sorted(sources)} in `max_rank`; received {unknown[0]!r}.")
     limits = np.array([max_rank.get(s, np.iinfo(np.int32).max) for s in sources], np.int64)
     is_train = pc.equal(crawl.rows["split"], TRAIN).to_numpy()
-    cut = is_train & (crawl.rows["rank"].to_numpy() > limits[codes])
+    ranks = crawl.rows["rank"].to_numpy()
+    if per == "class":
+        rows = np.flatnonzero(is_train)
+        queries, _ = codes_of(crawl.rows["query"])
+        ranks = np.zeros(len(ranks), np.int64)
+        labels, listed = crawl.rows["label"].to_numpy(), crawl.rows["rank"].to_numpy()
+        ranks[rows] = _places_in_class(labels[rows], codes[rows], queries[rows], listed[rows])
+    cut = is_train & (ranks > limits[codes])
     gone = crawl.rows.filter(pa.array(cut))
-    names = {s: f"{STATUS['rank_cut']} ({s}: {n})" for s, n in max_rank.items()}
+    names = {s: f"{STATUS['rank_cut']} ({s}: {n} a {per})" for s, n in max_rank.items()}
     reasons = [names[s] for s in gone["source"].to_pylist()]
     rejected = rejections(gone, ["rank_cut"] * len(reasons), reasons)
     return dataclasses.replace(
@@ -203,6 +218,17 @@ def cut_ranks(crawl: Crawl, max_rank: Mapping[str, int]) -> Crawl:
         rows=crawl.rows.filter(pa.array(~cut)),
         rejected=pa.concat_tables([crawl.rejected, rejected]),
     )
+
+
+def _places_in_class(labels, sources, queries, ranks):
+    """Places 1, 2, … of rows in their class and source: the first of each query, the second of each, ..."""
+    order = np.lexsort((ranks, queries))
+    in_query = np.empty(len(labels), np.int32)
+    in_query[order] = running_number(labels[order], sources[order], queries[order])
+    order = np.lexsort((queries, in_query))
+    places = np.empty(len(labels), np.int32)
+    places[order] = running_number(labels[order], sources[order])
+    return places
 
 
 def rejections(rows: pa.Table, statuses, reasons) -> pa.Table:

@@ -30,6 +30,7 @@ _SETTINGS = (  # those that shape the model; paths are left out, they are nobody
     "seed",
     "ingest.sources",
     "ingest.max_rank",
+    "ingest.max_rank_per",
     "ingest.first_classes",
     "pack.short_side_px",
     "model.mode",

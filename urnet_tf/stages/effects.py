@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from urnet_tf.config.fields import Config, has_second_round
 from urnet_tf.config.presets import from_dict
-from urnet_tf.config.tree import plain_value, select
+from urnet_tf.config.tree import FREE_MAPPINGS, plain_value, select
 from urnet_tf.reweighting import LITERAL
 from urnet_tf.reweighting.factors import weighing
 
@@ -77,6 +77,7 @@ def _is_repaired(config):
 
 RULES = (
     Rule("ingest.image_root", lambda c: _kind(c) == "list", "a list at ingest.path"),
+    Rule("ingest.max_rank_per", lambda c: bool(c.ingest.max_rank), "a source in ingest.max_rank"),
     Rule("augment.*", _is_whole, _WHOLE),
     Rule("augment.num_ops", lambda c: c.augment.policy == "randaugment", "augment.policy=randaugment"),
     Rule("augment.magnitude", lambda c: c.augment.policy == "randaugment", "augment.policy=randaugment"),
@@ -214,11 +215,8 @@ def _flat(tree: Mapping, prefix: str = "") -> dict[str, object]:
     found: dict[str, object] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and name not in _FREE_MAPPINGS:
+        if isinstance(value, Mapping) and name not in FREE_MAPPINGS:
             found |= _flat(value, f"{name}.")
         else:
             found[name] = value
     return found
-
-
-_FREE_MAPPINGS = ("ingest.max_rank",)

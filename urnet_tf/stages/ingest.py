@@ -36,7 +36,7 @@ def run(context: StageContext) -> dict:
         logging.warning("ingest: %s.", note)
     if settings.max_rank:
         with settings_named(keys_of(context.config, "ingest")):
-            crawl = cut_ranks(crawl, settings.max_rank)
+            crawl = cut_ranks(crawl, settings.max_rank, settings.max_rank_per)
     if not len(crawl.rows):
         raise UsageError(f"Expected images at {settings.path}; none of the rows there can be used.")
     probes = _probe(context, crawl)
