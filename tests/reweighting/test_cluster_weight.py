@@ -31,6 +31,10 @@ def test_both_directions_of_confusion_count():
     confusion = np.zeros((3, 3), int)
     confusion[2, 0] = 5  # images of 2 taken for 0
     np.testing.assert_array_equal(cw.most_confused(confusion, neighbors=1), [[2], [0], [0]])
+    row = cw.most_confused(confusion, neighbors=1, direction="row")
+    np.testing.assert_array_equal(row, [[1], [0], [0]])  # the paper's: images of 0 taken for others
+    with pytest.raises(ValueError, match="both or row; received 'column'"):
+        cw.most_confused(confusion, neighbors=1, direction="column")
 
 
 def test_there_are_never_more_neighbors_than_other_classes():
@@ -48,6 +52,15 @@ def test_groups_find_the_blobs_whatever_the_length_of_the_features():
     assert groups.size.tolist()[first] == 20 and sorted(groups.size) == [10, 15, 20]
     assert sorted(groups.own) == [0, 10, 20]
     assert (groups.spread < 0.05).all()
+
+
+def test_features_as_they_are_have_a_length():
+    """Two lengths of one direction are two groups; normalized they are one point."""
+    features = np.repeat(np.float16([[1, 0, 0, 0], [9, 0, 0, 0]]), 10, axis=0)
+    settings = {"clusters": 2, "pca_dim": None, "n_init": 1, "seed": 0}
+    raw = cw.compute_groups(features, 20, normalize=False, **settings)
+    assert sorted(raw.size) == [10, 10] and (raw.spread == 0).all()
+    assert cw.compute_groups(features, 20, **settings).size.tolist() == [20]
 
 
 @pytest.mark.parametrize("pca_dim", [None, 4, 100])

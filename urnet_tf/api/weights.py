@@ -357,7 +357,10 @@ def _look(known, prediction, folds, recipe, seed, config):
         cluster, scores["cluster_score"] = cluster_weight.score_clusters(
             known.features, known.labels, prediction.label, prediction.given_prob,
             num_classes=known.num_classes, seed=seed,
-            **_pick(recipe, "cluster_weight", ("kind", "clusters", "neighbors", "pca_dim", "n_init")),
+            **_pick(
+                recipe, "cluster_weight",
+                ("kind", "clusters", "neighbors", "confusion", "normalize", "pca_dim", "n_init"),
+            ),
         )  # fmt: skip
     if "confidence" in recipe.factors:
         scores["confidence"], metadata["classes_without_known_words"] = _fit_words(
@@ -393,7 +396,13 @@ def _fit_words(known, sources, source_names, folds, recipe, seed):
     confidence, _ = instance_weight.compute_text_confidence(
         known.features, known.labels, text_vectors, queries=sources * len(query_names) + queries,
         ranks=ranks, eligible=eligible, folds=folds, seed=seed, formulas=recipe.formulas,
-        **_pick(recipe, "confidence", ("top_rank", "loss", "temperature", "epochs")),
+        **_pick(
+            recipe, "confidence",
+            (
+                "top_rank", "loss", "temperature", "epochs", "network", "embedding_dim", "negatives",
+                "normalize",
+            ),
+        ),
     )  # fmt: skip
     return confidence, unknown
 

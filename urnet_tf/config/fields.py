@@ -168,8 +168,11 @@ class ClusterWeightConfig:
     )  # None: repaired purity, literal size
     clusters: int = _between(5, 2, _REPEATS)  # k of k-means
     neighbors: int = _between(4, 0, _REPEATS)  # most confused classes that join (Sec. 4.2)
-    pca_dim: int | None = _between(32, 1, _UNITS)  # None = the full features
-    n_init: int = _between(3, 1, _REPEATS)
+    # which mistakes count there: images of the class taken for others (row: the paper), and the reverse
+    confusion: str = _choice("both", "row")
+    normalize: bool = True  # L2-normalize the features; false = as they are (the paper)
+    pca_dim: int | None = _between(32, 1, _UNITS)  # None = the full features (the paper)
+    n_init: int = _between(3, 1, _REPEATS)  # starts of k-means
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,11 @@ class ConfidenceConfig:
     text_dim: int = _between(300, 8, _UNITS)  # of hashed vectors
     top_rank: int = _between(30, 1, _IMAGES)  # trained on the best results of a class ...
     source: str | None = _text("google", LINE, 200)  # ... from this source; None or not in the data = all
+    # from image features to texts: one linear map, or two layers on each side (Fig. 5: the paper)
+    network: str = _choice("linear", "two_sided")
+    embedding_dim: int = _between(300, 1, _UNITS)  # two_sided: units of each layer
+    normalize: bool = True  # L2-normalize the features; false = as they are (the paper)
+    negatives: str = _choice("each_step", "once")  # pairwise: when another class is drawn for an image
     loss: str | None = _choice(None, "contrastive", "pairwise")  # None: pairwise (Eq. 8) if literal
     temperature: float = _between(0.07, 1e-3, _FACTOR)  # contrastive
     epochs: int = _between(30, 1, _PASSES)

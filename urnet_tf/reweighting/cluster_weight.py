@@ -1,7 +1,7 @@
 """Cluster weights against diversity inside and similarity between classes (Sec. 4.2, Eq. 5-6).
 
-For every class: k-means over the L2-normalized features of the class and the classes it is most
-confused with; an instance gets the weight of its group. In: predictions of the baseline, class-sorted
+For every class: k-means over the features of the class and the classes it is most confused with; an
+instance gets the weight of its group. In: predictions of the baseline, class-sorted
 features [N, D] on disk. Out: a group and a weight an instance.
 
   size:    n_g / n                 the group's share of everything clustered (paper)
@@ -46,29 +46,50 @@ def confusion_from_predictions(labels: np.ndarray, predicted: np.ndarray, *, num
     return counts.reshape(num_classes, num_classes).astype(np.int32)
 
 
-def most_confused(confusion: np.ndarray, *, neighbors: int) -> np.ndarray:
+def most_confused(confusion: np.ndarray, *, neighbors: int, direction: str = "both") -> np.ndarray:
     """The classes that every class is most confused with.
 
-    Both directions count: images of i taken for j and images of j taken for i. Equal counts go to
-    the smaller class id, so there are always min(neighbors, C - 1) of them.
+    Equal counts go to the smaller class id, so there are always min(neighbors, C - 1) of them.
+
+    Args:
+      confusion: int [C, C], see `confusion_from_predictions`.
+      direction: "row": images of the class that are taken for another; "both": also images of the other
+        that are taken for this class.
 
     Returns:
       int32 [C, min(neighbors, C - 1)], most confused first.
 
-    Source: Sec. 4.2.
+    Raises:
+      ValueError: an unknown direction.
+
+    Source: Sec. 4.2, row j of M: "row".
+    Differs: "both" also finds the classes whose images lie among those of this class.
+    Reading: the paper does not say what happens to equal counts, or to a class that is confused with fewer
+    than four others: classes that were never predicted fill the places.
     """
+    if direction not in ("both", "row"):
+        raise ValueError(f"Expected the direction both or row; received {direction!r}.")
     num_classes = len(confusion)
     count = min(neighbors, num_classes - 1)
     chosen = np.empty((num_classes, count), np.int32)
     for label in range(num_classes):
-        both = confusion[label].astype(np.int64) + confusion[:, label]
-        both[label] = -1
-        chosen[label] = np.argsort(-both, kind="stable")[:count]
+        mistakes = confusion[label].astype(np.int64)
+        if direction == "both":
+            mistakes += confusion[:, label]
+        mistakes[label] = -1
+        chosen[label] = np.argsort(-mistakes, kind="stable")[:count]
     return chosen
 
 
 def compute_groups(
-    features: np.ndarray, num_own: int, *, clusters: int, pca_dim: int | None, n_init: int, seed: int
+    features: np.ndarray,
+    num_own: int,
+    *,
+    clusters: int,
+    pca_dim: int | None,
+    n_init: int,
+    seed: int,
+    normalize: bool = True,
 ) -> Groups:
     """k-means over the features of a class (the first `num_own` rows) and of its neighbors.
 
@@ -78,15 +99,18 @@ def compute_groups(
     Args:
       features: float [n, D]; float16 is cast to float32 (scikit-learn would go to float64).
       pca_dim: principal components kept before k-means, or None for all features.
+      n_init: how often k-means starts; the start with the smallest sum of squares counts.
+      normalize: whether features are L2-normalized, or taken as they are.
 
-    Source: Sec. 4.2.
-    Differs: features are L2-normalized, and reduced by PCA to be ten times faster.
+    Source: Sec. 4.2: `clusters` 5, `pca_dim` None, `normalize` False.
+    Differs: else features are L2-normalized, and reduced by PCA to be ten times faster.
+    Reading: the paper says nothing of starts; these are k-means++ ones, `n_init` of them.
     """
     import sklearn.cluster
     import sklearn.decomposition
     import threadpoolctl
 
-    points = normalized(features)
+    points = normalized(features) if normalize else np.asarray(features, np.float32)
     clusters = _count_distinct(points, at_most=clusters)
     with threadpoolctl.threadpool_limits(1):
         if pca_dim is not None and pca_dim < min(points.shape):
@@ -114,7 +138,7 @@ def cluster_class(
       slices: rows of the features: first those of the class, then those of its neighbors.
       features: float [N, D], or the path of a `.npy` file that holds them.
       seed: of the run; the class draws its own from it.
-      settings: clusters, pca_dim and n_init of `compute_groups`.
+      settings: clusters, pca_dim, n_init and normalize of `compute_groups`.
     """
     column = np.load(features, mmap_mode="r") if isinstance(features, str) else features
     points = np.concatenate([column[start:stop] for start, stop in slices])
@@ -213,6 +237,8 @@ def score_clusters(
     pca_dim: int | None,
     n_init: int,
     seed: int,
+    normalize: bool = True,
+    confusion: str = "both",
     workers: int = 1,
     open_units: OpenUnits = open_in_memory,
     report: Callable[[Iterable, int], Iterable] = lambda found, total: found,
@@ -222,11 +248,12 @@ def score_clusters(
     Args:
       features: float [N, D], or the path of a `.npy` file that holds them.
       labels: int [N], rising: class j is one slice.
-      predicted: int [N], the likeliest class to models that did not see the image.
+      predicted: int [N], the likeliest class, to models that did not see the image or (paper) to one that
+        did.
       given_prob: float [N], what they give the given label; for the kind "quality".
       kind: see `compute_group_score`.
-      clusters, pca_dim, n_init: see `compute_groups`.
-      neighbors: see `most_confused`.
+      clusters, pca_dim, n_init, normalize: see `compute_groups`.
+      neighbors, confusion: see `most_confused`.
       workers: see `cluster_classes`.
       open_units: keeps the groups of complete classes.
       report: wraps the loop over (class, groups), told how many there will be.
@@ -236,8 +263,8 @@ def score_clusters(
 
     Source: Sec. 4.2, Eq. 5.
     """
-    confusion = confusion_from_predictions(labels, predicted, num_classes=num_classes)
-    joined = most_confused(confusion, neighbors=neighbors)
+    matrix = confusion_from_predictions(labels, predicted, num_classes=num_classes)
+    joined = most_confused(matrix, neighbors=neighbors, direction=confusion)
     bounds = np.searchsorted(labels, np.arange(num_classes + 1)).tolist()
     rows = [(bounds[label], bounds[label + 1]) for label in range(num_classes)]
 
@@ -248,7 +275,7 @@ def score_clusters(
         [[rows[label], *(rows[other] for other in joined[label])] for label in pending],
         features=features,
         seed=seed,
-        settings={"clusters": clusters, "pca_dim": pca_dim, "n_init": n_init},
+        settings={"clusters": clusters, "pca_dim": pca_dim, "n_init": n_init, "normalize": normalize},
         workers=workers,
     )
     for label, groups in report(found, len(pending)):

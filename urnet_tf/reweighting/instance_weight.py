@@ -1,10 +1,10 @@
 """Instance weights from image-text correlation (Sec. 4.3, Eq. 8-9).
 
-A linear map takes L2-normalized image features into the space of text vectors. It learns from the
-best search results of each class that an image lies near the text of its class; the confidence of
-an instance says how well it does. Numpy only: the map has D x T numbers.
+A map learns from the best search results of each class that an image lies near the text of its class; the
+confidence of an instance says how well it does. The map is the network of Fig. 5 (`text_network`), or a
+linear one from image features into the space of text vectors. Numpy only: that has D x T numbers.
 
-  u = W^T x / |W^T x|, s_c = u . t_c (cosine with the text of class c)
+  linear: u = W^T x / |W^T x|, s_c = u . t_c (cosine with the text of class c)
   pairwise (Eq. 8):   loss = -(s_y - s_n), n one random other class
   contrastive:        loss = -log softmax(s / temperature)_y over all classes
   confidence (Eq. 9): s_y
@@ -13,18 +13,27 @@ an instance says how well it does. Numpy only: the map has D x T numbers.
 import concurrent.futures
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import threadpoolctl
 
 from urnet_tf.reweighting import REPAIRED, is_literal
 from urnet_tf.reweighting.combine import scale_to_class_mean
+from urnet_tf.reweighting.text_network import (
+    EACH_STEP,
+    descend,
+    fit_two_sided,
+    softmax,
+    steps_per_epoch,
+    stream_batches,
+    through_unit,
+)
 
 if TYPE_CHECKING:
     from urnet_tf.reweighting.factors import Instances, Recipe
 
-_MAX_BATCH = 256  # images a step; small sets have smaller batches, so that an epoch has 16 steps
+LINEAR, TWO_SIDED = "linear", "two_sided"  # the map
 _CHUNK = 4096  # rows scored at a time
 _TINY = 1e-12
 
@@ -65,6 +74,8 @@ def fit_text_map(
     epochs: int,
     seed: int,
     learning_rate: float = 0.03,
+    negatives: str = EACH_STEP,
+    normalize: bool = True,
 ) -> np.ndarray:
     """Trains the linear map from image features to text vectors with Adam.
 
@@ -76,6 +87,8 @@ def fit_text_map(
       temperature: of the contrastive softmax.
       learning_rate: at the start, relative to the size of the map's numbers (the cosine does not
         depend on their scale); it falls linearly to 0.
+      negatives: of the pairwise loss, see `text_network.stream_batches`.
+      normalize: whether features are L2-normalized.
 
     Returns:
       float32 [D, T].
@@ -84,36 +97,38 @@ def fit_text_map(
       ValueError: fewer than two classes, no images, or an unknown loss.
 
     Source: Eq. 8, Sec. 4.3.
-    Differs: "contrastive" compares with the texts of all classes instead of one random one.
+    Differs: one linear map on the side of the images replaces two layers on each side (Fig. 5);
+    "contrastive" compares with the texts of all classes instead of one random one.
     """
+    _check_learnable(features, text_vectors, loss)
     num_classes, text_dim = text_vectors.shape
-    if num_classes < 2 or len(features) == 0 or loss not in ("pairwise", "contrastive"):
-        raise ValueError(
-            "Expected images of two or more classes and the loss pairwise or contrastive; received "
-            f"{len(features)} images, {num_classes} classes, {loss!r}."
-        )
     generator = np.random.default_rng(seed)
     dim = features.shape[1]
     text_map = (generator.standard_normal((dim, text_dim)) / np.sqrt(dim)).astype(np.float32)
-    first, second = np.zeros_like(text_map), np.zeros_like(text_map)
-    batch_size = min(max(len(features) // 16, 16), _MAX_BATCH)
-    total, step = epochs * -(-len(features) // batch_size), 0
-    for _ in range(epochs):
-        order = generator.permutation(len(features))
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            images, targets = normalized(features[batch]), labels[batch]
-            other = (targets + generator.integers(1, num_classes, len(batch))) % num_classes
-            gradient = text_map_gradient(
-                text_map, images, targets, text_vectors, other=other if loss == "pairwise" else None,
+
+    def gradients_of(batch: np.ndarray, other: np.ndarray) -> list[np.ndarray]:
+        images = normalized(features[batch]) if normalize else np.asarray(features[batch], np.float32)
+        return [
+            text_map_gradient(
+                text_map, images, labels[batch], text_vectors, other=other if loss == "pairwise" else None,
                 temperature=temperature,
-            )  # fmt: skip
-            step += 1
-            first += 0.1 * (gradient - first)
-            second += 0.001 * (np.square(gradient) - second)
-            rate = learning_rate / np.sqrt(dim) * (1 - (step - 1) / total) / (1 - 0.9**step)
-            text_map -= float(rate) * first / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+            )
+        ]  # fmt: skip
+
+    batches = stream_batches(labels, num_classes, epochs=epochs, negatives=negatives, generator=generator)
+    descend(
+        [text_map], gradients_of, batches, total=epochs * steps_per_epoch(len(features)),
+        learning_rate=learning_rate / np.sqrt(dim),
+    )  # fmt: skip
     return text_map
+
+
+def _check_learnable(features: np.ndarray, text_vectors: np.ndarray, loss: str) -> None:
+    if len(text_vectors) < 2 or len(features) == 0 or loss not in ("pairwise", "contrastive"):
+        raise ValueError(
+            "Expected images of two or more classes and the loss pairwise or contrastive; received "
+            f"{len(features)} images, {len(text_vectors)} classes, {loss!r}."
+        )
 
 
 def text_map_gradient(
@@ -130,20 +145,21 @@ def text_map_gradient(
     length = np.linalg.norm(mapped, axis=1, keepdims=True) + _TINY
     unit = mapped / length
     if other is None:
-        error = _softmax(unit @ text_vectors.T / temperature)
+        error = softmax(unit @ text_vectors.T / temperature)
         error[np.arange(len(labels)), labels] -= 1.0
         to_unit = error @ text_vectors / temperature
     else:
         to_unit = text_vectors[other] - text_vectors[labels]
     to_unit = to_unit / len(labels)
-    to_mapped = (to_unit - unit * (unit * to_unit).sum(axis=1, keepdims=True)) / length
-    return images.T @ to_mapped
+    return images.T @ through_unit(to_unit, unit, length)
 
 
 def compute_confidence(
     features: np.ndarray, labels: np.ndarray, text_vectors: np.ndarray, text_map: np.ndarray
 ) -> np.ndarray:
-    """The cosine of each image and the text of its given label: float32 [N].
+    """The cosine of each image and the text of its given label, by a linear map: float32 [N].
+
+    It does not depend on the length of the features.
 
     Source: Eq. 9, Sec. 4.3.
     """
@@ -163,6 +179,10 @@ def cross_fit_confidence(
     temperature: float,
     epochs: int,
     seed: int,
+    network: str = LINEAR,
+    embedding_dim: int = 300,
+    negatives: str = EACH_STEP,
+    normalize: bool = True,
     report: Callable[[range], range] = lambda chunks: chunks,
 ) -> np.ndarray:
     """Trains one map a fold, without the fold, and asks it about the fold.
@@ -174,6 +194,9 @@ def cross_fit_confidence(
       features: float [N, D], may be a memory map; read once, in order.
       train_ids: int, the instances to learn from.
       folds: int [N].
+      network: "two_sided", the network of Fig. 5, or "linear".
+      embedding_dim: of the two-sided network, see `text_network.fit_two_sided`.
+      negatives, normalize: see `fit_text_map`.
       report: wraps the loop over chunks, for a progress bar.
 
     Returns:
@@ -185,13 +208,20 @@ def cross_fit_confidence(
     labels, folds = np.asarray(labels), np.asarray(folds)
     names = np.unique(folds)
 
-    def fit_without(fold: int) -> np.ndarray:
+    def fit_without(fold: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         ids = train_ids[folds[train_ids] != fold] if len(names) > 1 else train_ids
         ids = ids if len(ids) else train_ids
-        return fit_text_map(
-            features[ids], labels[ids], text_vectors, loss=loss, temperature=temperature, epochs=epochs,
-            seed=seed,
-        )  # fmt: skip
+        settings: dict[str, Any] = {
+            "loss": loss, "temperature": temperature, "epochs": epochs, "seed": seed,
+            "negatives": negatives if loss == "pairwise" else EACH_STEP,  # others have none: any will do
+        }  # fmt: skip
+        if network == TWO_SIDED:
+            _check_learnable(ids, text_vectors, loss)
+            images = normalized(features[ids]) if normalize else features[ids]
+            fitted = fit_two_sided(images, labels[ids], text_vectors, embedding_dim=embedding_dim, **settings)
+            return lambda rows, of: fitted.confidence(normalized(rows) if normalize else rows, of)
+        text_map = fit_text_map(features[ids], labels[ids], text_vectors, normalize=normalize, **settings)
+        return lambda rows, of: compute_confidence(rows, of, text_vectors, text_map)
 
     confidence = np.empty(len(labels), np.float32)
     # One thread a product: the products are small, and the result does not depend on the machine's
@@ -203,9 +233,7 @@ def cross_fit_confidence(
             chunk_folds = folds[start : start + _CHUNK]
             for fold in np.unique(chunk_folds):
                 rows = np.flatnonzero(chunk_folds == fold)
-                confidence[start + rows] = compute_confidence(
-                    chunk[rows], labels[start + rows], text_vectors, maps[fold]
-                )
+                confidence[start + rows] = maps[fold](chunk[rows], labels[start + rows])
     return confidence
 
 
@@ -223,6 +251,10 @@ def compute_text_confidence(
     temperature: float,
     epochs: int,
     seed: int,
+    network: str = LINEAR,
+    embedding_dim: int = 300,
+    negatives: str = EACH_STEP,
+    normalize: bool = True,
     formulas: str = REPAIRED,
     report: Callable[[range], range] = lambda chunks: chunks,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -235,6 +267,7 @@ def compute_text_confidence(
       queries, ranks, eligible, top_rank: see `select_top_rank`.
       folds: int [N]; "literal" has one map for all.
       loss, temperature, epochs, seed: see `fit_text_map`.
+      network, embedding_dim, negatives, normalize: see `cross_fit_confidence`.
       report: wraps the loop over chunks, for a progress bar.
 
     Returns:
@@ -245,7 +278,8 @@ def compute_text_confidence(
     train_ids = select_top_rank(labels, queries, ranks, eligible, top_rank=top_rank)
     confidence = cross_fit_confidence(
         features, labels, text_vectors, train_ids, np.zeros_like(folds) if is_literal(formulas) else folds,
-        loss=loss, temperature=temperature, epochs=epochs, seed=seed, report=report,
+        loss=loss, temperature=temperature, epochs=epochs, seed=seed, network=network,
+        embedding_dim=embedding_dim, negatives=negatives, normalize=normalize, report=report,
     )  # fmt: skip
     return confidence, train_ids
 
@@ -285,11 +319,6 @@ def weigh(instances: "Instances", recipe: "Recipe") -> np.ndarray | None:
         instances.confidence, instances.labels, num_classes=instances.num_classes,
         floor=recipe.factors["confidence"]["floor"], formulas=recipe.formulas,
     )  # fmt: skip
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exp / exp.sum(axis=1, keepdims=True)
 
 
 def _place_in_run(*keys: np.ndarray) -> np.ndarray:

@@ -113,13 +113,22 @@ RULES = (
     ),
     *(
         Rule(f"reweight.confidence.{key}", _on("reweight.confidence"), "reweight.confidence.enabled=true")
-        for key in ("text_vectors", "top_rank", "source", "loss", "temperature", "epochs", "floor")
+        for key in ("text_vectors", "top_rank", "source", "loss", "temperature", "epochs", "floor", "network",
+                    "embedding_dim", "normalize", "negatives")
     ),
     Rule("reweight.confidence.text_dim", _uses_hashed_text, "hashed texts in confidence or page_text"),
     Rule(
         "reweight.confidence.temperature",
         lambda c: resolve(c, "reweight.confidence.loss") == "contrastive",
         "reweight.confidence.loss=contrastive",
+    ),
+    Rule(
+        "reweight.confidence.negatives", lambda c: resolve(c, "reweight.confidence.loss") == "pairwise",
+        "reweight.confidence.loss=pairwise",
+    ),
+    Rule(
+        "reweight.confidence.embedding_dim", lambda c: c.reweight.confidence.network == "two_sided",
+        "reweight.confidence.network=two_sided",
     ),
     Rule("reweight.confidence.floor", _is_repaired, "reweight.formulas=repaired"),
     Rule("reweight.combine.smallest", _is_repaired, "reweight.formulas=repaired"),

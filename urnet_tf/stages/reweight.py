@@ -256,7 +256,8 @@ def _cluster(context, labels, prediction, num_classes):
     return cluster_weight.score_clusters(
         _features_path(context), labels, prediction.label, prediction.given_prob, num_classes=num_classes,
         kind=resolve(context.config, "reweight.cluster_weight.kind"), clusters=settings.clusters,
-        neighbors=settings.neighbors, pca_dim=settings.pca_dim, n_init=settings.n_init,
+        neighbors=settings.neighbors, confusion=settings.confusion, normalize=settings.normalize,
+        pca_dim=settings.pca_dim, n_init=settings.n_init,
         seed=context.config.seed, workers=workers if len(labels) >= _POOL_INSTANCES else 1,
         open_units=_keeping(context),
         report=lambda found, total: progress(found, "cluster", total=total, unit="classes"),
@@ -288,6 +289,8 @@ def _confidence(context, table, labels, num_classes):
         eligible=eligible, folds=np.asarray(store.read_array(context.path("baseline", "fold.npy"))),
         top_rank=settings.top_rank, loss=resolve(context.config, "reweight.confidence.loss"),
         temperature=settings.temperature, epochs=settings.epochs, seed=context.config.seed,
+        network=settings.network, embedding_dim=settings.embedding_dim, negatives=settings.negatives,
+        normalize=settings.normalize,
         formulas=context.config.reweight.formulas,
         report=lambda chunks: progress(chunks, "image-text confidence", unit="chunks"),
     )  # fmt: skip
