@@ -87,6 +87,20 @@ def test_bags_of_features(columns):
         np.testing.assert_allclose(w["bag"], weights[ids].mean(1), rtol=1e-6)
 
 
+def test_bags_may_have_their_label_and_no_weight(columns):
+    features, target_ids, target_probs, weights = columns
+    sampler = BagSampler(np.arange(N), LABELS, 3, 2, 0)
+    own = {"bag": True, "bag_labels": LABELS, "weigh_bags": False}
+    dataset = FeatureBatches(features, sampler, target_ids, target_probs, weights, **own).dataset(0, 3)
+    assert dataset.element_spec[1]["bag"].shape == (2, 2, 1)
+    for x, y, w in dataset.as_numpy_iterator():
+        ids = x[..., 0].astype(int)
+        np.testing.assert_array_equal(y["bag"], np.stack([LABELS[ids[:, :1]], np.ones((2, 1))], axis=1))
+        np.testing.assert_array_equal(w["bag"], [1, 1])
+        np.testing.assert_array_equal(w["instance"], weights[ids])  # instances keep what is theirs
+        np.testing.assert_array_equal(y["instance"][..., 1, :], target_probs[ids])
+
+
 @pytest.mark.parametrize("bag", [False, True])
 def test_resuming_in_the_middle_of_an_epoch_gives_bitwise_the_same_batches(columns, bag):
     from urnet_tf.images.augment import build_augmenter

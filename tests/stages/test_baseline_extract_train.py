@@ -257,6 +257,44 @@ def test_finetune_stages_resume_after_a_kill(tiny, workdir, monkeypatch):
     assert branch.input_shape == (None, 16, 16, 3) and branch.output_shape == (None, 3)
 
 
+@pytest.mark.parametrize("init", ["pretrained", "baseline", "baseline_with_classifier"])
+def test_training_starts_from_what_was_asked_for(tiny, workdir, init):
+    from urnet_tf.models.classifier import LOGITS, backbone_of
+
+    config = settings("finetune", 1, epochs=2, init=init)
+    run(baseline, config, workdir)
+    context = StageContext(config, store.Workdir(workdir), workdir / "unused")
+    model = train._build_model(context, 3, synchronized=False)
+    full = keras.models.load_model(workdir / "baseline" / "model_full.keras")
+    kernels = [backbone_of(network).get_layer("conv").kernel.numpy() for network in (model, full)]
+    assert np.array_equal(*kernels) == (init != "pretrained")
+    first = model.get_layer(LOGITS).kernel.numpy()
+    assert full.get_layer(LOGITS).kernel.numpy().any()
+    assert np.array_equal(first, full.get_layer(LOGITS).kernel.numpy()) == (
+        init == "baseline_with_classifier"
+    )
+    assert first.any() == (init == "baseline_with_classifier")
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_bags_count_as_their_settings_say(workdir, own):
+    bag = {"size": 2, "target": "label", "weighted": False} if own else {"size": 2}
+    config = settings("frozen", 1, epochs=1, bag=bag)
+    run(features, config, workdir)
+    context = StageContext(config, store.Workdir(workdir), workdir / "unused")
+    table = store.read_table(workdir / "reweight" / "weights.parquet")
+    labels, weights = store.column(table, "label"), store.column(table, "sample_weight")
+    data = train._bag_batches(context, labels, weights, augmented=True)
+    ((_, y, w),) = data.dataset(0, 1).as_numpy_iterator()
+    if own:
+        np.testing.assert_array_equal(y["bag"][:, 0, 0], y["instance"][:, 0, 0, 0])
+        assert y["bag"].shape[2] == 1 and (y["bag"][:, 1] == 1).all() and (w["bag"] == 1).all()
+    else:
+        assert y["bag"].shape[2] == 4 and set(y["bag"][:, 1].ravel()) == {np.float32(0.45), np.float32(0.05)}
+        np.testing.assert_allclose(w["bag"], w["instance"].mean(axis=1), rtol=1e-6)
+    assert w["instance"].std() > 0.1
+
+
 def _check_features_of_folds(config, workdir, features):
     """A second round wants what the network of each fold sees in all images: its head repeats its answers."""
     from urnet_tf.models.classifier import head_of

@@ -265,11 +265,15 @@ if _OTHERS and not TYPE_CHECKING:  # a checker cannot follow, and reads the clas
 class BagConfig:
     size: int = _between(3, 1, _REPEATS)  # images of one class in a bag, N_b
     loss_weight: float = _between(1.0, 0.0, _FACTOR)  # lambda of the bag branch; 0 = off
+    # of a bag: the mean of its images' targets, or the label that they share (the paper)
+    target: str = _choice("mean", "label")
+    weighted: bool = True  # by the mean weight of its images; false = all bags alike (the paper)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    init: str = _choice("pretrained", "baseline")  # finetune: what the network starts from
+    # finetune: what the network starts from; baseline_with_classifier (the paper): FC1 as well
+    init: str = _choice("pretrained", "baseline", "baseline_with_classifier")
     # frozen: as baseline.head; weights make discriminant analysis worse where it was measured
     head: str = _choice("logistic", "discriminant", "mean", "trained")
     bag: BagConfig = field(default_factory=BagConfig)

@@ -5,7 +5,11 @@ everything after it is TensorFlow. The element of a step does not depend on wher
 started, so a resumed run sees bitwise the same batches. No string leaves the pipeline.
 
 Targets `y: float32 [..., 2, K]` are packed as `targets` tells. The target of a bag is the mean of its
-instances' targets; the weight of a bag is the mean of its instances' weights.
+instances' targets, or its label alone; its weight is the mean of its instances' weights, or 1.
+
+Source: Sec. 4.4, where the loss of a bag is a cross entropy without a weight: `bag_labels`, and not
+`weigh_bags`.
+Differs: the mean target and weight of a bag let what is known of its images reach the bag branch.
 
 A loss that remembers instances gets their ids as a third row of these targets, not of the bags'.
 """
@@ -21,7 +25,7 @@ from urnet_tf.store.hashing import splitmix64
 class _Batches:
     """Targets and weights by instance id, and the checks that both kinds of batches share."""
 
-    def __init__(self, sampler, target_ids, target_probs, weights, bag):
+    def __init__(self, sampler, target_ids, target_probs, weights, bag, bag_labels, weigh_bags):
         if bag != (len(sampler.shape) == 2):
             raise UsageError(
                 f"Expected a BagSampler when bag is true; received {type(sampler).__name__}, bag={bag}."
@@ -35,6 +39,7 @@ class _Batches:
             raise UsageError(f"Expected {len(target_ids)} weights; received shape {weights.shape}.")
         self.sampler, self.bag = sampler, bag
         self._target_ids, self._target_probs, self._weights = target_ids, target_probs, weights
+        self._bag_labels, self._weigh_bags = bag_labels, weigh_bags
 
     @property
     def steps_per_epoch(self) -> int:
@@ -49,7 +54,13 @@ class _Batches:
         targets = pack_targets(classes, probs, ids if instance_ids else None)
         if not self.bag:
             return targets, weights
-        return targets, pack_bag_targets(classes, probs), weights, compute_bag_weight(weights)
+        if self._bag_labels is None:
+            bag_targets = pack_bag_targets(classes, probs)
+        else:
+            label = self._bag_labels[ids[:, :1]]
+            bag_targets = pack_targets(label, np.ones_like(label, np.float32))
+        bag_weights = compute_bag_weight(weights)
+        return targets, bag_targets, weights, bag_weights if self._weigh_bags else np.ones_like(bag_weights)
 
     def _shaped_targets(self, tensors, instance_ids):
         """Gives the outputs of `_targets` their static shapes and the structure that `fit` takes."""
@@ -62,7 +73,8 @@ class _Batches:
             return targets, weights
         targets, bag_targets, weights, bag_weights = tensors
         targets.set_shape(target_shape(shape, entries, instance_ids))
-        bag_targets.set_shape(target_shape(shape[:1], shape[1] * entries))
+        bag_entries = shape[1] * entries if self._bag_labels is None else 1
+        bag_targets.set_shape(target_shape(shape[:1], bag_entries))
         weights.set_shape(shape)
         bag_weights.set_shape(shape[:1])
         return {"instance": targets, "bag": bag_targets}, {"instance": weights, "bag": bag_weights}
@@ -86,10 +98,16 @@ class FeatureBatches(_Batches):
       target_probs: float [N, K], their probabilities; rows sum to 1.
       weights: float [N], sample weights by instance id.
       bag: whether elements are bags.
+      bag_labels: int [N], the labels of instances, one for all of a bag: it is the target of the bag. None =
+        the mean of the targets.
+      weigh_bags: whether bags have the mean weight of their instances, or 1.
     """
 
-    def __init__(self, features, sampler, target_ids, target_probs, weights, bag: bool = False):
-        super().__init__(sampler, target_ids, target_probs, weights, bag)
+    def __init__(
+        self, features, sampler, target_ids, target_probs, weights, bag: bool = False, bag_labels=None,
+        weigh_bags: bool = True,
+    ):  # fmt: skip
+        super().__init__(sampler, target_ids, target_probs, weights, bag, bag_labels, weigh_bags)
         self._features = features
 
     def dataset(self, start_step: int, stop_step: int, instance_ids: bool = False):
@@ -100,8 +118,8 @@ class FeatureBatches(_Batches):
 
         Returns:
           `tf.data.Dataset` of (x, y, w): x float32 [B, D], y float32 [B, 2, K], w float32 [B]; for bags
-          x [B, N_b, D], y {"instance": [B, N_b, 2, K], "bag": [B, 2, N_b K]} and
-          w {"instance": [B, N_b], "bag": [B]}.
+          x [B, N_b, D], y {"instance": [B, N_b, 2, K], "bag": [B, 2, N_b K]} (with
+          `bag_labels` [B, 2, 1]) and w {"instance": [B, N_b], "bag": [B]}.
 
         Raises:
           UsageError: instance ids are wanted that float32 does not hold exactly.
@@ -131,7 +149,7 @@ class ImageBatches(_Batches):
 
     Args:
       image_store: `ImageStore`, or anything with `read(ids) -> list[bytes]`.
-      sampler, target_ids, target_probs, weights, bag: as for `FeatureBatches`.
+      sampler, target_ids, target_probs, weights, bag, bag_labels, weigh_bags: as for `FeatureBatches`.
       image_size_px: height and width of the images, S.
       augment: what `augment.build_augmenter` gives: (JPEG bytes, seed int32 [2]) -> float32 [S, S, 3].
         The seed of an image comes from (id, epoch, place in its bag, the sampler's seed). None = the
@@ -141,9 +159,10 @@ class ImageBatches(_Batches):
 
     def __init__(
         self, image_store, sampler, target_ids, target_probs, weights, image_size_px: int,
-        augment=None, bag: bool = False, crop_fraction: float = 0.875,
+        augment=None, bag: bool = False, crop_fraction: float = 0.875, bag_labels=None,
+        weigh_bags: bool = True,
     ):  # fmt: skip
-        super().__init__(sampler, target_ids, target_probs, weights, bag)
+        super().__init__(sampler, target_ids, target_probs, weights, bag, bag_labels, weigh_bags)
         self._store = image_store
         self._image_size_px = image_size_px
         self._augment = augment

@@ -91,7 +91,12 @@ RULES = (
     Rule("reweight.refit.*", lambda c: trains(c, "baseline"), "baseline.head=trained"),
     *(
         Rule(key, lambda c: trains(c, "train"), "train.head=trained")
-        for key in ("train.fit.*", "train.bag.loss_weight", "evaluate.bag_branch")
+        for key in ("train.fit.*", "train.bag.loss_weight", "train.bag.target", "train.bag.weighted",
+                    "evaluate.bag_branch")
+    ),
+    *(
+        Rule(key, lambda c: c.train.bag.loss_weight > 0, "train.bag.loss_weight above 0")
+        for key in ("train.bag.target", "train.bag.weighted")
     ),
     Rule("model.attention_dim", lambda c: trains(c, "train"), "train.head=trained"),
     *_fit_rules("baseline.fit", _LOSSES),

@@ -114,7 +114,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     else:
         seconds += forward_seconds(config, rows, plan)
         disk += 8 * network.parameters
-        if config.train.init == "baseline":
+        if config.train.init != "pretrained":
             memory += training.weights  # the baseline is read beside the new network
     note = f"bags of {bag_size}{plan.guess}"
     return Estimate(rows, 20.0 + seconds, disk, memory, note, training)
@@ -185,23 +185,25 @@ def _build_model(context, num_classes, synchronized):
     if config.model.mode == "frozen":
         feature_dim = store.read_array(context.path("features", "features.npy")).shape[1]
         return urnet.build_urnet(feature_dim, num_classes, bag_size, **settings)
-    backbone = _first_backbone(context, synchronized)
-    return urnet.build_image_urnet(backbone, num_classes, bag_size, **settings)
+    return _image_urnet(context, num_classes, synchronized, settings)
 
 
-def _first_backbone(context, synchronized):
-    """The network that training starts from."""
-    from urnet_tf.models.classifier import backbone_of
+def _image_urnet(context, num_classes, synchronized, settings):
+    """The URNet with the network, and perhaps the classifier, that training starts from."""
+    from urnet_tf.models import urnet
+    from urnet_tf.models.classifier import LOGITS, backbone_of
     from urnet_tf.training.saving import load_model
 
-    config = context.config
-    start_over = config.train.init == "pretrained"
-    weights = config.model.weights if start_over else None
+    config, init = context.config, context.config.train.init
+    weights = config.model.weights if init == "pretrained" else None
     backbone = open_backbone(config, weights=weights, synchronized=synchronized)
-    if not start_over:
+    model = urnet.build_image_urnet(backbone, num_classes, config.train.bag.size, **settings)
+    if init != "pretrained":
         full = load_model(context.path("baseline", "model_full.keras"))
         backbone.set_weights(backbone_of(full).get_weights())
-    return backbone
+        if init == "baseline_with_classifier":
+            model.get_layer(LOGITS).set_weights(full.get_layer(LOGITS).get_weights())
+    return model
 
 
 def _bag_batches(context, labels, sample_weight, augmented):
@@ -218,13 +220,15 @@ def _bag_batches(context, labels, sample_weight, augmented):
         np.asarray(store.read_array(context.path("reweight", "target_probs.npy"))),
         sample_weight,
     )
+    bag = config.train.bag
+    of_bags = {"bag_labels": labels if bag.target == "label" else None, "weigh_bags": bag.weighted}
     if config.model.mode == "frozen":
         features = store.read_array(context.path("features", "features.npy"))
-        return batches.FeatureBatches(features, sampler, *targets, bag=True)
+        return batches.FeatureBatches(features, sampler, *targets, bag=True, **of_bags)
     augmenter = open_augmenter(config) if augmented else open_augmenter(config, policy="none")
     return batches.ImageBatches(
         ImageStore(context.path("pack")), sampler, *targets, image_size_px=config.model.image_size_px,
-        augment=augmenter, bag=True, crop_fraction=config.model.crop_fraction,
+        augment=augmenter, bag=True, crop_fraction=config.model.crop_fraction, **of_bags,
     )  # fmt: skip
 
 
