@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 
+from ablations.rows import NOTHING
 from urnet_tf import store
 
 _NAMES = {"nothing": "baseline", "self": "self-\nconfidence"}
@@ -18,7 +19,7 @@ def draw_figure(
 
     Args:
       summary: as `statistics.summarize` gives it.
-      steps: form of the ladder to its steps; their rows are "nothing" and `<form>_to_<step>`.
+      steps: form of the ladder to its steps; their rows are `rows.NOTHING` and `<form>_to_<step>`.
       methods: rows of the second panel.
     """
     import matplotlib
@@ -27,7 +28,9 @@ def draw_figure(
     from matplotlib import pyplot
 
     measured = {name: row for name, row in summary.items() if row["seeds"]}
-    ladders = {form: ["nothing", *(f"{form}_to_{step}" for step in names)] for form, names in steps.items()}
+    ladders = {
+        form: [NOTHING[form], *(f"{form}_to_{step}" for step in names)] for form, names in steps.items()
+    }
     ladders = {form: names for form, names in ladders.items() if all(name in measured for name in names)}
     methods = [name for name in methods if name in measured]
     if not ladders and not methods:
@@ -75,7 +78,7 @@ def _draw_ladders(axes, measured, ladders, figure, label):
 
 
 def _step(name):
-    return name.rpartition("_to_")[2]
+    return "nothing" if name in NOTHING.values() else name.rpartition("_to_")[2]
 
 
 def _draw_methods(axes, measured, methods, figure, label):

@@ -194,11 +194,27 @@ def test_what_the_scale_of_the_weights_does_is_told():
     assert reweight.describe_scale(np.float32([0.5, 1.5])) == []
     against, scale = reweight.describe_scale(np.float32([0.3, 0.1, -0.2, 0.0]))
     assert against == "25.0% of the weights are below 0: these images count against their labels."
-    assert "mean 0.05, not 1, so the loss is 20 times smaller" in scale and "20 times less learning" in scale
+    assert "mean 0.05, not 1, and Keras divides by the images of a step, so the loss is 20 times" in scale
+    assert "smaller" in scale and "20 times less learning" in scale
     assert "reweight.combine.unit_mean=true" in scale
     (scale,) = reweight.describe_scale(np.float32([3.0, 5.0]))
     assert "4 times larger" in scale and "4 times more learning rate" in scale
     assert "count against the labels" in reweight.describe_scale(np.float32([-0.3, 0.1]))[1]
+
+
+def test_the_paper_without_its_text_vectors_says_so(workdir, tmp_path, caplog):
+    metadata, _, _ = run(workdir, "paper", "preset=paper")
+    (told,) = (note for note in metadata["notes"] if "fastText" in note)
+    assert "reweight.confidence.text_vectors=FILE" in told and told in caplog.text
+    words = "\n".join(
+        f"{word} {number} 1 0 0" for number, word in enumerate(("lion", "school", "bus", "pizza"))
+    )
+    (tmp_path / "words.vec").write_text(f"4 4\n{words}\n")
+    given = ("preset=paper", f"reweight.confidence.text_vectors={tmp_path / 'words.vec'}")
+    metadata, _, _ = run(workdir, "paper with words", *given)
+    assert not [note for note in metadata["notes"] if "fastText" in note]
+    metadata, _, _ = run(workdir, "sound")
+    assert metadata["notes"] == []
 
 
 def test_everything_off_is_ones(workdir):

@@ -16,17 +16,43 @@ _PAPERS_STEPS = {
     **{factor.name: {"enabled": False} for factor in weighing() if not factor.in_sound},
     "soft_label": {"kind": "predicted"},
 }
+# Sections 4 and 5 as printed, also where `sound` or `best` happen to agree: theirs may change. What the text
+# leaves open is chosen in `experiments/configs/paper.yaml` and named "Reading" where it is computed.
+_TO_THE_LETTER = {
+    "ingest": {"max_rank_per": "class"},  # Table 1: the top 15 of Flickr of each class
+    "baseline": {"head": "trained", "folds": 1},  # M and Eq. 10 from the network that saw the images
+    "reweight": _PAPERS_STEPS
+    | {
+        "formulas": LITERAL,
+        "class_weight": {"enabled": True, "kind": "inverse", "alpha": 0.5},
+        "cluster_weight": {
+            "enabled": True, "kind": "size", "clusters": 5, "neighbors": 4, "confusion": "row",
+            "normalize": False, "pca_dim": None,
+        },
+        "confidence": {
+            "enabled": True, "top_rank": 30, "source": "google", "network": "two_sided", "normalize": False,
+            "loss": "pairwise", "negatives": "once",
+        },
+        "self_confidence": {"enabled": False},
+        "soft_label": {"enabled": True, "kind": "predicted", "beta": 0.8},
+        "combine": {"unit_mean": False},
+    },
+    "train": _TRAINED
+    | _PLAIN_FIT
+    | {
+        "init": "baseline_with_classifier",
+        "bag": {"size": 3, "loss_weight": 1.0, "target": "label", "weighted": False},
+    },
+    "evaluate": {"crops": "10", "scales": [1.0, 1.15, 1.3]},  # Table 1: multi-crop, multi-scale
+}  # fmt: skip
 # What a preset sets before the settings of a file or command line. The defaults below are `best` for frozen
 # features: what measurement chose. `sound` is the paper's system with its formulas repaired, `paper` the
-# literal one. Whole networks learned too slowly with mixup and logit adjustment in the measured budgets.
+# system as it was printed. Whole networks learned too slowly with mixup and logit adjustment in the measured
+# budgets.
 PRESETS = {
     BEST: {},
     SOUND: {"reweight": _PAPERS_STEPS, "train": _TRAINED | _PLAIN_FIT},
-    PAPER: {
-        "baseline": _TRAINED,
-        "reweight": _PAPERS_STEPS | {"formulas": LITERAL},
-        "train": _TRAINED | _PLAIN_FIT,
-    },
+    PAPER: _TO_THE_LETTER,
 }
 _BEST_FINETUNE = {"reweight": {"class_weight": {"enabled": True}}, "train": _PLAIN_FIT}
 

@@ -74,8 +74,9 @@ def run(context: StageContext) -> dict:
         factors.Instances(**known), read_recipe(context.config),
         refit if has_second_round(context.config) else None,
     )  # fmt: skip
-    for sentence in describe_scale(weighed.sample_weight):
-        logging.info("%s", sentence)
+    notes = [*describe_scale(weighed.sample_weight), *_describe_departures(config)]
+    for sentence in notes:
+        logging.warning("%s", sentence)
 
     store.write_array(context.out / "target_ids.npy", weighed.target_ids)
     store.write_array(context.out / "target_probs.npy", weighed.target_probs)
@@ -95,6 +96,7 @@ def run(context: StageContext) -> dict:
         "effective_sample_size": combine.effective_sample_size(weighed.sample_weight),
         "negative_weight_share": float(np.mean(weighed.sample_weight < 0)),
         "formulas": config.formulas,
+        "notes": notes,
         "predicted_by": weighed.prediction.author,
         "clean_rate_estimate": clean_rate,
         "bag_guarantee": guarantee,
@@ -227,11 +229,23 @@ def describe_scale(weights: np.ndarray) -> list[str]:
     elif not 0.95 <= mean <= 1.05:
         times, size, much = (1 / mean, "smaller", "less") if mean < 1 else (mean, "larger", "more")
         lines.append(
-            f"The weights have the mean {mean:.3g}, not 1, so the loss is {times:.2g} times {size}: with "
-            f"train.fit.optimizer=sgd this is {times:.2g} times {much} learning rate (adamw divides it out). "
-            "reweight.combine.unit_mean=true scales the weights to mean 1."
+            f"The weights have the mean {mean:.3g}, not 1, and Keras divides by the images of a step, so the "
+            f"loss is {times:.2g} times {size}: with train.fit.optimizer=sgd this is {times:.2g} times "
+            f"{much} learning rate (adamw divides it out). reweight.combine.unit_mean=true scales the "
+            "weights to mean 1."
         )
     return lines
+
+
+def _describe_departures(settings):
+    """Sentences on what literal formulas lack, to be the paper's, in this run."""
+    confidence = settings.confidence
+    if settings.formulas != LITERAL or not confidence.enabled or confidence.text_vectors != "hashed":
+        return []
+    return [
+        "The words of the classes are hashed character n-grams, which know no meaning; the paper has vectors "
+        "of fastText with 300 numbers. Give such a .bin or .vec file: reweight.confidence.text_vectors=FILE."
+    ]
 
 
 def _read_instances(context):
