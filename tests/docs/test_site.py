@@ -48,6 +48,17 @@ def site(tmp_path_factory):
     return directory
 
 
+def test_the_settings_page_needs_no_more_than_the_docs_install():
+    code = (
+        "import sys; before = set(sys.modules); import urnet_tf.config; "
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    third_party = {name for name in done.stdout.split() if not name.startswith("_")}
+    assert third_party - {"cython_runtime"} == {"urnet_tf", "numpy", "yaml"}  # a part of PyYAML
+
+
 @pytest.mark.slow
 def test_nothing_is_loaded_from_elsewhere(site):
     pages = sorted(site.rglob("*.html"))

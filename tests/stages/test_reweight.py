@@ -146,10 +146,14 @@ def test_arrays_give_what_the_stage_writes(workdir, preset):
     )  # fmt: skip
     shared = set(found.column_names) & set(columns)
     assert len(shared) == 10
+    # Heads of the second round are fitted up to a tolerance, and sums over images depend on their order.
+    rtol = 2e-3 if rounds == 2 else 1e-4
     for name in shared:
-        np.testing.assert_allclose(found[name].to_numpy(), columns[name][order], rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(found[name].to_numpy(), columns[name][order], rtol=rtol, err_msg=name)
     for name in ("target_ids", "target_probs"):
-        np.testing.assert_allclose(found[name].to_pylist(), np.load(out / f"{name}.npy")[order], atol=1e-5)
+        np.testing.assert_allclose(
+            found[name].to_pylist(), np.load(out / f"{name}.npy")[order], atol=rtol / 10
+        )
 
 
 def test_the_fitted_second_round_is_that_of_the_judge_with_the_first_weights(workdir):

@@ -104,8 +104,9 @@ def compute_weights(
       `predicted_label` int32, `given_prob` float32 (the probability of the given label behind the last
       weights), `target_ids` and `target_probs` (lists int32 and float32; an id may occur twice and adds)
       and `sample_weight` float32: 0 or more with the mean 1 but for "paper", whose weights can be negative.
-      `.to_pandas()` turns it into a data frame. The metadata `urnet_tf` is JSON: `left_out` (factor → what it
-      needs), `predicted_by`, `clean_rate_estimate`, `effective_sample_size`, `formulas`.
+      `.to_pandas()` turns it into a data frame where pandas is installed. The metadata `urnet_tf` is JSON:
+      `left_out` (factor → what it needs), `predicted_by`, `clean_rate_estimate`, `effective_sample_size`,
+      `formulas`.
 
     Raises:
       UsageError: what is given does not fit together, is no probability, no label, no rank; or a factor that

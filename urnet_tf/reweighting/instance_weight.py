@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
-import threadpoolctl
 
 from urnet_tf.reweighting import REPAIRED, is_literal
 from urnet_tf.reweighting.combine import scale_to_class_mean
@@ -182,6 +181,8 @@ def cross_fit_confidence(
     Source: Eq. 8-9, Sec. 4.3.
     Differs: cross-fitted when there are several folds.
     """
+    import threadpoolctl
+
     labels, folds = np.asarray(labels), np.asarray(folds)
     names = np.unique(folds)
 
