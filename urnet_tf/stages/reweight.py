@@ -14,7 +14,7 @@ from absl import logging
 
 from urnet_tf import schema, store
 from urnet_tf.config import Config, has_second_round
-from urnet_tf.errors import UsageError
+from urnet_tf.errors import UsageError, settings_named
 from urnet_tf.reweighting import (
     LITERAL,
     bag_saliency,
@@ -27,7 +27,7 @@ from urnet_tf.reweighting import (
 )
 from urnet_tf.reweighting.judge import out_of_fold_predictions
 from urnet_tf.stages.effects import resolve, trains
-from urnet_tf.stages.settings import fit_settings, images_per_step
+from urnet_tf.stages.settings import fit_settings, images_per_step, keys_of
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store.progress import progress
 from urnet_tf.text_rules import show_path
@@ -168,13 +168,15 @@ def _refit(context, labels, folds, weights, num_classes):
         return store.read_array(context.path("extract", f"features_fold{fold}.npy"))
 
     batch_images = images_per_step(fit, len(labels))
-    found = refit.refit_folds(
-        features_of, labels, folds, weights, num_classes=num_classes,
-        k=min(config.extract.top_k, num_classes), epochs=fit.epochs, batch_images=batch_images,
-        settings_prefix="reweight.refit.",
-        fit_settings=lambda counts, images: fit_settings(fit, config.runtime, batch_images, counts, images),
-        dropout=config.model.dropout, seed=config.seed, directory=context.out / "second_round",
-    )  # fmt: skip
+    with settings_named(keys_of(config, "reweight.refit")):
+        found = refit.refit_folds(
+            features_of, labels, folds, weights, num_classes=num_classes,
+            k=min(config.extract.top_k, num_classes), epochs=fit.epochs, batch_images=batch_images,
+            fit_settings=lambda counts, images: fit_settings(
+                fit, config.runtime, batch_images, counts, images
+            ),
+            dropout=config.model.dropout, seed=config.seed, directory=context.out / "second_round",
+        )  # fmt: skip
     return factors.Prediction(schema.SECOND_ROUND, found.given_prob, found.topk_ids, found.topk_probs)
 
 
@@ -253,14 +255,15 @@ def _cluster(context, labels, prediction, num_classes):
     """Groups int32 [N] and their scores float64 [N]."""
     settings = context.config.reweight.cluster_weight
     workers = context.config.runtime.workers or os.cpu_count() or 1
-    return cluster_weight.score_clusters(
-        _features_path(context), labels, prediction.label, prediction.given_prob, num_classes=num_classes,
-        kind=resolve(context.config, "reweight.cluster_weight.kind"), clusters=settings.clusters,
-        neighbors=settings.neighbors, pca_dim=settings.pca_dim, n_init=settings.n_init,
-        seed=context.config.seed, workers=workers if len(labels) >= _POOL_INSTANCES else 1,
-        open_units=_keeping(context),
-        report=lambda found, total: progress(found, "cluster", total=total, unit="classes"),
-    )  # fmt: skip
+    with settings_named(keys_of(context.config, "runtime")):
+        return cluster_weight.score_clusters(
+            _features_path(context), labels, prediction.label, prediction.given_prob, num_classes=num_classes,
+            kind=resolve(context.config, "reweight.cluster_weight.kind"), clusters=settings.clusters,
+            neighbors=settings.neighbors, pca_dim=settings.pca_dim, n_init=settings.n_init,
+            seed=context.config.seed, workers=workers if len(labels) >= _POOL_INSTANCES else 1,
+            open_units=_keeping(context),
+            report=lambda found, total: progress(found, "cluster", total=total, unit="classes"),
+        )  # fmt: skip
 
 
 def _confidence(context, table, labels, num_classes):

@@ -4,15 +4,13 @@ import dataclasses
 import math
 import os
 
-from absl import logging
-
 from urnet_tf import store
 from urnet_tf.config import Config, FitConfig, RuntimeConfig, select
 from urnet_tf.costs import step as step_cost
 from urnet_tf.costs.network import HeadCost, NetworkCost, count_classifier, count_network
 from urnet_tf.costs.step import TrainingCost, training_cost
 from urnet_tf.errors import settings_named
-from urnet_tf.stages.stage import Estimate, PlanContext
+from urnet_tf.stages.stage import PlanContext
 
 # What decides the network that `open_backbone` gives, for `Stage.depends_on`.
 BACKBONE_SETTINGS = (
@@ -159,36 +157,6 @@ def training_seconds(config: Config, fit: FitConfig, images: float, plan: PlanCo
     gpus = plan.gpus if config.runtime.strategy == "mirrored" else min(1, plan.gpus)
     images *= fit.epochs
     return 30.0 + step_cost.training_seconds(count_backbone(config), images, plan.cores, gpus)
-
-
-CHOOSING_FOLDS = 5  # of fitted heads, where the baseline has one fold: the strength still needs some
-# Of fitting linear heads, measured with 1,280 features on two cores: operations a second.
-_FITTING_FLOPS = 1.5e10
-_STRENGTHS_AND_FOLDS = 24  # factorizations of a covariance
-_LOGISTIC_PASSES = 225  # over the features: strengths, folds and steps together
-
-
-def fitted_estimate(config: Config, plan: PlanContext, heads: int) -> Estimate:
-    """What fitting linear heads to convergence costs, of which `heads` are kept."""
-    rows, width, classes = plan.train_images, count_backbone(config).feature_dim, plan.classes
-    if rows is None:
-        return Estimate()
-    operations = 2 * rows * width**2 + _STRENGTHS_AND_FOLDS * width**3
-    operations += 4 * _LOGISTIC_PASSES * rows * width * classes
-    held = 2 * 4 * min(rows * width, 300_000_000) + 8 * (config.baseline.folds + 3) * width**2
-    note = f"{heads} fitted head{'s' if heads > 1 else ''}{plan.guess}"
-    disk = 4 * heads * (width + 1) * classes + 8 * rows
-    return Estimate(rows, 15.0 + operations / _FITTING_FLOPS, disk, 10**9 + held, note)
-
-
-def log_judgement(name: str, judgement) -> None:
-    """Reports how fitted heads were regularized, and how well they do; see `judge.Judgement`."""
-    words = {"discriminant": "shrinkage", "logistic": "penalty"}
-    chosen = ", ".join(f"{kind} ({words[kind]} {value:g})" for kind, value in judgement.strengths.items())
-    logging.info(
-        "%s: %s; out of fold it agrees with %.1f %% of the labels as given, classes counted alike",
-        name, chosen, 100 * judgement.agreement,
-    )  # fmt: skip
 
 
 def forward_seconds(config: Config, images: float, plan: PlanContext) -> float:

@@ -13,17 +13,15 @@ from urnet_tf.config import Config
 from urnet_tf.costs.network import count_urnet
 from urnet_tf.errors import RunError, settings_named
 from urnet_tf.stages.effects import trains
+from urnet_tf.stages.fitted_heads import estimate_fitting, fit_heads, save_head
 from urnet_tf.stages.settings import (
-    CHOOSING_FOLDS,
     count_backbone,
     count_training,
     fit_settings,
-    fitted_estimate,
     forward_seconds,
     images_per_step,
     inference_bytes,
     keys_of,
-    log_judgement,
     open_augmenter,
     open_backbone,
     training_seconds,
@@ -59,26 +57,17 @@ def run(context: StageContext) -> dict:
 
 
 def _fit_head(context, weights):
-    """A linear head fitted to convergence on the weighted images: the instance branch, without bags."""
-    from urnet_tf.models.classifier import build_classifier
-    from urnet_tf.reweighting.judge import out_of_fold_predictions
-    from urnet_tf.training.saving import save_model
-
-    config = context.config
+    """A linear head fitted to the weighted images: the instance branch, without bags."""
     labels, sample_weight = store.column(weights, "label"), store.column(weights, "sample_weight")
     num_classes = len(store.read_json(context.path("pack", "classes.json")))
     compute_class_mass(labels, sample_weight, num_classes)  # refuses weights that leave nothing to learn
-    features = store.read_array(context.path("features", "features.npy"))[: len(labels)]
     folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
     trust = np.maximum(sample_weight, 0.0)
-    judgement = out_of_fold_predictions(
-        features, labels, folds=folds if config.baseline.folds > 1 else CHOOSING_FOLDS,
-        num_classes=num_classes, kind=config.train.head, sample_weight=trust, trust=trust,
+    judgement = fit_heads(
+        context, labels, folds, num_classes, kind=context.config.train.head, description="urnet",
+        sample_weight=trust, trust=trust,
     )  # fmt: skip
-    log_judgement("urnet", judgement)
-    model = build_classifier(features.shape[1], num_classes, dropout=config.model.dropout)
-    model.set_weights([judgement.head.kernel, judgement.head.bias])
-    save_model(model, context.out / "instance.keras")
+    save_head(context, judgement.head, "instance.keras")
     _write_weights(context, weights, np.ones(len(labels), np.float32))
     return {
         "loss": -judgement.likelihood,
@@ -102,7 +91,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     model, bag_size = config.model, config.train.bag.size
     network = count_backbone(config)
     if not trains(config, "train"):
-        return fitted_estimate(config, plan, heads=1)
+        return estimate_fitting(config, plan, heads=1)
     heads = count_urnet(network.feature_dim, plan.classes, bag_size, model.attention_dim)
     training = count_training(config, config.train.fit, heads, plan)
     memory = training.host_bytes(plan.gpus)
