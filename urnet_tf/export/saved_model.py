@@ -61,45 +61,42 @@ def write_saved_model(
     from urnet_tf.store import write_json, write_text
 
     model = with_grouped_convolutions(float32_copy(with_named_outputs(model)), grouped_convolution)
-    size, views, k = preparation.image_size_px, preparation.views, min(top_k, len(labels))
-    has_features, has_none = (name in model.output for name in (FEATURES, NONE_OF_THESE))
+    module = tf.Module()
+    module.variables_once = tf_variables(model)  # the model itself would write each a second time
+    with tempfile.TemporaryDirectory() as folder:
+        assets = [pathlib.Path(folder) / name for name in ("labels.txt", "model.json")]
+        write_text(assets[0], "\n".join(labels) + "\n")
+        write_json(assets[1], metadata or {})
+        module.files = [tf.saved_model.Asset(os.fspath(asset)) for asset in assets]
+        signatures = _build_signatures(model, labels, preparation, min(top_k, len(labels)))
+        tf.saved_model.save(module, os.fspath(path), signatures=signatures)
 
+
+def _build_signatures(model, labels, preparation, k):
+    """Name → graph function of all that is served."""
+    import tensorflow as tf
+
+    size, at_once = preparation.image_size_px, max(1, _VIEWS_AT_ONCE // preparation.views)
     encoded_images = [tf.TensorSpec([None], tf.string, name="image_bytes")]
     plain_images = [tf.TensorSpec([None, size, size, 3], tf.float32, name="images")]
-
-    # Each of the next two is traced once, with a signature of its own, and called by all that is served.
-    @tf.function(input_signature=plain_images)
-    def forward(images):  # with training=None, as `model.export` calls it, random layers would stay active
-        images = tf.ensure_shape(images, [None, size, size, 3])  # a signature does not check them
-        outputs = model(images, training=False)
-        result = {"probs": tf.nn.softmax(tf.cast(outputs[LOGITS], tf.float32))}
-        if has_features:
-            result[FEATURES] = tf.cast(outputs[FEATURES], tf.float32)
-        if has_none:
-            result[NONE_OF_THESE] = tf.reshape(tf.cast(outputs[NONE_OF_THESE], tf.float32), [-1])
-        return result
-
-    @tf.function(input_signature=encoded_images)
-    def from_views(encoded):
-        images, valid = preparation.decode_views(encoded)
-        outputs = forward(tf.reshape(images, [-1, size, size, 3]))
-        # The number of images is not always known from the values: there may be none.
-        means = {
-            name: tf.reduce_mean(
-                tf.reshape(value, tf.concat([[tf.shape(valid)[0], views], tf.shape(value)[1:]], 0)), axis=1
-            )
-            for name, value in outputs.items()
-        }
-        return {**means, "valid": valid}
+    # Each of these two is traced once, with a signature of its own, and called by all that is served.
+    forward = tf.function(_forward(model, size), input_signature=plain_images)
+    from_views = tf.function(_forward_views(forward, preparation), input_signature=encoded_images)
+    names = tf.constant(list(labels))
 
     def best(outputs):
         probabilities, classes = tf.math.top_k(outputs["probs"], k)
-        served = {"classes": classes, "labels": tf.gather(names, classes), "probabilities": probabilities}
-        return {**served, **({NONE_OF_THESE: outputs[NONE_OF_THESE]} if has_none else {})}
+        none = {NONE_OF_THESE: outputs[NONE_OF_THESE]} if NONE_OF_THESE in outputs else {}
+        return {
+            "classes": classes,
+            "labels": tf.gather(names, classes),
+            "probabilities": probabilities,
+            **none,
+        }
 
     @tf.function(input_signature=encoded_images)
     def from_bytes(image_bytes):
-        outputs = _in_parts(from_views, image_bytes, b"", max(1, _VIEWS_AT_ONCE // views))
+        outputs = _in_parts(from_views, image_bytes, b"", at_once)
         served, valid = best(outputs), outputs["valid"]
         nothing = {"classes": -1, "labels": "", "probabilities": 0.0, NONE_OF_THESE: 0.0}
         masked = {
@@ -114,22 +111,50 @@ def write_saved_model(
 
     @tf.function(input_signature=encoded_images)
     def to_features(image_bytes):
-        outputs = _in_parts(from_views, image_bytes, b"", max(1, _VIEWS_AT_ONCE // views))
+        outputs = _in_parts(from_views, image_bytes, b"", at_once)
         valid = outputs["valid"]
         return {FEATURES: tf.where(valid[:, None], outputs[FEATURES], 0.0), "valid": valid}
 
-    signatures = {"serving_default": from_bytes, "tensor": from_images}
-    if has_features:
-        signatures["features"] = to_features
-    names = tf.constant(list(labels))
-    module = tf.Module()
-    module.variables_once = tf_variables(model)  # the model itself would write each a second time
-    with tempfile.TemporaryDirectory() as folder:
-        assets = [pathlib.Path(folder) / name for name in ("labels.txt", "model.json")]
-        write_text(assets[0], "\n".join(labels) + "\n")
-        write_json(assets[1], metadata or {})
-        module.files = [tf.saved_model.Asset(os.fspath(asset)) for asset in assets]
-        tf.saved_model.save(module, os.fspath(path), signatures=signatures)
+    features = {FEATURES: to_features} if FEATURES in model.output else {}
+    return {"serving_default": from_bytes, "tensor": from_images, **features}
+
+
+def _forward(model, size):
+    """A function of plain images → `probs`, and features and `none_of_these` where the model has them."""
+    import tensorflow as tf
+
+    def forward(images):  # with training=None, as `model.export` calls it, random layers would stay active
+        images = tf.ensure_shape(images, [None, size, size, 3])  # a signature does not check them
+        outputs = model(images, training=False)
+        result = {"probs": tf.nn.softmax(tf.cast(outputs[LOGITS], tf.float32))}
+        if FEATURES in outputs:
+            result[FEATURES] = tf.cast(outputs[FEATURES], tf.float32)
+        if NONE_OF_THESE in outputs:
+            result[NONE_OF_THESE] = tf.reshape(tf.cast(outputs[NONE_OF_THESE], tf.float32), [-1])
+        return result
+
+    return forward
+
+
+def _forward_views(forward, preparation):
+    """A function of encoded images → the means of what `forward` gives over their views, and `valid`."""
+    import tensorflow as tf
+
+    size, views = preparation.image_size_px, preparation.views
+
+    def from_views(encoded):
+        images, valid = preparation.decode_views(encoded)
+        outputs = forward(tf.reshape(images, [-1, size, size, 3]))
+        # The number of images is not always known from the values: there may be none.
+        means = {
+            name: tf.reduce_mean(
+                tf.reshape(value, tf.concat([[tf.shape(valid)[0], views], tf.shape(value)[1:]], 0)), axis=1
+            )
+            for name, value in outputs.items()
+        }
+        return {**means, "valid": valid}
+
+    return from_views
 
 
 def open_saved_model(path: str | os.PathLike) -> Callable[[str, Mapping], dict]:

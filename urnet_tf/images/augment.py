@@ -214,48 +214,8 @@ def _augmix(image_size_px):
     image's seed; without the consistency loss of the paper.
     """
     import tensorflow as tf
-    from keras_cv import layers
 
-    # Float32 under every precision policy: bfloat16 cannot hold 0..255 to the bit.
-    autocontrast = layers.AutoContrast(value_range=(0, 255), dtype="float32")
-    equalize = layers.Equalization(value_range=(0, 255), dtype="float32")
-    solarize = layers.Solarization(value_range=(0, 255), dtype="float32")
-    shear = layers.RandomShear(x_factor=_SEVERITY, y_factor=_SEVERITY, dtype="float32")
-    size = float(image_size_px)
-
-    def moved(image, dx=0.0, dy=0.0, angle=0.0):
-        cos, sin = tf.cos(angle), tf.sin(angle)
-        middle = (size - 1) / 2
-        to_x, to_y = middle * (1 - cos + sin) - dx, middle * (1 - cos - sin) - dy
-        matrix = tf.stack([cos, -sin, to_x, sin, cos, to_y, 0.0, 0.0])
-        return tf.raw_ops.ImageProjectiveTransformV3(
-            images=image[None], transforms=matrix[None], output_shape=[image_size_px] * 2, fill_value=0.0,
-            interpolation="BILINEAR", fill_mode="REFLECT",
-        )[0]  # fmt: skip
-
-    def sheared(image, x, y):
-        factors = {"shear_x": tf.reshape(x, [1, 1]), "shear_y": tf.reshape(y, [1, 1])}
-        return shear.augment_images(image[None], factors)[0]
-
-    def posterized(image, strength):
-        step = tf.pow(2.0, tf.floor(1.0 + 3.0 * strength / _SEVERITY))  # keeps 7 to 4 bits
-        return tf.floor(image / step) * step
-
-    def solarized(image, strength):
-        thresholds = tf.reshape(255.0 * (1.0 - strength), [1, 1, 1, 1])
-        return solarize.augment_images(image[None], {"additions": 0.0, "thresholds": thresholds})[0]
-
-    operations = [
-        lambda image, strength, sign: autocontrast.augment_images(image[None])[0],
-        lambda image, strength, sign: equalize.augment_images(image[None])[0],
-        lambda image, strength, sign: posterized(image, strength),
-        lambda image, strength, sign: solarized(image, strength),
-        lambda image, strength, sign: moved(image, angle=sign * strength * math.radians(30.0)),
-        lambda image, strength, sign: sheared(image, sign * strength * 0.3, 0.0),
-        lambda image, strength, sign: sheared(image, 0.0, sign * strength * 0.3),
-        lambda image, strength, sign: moved(image, dx=sign * strength * size / 3),
-        lambda image, strength, sign: moved(image, dy=sign * strength * size / 3),
-    ]
+    operations = _augmix_operations(image_size_px)
 
     def step(image, seed):
         which, strength_seed, sign_seed = _split(seed, 3)
@@ -288,6 +248,53 @@ def _augmix(image_size_px):
         return tf.clip_by_value(share * image + (1 - share) * mixed, 0.0, 255.0)
 
     return change
+
+
+def _augmix_operations(image_size_px):
+    """Functions of an image, a strength and a sign."""
+    import tensorflow as tf
+    from keras_cv import layers
+
+    # Float32 under every precision policy: bfloat16 cannot hold 0..255 to the bit.
+    autocontrast = layers.AutoContrast(value_range=(0, 255), dtype="float32")
+    equalize = layers.Equalization(value_range=(0, 255), dtype="float32")
+    solarize = layers.Solarization(value_range=(0, 255), dtype="float32")
+    shear = layers.RandomShear(x_factor=_SEVERITY, y_factor=_SEVERITY, dtype="float32")
+    size = float(image_size_px)
+
+    def moved(image, dx=0.0, dy=0.0, angle=0.0):
+        cos, sin = tf.cos(angle), tf.sin(angle)
+        middle = (size - 1) / 2
+        to_x, to_y = middle * (1 - cos + sin) - dx, middle * (1 - cos - sin) - dy
+        matrix = tf.stack([cos, -sin, to_x, sin, cos, to_y, 0.0, 0.0])
+        return tf.raw_ops.ImageProjectiveTransformV3(
+            images=image[None], transforms=matrix[None], output_shape=[image_size_px] * 2, fill_value=0.0,
+            interpolation="BILINEAR", fill_mode="REFLECT",
+        )[0]  # fmt: skip
+
+    def sheared(image, x, y):
+        factors = {"shear_x": tf.reshape(x, [1, 1]), "shear_y": tf.reshape(y, [1, 1])}
+        return shear.augment_images(image[None], factors)[0]
+
+    def posterized(image, strength):
+        step = tf.pow(2.0, tf.floor(1.0 + 3.0 * strength / _SEVERITY))  # keeps 7 to 4 bits
+        return tf.floor(image / step) * step
+
+    def solarized(image, strength):
+        thresholds = tf.reshape(255.0 * (1.0 - strength), [1, 1, 1, 1])
+        return solarize.augment_images(image[None], {"additions": 0.0, "thresholds": thresholds})[0]
+
+    return [
+        lambda image, strength, sign: autocontrast.augment_images(image[None])[0],
+        lambda image, strength, sign: equalize.augment_images(image[None])[0],
+        lambda image, strength, sign: posterized(image, strength),
+        lambda image, strength, sign: solarized(image, strength),
+        lambda image, strength, sign: moved(image, angle=sign * strength * math.radians(30.0)),
+        lambda image, strength, sign: sheared(image, sign * strength * 0.3, 0.0),
+        lambda image, strength, sign: sheared(image, 0.0, sign * strength * 0.3),
+        lambda image, strength, sign: moved(image, dx=sign * strength * size / 3),
+        lambda image, strength, sign: moved(image, dy=sign * strength * size / 3),
+    ]
 
 
 def _one_of(operations, index, image, *parameters):
