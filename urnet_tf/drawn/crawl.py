@@ -119,10 +119,7 @@ def draw_crawl(
     )
     if os.path.lexists(directory):
         raise UsageError(f"Expected a new directory to draw into; {directory} exists already.")
-    chosen = SCENE_CLASSES[:num_classes]
-    scenes = tuple(sorted(chosen, key=lambda scene: scene.name))
-    pairs = {scene: chosen[i ^ 1] if i ^ 1 < num_classes else None for i, scene in enumerate(chosen)}
-    partners = [scenes.index(pairs[scene]) if pairs[scene] else None for scene in scenes]
+    scenes, partners = _choose_scenes(num_classes)
     pictures = plan_pictures(
         scenes, partners, images=images, imbalance=imbalance, rates=rates, val_per_class=val_per_class,
         test_per_class=test_per_class, sources=sources, seed=seed,
@@ -152,6 +149,14 @@ def draw_crawl(
     )
 
 
+def _choose_scenes(num_classes):
+    """The classes in label order, and of each the label of the one that it is confused with, or None."""
+    chosen = SCENE_CLASSES[:num_classes]
+    scenes = tuple(sorted(chosen, key=lambda scene: scene.name))
+    pairs = {scene: chosen[i ^ 1] if i ^ 1 < num_classes else None for i, scene in enumerate(chosen)}
+    return scenes, [scenes.index(pairs[scene]) if pairs[scene] else None for scene in scenes]
+
+
 def _check(
     images, num_classes, image_size_px, imbalance, rates, val_per_class, test_per_class, layout, sources
 ):
@@ -179,6 +184,10 @@ def _check(
         raise UsageError(
             f"Expected val_per_class and test_per_class from 0; received {val_per_class}, {test_per_class}."
         )
+    _check_sources(layout, sources)
+
+
+def _check_sources(layout, sources):
     if layout not in LAYOUTS:
         raise UsageError(f"Expected layout to be one of {', '.join(LAYOUTS)}; received {layout!r}.")
     known = (

@@ -135,12 +135,7 @@ def export_classifier(
     metadata = {
         "name": name,
         "version": version,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "classes": len(labels),
-        "parameters": int(model.count_params()),
-        "feature_dim": int(model.output[FEATURES].shape[-1]) if FEATURES in model.output else None,
-        "none_of_these": NONE_OF_THESE in model.output,
-        "preparation": preparation.to_dict(),
+        **_describe(model, preparation),
         "top_k": min(top_k, len(labels)),
         "machine": _describe_machine(),
         "versions": _versions(),
@@ -278,6 +273,17 @@ def _draw_photo():
     file = io.BytesIO()
     Image.merge("RGB", ramps).save(file, "JPEG", quality=90)
     return file.getvalue()
+
+
+def _describe(model, preparation):
+    return {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "classes": int(model.output[LOGITS].shape[-1]),
+        "parameters": int(model.count_params()),
+        "feature_dim": int(model.output[FEATURES].shape[-1]) if FEATURES in model.output else None,
+        "none_of_these": NONE_OF_THESE in model.output,
+        "preparation": preparation.to_dict(),
+    }
 
 
 def _versions():

@@ -89,31 +89,35 @@ def run(context: StageContext) -> dict:
     clean_rate = self_confidence.estimate_clean_rate(
         seen["given_prob"], seen["topk_ids"], seen["topk_probs"], labels, num_classes=num_classes
     )
-    guarantee = bag_saliency.bag_guarantee(clean_rate, context.config.train.bag.size)
-    metadata |= {
+    metadata |= _describe(context.config, weighed, labels, clean_rate)
+    # A weak model doubts right labels; one that was trained on the labels doubts too few.
+    bound, cases = ("At least", "more") if context.config.baseline.folds > 1 else ("At most", "less")
+    logging.info(
+        "%s about %.0f %% of the labels look right. A bag of %d then holds at least one right image "
+        "in %.1f %% of cases or %s. The weighted images are worth %.0f equal ones.",
+        bound, 100 * clean_rate, metadata["bag_size"], 100 * metadata["bag_guarantee"], cases,
+        metadata["effective_sample_size"],
+    )  # fmt: skip
+    return metadata
+
+
+def _describe(config, weighed, labels, clean_rate):
+    bag_size = config.train.bag.size
+    return {
         "rows": len(labels),
         "effective_sample_size": combine.effective_sample_size(weighed.sample_weight),
         "negative_weight_share": float(np.mean(weighed.sample_weight < 0)),
-        "formulas": config.formulas,
+        "formulas": config.reweight.formulas,
         "predicted_by": weighed.prediction.author,
         "clean_rate_estimate": clean_rate,
-        "bag_guarantee": guarantee,
-        "bag_size": context.config.train.bag.size,
+        "bag_guarantee": bag_saliency.bag_guarantee(clean_rate, bag_size),
+        "bag_size": bag_size,
         "disagreement": float(np.mean(weighed.prediction.label != labels)),
         "factors": {
             name: {"mean": float(f.mean(dtype=float)), "min": float(f.min()), "max": float(f.max())}
             for name, f in (weighed.factors | {"sample_weight": weighed.sample_weight}).items()
         },
     }
-    # A weak model doubts right labels; one that was trained on the labels doubts too few.
-    bound, cases = ("At least", "more") if context.config.baseline.folds > 1 else ("At most", "less")
-    logging.info(
-        "%s about %.0f %% of the labels look right. A bag of %d then holds at least one right image "
-        "in %.1f %% of cases or %s. The weighted images are worth %.0f equal ones.",
-        bound, 100 * clean_rate, context.config.train.bag.size, 100 * guarantee, cases,
-        metadata["effective_sample_size"],
-    )  # fmt: skip
-    return metadata
 
 
 def read_recipe(config: Config) -> factors.Recipe:
