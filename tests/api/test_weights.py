@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import urnet_tf
-from urnet_tf.api.weights import named_recipe
+from urnet_tf.api.recipes import named_recipe
 from urnet_tf.errors import UsageError
 from urnet_tf.reweighting.class_moments import deal_folds
 
