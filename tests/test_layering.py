@@ -51,7 +51,7 @@ WITH_TENSORFLOW = """
     models/efficientnet_lite.py models/grouped_convolution.py models/resnext.py models/seeding.py
     models/urnet.py serving/mlflow_loader.py serving/predictor.py stages/pack.py
     text/sentence_encoder.py text/word_vectors.py training/fit.py training/losses.py
-    training/optimization.py training/robust_losses.py training/saving.py
+    training/optimization.py training/passes.py training/robust_losses.py training/saving.py
 """.split()
 _SHARED = ("urnet_tf.stages.stage", "urnet_tf.stages.settings", "urnet_tf.stages.effects",
            "urnet_tf.stages.fitted_heads")  # fmt: skip
