@@ -2,7 +2,7 @@
 evaluation and the served graph.
 
 Only core TensorFlow operations, so that TF Serving can run them. What cannot be read raises
-`tf.errors.InvalidArgumentError`; the first line of its message is for a person. `decode_batch` turns
+`tf.errors.InvalidArgumentError`; the first line of its message is for a person. a batch turns
 it into a flag.
 
 There is no Python control flow to rewrite in here, but AutoGraph takes most of the seconds of tracing to look
@@ -77,29 +77,6 @@ def resize(image, height, width):
 
 
 @tf.autograph.experimental.do_not_convert
-def eval_image(
-    image_bytes,
-    image_size_px: int,
-    crop_fraction: float,
-    max_pixels: int = MAX_PIXELS,
-    short_side_px: int | None = None,
-):
-    """Decodes and shows the central square as a network sees it at test time.
-
-    Args:
-      short_side_px: larger images are first reduced to this short side, as packing does with those of
-        the image store; None = not.
-
-    Returns:
-      float32 [S, S, 3], RGB, 0-255.
-    """
-    image = decode_rgb(image_bytes, max_pixels)
-    if short_side_px is not None:
-        image = resize_short_side(image, short_side_px)
-    return central_view(image, image_size_px, crop_fraction)
-
-
-@tf.autograph.experimental.do_not_convert
 def central_view(image, image_size_px: int, crop_fraction: float):
     """The central square as a network sees it: uint8 [h, w, 3] → float32 [S, S, 3], 0-255."""
     return resize(central_square(image, crop_fraction), image_size_px, image_size_px)
@@ -116,59 +93,6 @@ def stored_rgb(image_bytes):
     return tf.io.decode_jpeg(image_bytes, channels=3, dct_method="INTEGER_ACCURATE")
 
 
-@tf.autograph.experimental.do_not_convert
-def decode_batch(
-    image_bytes,
-    image_size_px: int,
-    crop_fraction: float,
-    max_pixels: int = MAX_PIXELS,
-    short_side_px: int | None = None,
-):
-    """`eval_image` of many files; a bad one never harms the others.
-
-    Args:
-      image_bytes: string [n].
-
-    Returns:
-      images: float32 [n, S, S, 3], zeros where the file is bad.
-      valid: bool [n].
-    """
-    return _each(
-        image_bytes,
-        lambda encoded: eval_image(encoded, image_size_px, crop_fraction, max_pixels, short_side_px),
-        (image_size_px, image_size_px, 3),
-    )
-
-
-@tf.autograph.experimental.do_not_convert
-def decode_batch_views(
-    image_bytes,
-    image_size_px: int,
-    crops: str,
-    scales: Sequence[float],
-    crop_fraction: float,
-    max_pixels: int = MAX_PIXELS,
-    short_side_px: int | None = None,
-):
-    """`views` of many files; a bad one never harms the others.
-
-    Args:
-      image_bytes: string [n].
-
-    Returns:
-      views: float32 [n, V, S, S, 3], zeros where the file is bad.
-      valid: bool [n].
-    """
-
-    def show(encoded):
-        image = decode_rgb(encoded, max_pixels)
-        if short_side_px is not None:
-            image = resize_short_side(image, short_side_px)
-        return views(image, image_size_px, crops, scales, crop_fraction)
-
-    return _each(image_bytes, show, (num_views(crops, scales), image_size_px, image_size_px, 3))
-
-
 @functools.lru_cache(maxsize=8)
 def build_batch_decoder(
     image_size_px: int,
@@ -178,24 +102,35 @@ def build_batch_decoder(
     max_pixels: int = MAX_PIXELS,
     short_side_px: int | None = None,
 ) -> Callable:
-    """`decode_batch_views` as one graph; it takes a second to build, so all calls in a process share it.
+    """Decodes many files and shows their `views`, as one graph; a bad file never harms the others.
+
+    The graph takes a second to build, so all calls in a process share it.
+
+    Args:
+      short_side_px: larger images are first reduced to this short side, as packing does with those of
+        the image store; None = not.
 
     Returns:
-      a function image_bytes string [n] → views float32 [n, V, S, S, 3], valid bool [n].
+      a function image_bytes string [n] → views float32 [n, V, S, S, 3], zeros where the file is bad, and
+      valid bool [n].
     """
+    shape = (num_views(crops, scales), image_size_px, image_size_px, 3)
+
+    @tf.autograph.experimental.do_not_convert
+    def show(encoded):
+        image = decode_rgb(encoded, max_pixels)
+        if short_side_px is not None:
+            image = resize_short_side(image, short_side_px)
+        return views(image, image_size_px, crops, scales, crop_fraction)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def graph(image_bytes):
-        if crops == "1" and scales == (1.0,):
-            images, valid = decode_batch(image_bytes, image_size_px, crop_fraction, max_pixels, short_side_px)
-            return images[:, None], valid
-        return decode_batch_views(
-            image_bytes, image_size_px, crops, scales, crop_fraction, max_pixels, short_side_px
-        )
+        return _each(image_bytes, show, shape)
 
     return lambda image_bytes: graph(tf.convert_to_tensor(image_bytes, tf.string))
 
 
+@tf.autograph.experimental.do_not_convert
 def _each(image_bytes, show, shape):
     """`show` of every file: float32 [n, *shape], zeros where it fails, and valid bool [n]."""
     count = tf.size(image_bytes, out_type=tf.int64)
@@ -223,7 +158,7 @@ def views(image, image_size_px: int, crops: str, scales: Sequence[float], crop_f
       crops: "1" center; "5" center and corners; "10" these and their mirror images; "grid" 3 x 3
         places, and at the end the whole image squeezed to a square.
       scales: at scale s a square of `crop_fraction / s` of the short side (at most all of it) fills
-        the view. "1" at scale 1.0 is `eval_image`.
+        the view. "1" at scale 1.0 is `central_view`.
 
     Returns:
       float32 [V, S, S, 3], 0-255; V = `num_views(crops, scales)`; scale by scale.
