@@ -15,9 +15,7 @@ normalized tensor in between is freed.
 import dataclasses
 
 from urnet_tf.errors import UsageError
-from urnet_tf.models.variants import BLOCKS, LITE0_STAGES, variant_name
-
-BACKBONES = ("efficientnet_lite0", "resnext")
+from urnet_tf.models.variants import BACKBONES, LITE0_STAGES, Variant, squeezed_channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,28 +49,18 @@ class HeadCost:
 def count_network(
     name: str,
     image_size_px: int,
-    *,
-    depth: int = 101,
-    cardinality: int = 32,
-    width_per_group: int = 4,
-    squeeze_excitation: bool = False,
-    deep_stem: bool = False,
-    small_stem: bool = False,
+    variant: Variant = Variant(),  # noqa: B008  it is frozen
 ) -> NetworkCost:
-    """Counts the backbone that `build_backbone` builds from the same options.
+    """Counts the backbone that `build_backbone` builds; the variant is that of a ResNeXt.
 
     Raises:
-      UsageError: an unknown name or depth.
+      UsageError: an unknown name.
     """
     if name == "efficientnet_lite0":
         return _count_efficientnet_lite0(image_size_px)
     if name != "resnext":
         raise UsageError(f"Expected a backbone of {', '.join(BACKBONES)}; received {name!r}.")
-    if depth not in BLOCKS:
-        raise UsageError(f"Expected a ResNeXt depth of {', '.join(map(str, BLOCKS))}; received {depth}.")
-    return _count_resnext(
-        image_size_px, depth, cardinality, width_per_group, squeeze_excitation, deep_stem, small_stem
-    )
+    return _count_resnext(image_size_px, variant)
 
 
 def count_classifier(feature_dim: int, num_classes: int) -> HeadCost:
@@ -139,7 +127,7 @@ class _Walk:
 
     def excite(self, x):
         """Squeeze and excitation: two dense layers with bias on the means; their product keeps the map."""
-        squeezed = max(8, (x.channels // 16 + 4) // 8 * 8)
+        squeezed = squeezed_channels(x.channels)
         self.multiply_adds += 2 * x.channels * squeezed
         self.trainable += 2 * x.channels * squeezed + squeezed + x.channels
         self.layers += 2
@@ -160,30 +148,30 @@ class _Walk:
         )
 
 
-def _count_resnext(side, depth, cardinality, width_per_group, squeeze_excitation, deep_stem, small_stem):
+def _count_resnext(side: int, variant: Variant) -> NetworkCost:
     walk = _Walk()
-    x, strides = walk.keep(_Map(side, 3)), 1 if small_stem else 2
-    if deep_stem:
+    x, strides = walk.keep(_Map(side, 3)), 1 if variant.small_stem else 2
+    if variant.deep_stem:
         x = walk.activate(walk.activate(x, 32, 3, strides), 32, 3)
         x = walk.activate(x, 64, 3)
     else:
-        x = walk.activate(x, 64, 3 if small_stem else 7, strides)
-    if not small_stem:
+        x = walk.activate(x, 64, 3 if variant.small_stem else 7, strides)
+    if not variant.small_stem:
         x = walk.keep(walk.keep(x).strided(2))  # the pool's padded input and its output
-    for stage, blocks in enumerate(BLOCKS[depth]):
-        width, filters = cardinality * width_per_group * 2**stage, 256 * 2**stage
+    for stage, blocks in enumerate(variant.blocks):
+        width, filters = variant.cardinality * variant.width_per_group * 2**stage, 256 * 2**stage
         for block in range(blocks):
             strides = 2 if stage > 0 and block == 0 else 1
-            y = walk.activate(walk.activate(x, width), width, 3, strides, cardinality)
+            y = walk.activate(walk.activate(x, width), width, 3, strides, variant.cardinality)
             y = walk.convolve(y, filters)
-            if squeeze_excitation:
+            if variant.squeeze_excitation:
                 y = walk.excite(y)
             if block == 0:
-                if deep_stem and strides > 1:  # averaged first, then projected with stride 1
+                if variant.deep_stem and strides > 1:  # averaged first, then projected with stride 1
                     x, strides = walk.keep(x.strided(2)), 1
                 walk.convolve(x, filters, strides=strides)
             x = walk.keep(y)  # the ReLU of the sum
-    return walk.cost(variant_name(depth, cardinality, width_per_group, squeeze_excitation, deep_stem), x)
+    return walk.cost(variant.name, x)
 
 
 def _count_efficientnet_lite0(side):

@@ -10,6 +10,7 @@ from urnet_tf.costs import step as step_cost
 from urnet_tf.costs.network import HeadCost, NetworkCost, count_classifier, count_network
 from urnet_tf.costs.step import TrainingCost, training_cost
 from urnet_tf.errors import settings_named
+from urnet_tf.models.variants import Variant
 from urnet_tf.stages.stage import PlanContext
 
 # What decides the network that `open_backbone` gives, for `Stage.depends_on`.
@@ -113,7 +114,7 @@ _STEPS_PER_PASS = 4
 def count_backbone(config: Config) -> NetworkCost:
     """What the backbone that `model` describes costs."""
     model = config.model
-    return count_network(model.backbone, model.image_size_px, **_resnext_settings(model))
+    return count_network(model.backbone, model.image_size_px, Variant(**_resnext_settings(model)))
 
 
 def _backbone_keys(config):
