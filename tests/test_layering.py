@@ -58,9 +58,15 @@ _SHARED = ("urnet_tf.stages.stage", "urnet_tf.stages.settings", "urnet_tf.stages
 JUNK_DRAWERS = {"utils", "helpers", "common", "misc", "manager", "util"}
 
 
-def imports_of(path, top_level_only=False):
-    """Full names of the modules that a file imports (`from a import b` gives a and a.b)."""
+def imports_of(path, top_level_only=False, at_run_time=False):
+    """Full names of the modules that a file imports (`from a import b` gives a and a.b).
+
+    Args:
+      at_run_time: leaves out what only the type checker reads.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    if at_run_time:
+        tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and is_for_types(node))]
     nodes = tree.body if top_level_only else ast.walk(tree)
     names = set()
     for node in nodes:
@@ -71,6 +77,10 @@ def imports_of(path, top_level_only=False):
             names.add(node.module)
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
+
+
+def is_for_types(node):
+    return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def own_parts(names):
@@ -117,7 +127,7 @@ def test_only_stages_and_the_shell_read_the_configuration():
 def test_a_library_enters_through_one_module(library, entry):
     users = {
         str(path.relative_to(PACKAGE)) for path in MODULES
-        if any(n.split(".")[0] == library for n in imports_of(path))
+        if any(n.split(".")[0] == library for n in imports_of(path, at_run_time=True))
     }  # fmt: skip
     assert users == {entry}
 
@@ -125,7 +135,7 @@ def test_a_library_enters_through_one_module(library, entry):
 def test_only_the_listed_modules_import_tensorflow():
     found = {
         str(path.relative_to(PACKAGE)) for path in MODULES
-        if {n.split(".")[0] for n in imports_of(path)} & {"tensorflow", "keras"}
+        if {n.split(".")[0] for n in imports_of(path, at_run_time=True)} & {"tensorflow", "keras"}
     }  # fmt: skip
     assert found == set(WITH_TENSORFLOW)
 
@@ -139,7 +149,7 @@ def test_stages_import_heavy_libraries_late(path):
 def test_model_code_imports_keras_and_no_tensorflow():
     late = {"grouped_convolution.py", "batch_normalization.py"}  # for operations that Keras lacks
     for path in (PACKAGE / "models").glob("*.py"):
-        imported = imports_of(path, top_level_only=path.name in late)
+        imported = imports_of(path, top_level_only=path.name in late, at_run_time=True)
         assert "tensorflow" not in {n.split(".")[0] for n in imported}, path
 
 

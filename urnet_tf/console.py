@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import types
 
 _PATIENCE_S = 20.0  # for native code that does not let Python's exceptions through
 
@@ -43,21 +44,21 @@ def promise(aftermath: str) -> None:
     _aftermath = aftermath
 
 
-def _ignore_signals():
+def _ignore_signals() -> None:
     """What comes while Python shuts down comes too late: the status is decided and the work is done."""
     if _received is None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
 
 
-def _take_signals():
+def _take_signals() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:  # `nohup` and shells' background jobs ignore Ctrl-C
             signal.signal(number, _stop)
     sys.unraisablehook = _end_where_nothing_can_be_raised
 
 
-def _stop(number, frame):
+def _stop(number: int, frame: types.FrameType | None) -> None:
     global _received
     if _received is not None:
         os._exit(128 + _received)
@@ -68,14 +69,14 @@ def _stop(number, frame):
     raise KeyboardInterrupt
 
 
-def _end_where_nothing_can_be_raised(unraisable):
+def _end_where_nothing_can_be_raised(unraisable: "sys.UnraisableHookArgs") -> None:
     """A callback of a weak reference, say, had the signal's exception dropped: the run would go on."""
     if _received is not None and issubclass(unraisable.exc_type, KeyboardInterrupt):
         _end()
     sys.__unraisablehook__(unraisable)
 
 
-def _end():
+def _end() -> None:
     """Says it in one sentence and leaves at once: what is on disk is safe at any time."""
     import multiprocessing  # late, since it takes a while
 

@@ -105,6 +105,7 @@ def compute_weights(
 
     Source: Sec. 4.1-4.5, Eq. 1-10; factors not in the paper say so.
     """
+    # Long because of its arguments, which take a third of it.
     if pred_probs is None and features is None:
         raise UsageError("Expected `pred_probs`, or `features` to predict from; received neither.")
     if isinstance(pred_probs, Judgement):

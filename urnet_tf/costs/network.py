@@ -89,10 +89,10 @@ class _Map:
     channels: int
 
     @property
-    def elements(self):
+    def elements(self) -> int:
         return self.side * self.side * self.channels
 
-    def strided(self, strides, channels=None):
+    def strided(self, strides: int, channels: int | None = None) -> "_Map":
         """What a padded convolution or pool makes of it; every padding here gives ceil(side / strides)."""
         return _Map(-(-self.side // strides), channels or self.channels)
 
@@ -100,17 +100,17 @@ class _Map:
 class _Walk:
     """Adds up layers; each method takes the map that a layer receives and returns the one it gives."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.trainable = self.statistics = self.layers = 0
         self.multiply_adds = self.kept = self.normalized = self.largest = 0
 
-    def keep(self, x):
+    def keep(self, x: _Map) -> _Map:
         """A tensor that stays until the backward pass."""
         self.kept += x.elements
         self.largest = max(self.largest, x.elements)
         return x
 
-    def convolve(self, x, filters, kernel=1, strides=1, groups=1):
+    def convolve(self, x: _Map, filters: int, kernel: int = 1, strides: int = 1, groups: int = 1) -> _Map:
         """A convolution without bias, and the batch normalization behind it."""
         y = x.strided(strides, filters)
         matrix = kernel * kernel * x.channels // groups * filters
@@ -121,11 +121,11 @@ class _Walk:
         self.normalized += y.elements
         return self.keep(y)
 
-    def activate(self, x, filters, kernel=1, strides=1, groups=1):
+    def activate(self, x: _Map, filters: int, kernel: int = 1, strides: int = 1, groups: int = 1) -> _Map:
         """Convolution, normalization, ReLU."""
         return self.keep(self.convolve(x, filters, kernel, strides, groups))
 
-    def excite(self, x):
+    def excite(self, x: _Map) -> _Map:
         """Squeeze and excitation: two dense layers with bias on the means; their product keeps the map."""
         squeezed = squeezed_channels(x.channels)
         self.multiply_adds += 2 * x.channels * squeezed
@@ -133,7 +133,7 @@ class _Walk:
         self.layers += 2
         return self.keep(x)
 
-    def cost(self, name, x):
+    def cost(self, name: str, x: _Map) -> NetworkCost:
         """The sums; `x` is averaged to the features."""
         return NetworkCost(
             name=name,
@@ -174,7 +174,7 @@ def _count_resnext(side: int, variant: Variant) -> NetworkCost:
     return walk.cost(variant.name, x)
 
 
-def _count_efficientnet_lite0(side):
+def _count_efficientnet_lite0(side: int) -> NetworkCost:
     walk = _Walk()
     x = walk.activate(walk.keep(_Map(side, 3)), 32, 3, 2)
     for repeats, kernel, first_strides, expansion, filters in LITE0_STAGES:

@@ -28,7 +28,7 @@ from urnet_tf.images.image_formats import (  # noqa: F401  (part of this module)
 _AREA_FACTOR = 4.0  # from here on a cheap box filter reduces most of the way
 
 
-def resize_short_side(image, short_side_px: int):
+def resize_short_side(image: tf.Tensor, short_side_px: int) -> tf.Tensor:
     """Reduces an image to a short side of `short_side_px`, keeping its shape; never enlarges.
 
     Args:
@@ -40,7 +40,7 @@ def resize_short_side(image, short_side_px: int):
     size = tf.shape(image)[:2]
     short = tf.reduce_min(size)
 
-    def reduced():
+    def reduced() -> tf.Tensor:
         factor = tf.cast(short_side_px, tf.float32) / tf.cast(short, tf.float32)
         new = tf.maximum(short_side_px, tf.cast(tf.round(tf.cast(size, tf.float32) * factor), tf.int32))
         return tf.saturate_cast(tf.round(resize(image, new[0], new[1])), tf.uint8)
@@ -48,14 +48,14 @@ def resize_short_side(image, short_side_px: int):
     return tf.cond(short > short_side_px, reduced, lambda: image)
 
 
-def central_square(image, fraction: float):
+def central_square(image: tf.Tensor, fraction: float) -> tf.Tensor:
     """The central square whose side is `fraction` of the short side: [s, s, 3] of the image's dtype."""
     side = _square_side(image, fraction)
     top, left = tf.unstack((tf.shape(image)[:2] - side) // 2)
     return image[top : top + side, left : left + side]
 
 
-def resize(image, height, width):
+def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
     """Resizes with an antialiased bilinear filter; large reductions start with a box filter.
 
     Returns:
@@ -63,7 +63,7 @@ def resize(image, height, width):
     """
     size, new = tf.shape(image)[:2], tf.stack([height, width])
 
-    def changed():
+    def changed() -> tf.Tensor:
         factor = tf.reduce_min(tf.cast(size, tf.float32) / tf.cast(new, tf.float32))
         return tf.cond(
             factor >= _AREA_FACTOR,
@@ -77,12 +77,12 @@ def resize(image, height, width):
 
 
 @tf.autograph.experimental.do_not_convert
-def central_view(image, image_size_px: int, crop_fraction: float):
+def central_view(image: tf.Tensor, image_size_px: int, crop_fraction: float) -> tf.Tensor:
     """The central square as a network sees it: uint8 [h, w, 3] → float32 [S, S, 3], 0-255."""
     return resize(central_square(image, crop_fraction), image_size_px, image_size_px)
 
 
-def stored_rgb(image_bytes):
+def stored_rgb(image_bytes: tf.Tensor) -> tf.Tensor:
     """Decodes an image of an image store: a JPEG file without EXIF rotation, as packing makes them all.
 
     The pixels are those of `decode_rgb`, whose graph for every format and rotation takes a second to build.
@@ -117,21 +117,21 @@ def build_batch_decoder(
     shape = (num_views(crops, scales), image_size_px, image_size_px, 3)
 
     @tf.autograph.experimental.do_not_convert
-    def show(encoded):
+    def show(encoded: tf.Tensor) -> tf.Tensor:
         image = decode_rgb(encoded, max_pixels)
         if short_side_px is not None:
             image = resize_short_side(image, short_side_px)
         return views(image, image_size_px, crops, scales, crop_fraction)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-    def graph(image_bytes):
+    def graph(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return _each(image_bytes, show, shape)
 
     return lambda image_bytes: graph(tf.convert_to_tensor(image_bytes, tf.string))
 
 
 @tf.autograph.experimental.do_not_convert
-def _each(image_bytes, show, shape):
+def _each(image_bytes: tf.Tensor, show: Callable, shape: tuple[int, ...]) -> tuple[tf.Tensor, tf.Tensor]:
     """`show` of every file: float32 [n, *shape], zeros where it fails, and valid bool [n]."""
     count = tf.size(image_bytes, out_type=tf.int64)
     dataset = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
@@ -150,7 +150,9 @@ def _each(image_bytes, show, shape):
 
 
 @tf.autograph.experimental.do_not_convert
-def views(image, image_size_px: int, crops: str, scales: Sequence[float], crop_fraction: float):
+def views(
+    image: tf.Tensor, image_size_px: int, crops: str, scales: Sequence[float], crop_fraction: float
+) -> tf.Tensor:
     """Square views of one image for multi-crop, multi-scale testing.
 
     Args:
@@ -185,14 +187,14 @@ def views(image, image_size_px: int, crops: str, scales: Sequence[float], crop_f
     return tf.stack(result)
 
 
-def _antialiased(image, size):
+def _antialiased(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """`tf.image.resize(image, size, antialias=True)`, to the last bit, in a third of its time.
 
     TensorFlow computes whole rows at once along the height, but single pixels along the width. So here
     the width is made the height, and a row of pixels one pixel of many channels.
     """
 
-    def along_height(pixels, length):
+    def along_height(pixels: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
         height = tf.shape(pixels)[0]
         scale = tf.cast(length, tf.float32) / tf.cast(height, tf.float32)
         rows = tf.raw_ops.ScaleAndTranslate(
@@ -209,11 +211,11 @@ def _antialiased(image, size):
     return tf.transpose(along_height(turned, size[1]), [1, 0, 2])
 
 
-def _square_side(image, fraction):
+def _square_side(image: tf.Tensor, fraction: float) -> tf.Tensor:
     short = tf.reduce_min(tf.shape(image)[:2])
     side = tf.cast(tf.round(fraction * tf.cast(short, tf.float32)), tf.int32)
     return tf.clip_by_value(side, 1, short)
 
 
-def _static(value):
+def _static(value: int | tf.Tensor) -> int | None:
     return None if tf.is_tensor(value) else value

@@ -73,7 +73,16 @@ class _Pieces:
     synchronized: bool
     seed: int
 
-    def convolution(self, x, name, filters, side=1, strides=1, groups=1, use_bias=False):
+    def convolution(
+        self,
+        x: keras.KerasTensor,
+        name: str,
+        filters: int,
+        side: int = 1,
+        strides: int = 1,
+        groups: int = 1,
+        use_bias: bool = False,
+    ) -> keras.KerasTensor:
         return GroupedConv2D(
             filters,
             side,
@@ -86,14 +95,14 @@ class _Pieces:
             name=name,
         )(x)
 
-    def normalized(self, x, name):
+    def normalized(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         layer = FusedBatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=self.synchronized, name=name)
         return layer(x)
 
-    def active(self, x, name, active_name):
+    def active(self, x: keras.KerasTensor, name: str, active_name: str) -> keras.KerasTensor:
         return layers.ReLU(name=active_name)(self.normalized(x, name))
 
-    def stem(self, x):
+    def stem(self, x: keras.KerasTensor) -> keras.KerasTensor:
         strides = 1 if self.variant.small_stem else 2
         if self.variant.deep_stem:
             x = self.active(self.convolution(x, "conv1-0", 32, 3, strides), "conv1-1", "conv1-2")
@@ -103,7 +112,7 @@ class _Pieces:
             x = self.convolution(x, "conv1", 64, 3 if self.variant.small_stem else 7, strides)
         return self.active(x, "bn1", "relu")
 
-    def excited(self, x, name):
+    def excited(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         channels = x.shape[-1]
         y = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}-mean")(x)
         y = self.convolution(y, f"{name}-fc1", squeezed_channels(channels), use_bias=True)
@@ -111,14 +120,16 @@ class _Pieces:
         y = layers.Activation("sigmoid", name=f"{name}-gate")(y)
         return layers.Multiply(name=f"{name}-scale")([x, y])
 
-    def shortcut(self, x, name, filters, strides):
+    def shortcut(self, x: keras.KerasTensor, name: str, filters: int, strides: int) -> keras.KerasTensor:
         if not self.variant.deep_stem:
             return self.normalized(self.convolution(x, f"{name}-0", filters, strides=strides), f"{name}-1")
         if strides > 1:  # "same" averages over the pixels inside of the image, as timm does
             x = layers.AveragePooling2D(2, strides, "same", name=f"{name}-0")(x)
         return self.normalized(self.convolution(x, f"{name}-1", filters), f"{name}-2")
 
-    def bottleneck(self, x, name, width, filters, strides, project):
+    def bottleneck(
+        self, x: keras.KerasTensor, name: str, width: int, filters: int, strides: int, project: bool
+    ) -> keras.KerasTensor:
         y = self.active(self.convolution(x, f"{name}-conv1", width), f"{name}-bn1", f"{name}-relu1")
         y = self.convolution(y, f"{name}-conv2", width, 3, strides, self.variant.cardinality)
         y = self.active(y, f"{name}-bn2", f"{name}-relu2")

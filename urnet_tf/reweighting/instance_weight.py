@@ -12,7 +12,7 @@ an instance says how well it does. Numpy only: the map has D x T numbers.
 
 import concurrent.futures
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -162,7 +162,7 @@ def cross_fit_confidence(
     temperature: float,
     epochs: int,
     seed: int,
-    report: Callable[[range], range] = lambda chunks: chunks,
+    report: Callable[[range], Iterable[int]] = lambda chunks: chunks,
 ) -> np.ndarray:
     """Trains one map a fold, without the fold, and asks it about the fold.
 
@@ -225,7 +225,7 @@ def compute_text_confidence(
     epochs: int,
     seed: int,
     formulas: str = REPAIRED,
-    report: Callable[[range], range] = lambda chunks: chunks,
+    report: Callable[[range], Iterable[int]] = lambda chunks: chunks,
 ) -> tuple[np.ndarray, np.ndarray]:
     """How well each image fits the text of its class, by maps learned from the best search results.
 

@@ -6,6 +6,8 @@ stage `features`. The model of fold f does not see the instances of fold f, so t
 is out of fold. Each fit resumes.
 """
 
+from typing import Any
+
 import numpy as np
 
 from urnet_tf import schema, store
@@ -113,7 +115,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     return Estimate(plan.images, seconds, disk, memory, note, training)
 
 
-def _fit_heads(context, labels, folds, num_classes):
+def _fit_heads(context: StageContext, labels: np.ndarray, folds: np.ndarray, num_classes: int) -> None:
     """Writes linear heads on the features: one a fold and one of all images."""
     kind = context.config.baseline.head
     judgement = fit_heads(context, labels, folds, num_classes, kind=kind, description="baseline")
@@ -127,7 +129,7 @@ def _fit_heads(context, labels, folds, num_classes):
     store.write_json(context.out / "history_full.json", history)
 
 
-def _fit(context, name, ids, labels, num_classes):
+def _fit(context: StageContext, name: str, ids: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
     from urnet_tf.feed import batches
     from urnet_tf.feed.sampling import InstanceSampler
     from urnet_tf.images.image_store import ImageStore
@@ -143,7 +145,8 @@ def _fit(context, name, ids, labels, num_classes):
     targets = labels[:, None].astype(np.int32), ones[:, None], ones
     batch_images = images_per_step(fit, len(ids))
     sampler = InstanceSampler(ids, batch_images, seed)
-    head = {"dropout": config.model.dropout, "seed": seed}
+    head: dict[str, Any] = {"dropout": config.model.dropout, "seed": seed}
+    data: batches.FeatureBatches | batches.ImageBatches
     strategy = training.build_strategy(config.runtime.strategy)
     with training.precision_policy(config.runtime.precision), strategy.scope():
         if frozen:

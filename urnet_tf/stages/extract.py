@@ -6,7 +6,7 @@ also features.npy by the full network. Never holds N x C.
 """
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import logging
@@ -15,6 +15,11 @@ from urnet_tf import schema, store
 from urnet_tf.config import Config, has_second_round
 from urnet_tf.stages.settings import count_backbone, forward_seconds, inference_bytes
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
+
+if TYPE_CHECKING:
+    import keras
+
+    from urnet_tf.images.image_store import ImageStore
 
 
 def run(context: StageContext) -> dict:
@@ -39,7 +44,7 @@ def run(context: StageContext) -> dict:
         "crop_fraction": config.model.crop_fraction,
     }
 
-    def load(name):
+    def load(name: str) -> "keras.Model":
         return load_model(context.path("baseline", f"model_{name}.keras"))
 
     full, instances = load("full"), np.arange(len(labels))
@@ -76,7 +81,9 @@ def run(context: StageContext) -> dict:
     return {"features": features_path, "feature_dim": int(features.shape[1]), **agreement}
 
 
-def _report_agreement(labels, in_sample_ids, out_of_fold_ids):
+def _report_agreement(
+    labels: np.ndarray, in_sample_ids: np.ndarray, out_of_fold_ids: np.ndarray | None
+) -> dict[str, Any]:
     """Shares of images whose likeliest class is the given one."""
     seen = float(np.mean(in_sample_ids[:, 0] == labels))
     unseen = None if out_of_fold_ids is None else float(np.mean(out_of_fold_ids[:, 0] == labels))
@@ -87,7 +94,14 @@ def _report_agreement(labels, in_sample_ids, out_of_fold_ids):
     return {"accuracy_in_sample": seen, "accuracy_out_of_fold": unseen}
 
 
-def _extract_features(context, backbone, images, rows, name, view):
+def _extract_features(
+    context: StageContext,
+    backbone: "keras.Model",
+    images: "ImageStore",
+    rows: int,
+    name: str,
+    view: dict[str, Any],
+) -> np.ndarray:
     """Fills <name>.npy float16 [N, D]: all training images by one network."""
     from urnet_tf.evaluation import inference
 

@@ -8,6 +8,8 @@ is a column of ones.
 
 import dataclasses
 import os
+import pathlib
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import logging
@@ -26,11 +28,16 @@ from urnet_tf.reweighting import (
     self_confidence,
 )
 from urnet_tf.reweighting.judge import out_of_fold_predictions
+from urnet_tf.reweighting.units import OpenUnits
 from urnet_tf.stages.effects import resolve, trains
 from urnet_tf.stages.settings import fit_settings, images_per_step, keys_of
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store.progress import progress
 from urnet_tf.text_rules import show_path
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 
 # What `extract` wrote that is read here.
 _SEEN = (
@@ -53,7 +60,7 @@ def run(context: StageContext) -> dict:
     seen = {name: np.asarray(store.read_array(context.path("extract", f"{name}.npy"))) for name in _SEEN}
     prediction, metadata = _first_prediction(config.formulas, seen), {}
     folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
-    known = {
+    known: dict[str, Any] = {
         "labels": labels, "num_classes": num_classes, "prediction": prediction, "folds": folds,
         "sources": _codes(table, "source")[0], "ranks": store.column(table, "rank"),
     }  # fmt: skip
@@ -67,7 +74,7 @@ def run(context: StageContext) -> dict:
     if config.page_text.enabled:
         known["page_score"], metadata["pages"] = _score_pages(context, table, labels)
 
-    def refit(weights):
+    def refit(weights: np.ndarray) -> factors.Prediction:
         return _refit(context, labels, folds, weights, num_classes)
 
     weighed = recipe.apply_recipe(
@@ -94,14 +101,16 @@ def run(context: StageContext) -> dict:
     bound, cases = ("At least", "more") if context.config.baseline.folds > 1 else ("At most", "less")
     logging.info(
         "%s about %.0f %% of the labels look right. A bag of %d then holds at least one right image "
-        "in %.1f %% of cases or %s. The weighted images are worth %.0f equal ones.",
+        "in %.1f %% of cases or %s. The weighted images are worth as much as %.0f equally weighted ones.",
         bound, 100 * clean_rate, metadata["bag_size"], 100 * metadata["bag_guarantee"], cases,
         metadata["effective_sample_size"],
     )  # fmt: skip
     return metadata
 
 
-def _describe(config, weighed, labels, clean_rate):
+def _describe(
+    config: Config, weighed: recipe.Weighed, labels: np.ndarray, clean_rate: float
+) -> dict[str, Any]:
     bag_size = config.train.bag.size
     return {
         "rows": len(labels),
@@ -143,7 +152,7 @@ def read_recipe(config: Config) -> factors.Recipe:
     )
 
 
-def _first_prediction(formulas, seen):
+def _first_prediction(formulas: str, seen: dict[str, np.ndarray]) -> factors.Prediction:
     """That of the baseline's folds, which believed every label alike."""
     if formulas == LITERAL:
         return factors.Prediction(schema.BASELINE, seen["given_prob"], seen["topk_ids"], seen["topk_probs"])
@@ -152,7 +161,9 @@ def _first_prediction(formulas, seen):
     return factors.Prediction(schema.BALANCED_BASELINE, *balanced)
 
 
-def _refit(context, labels, folds, weights, num_classes):
+def _refit(
+    context: StageContext, labels: np.ndarray, folds: np.ndarray, weights: np.ndarray, num_classes: int
+) -> factors.Prediction:
     """That of weighted heads on the features of the folds' networks."""
     config, fit = context.config, context.config.reweight.refit
     if not trains(config, "baseline"):
@@ -166,7 +177,7 @@ def _refit(context, labels, folds, weights, num_classes):
         )
     from urnet_tf.training import second_round as refit
 
-    def features_of(fold):
+    def features_of(fold: int) -> np.ndarray:
         if config.model.mode == "frozen":
             return store.read_array(_features_path(context))
         return store.read_array(context.path("extract", f"features_fold{fold}.npy"))
@@ -184,7 +195,9 @@ def _refit(context, labels, folds, weights, num_classes):
     return factors.Prediction(schema.SECOND_ROUND, found.given_prob, found.topk_ids, found.topk_probs)
 
 
-def _score_pages(context, table, labels):
+def _score_pages(
+    context: StageContext, table: "pa.Table", labels: np.ndarray
+) -> tuple[np.ndarray, dict[str, Any]]:
     """What each page says of its label: float32 [N], NaN without text; and metadata about the pages."""
     from urnet_tf.text.pages import score_pages
     from urnet_tf.text.sentence_encoder import open_sentence_encoder
@@ -202,10 +215,12 @@ def _score_pages(context, table, labels):
     return score, metadata
 
 
-def _keeping(context):
+def _keeping(context: StageContext) -> OpenUnits:
     """The `open_units` of loops whose units survive when the stage is killed."""
 
-    def open_units(name, column, total, shape, dtype):
+    def open_units(
+        name: str, column: str, total: int, shape: tuple[int, ...], dtype: Any
+    ) -> tuple[np.ndarray, store.UnitLog]:
         kept = store.open_column(context.out / f"{column}.npy", shape, dtype)
         return kept, context.units(name, total, kept)
 
@@ -240,7 +255,7 @@ def describe_scale(weights: np.ndarray) -> list[str]:
     return lines
 
 
-def _read_instances(context):
+def _read_instances(context: StageContext) -> "tuple[pa.Table, np.ndarray, int]":
     path = context.path("pack", "instances.parquet")
     table = store.read_table(
         path, ["split", "label", "path", "source", "query", "rank", "title", "description", "tags"]
@@ -251,11 +266,13 @@ def _read_instances(context):
     return table, store.column(table, "label"), len(classes)
 
 
-def _features_path(context):
+def _features_path(context: StageContext) -> pathlib.Path:
     return context.path(*context.marker("extract")["metadata"]["features"].split("/"))
 
 
-def _cluster(context, labels, prediction, num_classes):
+def _cluster(
+    context: StageContext, labels: np.ndarray, prediction: factors.Prediction, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Groups int32 [N] and their scores float64 [N]."""
     settings = context.config.reweight.cluster_weight
     workers = context.config.runtime.workers or os.cpu_count() or 1
@@ -270,7 +287,9 @@ def _cluster(context, labels, prediction, num_classes):
         )  # fmt: skip
 
 
-def _confidence(context, table, labels, num_classes):
+def _confidence(
+    context: StageContext, table: "pa.Table", labels: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, dict[str, Any]]:
     """The image-text confidence float32 [N], and what to report about it."""
     from urnet_tf.text import word_vectors as text
 
@@ -307,7 +326,7 @@ def _confidence(context, table, labels, num_classes):
     return confidence, metadata
 
 
-def _codes(table, name):
+def _codes(table: "pa.Table", name: str) -> tuple[np.ndarray, list[str]]:
     """A text column as numbers, and the texts they stand for."""
     import pyarrow.compute
 

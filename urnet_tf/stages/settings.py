@@ -3,15 +3,22 @@
 import dataclasses
 import math
 import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from urnet_tf import store
-from urnet_tf.config import Config, FitConfig, RuntimeConfig, select
+from urnet_tf.config import Config, FitConfig, ModelConfig, RuntimeConfig, select
 from urnet_tf.costs import step as step_cost
 from urnet_tf.costs.network import HeadCost, NetworkCost, count_classifier, count_network
 from urnet_tf.costs.step import TrainingCost, training_cost
 from urnet_tf.errors import settings_named
 from urnet_tf.models.variants import Variant
 from urnet_tf.stages.stage import PlanContext
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
 
 # What decides the network that `open_backbone` gives, for `Stage.depends_on`.
 BACKBONE_SETTINGS = (
@@ -30,7 +37,7 @@ def keys_of(config: Config, section: str) -> dict[str, str]:
     return {field.name: f"{section}.{field.name}" for field in fields}
 
 
-def open_backbone(config: Config, **changes):
+def open_backbone(config: Config, **changes: Any) -> "keras.Model":
     """The backbone that `model` describes; `changes` are other keywords of `build_backbone`."""
     from urnet_tf.models.backbone import build_backbone
 
@@ -46,7 +53,7 @@ def open_backbone(config: Config, **changes):
         return build_backbone(**(settings | changes))
 
 
-def open_augmenter(config: Config, **changes):
+def open_augmenter(config: Config, **changes: Any) -> Callable:
     """The augmentation that `augment` describes; `changes` are other keywords of `build_augmenter`."""
     from urnet_tf.images.augment import build_augmenter
 
@@ -77,7 +84,11 @@ def fingerprint_weights(config: Config) -> dict[str, str]:
 
 
 def fit_settings(
-    fit: FitConfig, runtime: RuntimeConfig, rows: int, class_counts=None, num_instances: int | None = None
+    fit: FitConfig,
+    runtime: RuntimeConfig,
+    rows: int,
+    class_counts: "np.ndarray | None" = None,
+    num_instances: int | None = None,
 ) -> dict:
     """A section `fit` as `options` and `loss` of `training.fit_model`, for steps of `rows` images or bags.
 
@@ -117,12 +128,12 @@ def count_backbone(config: Config) -> NetworkCost:
     return count_network(model.backbone, model.image_size_px, Variant(**_resnext_settings(model)))
 
 
-def _backbone_keys(config):
+def _backbone_keys(config: Config) -> dict[str, str]:
     flags = {name: f"--set model.resnext_{name}" for name in _resnext_settings(config.model)}
     return keys_of(config, "model") | flags  # these stand in advice that can be copied
 
 
-def _resnext_settings(model):
+def _resnext_settings(model: ModelConfig) -> dict[str, Any]:
     """The settings of one ResNeXt, which building and counting it share."""
     return {
         "depth": model.resnext_depth,

@@ -14,6 +14,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -56,16 +57,27 @@ class FitOptions(OptimizerOptions):
     checkpoint_s: float = 60.0
 
 
+class Batches(Protocol):
+    """What a model is trained on, such as `feed.batches.FeatureBatches`."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of a pass."""
+
+    def dataset(self, start_step: int, stop_step: int) -> tf.data.Dataset:
+        """The batches (x, y, sample_weight) of the steps `start_step` to `stop_step - 1`."""
+
+
 def fit_model(
     model: keras.Model,
-    batches,
+    batches: Batches,
     options: FitOptions = FitOptions(),  # noqa: B008  it is frozen
     *,
     epochs: float | None = None,
     total_steps: int | None = None,
     loss: SparseSoftLoss | None = None,
     loss_weights: Mapping[str, float] | None = None,
-    validation_data=None,
+    validation_data: tf.data.Dataset | tuple | None = None,
     checkpoint_dir: str | os.PathLike | None = None,
     log_dir: str | os.PathLike | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -126,7 +138,7 @@ def fit_model(
     loss = loss or SparseSoftCrossEntropy()
     _check_devices(loss, options, replicas)
     if options.mixup is not None:
-        batches = MixedBatches(batches, options.mixup)
+        batches = MixedBatches(batches, options.mixup)  # type: ignore[arg-type]  # looks at more of them
     _check_divisible(batches, replicas, options.accumulate_steps)
     with strategy.scope():
         trainee = build_trainee(model, options.accumulate_steps)
@@ -157,15 +169,22 @@ def fit_model(
     return run.history
 
 
-def _count_total_steps(epochs, total_steps, steps_per_epoch):
-    if (epochs is None) == (total_steps is None):
-        raise UsageError(
-            f"Expected either `epochs` or `total_steps`; received {epochs} and {total_steps}. Give one."
-        )
-    return max(1, round(epochs * steps_per_epoch)) if total_steps is None else total_steps
+def _count_total_steps(epochs: float | None, total_steps: int | None, steps_per_epoch: int) -> int:
+    if epochs is not None and total_steps is None:
+        return max(1, round(epochs * steps_per_epoch))
+    if total_steps is not None and epochs is None:
+        return total_steps
+    raise UsageError(
+        f"Expected either `epochs` or `total_steps`; received {epochs} and {total_steps}. Give one."
+    )
 
 
-def _build_validation(model, data, loss, loss_weights):
+def _build_validation(
+    model: keras.Model,
+    data: tf.data.Dataset | tuple | None,
+    loss: SparseSoftLoss,
+    loss_weights: Mapping[str, float] | None,
+) -> Callable[[], dict[str, float]]:
     """A function that gives losses and metrics on the data as {"val_loss": ...}; {} without data.
 
     It is a model of its own with the same weights, so that nothing of the training changes.
@@ -180,14 +199,14 @@ def _build_validation(model, data, loss, loss_weights):
             y = pack_targets(np.asarray(y)[:, None], np.ones((len(y), 1)))
         data = tf.data.Dataset.from_tensor_slices((x, y, *weights)).batch(_VALIDATED_ROWS)
 
-    def validate():
+    def validate() -> dict[str, float]:
         found = tried.evaluate(data, verbose=0, return_dict=True)
         return {f"val_{name}": float(value) for name, value in found.items()}
 
     return validate
 
 
-def _check_devices(loss, options, replicas):
+def _check_devices(loss: SparseSoftLoss, options: FitOptions, replicas: int) -> None:
     """Refuses what works on one device, or without mixup, only."""
     if loss.needs_instance_ids and (replicas > 1 or options.mixup is not None):
         raise UsageError(
@@ -200,9 +219,16 @@ def _check_devices(loss, options, replicas):
         )
 
 
-def _compile(trainee, rule, loss, loss_weights, jit_compile):
+def _compile(
+    trainee: keras.Model,
+    rule: keras.optimizers.Optimizer | None,
+    loss: SparseSoftLoss,
+    loss_weights: Mapping[str, float] | None,
+    jit_compile: bool,
+) -> None:
     """Gives every output its loss and the accuracy."""
-    losses, metrics = loss, [SparseSoftAccuracy()]
+    losses: Any = loss
+    metrics: Any = [SparseSoftAccuracy()]
     if isinstance(trainee.output, dict):
         losses = {name: loss.for_bags() if name == BAG else loss for name in trainee.output}
         metrics = {name: [SparseSoftAccuracy()] for name in trainee.output}
@@ -255,7 +281,7 @@ def precision_policy(precision: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def _check_divisible(batches, replicas, parts):
+def _check_divisible(batches: Batches, replicas: int, parts: int) -> None:
     if replicas * parts == 1:
         return
     element = batches.dataset(0, 1).element_spec[0]

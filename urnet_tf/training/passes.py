@@ -6,9 +6,11 @@
 import json
 import math
 import os
+import pathlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,13 +28,23 @@ class Run:
     """Where a run stands: the step, the means of the pass in hand, the passes done."""
 
     def __init__(
-        self, model, loss_state, steps_per_epoch, total_steps, schedule, description, log_dir, validate
-    ):
+        self,
+        model: keras.Model,
+        loss_state: list[tf.Tensor],
+        steps_per_epoch: int,
+        total_steps: int,
+        schedule: keras.optimizers.schedules.LearningRateSchedule,
+        description: str,
+        log_dir: str | os.PathLike | None,
+        validate: Callable[[], dict[str, float]],
+    ) -> None:
         self.model, self.loss_state, self._validate = model, loss_state, validate
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
         self.schedule, self.description = schedule, description
-        self.step, self.history = 0, []
-        self._sums, self._count = {}, 0
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self._sums: dict[str, float] = {}
+        self._count = 0
         self._writer = tf.summary.create_file_writer(os.fspath(log_dir)) if log_dir is not None else None
 
     def rate(self) -> float:
@@ -50,7 +62,7 @@ class Run:
         if self.step % self.steps_per_epoch == 0 or self.step == self.total_steps:
             self._close_pass()
 
-    def _close_pass(self):
+    def _close_pass(self) -> None:
         means = {name: total / self._count for name, total in self._sums.items()}
         metadata = {
             "step": self.step,
@@ -67,7 +79,7 @@ class Run:
                     tf.summary.scalar(name, value)
             self._writer.flush()
 
-    def save(self, path) -> None:
+    def save(self, path: pathlib.Path) -> None:
         arrays = {name: variable.numpy() for name, variable in self._variables().items()}
         if not all(np.isfinite(a).all() for a in arrays.values() if a.dtype.kind == "f"):
             raise self._diverged("a weight is not finite")
@@ -76,7 +88,7 @@ class Run:
         with store.atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, state=np.array(json.dumps(state)), **arrays)
 
-    def restore(self, path) -> None:
+    def restore(self, path: pathlib.Path) -> None:
         with np.load(path) as arrays:
             variables = self._variables()
             shapes = {name: arrays[name].shape for name in arrays.files if name != "state"}
@@ -88,12 +100,12 @@ class Run:
         self.step, self.history = state["step"], state["history"]
         self._sums, self._count = state["sums"], state["count"]
 
-    def _variables(self):
+    def _variables(self) -> dict[str, Any]:
         model = self.model
         groups = {"model": model.variables, "optimizer": model.optimizer.variables, "loss": self.loss_state}
         return {f"{group}-{i}": v for group, variables in groups.items() for i, v in enumerate(variables)}
 
-    def _diverged(self, what):
+    def _diverged(self, what: str) -> RunError:
         return RunError(
             f"{self.description}: {what} at step {self.step} of {self.total_steps}. Try a lower "
             f"`learning_rate` (it was {self.rate():.3g}), `clip_norm=1`, a longer `warmup_fraction`, or "
@@ -104,16 +116,22 @@ class Run:
 class Loop(keras.callbacks.Callback):
     """Tells the run of each step, writes checkpoints, shows progress, calls callbacks pass by pass."""
 
-    def __init__(self, run, checkpoint, checkpoint_s, callbacks):
+    def __init__(
+        self,
+        run: Run,
+        checkpoint: pathlib.Path | None,
+        checkpoint_s: float,
+        callbacks: Sequence[keras.callbacks.Callback],
+    ) -> None:
         super().__init__()
         self._run, self._checkpoint, self._checkpoint_s = run, checkpoint, checkpoint_s
-        self._bar = None
+        self._bar: tqdm | None = None
         self._callbacks = keras.callbacks.CallbackList(
             list(callbacks), model=run.model, verbose=0, steps=run.steps_per_epoch,
             epochs=math.ceil(run.total_steps / run.steps_per_epoch),
         )  # fmt: skip
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         self._callbacks.on_train_begin()
         self._saved_at = self._reported_at = time.monotonic()
         if sys.stderr.isatty():
@@ -123,17 +141,17 @@ class Loop(keras.callbacks.Callback):
                 mininterval=1.0, dynamic_ncols=True,
             )  # fmt: skip
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         self.model.reset_metrics()  # so that logs are of one step, and a NaN is found at its step
         epoch, place = divmod(self._run.step, self._run.steps_per_epoch)
         if batch == 0 or place == 0:
             self._callbacks.on_epoch_begin(epoch)
         self._callbacks.on_train_batch_begin(place)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         run, passes = self._run, len(self._run.history)
         epoch, place = divmod(run.step, run.steps_per_epoch)
-        run.add(logs)
+        run.add(logs or {})
         now = time.monotonic()
         if (
             self._checkpoint is not None
@@ -151,7 +169,7 @@ class Loop(keras.callbacks.Callback):
             told = {name: value for name, value in run.history[-1].items() if name not in ("step", "epoch")}
             self._callbacks.on_epoch_end(epoch, told)
 
-    def _report(self, metadata, now):
+    def _report(self, metadata: dict[str, float], now: float) -> None:
         shown = ", ".join(
             f"{k} {v:.3f}" for k, v in metadata.items() if k not in ("step", "epoch", "learning_rate")
         )
@@ -169,7 +187,7 @@ class Loop(keras.callbacks.Callback):
                 seconds,
             )
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
         self._callbacks.on_train_end(logs)
         if self._bar is not None:
             self._bar.close()
