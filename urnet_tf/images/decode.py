@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from urnet_tf.images.crops import num_views
-from urnet_tf.images.image_formats import (  # noqa: F401  (part of this module)
-    MAX_PIXELS,
-    RefusedImage,
-    decode_rgb,
-    exif_orientation,
-    refuse_unless,
+from urnet_tf.images.image_formats import (  # a part of this module
+    MAX_PIXELS as MAX_PIXELS,
+    RefusedImage as RefusedImage,
+    decode_rgb as decode_rgb,
+    exif_orientation as exif_orientation,
+    refuse_unless as refuse_unless,
 )
 
 _AREA_FACTOR = 4.0  # from here on a cheap box filter reduces most of the way

@@ -327,11 +327,9 @@ def _confidence(
 
 
 def _codes(table: "pa.Table", name: str) -> tuple[np.ndarray, list[str]]:
-    """A text column as numbers, and the texts they stand for."""
-    import pyarrow.compute
-
-    encoded = pyarrow.compute.dictionary_encode(table.column(name).combine_chunks())
-    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+    """A text column as numbers int64 [N], and the texts they stand for."""
+    numbers, texts = store.codes_of(table.column(name))
+    return numbers.astype(np.int64), texts
 
 
 def estimate(config: Config, plan: PlanContext) -> Estimate:
