@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from absl import app, flags, logging
 
 from urnet_tf import __version__
-from urnet_tf.console import promise, was_stopped
+from urnet_tf.console import output_was_closed, promise, was_stopped
 from urnet_tf.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ def main(argv: list[str]) -> int:
     except Exception as error:
         if was_stopped():  # its echo, from a library or a worker process
             raise KeyboardInterrupt from None
+        if isinstance(error, BrokenPipeError) and output_was_closed():
+            raise  # `| head` has seen enough
         ours = isinstance(error, (UsageError, RunError))
         sentence = str(error) if ours else _explain_environment(error)
         if sentence is None:
@@ -264,13 +266,7 @@ def _predict(arguments: list[str]) -> int:
     encoding = None if sys.stdout.isatty() else "utf-8"
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
-    try:
-        failed = predict(
-            _MODEL.value, arguments, top_k=_TOP_K.value, answer_format=_FORMAT.value, out=_OUT.value
-        )
-    except BrokenPipeError:  # `| head` has seen enough; what is left in the buffer must not fail at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    failed = predict(_MODEL.value, arguments, top_k=_TOP_K.value, answer_format=_FORMAT.value, out=_OUT.value)
     return 1 if failed else 0
 
 

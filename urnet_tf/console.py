@@ -4,10 +4,12 @@
 1    failed; also when the environment does: a full disk, a file that cannot be read
 2    bad usage
 130  stopped by Ctrl-C (SIGINT)
+141  whoever read the output, like `| head`, has closed it
 143  stopped by SIGTERM
 """
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -29,13 +31,27 @@ def start() -> None:
             console()
         finally:
             _ignore_signals()
+            sys.stdout.flush()
     except KeyboardInterrupt:
         _end()
+    except BrokenPipeError:
+        if not output_was_closed():
+            raise
+        # What is left in the buffer must not fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def was_stopped() -> bool:
     """Whether a signal asked the program to end; errors after it are its echo."""
     return _received is not None
+
+
+def output_was_closed() -> bool:
+    """Whether nobody reads the standard output any more."""
+    output = select.poll()
+    output.register(sys.stdout, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in output.poll(0))
 
 
 def promise(aftermath: str) -> None:
