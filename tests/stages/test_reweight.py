@@ -146,10 +146,13 @@ def test_arrays_give_what_the_stage_writes(workdir, preset):
     )  # fmt: skip
     shared = set(found.column_names) & set(columns)
     assert len(shared) == 10
+    # The heads of a second round are fitted to a gradient of 1e-3; the order of the rows and the BLAS of the
+    # processor decide where below that they stop.
+    rtol, atol = (1e-4, 1e-5) if rounds == 1 else (5e-3, 1e-3)
     for name in shared:
-        np.testing.assert_allclose(found[name].to_numpy(), columns[name][order], rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(found[name].to_numpy(), columns[name][order], rtol=rtol, err_msg=name)
     for name in ("target_ids", "target_probs"):
-        np.testing.assert_allclose(found[name].to_pylist(), np.load(out / f"{name}.npy")[order], atol=1e-5)
+        np.testing.assert_allclose(found[name].to_pylist(), np.load(out / f"{name}.npy")[order], atol=atol)
 
 
 def test_the_fitted_second_round_is_that_of_the_judge_with_the_first_weights(workdir):
