@@ -45,7 +45,7 @@ def multiply_adds(model):
     ("name", "size", "options"),
     [("efficientnet_lite0", 64, {}), ("efficientnet_lite0", 75, {})]
     + [("resnext", 64 if options["depth"] < 50 else 32, options) for options in RESNEXTS]
-    + [("resnext", 75, options) for options in RESNEXTS[:8]],
+    + [("resnext", 75, options) for options in (RESNEXTS[2], *RESNEXTS[4:7])],  # odd at every stage
 )
 def test_counts_are_those_of_the_keras_model(name, size, options):
     model, cost = build_backbone(name, size, None, **options), count_network(name, size, **options)

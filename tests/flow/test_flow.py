@@ -480,10 +480,10 @@ def test_why_explains_a_usable_image(finished_run, urnet):
         assert re.search(rf"{factor} +{row[factor]:.3f}", done.stdout), factor
 
 
-def test_why_explains_quarantined_files(finished_run, urnet, hostile):
+def test_why_explains_quarantined_files(finished_run, urnet_here, hostile):
     workdir, _ = finished_run
     for name in ("hostile_truncated.jpg", "hostile_bomb.jpg"):
-        done = urnet("why", name, "--workdir", workdir)
+        done = urnet_here("why", name, "--workdir", workdir)
         assert done.returncode == 0 and "Traceback" not in done.stderr
         assert (
             f"Not used: {hostile[name].expectation}, {schema.STATUS[hostile[name].expectation]}"
@@ -491,8 +491,8 @@ def test_why_explains_quarantined_files(finished_run, urnet, hostile):
         )
 
 
-def test_why_names_what_is_near_an_unknown_name(finished_run, urnet):
-    done = urnet("why", "hostile_emty.jpg", "--workdir", finished_run[0])
+def test_why_names_what_is_near_an_unknown_name(finished_run, urnet_here):
+    done = urnet_here("why", "hostile_emty.jpg", "--workdir", finished_run[0])
     assert_refused(done, "hostile_emty.jpg", "hostile_empty.jpg")
 
 
@@ -577,25 +577,24 @@ def test_a_label_outside_of_the_list_is_refused(urnet_here, tmp_path, label):
 
 
 @pytest.mark.parametrize("name", ["missing.pth", "garbage.pth", "garbage.weights.h5", "folder.pth"])
-def test_an_unreadable_checkpoint_is_refused_before_any_work(folder, urnet, tmp_path, name):
+def test_an_unreadable_checkpoint_is_refused_before_any_work(folder, urnet_here, tmp_path, name):
     path = tmp_path / name
     if name.startswith("garbage"):
         path.write_bytes(b"garbage " * 1000)
     if name.startswith("folder"):
         path.mkdir()
-    flags = ("-X", "importtime")
-    done = urnet(
-        "run", "--data", folder, "--workdir", tmp_path / "w", "--set", f"model.weights={path}",
-        python_flags=flags,
-    )  # fmt: skip
+    done = urnet_here("run", "--data", folder, "--workdir", tmp_path / "w", f"--set=model.weights={path}")
     assert_refused(done, path)
-    assert not heavy_imports(done.stderr) and not (tmp_path / "w").exists()
-
-
-def test_missing_imagenet_weights_are_told_before_any_work(folder, urnet_here, tmp_path):
-    done = urnet_here("run", "--data", folder, "--workdir", tmp_path / "w", "--set", "model.backbone=resnext")
-    assert_refused(done, "model.weights")
     assert not (tmp_path / "w").exists()
+
+
+def test_missing_imagenet_weights_are_told_before_any_work(folder, urnet, tmp_path):
+    done = urnet(
+        "run", "--data", folder, "--workdir", tmp_path / "w", "--set", "model.backbone=resnext",
+        python_flags=("-X", "importtime"),
+    )  # fmt: skip
+    assert_refused(done, "model.weights")
+    assert not heavy_imports(done.stderr) and not (tmp_path / "w").exists()
 
 
 def test_a_file_in_place_of_the_work_directory_is_refused(folder, urnet_here, tmp_path):
