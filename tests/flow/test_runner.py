@@ -102,6 +102,25 @@ def test_from_runs_a_stage_and_what_needs_it_again(tmp_path, flow):
         run(tmp_path, first="pak")
 
 
+def test_a_stage_is_told_whether_it_was_asked_for_by_name(tmp_path, flow, monkeypatch):
+    named = {}
+
+    def watch(stage):
+        def run(context):
+            named[stage.name] = context.named
+            return stage.run(context)
+
+        return dataclasses.replace(stage, run=run)
+
+    monkeypatch.setattr(plan, "STAGES", tuple(map(watch, plan.STAGES)))
+    run(tmp_path)
+    assert named == {"ingest": False, "pack": False, "train": False}
+    run(tmp_path, first="pack")
+    assert named == {"ingest": False, "pack": True, "train": False}
+    runner.run_single("train", load_config(), Workdir(tmp_path / "w"))
+    assert named["train"]
+
+
 def test_a_single_stage_needs_complete_inputs(tmp_path, flow):
     config, workdir = load_config(), Workdir(tmp_path / "w")
     with pytest.raises(UsageError, match="Expected stage ingest .* since it was not run yet"):
