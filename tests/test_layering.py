@@ -5,6 +5,7 @@ through one module each, and modules that need only numpy do not import TensorFl
 """
 
 import ast
+import functools
 import pathlib
 
 import pytest
@@ -58,6 +59,7 @@ _SHARED = ("urnet_tf.stages.stage", "urnet_tf.stages.settings", "urnet_tf.stages
 JUNK_DRAWERS = {"utils", "helpers", "common", "misc", "manager", "util"}
 
 
+@functools.cache
 def imports_of(path, top_level_only=False, at_run_time=False):
     """Full names of the modules that a file imports (`from a import b` gives a and a.b).
 

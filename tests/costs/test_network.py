@@ -1,5 +1,7 @@
 """Counts of networks without TensorFlow: equal to the Keras models', to hand counts, to published ones."""
 
+import math
+
 import keras
 import pytest
 
@@ -24,7 +26,7 @@ RESNEXTS = [
 
 
 def trainable(model):
-    return sum(int(weight.size) for weight in (v.numpy() for v in model.trainable_variables))
+    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
 def multiply_adds(model):
@@ -36,7 +38,7 @@ def multiply_adds(model):
             _, height, width, _ = layer.output.shape
             depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
             assert depthwise or kernel.shape[-1] == layer.output.shape[-1]
-            total += height * width * int(kernel.numpy().size)
+            total += height * width * math.prod(kernel.shape)
     return total
 
 
@@ -44,7 +46,7 @@ def multiply_adds(model):
     ("name", "size", "options"),
     [("efficientnet_lite0", 64, {}), ("efficientnet_lite0", 75, {})]
     + [("resnext", 64 if options["depth"] < 50 else 32, options) for options in RESNEXTS]
-    + [("resnext", 75, options) for options in RESNEXTS[:8]],
+    + [("resnext", 75, options) for options in (RESNEXTS[2], *RESNEXTS[4:7])],  # odd at every stage
 )
 def test_counts_are_those_of_the_keras_model(name, size, options):
     model, cost = build_backbone(name, size, None, **options), count_network(name, size, Variant(**options))

@@ -92,11 +92,43 @@ def test_a_stage_killed_at_its_renaming_is_not_run_again(tmp_path, flow, monkeyp
     assert run(tmp_path) == ["skip", "skip", "skip"]
 
 
+def test_what_was_killed_at_its_renaming_under_another_key_does_not_count(tmp_path, flow, monkeypatch):
+    log, _ = flow
+    run(tmp_path)
+    shutil.rmtree(tmp_path / "w" / "pack")
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Workdir, "_give_final_name", lambda self, stage: 1 / 0)
+        run(tmp_path, "pack.jpeg_quality=80")
+    log.clear()
+    assert run(tmp_path) == ["skip", "run", "run"]
+    assert [name for name, unit in log if unit == 0] == ["pack", "train"]
+    assert reasons(tmp_path) == {}
+
+
 def test_from_runs_a_stage_and_what_needs_it_again(tmp_path, flow):
     run(tmp_path)
     assert run(tmp_path, first="pack") == ["skip", "run", "run"]
     with pytest.raises(UsageError, match="Expected a stage"):
         run(tmp_path, first="pak")
+
+
+def test_a_stage_is_told_whether_it_was_asked_for_by_name(tmp_path, flow, monkeypatch):
+    named = {}
+
+    def watch(stage):
+        def run(context):
+            named[stage.name] = context.named
+            return stage.run(context)
+
+        return dataclasses.replace(stage, run=run)
+
+    monkeypatch.setattr(plan, "STAGES", tuple(map(watch, plan.STAGES)))
+    run(tmp_path)
+    assert named == {"ingest": False, "pack": False, "train": False}
+    run(tmp_path, first="pack")
+    assert named == {"ingest": False, "pack": True, "train": False}
+    runner.run_single("train", load_config(), Workdir(tmp_path / "w"))
+    assert named["train"]
 
 
 def test_a_single_stage_needs_complete_inputs(tmp_path, flow):
@@ -311,7 +343,7 @@ def test_a_single_stage_goes_on_with_a_killed_renaming(tmp_path, flow, monkeypat
         runner.run_single("ingest", load_config(None, ["seed=1"]), workdir)
     runner.run_single("ingest", config, workdir)
     assert workdir.marker("ingest")["key"] == plan.stage_keys(config)["ingest"]
-    assert not (tmp_path / "w" / "ingest.partial").exists()
+    assert sorted(path.name for path in workdir.root.iterdir()) == [".lock", "ingest"]
 
 
 def test_the_marker_says_what_was_used(tmp_path, flow):

@@ -15,7 +15,6 @@ from urnet_tf.models.backbone import build_backbone
 from urnet_tf.models.resnext import build_resnext, checkpoint_name, with_intermediates
 from urnet_tf.models.variants import VARIANTS, Variant, recognize_variant
 
-pytestmark = pytest.mark.onednn
 GOLDEN = json.loads(pathlib.Path(__file__).with_name("golden_resnext.json").read_text())["logits"]
 TINY = {"depth": 26, "cardinality": 4, "width_per_group": 4}
 EVERYTHING = TINY | {"squeeze_excitation": True, "deep_stem": True}
@@ -37,6 +36,7 @@ def pytorch_shapes(model):
     return shapes
 
 
+@pytest.mark.onednn
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden_logits(name, torch_reference):
     # PyTorch's logits of networks with drawn weights, see torch_reference.py. Rounding differs by 6e-6.
@@ -65,6 +65,7 @@ LARGE = (
 )
 
 
+@pytest.mark.onednn
 @pytest.mark.torch
 @pytest.mark.parametrize(
     "name, form",

@@ -63,10 +63,10 @@ def rows_of(text):
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_the_command_answers_hostile_neighbors_and_tells_reasons(saved_models, tmp_path, urnet):
+def test_the_command_answers_hostile_neighbors_and_tells_reasons(saved_models, tmp_path, urnet_here):
     colors = np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     hostile = write_hostile_files(tmp_path, Image.fromarray(colors).resize((96, 72)))
-    done = urnet("predict", tmp_path, tmp_path / "nowhere.jpg", "--model", saved_models, "--top_k", "2")
+    done = urnet_here("predict", tmp_path, tmp_path / "nowhere.jpg", "--model", saved_models, "--top_k", "2")
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr and "tiny, version 3 (Keras)" in done.stderr
     rows = {row["path"].rpartition("/")[2]: row for row in rows_of(done.stdout)}

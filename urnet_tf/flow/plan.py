@@ -44,6 +44,7 @@ class Step:
     estimate: Estimate
     reason: str = ""  # why it is not skipped: a clause
     follows: bool = False  # whether that is since a stage that it needs runs
+    named: bool = False  # whether that is since the user named it
 
     @property
     def key(self) -> str:
@@ -99,7 +100,7 @@ def make_plan(
                     action = RESUME
                 estimate = stage.estimate(config, metadata)
         in_effect[stage.name] = marker
-        steps.append(Step(stage, action, identity, estimate, reason or "", follows=bool(made)))
+        steps.append(Step(stage, action, identity, estimate, reason or "", bool(made), stage.name == first))
     return steps
 
 

@@ -85,7 +85,7 @@ def _run_steps(config: Config, workdir: Workdir, steps: list[Step], done: set[st
             action = "resumes" if step.action == RESUME else "runs"
             logging.info("%s: %s, since %s%s", title, action, step.reason, expected)
             _check_space(step, workdir)
-            seconds = run_stage(step.stage, config, workdir, step.identity)
+            seconds = run_stage(step.stage, config, workdir, step.identity, named=step.named)
             logging.info("%s: done in %s", title, format_seconds(seconds))
         done.add(step.stage.name)
 
@@ -107,12 +107,18 @@ def _check_space(step: Step, workdir: Workdir) -> None:
         )
 
 
-def run_stage(stage: Stage, config: Config, workdir: Workdir, identity: Identity) -> float:
-    """Runs one stage and gives its directory the final name; returns the seconds it took."""
+def run_stage(
+    stage: Stage, config: Config, workdir: Workdir, identity: Identity, *, named: bool = False
+) -> float:
+    """Runs one stage and gives its directory the final name; returns the seconds it took.
+
+    Args:
+      named: whether the user asked for this stage by its name.
+    """
     start = time.monotonic()
     needs = {name: workdir.completed(name)["results"] for name in stage.needs}
     out = workdir.open_partial(stage.name, identity.key, fingerprint(needs) if needs else "")
-    metadata = stage.run(StageContext(config, workdir, out))
+    metadata = stage.run(StageContext(config, workdir, out, named))
     seconds = time.monotonic() - start
     marker = {
         **dataclasses.asdict(identity),
@@ -144,7 +150,7 @@ def run_single(name: str, config: Config, workdir: Workdir) -> None:
             )
     with lock(workdir):
         workdir.recover(name)
-        run_stage(stage, config, workdir, identities[name])
+        run_stage(stage, config, workdir, identities[name], named=True)
 
 
 def verify(workdir: Workdir) -> tuple[list[str], bool]:

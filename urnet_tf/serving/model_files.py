@@ -15,7 +15,7 @@ from typing import Any
 from urnet_tf.errors import UsageError
 from urnet_tf.export.preparation import Preparation
 from urnet_tf.export.tflite_metadata import read_metadata
-from urnet_tf.store import read_json
+from urnet_tf.store import MARKER, Workdir, read_json
 from urnet_tf.text_rules import quote
 
 KINDS = {"saved_model": "SavedModel", "keras": "Keras", "tflite": "TFLite", "onnx": "ONNX"}
@@ -52,16 +52,29 @@ def find_model(path: str | os.PathLike) -> ModelFile:
 
     Raises:
       UsageError: there is none, there are several, or its labels or preparation are missing.
+      DamagedResult: it lies in the work directory of a run and is not as the run wrote it.
     """
     path = pathlib.Path(path)
+    found = None
     try:
         if path.is_dir():
-            return _describe(_file_in(path))
-        if path.is_file():
-            return _describe(path.parent if path.name == "saved_model.pb" else path)
+            found = _file_in(path)
+        elif path.is_file():
+            found = path.parent if path.name == "saved_model.pb" else path
+        if found is not None:
+            _check_damage(found)
+            return _describe(found)
     except OSError as error:
         raise UsageError(f"Cannot read the model {path}: {error.strerror or error}.") from None
     raise UsageError(f"Expected a model at {path}; there is no such file or directory.")
+
+
+def _check_damage(path: pathlib.Path) -> None:
+    """Compares a model that lies in a work directory with what its run says of it."""
+    version = (path if path.is_dir() else path.parent).resolve()
+    export = version.parent.parent
+    if (export / MARKER).is_file() and export.name == "export":
+        Workdir(export.parent).checked("export", version.parent.name, version.name)
 
 
 def _file_in(directory: pathlib.Path) -> pathlib.Path:

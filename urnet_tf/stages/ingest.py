@@ -15,7 +15,7 @@ from urnet_tf.errors import RunError, UsageError, settings_named
 from urnet_tf.schema import DUPLICATE_COLUMNS, DUPLICATE_KINDS, QUARANTINE_COLUMNS, TEST, TRAIN, VAL
 from urnet_tf.stages.settings import keys_of
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
-from urnet_tf.store import Workdir, hash_file, read_table, write_json, write_table
+from urnet_tf.store import DamagedResult, Workdir, hash_file, read_table, write_json, write_table
 from urnet_tf.store.progress import progress
 from urnet_tf.text_rules import show_path
 
@@ -47,6 +47,8 @@ def run(context: StageContext) -> dict:
             crawl = cut_ranks(crawl, settings.max_rank)
     if not len(crawl.rows):
         raise UsageError(f"Expected images at {settings.path}; none of the rows there can be used.")
+    if not context.named:
+        _check_folders(context.workdir, crawl.root)
     probes = _probe(context, crawl)
     _check_missing(context, crawl, probes)
     tables = build_instance_table(
@@ -212,6 +214,46 @@ def _probe(context: StageContext, crawl: "Crawl") -> "pa.Table":
             write_table(units.directory / part(unit), columns, PROBE_COLUMNS)
             units.complete(unit)
     return pa.concat_tables([read_table(units.directory / part(unit)) for unit in range(total)])
+
+
+def _check_folders(workdir: Workdir, root: str) -> None:
+    """Stops where images that an earlier run has read are gone with their folders: a disk is not mounted.
+
+    Single files that are gone were removed by someone, or are told by `_check_missing`.
+    """
+    import pyarrow.compute as pc
+
+    marker = workdir.marker("ingest")
+    if marker is None or marker["metadata"]["root"] != root:
+        return
+    try:
+        paths = read_table(workdir.checked("ingest", "candidates.parquet"), ["path"])["path"]
+    except DamagedResult:
+        return  # nobody knows what was read
+    folders = pc.value_counts(pc.replace_substring_regex(paths, r"/?[^/]*$", "")).to_pylist()
+    gone = {
+        f["values"]: f["counts"] for f in folders if not _holds_something(os.path.join(root, f["values"]))
+    }
+    if not gone:
+        return
+    examples = ", ".join(os.path.join(root, folder) for folder in sorted(gone)[:3])
+    raise RunError(
+        f"ingest: {sum(gone.values())} images that an earlier run has read are gone with their folders, for "
+        f"example {examples}. If a disk or share is not mounted, mount it and run the same command again: "
+        "all results are as they were. If the images were removed on purpose, run with --from ingest, which "
+        "lists what is there."
+    )
+
+
+def _holds_something(folder: str) -> bool:
+    """Whether a folder is there and not empty, like the place of a disk that is not mounted."""
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is not None
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # probing its files says what fails
+        return True
 
 
 def _check_missing(context: StageContext, crawl: "Crawl", probes: "pa.Table") -> None:
