@@ -1,6 +1,8 @@
 """Order and cost of the tests; a small drawn crawl, and the webtiny crawl of real photographs if there."""
 
+import contextlib
 import importlib.abc
+import io
 import itertools
 import os
 import pathlib
@@ -27,13 +29,19 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 SMALL_RUN = (
     "pack.short_side_px=64", "pack.images_per_shard=250", "model.image_size_px=64", "baseline.folds=2",
     "baseline.fit.epochs=10", "baseline.fit.batch_images=48", "train.fit.epochs=10",
-    "train.fit.batch_images=48", "export.check_images=16", "export.formats=[saved_model,tflite_float32]",
+    "train.fit.batch_images=48", "export.check_images=4", "export.formats=[saved_model]",
     "report.classes=4", "reweight.refit.epochs=5", "baseline.head=trained", "train.head=trained",
 )  # fmt: skip
 
 
 # Files that share the finished run of the whole flow.
-_FLOW_FILES = ("test_flow.py", "test_blocks.py", "test_kill.py", "test_why.py", "test_fuzz_images.py")
+_FLOW_FILES = (
+    "test_flow.py",
+    "test_blocks.py",
+    "test_kill.py",
+    "test_why_sentences.py",
+    "test_fuzz_images.py",
+)
 # Files that share a SavedModel.
 _ENGINE_FILES = ("test_saved_model.py", "test_engines.py", "test_server.py", "test_tf_serving.py")
 # The longest start first, so that no worker ends long after the other.
@@ -190,6 +198,36 @@ def urnet(urnet_command):
     def run(*arguments, python_flags=()) -> subprocess.CompletedProcess:
         command = urnet_command(*arguments, python_flags=python_flags)
         return subprocess.run(**command, capture_output=True, text=True, errors="surrogateescape")
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def urnet_here():
+    """Runs `urnet ...` in this process, which spares the start of TensorFlow.
+
+    Takes the arguments; returns a `CompletedProcess` of what came of them.
+    """
+    from absl import flags, logging
+
+    from urnet_tf import __main__
+
+    def run(*arguments) -> subprocess.CompletedProcess:
+        argv = ["urnet", *map(os.fspath, arguments)]
+        log = logging.get_absl_handler().python_handler
+        texts = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
+        flags.FLAGS.unparse_flags()
+        stream = log.setStream(texts[1])
+        try:
+            with contextlib.redirect_stdout(texts[0]), contextlib.redirect_stderr(texts[1]):
+                status = __main__.main(__main__._parse(argv))
+        except SystemExit as end:
+            status = end.code
+        finally:
+            log.setStream(stream)
+            out, errors = (text.buffer.getvalue().decode() for text in texts)
+            print(out, errors)  # for the report of a failure
+        return subprocess.CompletedProcess(argv, status, out, errors)
 
     return run
 

@@ -5,5 +5,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/../experiments/setup.sh"
 setup_environment
 python -m pytest "$@"
 if [ $# -eq 0 ]; then
-  TF_ENABLE_ONEDNN_OPTS=0 python -m pytest -n 0 -m "onednn and not slow"
+  TF_ENABLE_ONEDNN_OPTS=0 python -m pytest -n 0 -m "onednn and not slow" tests/export tests/models
 fi

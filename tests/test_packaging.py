@@ -177,6 +177,28 @@ def test_minilm_without_its_package_is_refused(without_extras):
 
 
 @pytest.mark.tensorflow
+def imported_at_once(tree):
+    """Top-level names of modules that importing this source imports: nothing inside of functions."""
+    nodes = [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.partition(".")[0]
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            nodes += ast.iter_child_nodes(node)
+
+
+def test_extras_are_imported_inside_of_functions():
+    for path in sorted((REPOSITORY / "urnet_tf").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert not EXTRA_OF.keys() & set(imported_at_once(tree)), path
+    tree = ast.parse("import a\nif a:\n  from b.c import d\nclass E:\n  def f():\n    import g")
+    assert set(imported_at_once(tree)) == {"a", "b"}
+
+
+@pytest.mark.slow  # starts a program that imports TensorFlow
 def test_every_module_can_be_imported_without_the_extras():
     names = [
         ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")

@@ -24,13 +24,10 @@ def blocks_of(page):
 
 
 class Newcomer:
-    """Types in what a page says, in a directory with what its commands speak of.
+    """Types in what a page says, in a directory with what its commands speak of."""
 
-    `urnet` runs in this process, which spares the start of TensorFlow each time.
-    """
-
-    def __init__(self, image, run_flags=()):
-        self.image, self.run_flags = image, run_flags
+    def __init__(self, urnet, image, run_flags=()):
+        self.urnet, self.image, self.run_flags = urnet, image, run_flags
 
     def follow(self, page, known=()):
         """Runs the page's blocks in order; yields each command, or Python block, and what it printed.
@@ -54,33 +51,15 @@ class Newcomer:
             # What would compute for minutes gets the crawl and the settings of a run that is complete.
             workdir = arguments[arguments.index("--workdir") + 1]
             arguments = ["run", "--workdir", workdir, *(self.run_flags or arguments[1:])]
-        return self._print_of(lambda: self._run_urnet(arguments))
-
-    @staticmethod
-    def _run_urnet(arguments):
-        from absl import flags
-
-        from urnet_tf import __main__
-
-        flags.FLAGS.unparse_flags()
-        argv = ["urnet", *arguments]
-        assert __main__.main(__main__._parse(argv)) == 0, shlex.join(argv)
+        done = self.urnet(*arguments)
+        assert done.returncode == 0, line
+        return done.stdout + done.stderr
 
     @staticmethod
     def _print_of(action):
-        from absl import logging
-
-        handler = logging.get_absl_handler()
-        with io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) as printed:
-            stream = handler.python_handler.setStream(printed)
-            try:
-                with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-                    action()
-            finally:
-                handler.python_handler.setStream(stream)
-                text = printed.buffer.getvalue().decode()
-                print(text)  # for the report of a failure
-        return text
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            action()
+        return printed.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +83,14 @@ def typed():
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)], ids=lambda page: page.name)
-def test_the_blocks_run_in_order(page, place, typed, finished_run, drawn_crawl, small_run, monkeypatch):
+def test_the_blocks_run_in_order(
+    page, place, typed, finished_run, drawn_crawl, small_run, urnet_here, monkeypatch
+):
     # The run itself is the finished one; the command is given its crawl and settings, and has nothing to do.
     if not (place / "runs" / "photos").exists():
         shutil.copytree(finished_run[0], place / "runs" / "photos")
     monkeypatch.chdir(place)
-    newcomer = Newcomer("hostile_empty.jpg", ["--data", str(drawn_crawl), *small_run])
+    newcomer = Newcomer(urnet_here, "hostile_empty.jpg", ["--data", str(drawn_crawl), *small_run])
     printed = dict(newcomer.follow(page, typed))
     typed.update(printed)
     if page.name == "README.md":
@@ -140,11 +121,11 @@ def assert_corrections_arrive(place):
 
 
 @pytest.mark.slow
-def test_the_readme_runs_as_it_is(place, monkeypatch):
+def test_the_readme_runs_as_it_is(place, urnet_here, monkeypatch):
     monkeypatch.chdir(place)
     shutil.rmtree(place / "runs" / "photos", ignore_errors=True)
     image = next((place / "photos" / "train").rglob("*.jpg")).relative_to(place / "photos")
-    for _ in Newcomer(str(image)).follow(REPOSITORY / "README.md"):
+    for _ in Newcomer(urnet_here, str(image)).follow(REPOSITORY / "README.md"):
         pass
     assert (place / "runs" / "photos" / "report" / "index.html").exists()
 
@@ -173,3 +154,10 @@ def test_the_second_run_of_the_tests_is_the_one_that_is_described():
     script = (REPOSITORY / "tests" / "run.sh").read_text()
     (command,) = re.findall(r"^ +(TF_ENABLE_ONEDNN_OPTS=0 .*)$", script, re.M)
     assert f"`{command}`" in (REPOSITORY / "docs" / "contributing.md").read_text()
+    folders = command.split()[command.split().index('slow"') + 1 :]
+    marked = {
+        path.parent.relative_to(REPOSITORY).as_posix()
+        for path in (REPOSITORY / "tests").rglob("test_*.py")
+        if "pytest.mark.onednn" in path.read_text(encoding="utf-8") and path != pathlib.Path(__file__)
+    }
+    assert marked == set(folders)

@@ -1,9 +1,6 @@
 """SavedModels of a tiny classifier: signatures, bad images, many images, views, what is inside."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,19 +9,6 @@ from urnet_tf.export import saved_model
 from urnet_tf.export.preparation import Preparation
 
 SIZE = 32
-
-# What a server knows: the directory. No urnet_tf, no keras. It has no oneDNN either: TensorFlow then
-# fuses convolutions with what follows, into an operation that takes no groups.
-_FRESH = """
-import os, sys
-os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
-sys.modules["keras"] = sys.modules["urnet_tf"] = None  # importing them fails
-import numpy as np, tensorflow as tf
-model = tf.saved_model.load(sys.argv[1])
-arrays = np.load(sys.argv[2], allow_pickle=True)
-served = model.signatures["serving_default"](image_bytes=tf.constant(list(arrays["encoded"])))
-np.savez(sys.argv[3], **{k: v.numpy() for k, v in served.items()})
-"""
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +35,12 @@ def test_assets(tiny_version, tiny_names):
     assert json.loads((tiny_version / "assets" / "model.json").read_text()) == {"name": "tiny", "version": 3}
 
 
-def test_a_process_without_our_package_keras_and_onednn_serves_it(
-    tiny_version, tiny_model, tiny_names, tiny_preparation, tiny_photos, tmp_path
+def test_the_best_are_those_of_keras_and_bad_images_are_marked(
+    call, tiny_model, tiny_names, tiny_preparation, tiny_photos
 ):
-    files = np.array([*tiny_photos[:3], b"no image", tiny_photos[3][:200], b""], object)
-    images, valid = (tensor.numpy() for tensor in tiny_preparation.decode(files))
-    np.savez(tmp_path / "in.npz", encoded=files)
-    arguments = [str(tiny_version), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "KERAS_BACKEND")}
-    subprocess.run([sys.executable, "-c", _FRESH, *arguments], check=True, cwd=tmp_path, env=environment)
-    served = np.load(tmp_path / "out.npz", allow_pickle=True)
+    files = [*tiny_photos[:3], b"no image", tiny_photos[3][:200], b""]
+    images, valid = (tensor.numpy() for tensor in tiny_preparation.decode(np.array(files, object)))
+    served = call("serving_default", {"image_bytes": files})
     assert served["valid"].tolist() == valid.tolist() == [True] * 3 + [False] * 3
     assert (served["classes"][3:] == -1).all() and (served["probabilities"][3:] == 0).all()
     assert set(served["labels"][3:].ravel()) == {b""}

@@ -1,5 +1,7 @@
 """The whole flow as a person meets it: one run on a drawn crawl with planted noise and hostile files."""
 
+# Long because most of its tests share one run of the whole flow, and what was planted in its crawl.
+
 import csv
 import dataclasses
 import html
@@ -86,7 +88,6 @@ def test_the_last_line_says_where_the_results_are(finished_run):
     page, version = places
     assert page == workdir / "report" / "index.html" and page.stat().st_size > 10_000
     assert version == workdir / "export" / "urnet" / "1" and (version / "saved_model.pb").is_file()
-    assert (version / "urnet_float32.tflite").stat().st_size > 1_000_000
 
 
 def test_every_hostile_file_is_an_image_or_a_row_with_a_reason(finished_run, hostile):
@@ -223,8 +224,8 @@ def test_other_weights_run_again_from_reweight_on(copy, drawn_crawl, urnet, smal
     assert (copy / "export" / "urnet" / "2" / "saved_model.pb").is_file(), "a newer model, a higher version"
 
 
-def test_from_evaluate_runs_what_needs_it(copy, finished_run, drawn_crawl, urnet, small_run):
-    done = urnet("run", "--data", drawn_crawl, "--workdir", copy, "--from", "evaluate", *small_run)
+def test_from_evaluate_runs_what_needs_it(copy, finished_run, drawn_crawl, urnet_here, small_run):
+    done = urnet_here("run", "--data", drawn_crawl, "--workdir", copy, "--from", "evaluate", *small_run)
     assert done.returncode == 0, done.stderr[-3000:]
     actions = what_was_done(done.stderr)
     assert {name for name, action in actions.items() if action == "runs"} == {"evaluate", "report"}
@@ -263,7 +264,7 @@ def test_a_dry_run_tells_rows_time_disk_and_memory_and_writes_nothing(drawn_craw
 
 
 def tiny_backbone(name, image_size_px, weights=None, *, seed=0, synchronized=False, **_):
-    """In place of the real networks, with as many features as the one of the finished run."""
+    """In place of the real networks."""
     import keras
 
     image = keras.Input((image_size_px, image_size_px, 3), name="image")
@@ -272,8 +273,16 @@ def tiny_backbone(name, image_size_px, weights=None, *, seed=0, synchronized=Fal
     x = keras.layers.Conv2D(8, 8, strides=4, kernel_initializer=initializer, name="conv")(x)
     x = keras.layers.BatchNormalization(synchronized=synchronized, name="bn")(x)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(keras.layers.ReLU(name="relu")(x))
-    x = keras.layers.Dense(1280, kernel_initializer=initializer, dtype="float32", name="features")(x)
+    x = keras.layers.Dense(32, kernel_initializer=initializer, dtype="float32", name="features")(x)
     return keras.Model(image, x, name="tiny")
+
+
+@pytest.fixture
+def packed(finished_run, tmp_path):
+    """A work directory with the images of the finished run, and nothing made from them."""
+    for stage in ("ingest", "pack"):
+        shutil.copytree(finished_run[0] / stage, tmp_path / "packed" / stage)
+    return tmp_path / "packed"
 
 
 @pytest.fixture
@@ -295,15 +304,13 @@ def run_here(small_run, drawn_crawl):
 
 
 @pytest.mark.parametrize("preset", ["best", "sound", "paper"])
-def test_every_preset_comes_to_its_end(copy, run_here, monkeypatch, preset):
+def test_every_preset_comes_to_its_end(packed, run_here, monkeypatch, preset):
     """With the heads that it has by default; those of the finished run are trained."""
     monkeypatch.setattr("urnet_tf.models.backbone.build_backbone", tiny_backbone)
-    done = run_here(copy, f"preset={preset}")
-    ran = {name for name, action in done.items() if action == plan.RUN}
-    again = {"baseline", "extract"} if preset != "paper" else set()
-    assert ran == {*again, "reweight", "train", "evaluate", "export", "report"}
-    assert (copy / "train" / "urnet.keras").exists() == (preset != "best")
-    weight = np.array([row["sample_weight"] for row in read(copy, "train", "weights.parquet")])
+    done = run_here(packed, f"preset={preset}")
+    assert [name for name, action in done.items() if action == plan.SKIP] == ["ingest", "pack"]
+    assert (packed / "train" / "urnet.keras").exists() == (preset != "best")
+    weight = np.array([row["sample_weight"] for row in read(packed, "train", "weights.parquet")])
     if preset == "paper":
         assert (weight < 0).any() and weight.mean() < 0.5
     else:
@@ -344,6 +351,8 @@ def recorded_runs(drawn_crawl, small_run, tmp_path_factory):
     done = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("urnet_tf.models.backbone.build_backbone", tiny_backbone)
+        # Its operations are tested in test_augment.py; their graph takes seconds to build.
+        patch.setattr("urnet_tf.images.augment._randaugment", lambda *_: lambda image, seed: image)
         for mode in ("frozen", "finetune"):
             small = [flag.removeprefix("--set=") for flag in small_run]
             settings = [*small, *TINY, f"model.mode={mode}", "model.weights=null", *EVERYTHING_ON[mode]]
@@ -473,10 +482,10 @@ def test_why_explains_a_usable_image(finished_run, urnet):
         assert re.search(rf"{factor} +{row[factor]:.3f}", done.stdout), factor
 
 
-def test_why_explains_quarantined_files(finished_run, urnet, hostile):
+def test_why_explains_quarantined_files(finished_run, urnet_here, hostile):
     workdir, _ = finished_run
     for name in ("hostile_truncated.jpg", "hostile_bomb.jpg"):
-        done = urnet("why", name, "--workdir", workdir)
+        done = urnet_here("why", name, "--workdir", workdir)
         assert done.returncode == 0 and "Traceback" not in done.stderr
         assert (
             f"Not used: {hostile[name].expectation}, {schema.STATUS[hostile[name].expectation]}"
@@ -484,8 +493,8 @@ def test_why_explains_quarantined_files(finished_run, urnet, hostile):
         )
 
 
-def test_why_names_what_is_near_an_unknown_name(finished_run, urnet):
-    done = urnet("why", "hostile_emty.jpg", "--workdir", finished_run[0])
+def test_why_names_what_is_near_an_unknown_name(finished_run, urnet_here):
+    done = urnet_here("why", "hostile_emty.jpg", "--workdir", finished_run[0])
     assert_refused(done, "hostile_emty.jpg", "hostile_empty.jpg")
 
 
@@ -525,25 +534,25 @@ def folder(tmp_path):
         ("model.dropout=1.5", "between 0.0 and 0.99"),
     ],
 )
-def test_bad_settings_are_refused(folder, urnet, tmp_path, setting, words):
-    done = urnet("run", "--data", folder, "--workdir", tmp_path / "w", "--set", setting)
+def test_bad_settings_are_refused(folder, urnet_here, tmp_path, setting, words):
+    done = urnet_here("run", "--data", folder, "--workdir", tmp_path / "w", "--set", setting)
     assert_refused(done, words)
     assert not (tmp_path / "w").exists()
 
 
-def test_a_missing_folder_is_refused(urnet, tmp_path):
-    done = urnet("run", "--data", tmp_path / "no such crawl", "--workdir", tmp_path / "w")
+def test_a_missing_folder_is_refused(urnet_here, tmp_path):
+    done = urnet_here("run", "--data", tmp_path / "no such crawl", "--workdir", tmp_path / "w")
     assert_refused(done, tmp_path / "no such crawl", "no such file or folder")
 
 
-def test_a_class_with_one_image_is_refused(folder, urnet, tmp_path):
+def test_a_class_with_one_image_is_refused(folder, urnet_here, tmp_path):
     paint(folder / "emu", 1)
-    done = urnet("run", "--data", folder, "--workdir", tmp_path / "w")
+    done = urnet_here("run", "--data", folder, "--workdir", tmp_path / "w")
     assert_refused(done, "emu", "at least 2 usable training images", "one image")
 
 
 @pytest.mark.parametrize("kind", ["no class folders", "empty class folders", "no pictures", "header only"])
-def test_no_images_at_all_is_refused(urnet, tmp_path, kind):
+def test_no_images_at_all_is_refused(urnet_here, tmp_path, kind):
     crawl = tmp_path / "crawl"
     crawl.mkdir()
     if kind in ("empty class folders", "no pictures"):
@@ -555,44 +564,43 @@ def test_no_images_at_all_is_refused(urnet, tmp_path, kind):
     if kind == "header only":
         crawl = crawl / "list.csv"
         crawl.write_text("path,label\n")
-    done = urnet("run", "--data", crawl, "--workdir", tmp_path / "w")
+    done = urnet_here("run", "--data", crawl, "--workdir", tmp_path / "w")
     assert_refused(done, "Expected")
 
 
 @pytest.mark.parametrize("label", ["2", "-1", "emu"])
-def test_a_label_outside_of_the_list_is_refused(urnet, tmp_path, label):
+def test_a_label_outside_of_the_list_is_refused(urnet_here, tmp_path, label):
     paint(tmp_path / "pictures", 4)
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     rows = ["path,label", "pictures/0.jpg,0", "pictures/1.jpg,1", f"pictures/2.jpg,{label}"]
     (tmp_path / "list.csv").write_text("\n".join(rows))
-    done = urnet("run", "--data", tmp_path / "list.csv", "--workdir", tmp_path / "w")
+    done = urnet_here("run", "--data", tmp_path / "list.csv", "--workdir", tmp_path / "w")
     assert_refused(done, repr(label), "line 4 of list.csv", "2 classes")
 
 
 @pytest.mark.parametrize("name", ["missing.pth", "garbage.pth", "garbage.weights.h5", "folder.pth"])
-def test_an_unreadable_checkpoint_is_refused_before_any_work(folder, urnet, tmp_path, name):
+def test_an_unreadable_checkpoint_is_refused_before_any_work(folder, urnet_here, tmp_path, name):
     path = tmp_path / name
     if name.startswith("garbage"):
         path.write_bytes(b"garbage " * 1000)
     if name.startswith("folder"):
         path.mkdir()
-    flags = ("-X", "importtime")
-    done = urnet(
-        "run", "--data", folder, "--workdir", tmp_path / "w", "--set", f"model.weights={path}",
-        python_flags=flags,
-    )  # fmt: skip
+    done = urnet_here("run", "--data", folder, "--workdir", tmp_path / "w", f"--set=model.weights={path}")
     assert_refused(done, path)
-    assert not heavy_imports(done.stderr) and not (tmp_path / "w").exists()
-
-
-def test_missing_imagenet_weights_are_told_before_any_work(folder, urnet, tmp_path):
-    done = urnet("run", "--data", folder, "--workdir", tmp_path / "w", "--set", "model.backbone=resnext")
-    assert_refused(done, "model.weights")
     assert not (tmp_path / "w").exists()
 
 
-def test_a_file_in_place_of_the_work_directory_is_refused(folder, urnet, tmp_path):
+def test_missing_imagenet_weights_are_told_before_any_work(folder, urnet, tmp_path):
+    done = urnet(
+        "run", "--data", folder, "--workdir", tmp_path / "w", "--set", "model.backbone=resnext",
+        python_flags=("-X", "importtime"),
+    )  # fmt: skip
+    assert_refused(done, "model.weights")
+    assert not heavy_imports(done.stderr) and not (tmp_path / "w").exists()
+
+
+def test_a_file_in_place_of_the_work_directory_is_refused(folder, urnet_here, tmp_path):
     (tmp_path / "w").write_text("here I am")
-    done = urnet("run", "--data", folder, "--workdir", tmp_path / "w")
+    done = urnet_here("run", "--data", folder, "--workdir", tmp_path / "w")
     assert_refused(done, "Cannot write to the work directory", tmp_path / "w")
     assert (tmp_path / "w").read_text() == "here I am"

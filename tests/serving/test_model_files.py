@@ -7,6 +7,7 @@ import pytest
 from urnet_tf.errors import UsageError
 from urnet_tf.export.preparation import Preparation
 from urnet_tf.serving.model_files import find_model
+from urnet_tf.store import DamagedResult, Workdir
 
 PREPARATION = Preparation(image_size_px=32, short_side_px=40)
 
@@ -36,6 +37,22 @@ def test_every_level_leads_to_the_newest_version(tmp_path):
     keras = models / "tiny" / "9" / "tiny.keras"
     assert (find_model(keras).path, find_model(keras).kind, find_model(keras).version) == (keras, "keras", 9)
     assert find_model(models / "tiny" / "2" / "saved_model.pb").path == models / "tiny" / "2"
+
+
+def test_a_damaged_export_of_a_run_is_never_used(tmp_path):
+    workdir = Workdir(tmp_path / "run")
+    write_version(workdir.open_partial("export", "k") / "tiny" / "1", "tiny.keras", "tiny_int8.tflite")
+    workdir.finish("export", {"key": "k"})
+    version = workdir.path("export") / "tiny" / "1"
+    assert find_model(tmp_path / "run").path == version / "tiny.keras"
+    labels = (version / "labels.txt").read_text()
+    (version / "labels.txt").write_text(labels.replace("a", "b"))
+    (tmp_path / "link").symlink_to(version)
+    for path in (tmp_path / "run", version, version / "tiny.keras", tmp_path / "link"):
+        with pytest.raises(DamagedResult, match="labels.txt is not as it was .* `urnet run`"):
+            find_model(path)
+    (version / "labels.txt").write_text(labels)
+    assert find_model(version).labels == ("a", "b")
 
 
 def test_other_formats_stand_in_for_a_missing_saved_model(tmp_path):

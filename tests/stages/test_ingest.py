@@ -27,10 +27,10 @@ def draw_images(root, names, seed=0):
         Image.fromarray(generator.integers(0, 255, (20, 24, 3), np.uint8)).save(path)
 
 
-def run(workdir, **settings):
+def run(workdir, *, named=False, **settings):
     config = from_dict({"ingest": {k: v if k != "path" else str(v) for k, v in settings.items()}})
     out = Workdir(workdir).open_partial("ingest", fingerprint(ingest.inputs(config)))
-    return ingest.run(StageContext(config, Workdir(workdir), out)), out
+    return ingest.run(StageContext(config, Workdir(workdir), out, named)), out
 
 
 @pytest.fixture
@@ -232,6 +232,35 @@ def test_a_disk_that_fails_stops_probing_and_is_no_verdict(folder, tmp_path, mon
     monkeypatch.setattr(probe, "_read", read)
     metadata, _ = run(tmp_path / "work", path=folder)
     assert metadata == undisturbed
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder"])
+@pytest.mark.parametrize("kind", ["folder", "list"])
+def test_folders_that_are_gone_since_an_earlier_run_stop_it(folder, tmp_path, kind, left):
+    """A disk that is not mounted costs no image, and what is removed on purpose can be told."""
+    path, work = folder, tmp_path / "work"
+    if kind == "list":
+        path = tmp_path / "list.csv"
+        names = [file.relative_to(tmp_path) for file in sorted(folder.rglob("*.png"))]
+        path.write_text("\n".join(["path,label", *(f"{name},{name.parts[1]}" for name in names)]))
+    undisturbed, _ = run(work, path=path)
+    Workdir(work).finish("ingest", {"key": "k", "metadata": undisturbed})
+    (folder / "dog" / "g").rename(tmp_path / "away")
+    if left != "nothing":
+        (folder / "dog" / "g").mkdir()
+    with pytest.raises(
+        RunError, match=f"11 images .* gone with .*{folder}/dog/g. If .*--from ingest"
+    ) as told:
+        run(work, path=path)
+    assert "\n" not in str(told.value)
+    assert run(work, path=path, named=True)[0]["images"] == undisturbed["images"] - 11
+    assert run(tmp_path / "other", path=path)[0]["images"] == undisturbed["images"] - 11, "never seen"
+    if left != "nothing":
+        (folder / "dog" / "g").rmdir()
+    (tmp_path / "away").rename(folder / "dog" / "g")
+    assert run(work, path=path)[0] == undisturbed
+    (folder / "dog" / "f" / "1.png").unlink()
+    assert run(work, path=path)[0]["images"] == undisturbed["images"] - 1, "someone removed it"
 
 
 @pytest.mark.parametrize("missing, stops", [(1, False), (18, True), (20, True)])

@@ -1,5 +1,6 @@
 """The report stage on a small work directory written by hand."""
 
+import dataclasses
 import io
 import re
 
@@ -185,6 +186,9 @@ def test_reliability_counts_the_measured_split(context):
     assert inputs.reliability["urnet"]["count"].tolist() == [1, 1, 2]
     assert inputs.reliability["urnet"]["accuracy"].tolist() == [0.0, 1.0, 1.0]
     assert inputs.read_rows([3, 1])[0]["title"] == "Title <3>"
+    config = config_lib.load_config(None, ["evaluate.ece_bins=2"])
+    found = report.read_inputs(dataclasses.replace(context, config=config)).reliability["urnet"]
+    assert found["count"].tolist() == [1, 3]
 
 
 def test_a_run_that_measured_nothing_has_a_page(context):

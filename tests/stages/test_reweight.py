@@ -12,6 +12,7 @@ from urnet_tf.errors import UsageError
 from urnet_tf.reweighting.judge import out_of_fold_predictions
 from urnet_tf.reweighting.recipe import make_targets
 from urnet_tf.stages import reweight
+from urnet_tf.stages.literal_weights import describe_scale
 from urnet_tf.stages.stage import PlanContext, StageContext
 
 SIZES, DIM = (24, 40, 12), 16
@@ -146,10 +147,13 @@ def test_arrays_give_what_the_stage_writes(workdir, preset):
     )  # fmt: skip
     shared = set(found.column_names) & set(columns)
     assert len(shared) == 10
+    # The heads of a second round are fitted to a gradient of 1e-3; the order of the rows and the BLAS of the
+    # processor decide where below that they stop.
+    rtol, atol = (1e-4, 1e-5) if rounds == 1 else (5e-3, 1e-3)
     for name in shared:
-        np.testing.assert_allclose(found[name].to_numpy(), columns[name][order], rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(found[name].to_numpy(), columns[name][order], rtol=rtol, err_msg=name)
     for name in ("target_ids", "target_probs"):
-        np.testing.assert_allclose(found[name].to_pylist(), np.load(out / f"{name}.npy")[order], atol=1e-5)
+        np.testing.assert_allclose(found[name].to_pylist(), np.load(out / f"{name}.npy")[order], atol=atol)
 
 
 def test_the_fitted_second_round_is_that_of_the_judge_with_the_first_weights(workdir):
@@ -191,15 +195,15 @@ def test_paper_form_is_the_literal_product(workdir):
 
 
 def test_what_the_scale_of_the_weights_does_is_told():
-    assert reweight.describe_scale(np.float32([0.5, 1.5])) == []
-    against, scale = reweight.describe_scale(np.float32([0.3, 0.1, -0.2, 0.0]))
+    assert describe_scale(np.float32([0.5, 1.5])) == []
+    against, scale = describe_scale(np.float32([0.3, 0.1, -0.2, 0.0]))
     assert against == "25.0% of the weights are below 0: these images count against their labels."
     assert "mean 0.05, not 1, and Keras divides by the images of a step, so the loss is 20 times" in scale
     assert "smaller" in scale and "20 times less learning" in scale
     assert "reweight.combine.unit_mean=true" in scale
-    (scale,) = reweight.describe_scale(np.float32([3.0, 5.0]))
+    (scale,) = describe_scale(np.float32([3.0, 5.0]))
     assert "4 times larger" in scale and "4 times more learning rate" in scale
-    assert "count against the labels" in reweight.describe_scale(np.float32([-0.3, 0.1]))[1]
+    assert "count against the labels" in describe_scale(np.float32([-0.3, 0.1]))[1]
 
 
 def test_the_paper_without_its_text_vectors_says_so(workdir, tmp_path, caplog):

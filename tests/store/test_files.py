@@ -177,6 +177,19 @@ def test_every_damage_to_a_complete_stage_is_found(tmp_path, kind, name):
         assert workdir.checked("pack", "deep", "sound").is_file()
 
 
+def test_a_marker_that_someone_edited_is_none(tmp_path):
+    workdir = store.Workdir(tmp_path)
+    complete(workdir, "pack", "k1", "1")
+    path = workdir.path("pack") / "done.json"
+    for old, new in (('"k1"', '"k2"'), ('"bytes": 1', '"bytes": 2'), ('"files"', '"Files"'), ("{", "[{")):
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        assert workdir.marker("pack") is None, new
+        path.write_text(text)
+        assert workdir.marker("pack")["key"] == "k1"
+
+
 def test_contents_that_changed_without_size_and_time_are_found_when_they_are_read(tmp_path):
     workdir = store.Workdir(tmp_path)
     complete(workdir, "pack", "k", "abc")

@@ -10,6 +10,7 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 
 import yaml
 from absl import logging
@@ -70,7 +71,7 @@ def run(config: Config, workdir: Workdir, steps: list[Step]) -> None:
         workdir.drop_previous(names)
 
 
-def _run_steps(config, workdir, steps, done):
+def _run_steps(config: Config, workdir: Workdir, steps: list[Step], done: set[str]) -> None:
     """Runs the steps; adds the names of those that are complete to `done`."""
     for number, step in enumerate(steps, 1):
         title = f"[{number}/{len(steps)}] {step.stage.name}"
@@ -84,18 +85,18 @@ def _run_steps(config, workdir, steps, done):
             action = "resumes" if step.action == RESUME else "runs"
             logging.info("%s: %s, since %s%s", title, action, step.reason, expected)
             _check_space(step, workdir)
-            seconds = run_stage(step.stage, config, workdir, step.identity)
+            seconds = run_stage(step.stage, config, workdir, step.identity, named=step.named)
             logging.info("%s: done in %s", title, format_seconds(seconds))
         done.add(step.stage.name)
 
 
-def _recovers(workdir, step):
+def _recovers(workdir: Workdir, step: Step) -> bool:
     """Whether the stage was killed when all was done but the renaming, which is now done."""
     marker = workdir.marker(step.stage.name) if workdir.recover(step.stage.name) else None
     return marker is not None and marker["key"] == step.key
 
 
-def _check_space(step, workdir):
+def _check_space(step: Step, workdir: Workdir) -> None:
     """Stops before a stage that the disk has no room for."""
     needed = (step.estimate.disk_bytes or 0) - workdir.partial_bytes(step.stage.name)
     free = shutil.disk_usage(workdir.root).free
@@ -106,12 +107,18 @@ def _check_space(step, workdir):
         )
 
 
-def run_stage(stage: Stage, config: Config, workdir: Workdir, identity: Identity) -> float:
-    """Runs one stage and gives its directory the final name; returns the seconds it took."""
+def run_stage(
+    stage: Stage, config: Config, workdir: Workdir, identity: Identity, *, named: bool = False
+) -> float:
+    """Runs one stage and gives its directory the final name; returns the seconds it took.
+
+    Args:
+      named: whether the user asked for this stage by its name.
+    """
     start = time.monotonic()
     needs = {name: workdir.completed(name)["results"] for name in stage.needs}
     out = workdir.open_partial(stage.name, identity.key, fingerprint(needs) if needs else "")
-    metadata = stage.run(StageContext(config, workdir, out))
+    metadata = stage.run(StageContext(config, workdir, out, named))
     seconds = time.monotonic() - start
     marker = {
         **dataclasses.asdict(identity),
@@ -143,7 +150,7 @@ def run_single(name: str, config: Config, workdir: Workdir) -> None:
             )
     with lock(workdir):
         workdir.recover(name)
-        run_stage(stage, config, workdir, identities[name])
+        run_stage(stage, config, workdir, identities[name], named=True)
 
 
 def verify(workdir: Workdir) -> tuple[list[str], bool]:
@@ -175,7 +182,7 @@ def versions() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def lock(workdir: Workdir):
+def lock(workdir: Workdir) -> Iterator[None]:
     """Holds the work directory for this process; the lock vanishes with the process."""
     try:
         workdir.root.mkdir(parents=True, exist_ok=True)

@@ -12,11 +12,10 @@ linear one from image features into the space of text vectors. Numpy only: that 
 
 import concurrent.futures
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import threadpoolctl
 
 from urnet_tf.reweighting import REPAIRED, is_literal
 from urnet_tf.reweighting.combine import scale_to_class_mean
@@ -183,7 +182,7 @@ def cross_fit_confidence(
     embedding_dim: int = 300,
     negatives: str = EACH_STEP,
     normalize: bool = True,
-    report: Callable[[range], range] = lambda chunks: chunks,
+    report: Callable[[range], Iterable[int]] = lambda chunks: chunks,
 ) -> np.ndarray:
     """Trains one map a fold, without the fold, and asks it about the fold.
 
@@ -205,6 +204,8 @@ def cross_fit_confidence(
     Source: Eq. 8-9, Sec. 4.3.
     Differs: cross-fitted when there are several folds.
     """
+    import threadpoolctl
+
     labels, folds = np.asarray(labels), np.asarray(folds)
     names = np.unique(folds)
 
@@ -256,7 +257,7 @@ def compute_text_confidence(
     negatives: str = EACH_STEP,
     normalize: bool = True,
     formulas: str = REPAIRED,
-    report: Callable[[range], range] = lambda chunks: chunks,
+    report: Callable[[range], Iterable[int]] = lambda chunks: chunks,
 ) -> tuple[np.ndarray, np.ndarray]:
     """How well each image fits the text of its class, by maps learned from the best search results.
 

@@ -61,6 +61,7 @@ class StageContext:
     config: Config
     workdir: Workdir
     out: pathlib.Path  # the directory to fill; holds finished units after a kill
+    named: bool = False  # whether this stage was asked for by its name, and not just found incomplete
 
     def path(self, stage: str, *parts: str) -> pathlib.Path:
         """A file, or the whole directory, of an earlier, complete stage, as that stage wrote it.
