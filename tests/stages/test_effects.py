@@ -87,3 +87,16 @@ def test_text_vectors_are_in_the_keys_from_where_they_are_read(crawl):
     found = changed_keys(path, "reweight.confidence.enabled=true", setting)
     assert found == list(NAMES[NAMES.index("reweight") :])
     assert changed_keys(path, "reweight.confidence.enabled=false", setting) == []
+
+
+def test_the_crawl_is_in_all_keys(crawl):
+    assert changed_keys(crawl / "crawl" / "cat" / "1.png") == list(NAMES)
+
+
+def test_what_is_extracted_for_a_second_round_is_in_the_key(crawl):
+    def keys(mode, rounds):
+        overrides = "baseline.folds=2", f"model.mode={mode}", f"reweight.rounds={rounds}"
+        return stage_keys(load_config(None, ["ingest.path=crawl", *overrides]))
+
+    assert keys("finetune", 1)["extract"] != keys("finetune", 2)["extract"]
+    assert keys("frozen", 1)["extract"] == keys("frozen", 2)["extract"], "features are a stage of their own"
