@@ -6,10 +6,11 @@ import textwrap
 import griffe
 
 _SECTION = re.compile(r"^(Args|Attributes|Raises|Returns|Yields):$", re.M)
+_EXAMPLE = "Example:\n"
 
 
 class Formulas(griffe.Extension):
-    """Shows indented paragraphs before the first section as blocks, and departures as paragraphs."""
+    """Shows indented paragraphs and examples before the first section as blocks, departures as paragraphs."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs) -> None:
         """Called for each module, class and function."""
@@ -21,8 +22,14 @@ def as_written(text: str) -> str:
     """Markdown that shows a docstring as it is laid out."""
     section = _SECTION.search(text)
     start = section.start() if section else len(text)
-    paragraphs = [
-        f"```text\n{textwrap.dedent(paragraph)}\n```" if paragraph.startswith("  ") else paragraph
-        for paragraph in text[:start].split("\n\n")
-    ]
+    paragraphs = map(_block, text[:start].split("\n\n"))
     return "\n\n".join(paragraphs) + re.sub(r"\n(?=Differs: )", "\n\n", text[start:])
+
+
+def _block(paragraph: str) -> str:
+    """A paragraph, as a block of code where it is indented or an example."""
+    if paragraph.startswith(_EXAMPLE):
+        return f"Example:\n\n```pycon\n{textwrap.dedent(paragraph.removeprefix(_EXAMPLE)).rstrip()}\n```\n"
+    if paragraph.startswith("  "):
+        return f"```text\n{textwrap.dedent(paragraph)}\n```"
+    return paragraph

@@ -35,7 +35,13 @@ SMALL_RUN = (
 
 
 # Files that share the finished run of the whole flow.
-_FLOW_FILES = ("test_flow.py", "test_blocks.py", "test_kill.py", "test_why.py", "test_fuzz_images.py")
+_FLOW_FILES = (
+    "test_flow.py",
+    "test_blocks.py",
+    "test_kill.py",
+    "test_why_sentences.py",
+    "test_fuzz_images.py",
+)
 # Files that share a SavedModel.
 _ENGINE_FILES = ("test_saved_model.py", "test_engines.py", "test_server.py", "test_tf_serving.py")
 # The longest start first, so that no worker ends long after the other.

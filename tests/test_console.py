@@ -1,5 +1,6 @@
 """Signals end the program with one sentence and the status that shells expect, wherever they come."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -75,3 +76,19 @@ def end_by_signal(program, number):
     process.send_signal(number)
     _, said = process.communicate(timeout=10)
     return process.returncode, said
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--dry_run", "--data", "crawl"]])
+def test_a_reader_that_has_seen_enough_is_no_error(arguments, unbuffered, tmp_path):
+    for name in ("red/1.jpg", "blue/1.jpg"):
+        (tmp_path / "crawl" / name).parent.mkdir(parents=True)
+        (tmp_path / "crawl" / name).touch()
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "urnet_tf", *arguments], stdout=closed, stderr=subprocess.PIPE, text=True,
+            cwd=tmp_path, env=os.environ | {"PYTHONPATH": os.getcwd(), "PYTHONUNBUFFERED": unbuffered},
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")

@@ -15,7 +15,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # No keys.
 ENDINGS = {"h5", "html", "input", "json", "keras", "md", "npy", "parquet", "py", "safetensors", "yaml"}
 # A gap (\0) stands for what a text is filled with; `*`, … and { for several endings.
-DOTTED = re.compile(r"(?<![\w./-])(?:[a-z]\w*|\0)(?:\.[a-z]\w*)+(?![\w./(])([\0*…{])?")
+DOTTED = re.compile(r"(?<![\w./-])(?:[a-z]\w*|\0)(?:\.[a-z]\w*)+(?![\w/(]|\.[\w/])([\0*…{])?")
 
 
 def keys_of(section, prefix=""):
@@ -111,13 +111,10 @@ def test_every_fit_of_a_stage_says_where_its_settings_are():
         if path.parent.name != "stages":
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.With) or not calls(node, "fit_model"):
+            if not isinstance(node, ast.With) or not [*calls(node, "fit_model"), *calls(node, "refit_folds")]:
                 continue
             (given,) = [inner for item in node.items for inner in calls(item, "keys_of")]
             sections.append((path.stem, given.args[1].value))
-        for call in calls(ast.parse(path.read_text(encoding="utf-8")), "refit_folds"):
-            given = {keyword.arg: keyword.value for keyword in call.keywords}
-            sections.append((path.stem, given["settings_prefix"].value.rstrip(".")))
     expected = {"baseline": "baseline.fit", "reweight": "reweight.refit", "train": "train.fit"}
     assert dict(sections) == expected and len(sections) == 3
     for _, section in sections:

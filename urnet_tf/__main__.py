@@ -11,16 +11,21 @@ if __name__ == "__main__":  # before the imports below, so that signals are take
     start()
 
 import errno
+import io
 import json
 import logging as python_logging
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
 from urnet_tf import __version__
-from urnet_tf.console import promise, was_stopped
+from urnet_tf.console import output_was_closed, promise, was_stopped
 from urnet_tf.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from urnet_tf.store import Workdir
 
 USAGE = """\
 urnet {version}: train image classifiers from noisy web images, and see why each image counted
@@ -88,6 +93,8 @@ def main(argv: list[str]) -> int:
     except Exception as error:
         if was_stopped():  # its echo, from a library or a worker process
             raise KeyboardInterrupt from None
+        if isinstance(error, BrokenPipeError) and output_was_closed():
+            raise  # `| head` has seen enough
         ours = isinstance(error, (UsageError, RunError))
         sentence = str(error) if ours else _explain_environment(error)
         if sentence is None:
@@ -97,7 +104,7 @@ def main(argv: list[str]) -> int:
         return 2 if isinstance(error, UsageError) else 1
 
 
-def _explain_environment(error):
+def _explain_environment(error: BaseException) -> str | None:
     """One sentence for an error that the machine is to blame for; None for any other."""
     text = " ".join(str(error).split())
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
@@ -115,7 +122,7 @@ def _explain_environment(error):
     return None
 
 
-def _set_up_logging():
+def _set_up_logging() -> None:
     """Our own messages, and warnings of the libraries but TensorFlow, each with the time of day.
 
     TensorFlow's warnings are about its own workings, like the tracing of one function per model.
@@ -126,14 +133,14 @@ def _set_up_logging():
     handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     package = os.path.dirname(os.path.abspath(__file__))
 
-    def wanted(record):
+    def wanted(record: python_logging.LogRecord) -> bool:
         lowest = python_logging.ERROR if record.name == "tensorflow" else python_logging.WARNING
         return record.levelno >= lowest or record.pathname.startswith(package)
 
     handler.addFilter(wanted)
 
 
-def _dispatch(command, arguments):
+def _dispatch(command: str | None, arguments: list[str]) -> int:
     from urnet_tf import stages
 
     if command == "draw":
@@ -160,7 +167,7 @@ def _dispatch(command, arguments):
     raise UsageError(f"Expected a command ({known}); received {received}. See `urnet --help`.")
 
 
-def _run(command):
+def _run(command: str) -> int:
     from urnet_tf import config as config_lib
     from urnet_tf.flow import plan, plan_text, runner
     from urnet_tf.store import Workdir
@@ -189,7 +196,7 @@ def _run(command):
     return status
 
 
-def _verify():
+def _verify() -> int:
     from urnet_tf.flow import runner
     from urnet_tf.store import Workdir
 
@@ -203,7 +210,7 @@ def _verify():
     return 0 if sound else 1
 
 
-def _closing_lines(workdir):
+def _closing_lines(workdir: "Workdir") -> str:
     """Baseline beside URNet, and, as the last line, where the results are."""
     from urnet_tf.store import read_json
 
@@ -217,23 +224,23 @@ def _closing_lines(workdir):
             lines.append(
                 f"{name:<9} class-balanced top-1 {top1:5.1f} %   top-5 {top5:5.1f} %   ({metrics['split']})"
             )
-    export = workdir.marker("export")["metadata"]
+    export = workdir.completed("export")["metadata"]
     places = [workdir.path("report") / "index.html", workdir.path("export") / export["path"]]
     lines.append("Results: " + "  ".join(map(str, places)))
     return "\n".join(lines)
 
 
-def _report_refusals(workdir):
+def _report_refusals(workdir: "Workdir") -> int:
     """Tells which files lie too far from Keras; the exit status."""
     from urnet_tf.export.parity import explain_refusals
 
-    sentences, is_error = explain_refusals(workdir.marker("export")["metadata"]["formats"])
+    sentences, is_error = explain_refusals(workdir.completed("export")["metadata"]["formats"])
     for sentence in sentences:
         print(f"urnet: {sentence} --allow_drift keeps it.", file=sys.stderr)
     return 1 if is_error else 0
 
 
-def _why(arguments):
+def _why(arguments: list[str]) -> int:
     from urnet_tf import stages
     from urnet_tf.explain.why import explain
     from urnet_tf.store import Workdir
@@ -248,7 +255,7 @@ def _why(arguments):
     return 0
 
 
-def _predict(arguments):
+def _predict(arguments: list[str]) -> int:
     from urnet_tf.serving.predict import predict
 
     if _MODEL.value is None:
@@ -257,18 +264,13 @@ def _predict(arguments):
         )
     # Labels may need letters that the terminal lacks; files and programs get UTF-8.
     encoding = None if sys.stdout.isatty() else "utf-8"
-    sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
-    try:
-        failed = predict(
-            _MODEL.value, arguments, top_k=_TOP_K.value, answer_format=_FORMAT.value, out=_OUT.value
-        )
-    except BrokenPipeError:  # `| head` has seen enough; what is left in the buffer must not fail at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
+    failed = predict(_MODEL.value, arguments, top_k=_TOP_K.value, answer_format=_FORMAT.value, out=_OUT.value)
     return 1 if failed else 0
 
 
-def _serve():
+def _serve() -> int:
     from urnet_tf.serving.server import serve
 
     if _MODEL.value is None:
@@ -277,7 +279,7 @@ def _serve():
     return 0
 
 
-def _promote():
+def _promote() -> int:
     from urnet_tf.export.promotion import promote
     from urnet_tf.store import Workdir
 
@@ -290,7 +292,7 @@ def _promote():
     return 0
 
 
-def _draw():
+def _draw() -> int:
     from urnet_tf.drawn.crawl import draw_crawl
 
     if _OUT.value is None:
@@ -307,12 +309,12 @@ def _draw():
     return 0
 
 
-def _reject_extra(command, arguments):
+def _reject_extra(command: str, arguments: list[str]) -> None:
     if arguments:
         raise UsageError(f"Did not expect {arguments[0]!r} after `{command}`; flags begin with --.")
 
 
-def _usage():
+def _usage() -> str:
     from urnet_tf.stages import NAMES
 
     lines = []
@@ -323,7 +325,7 @@ def _usage():
     return USAGE.format(version=__version__, stages=" ".join(NAMES), flags="\n".join(lines))
 
 
-def _parse(argv):
+def _parse(argv: list[str]) -> list[str]:
     if any(a in ("--help", "-h", "-help", "help") for a in argv[1:]):
         print(_usage())
         sys.exit(0)

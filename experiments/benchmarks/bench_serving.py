@@ -26,6 +26,7 @@ than a hundred calls p99 is about the slowest.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -244,7 +245,7 @@ def _variant(arch):
         raise app.UsageError(
             f"Expected --arch efficientnet_lite0 or {', '.join(VARIANTS)}; received {arch!r}."
         )
-    return VARIANTS.get(arch)
+    return dataclasses.asdict(VARIANTS[arch]) if arch in VARIANTS else None
 
 
 def _torch_problem():

@@ -8,6 +8,7 @@ requests it waits on its input. A call begins with what a client has (encoded fi
 numpy array) and ends when the answer is there as a numpy array.
 """
 
+import dataclasses
 import io
 import json
 import os
@@ -59,10 +60,11 @@ def write(spec):
 
     keras.utils.set_random_seed(0)
     directory, size = pathlib.Path(spec["directory"]), spec["image_size_px"]
-    name = "resnext" if spec["arch"] in VARIANTS else spec["arch"]
-    model = build_image_classifier(
-        build_backbone(name, size, None, **VARIANTS.get(spec["arch"], {})), CLASSES, dropout=0.0
-    )
+    if variant := VARIANTS.get(spec["arch"]):
+        backbone = build_backbone("resnext", size, None, **dataclasses.asdict(variant))
+    else:
+        backbone = build_backbone(spec["arch"], size, None)
+    model = build_image_classifier(backbone, CLASSES, dropout=0.0)
     kernel = model.get_layer(LOGITS).kernel
     kernel.assign(keras.random.normal(kernel.shape, stddev=0.05))
     preparation = Preparation(size, short_side_px=spec["short_side_px"] or None)

@@ -45,15 +45,14 @@ class TensorFlowSteps:
         import tensorflow as tf
 
         from urnet_tf.models.resnext import build_resnext
+        from urnet_tf.models.variants import Variant
 
         self.tf = tf
         tf.config.threading.set_intra_op_parallelism_threads(spec["threads"])
         plain = spec["variant"].startswith("keras")
         backbone = build_resnext(
             spec["image_size_px"],
-            depth=spec["depth"],
-            cardinality=spec["cardinality"],
-            width_per_group=spec["width_per_group"],
+            Variant(spec["depth"], spec["cardinality"], spec["width_per_group"]),
             implementation="auto" if plain else spec["variant"],
         )
         if plain:

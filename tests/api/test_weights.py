@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import urnet_tf
-from urnet_tf.api.weights import named_recipe
+from urnet_tf.api.recipes import named_recipe
 from urnet_tf.errors import UsageError
 from urnet_tf.reweighting.class_moments import deal_folds
 
@@ -59,6 +59,11 @@ def test_everything_known_everything_used(crawl):
     ids, probs = (np.array(table[f"target_{part}"].to_pylist()) for part in ("ids", "probs"))
     np.testing.assert_array_equal(ids[:, 0], crawl["labels"])
     np.testing.assert_allclose(probs.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_a_table_becomes_a_data_frame(crawl):
+    pytest.importorskip("pandas")  # no dependency of ours
+    table = urnet_tf.compute_weights(crawl["labels"], crawl["pred_probs"])
     assert table.to_pandas().shape == table.shape
 
 

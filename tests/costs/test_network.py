@@ -10,6 +10,7 @@ from urnet_tf.errors import UsageError
 from urnet_tf.models.backbone import build_backbone
 from urnet_tf.models.classifier import build_classifier
 from urnet_tf.models.urnet import build_urnet
+from urnet_tf.models.variants import Variant
 
 RESNEXTS = [
     {"depth": 26, "cardinality": 8},
@@ -48,7 +49,7 @@ def multiply_adds(model):
     + [("resnext", 75, options) for options in (RESNEXTS[2], *RESNEXTS[4:7])],  # odd at every stage
 )
 def test_counts_are_those_of_the_keras_model(name, size, options):
-    model, cost = build_backbone(name, size, None, **options), count_network(name, size, **options)
+    model, cost = build_backbone(name, size, None, **options), count_network(name, size, Variant(**options))
     assert cost.parameters == model.count_params()
     assert cost.trainable == trainable(model)
     assert cost.feature_dim == model.output_shape[-1]
@@ -74,7 +75,7 @@ def test_heads_by_hand():
 def test_a_stem_by_hand():
     # A 7x7 convolution from 3 to 64 channels gives 16 x 16 places at 32 px, a 3x3 one 32 x 32.
     large, small = (
-        count_network("resnext", 32, depth=26, cardinality=8, small_stem=s) for s in (False, True)
+        count_network("resnext", 32, Variant(depth=26, cardinality=8, small_stem=s)) for s in (False, True)
     )
     stem, small_stem = 16 * 16 * 7 * 7 * 3 * 64, 32 * 32 * 3 * 3 * 3 * 64
     # Behind the stem, the maps of the small stem are four times as wide and high.
@@ -96,7 +97,7 @@ def test_published_figures(options, giga, parameters):
 
     Its "GFLOPS" are multiply-adds of convolutions and the classifier.
     """
-    cost, head = count_network("resnext", 224, **options), count_classifier(2048, 1000)
+    cost, head = count_network("resnext", 224, Variant(**options)), count_classifier(2048, 1000)
     assert round((cost.multiply_adds + head.multiply_adds) / 1e9, 2) == giga
     assert cost.trainable + head.parameters == parameters
     assert cost.flops == 2 * cost.multiply_adds
@@ -105,21 +106,21 @@ def test_published_figures(options, giga, parameters):
 @pytest.mark.parametrize(("depth", "width_per_group", "giga"), [(50, 4, 4.26), (101, 8, 16.48)])
 def test_figures_that_count_normalization(depth, width_per_group, giga):
     """The other figures in use add two operations for each normalized element."""
-    cost = count_network("resnext", 224, depth=depth, width_per_group=width_per_group)
+    cost = count_network("resnext", 224, Variant(depth=depth, width_per_group=width_per_group))
     total = cost.multiply_adds + count_classifier(2048, 1000).multiply_adds + 2 * cost.normalized_elements
     assert round(total / 1e9, 2) == giga
 
 
 def test_names_are_those_of_torchvision_and_timm():
-    assert count_network("resnext", 32, width_per_group=8).name == "resnext101_32x8d"
-    assert count_network("resnext", 32, squeeze_excitation=True).name == "seresnext101_32x4d"
-    assert count_network("resnext", 32, depth=50, deep_stem=True).name == "resnext50d_32x4d"
+    assert count_network("resnext", 32, Variant(width_per_group=8)).name == "resnext101_32x8d"
+    assert count_network("resnext", 32, Variant(squeeze_excitation=True)).name == "seresnext101_32x4d"
+    assert count_network("resnext", 32, Variant(depth=50, deep_stem=True)).name == "resnext50d_32x4d"
 
 
 def test_activations_by_hand():
     # A block keeps what its three convolutions give, and its three ReLUs.
-    deep = count_network("resnext", 32, depth=50, cardinality=8, small_stem=True).kept_elements
-    shallow = count_network("resnext", 32, depth=26, cardinality=8, small_stem=True).kept_elements
+    deep = count_network("resnext", 32, Variant(depth=50, cardinality=8, small_stem=True)).kept_elements
+    shallow = count_network("resnext", 32, Variant(depth=26, cardinality=8, small_stem=True)).kept_elements
     added = 0
     for stage, blocks in enumerate((1, 2, 4, 1)):  # that depth 50 has more, none with a shortcut convolution
         channels = 4 * 32 * 2**stage + 2 * 256 * 2**stage
@@ -131,4 +132,4 @@ def test_unknown_networks_are_refused():
     with pytest.raises(UsageError, match="Expected a backbone of"):
         count_network("vgg", 224)
     with pytest.raises(UsageError, match="Expected a ResNeXt depth of 26, 50, 101, 152"):
-        count_network("resnext", 224, depth=34)
+        count_network("resnext", 224, Variant(depth=34))

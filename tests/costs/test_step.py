@@ -7,9 +7,10 @@ import pytest
 from urnet_tf.costs import step as step_cost
 from urnet_tf.costs.network import HeadCost, count_network, count_urnet
 from urnet_tf.costs.step import inference_bytes, training_cost
+from urnet_tf.models.variants import Variant
 
 NETWORK = dataclasses.replace(
-    count_network("resnext", 32, depth=26),
+    count_network("resnext", 32, Variant(depth=26)),
     trainable=900,
     parameters=1000,
     layers=0,
@@ -73,7 +74,7 @@ def test_the_whole_is_more_than_its_parts():
 )
 def test_the_plan_is_a_little_above_what_was_measured(options, size, images, parts, optimizer, measured):
     """Megabytes by experiments/benchmarks/bench_memory.py, 5,000 classes, bags of 3, 2 cores."""
-    network = count_network("resnext" if options else "efficientnet_lite0", size, **options)
+    network = count_network("resnext" if options else "efficientnet_lite0", size, Variant(**options))
     heads = count_urnet(network.feature_dim, 5000, bag_size=3)
     planned = training_cost(
         network, heads, 5000, images, feature_dim=network.feature_dim, image_size_px=size,
@@ -86,12 +87,12 @@ def test_the_plan_is_a_little_above_what_was_measured(options, size, images, par
 def test_inference_is_planned_above_what_was_measured(models, measured):
     """ResNeXt-50 at 224 px, 64 images, 1,000 classes, models in one graph."""
     heads = HeadCost(parameters=2049 * 1000, multiply_adds=2048 * 1000)
-    planned = inference_bytes(count_network("resnext", 224, depth=50), heads, models, 64, 224)
+    planned = inference_bytes(count_network("resnext", 224, Variant(depth=50)), heads, models, 64, 224)
     assert 0.6 < measured * 1e6 / planned < 0.95
 
 
 def test_time_follows_the_work():
-    small, large = (count_network("resnext", size, depth=50) for size in (128, 256))
+    small, large = (count_network("resnext", size, Variant(depth=50)) for size in (128, 256))
     fixed = step_cost.forward_seconds(dataclasses.replace(small, multiply_adds=0, kept_elements=0), 1, 1)
     per_image = [step_cost.forward_seconds(network, 1, 1) - fixed for network in (small, large)]
     assert per_image[1] / per_image[0] == pytest.approx(4.0, rel=0.02)
@@ -102,6 +103,6 @@ def test_time_follows_the_work():
     gpu = step_cost.forward_seconds(large, 10, 2, gpus=1)
     assert gpu < step_cost.forward_seconds(large, 10, 2)
     assert step_cost.forward_seconds(large, 10, 2, gpus=1000) == 5 * fixed  # the cores still read the images
-    stem = count_network("resnext", 64, depth=50, small_stem=True)
-    plain = count_network("resnext", 64, depth=50)
+    stem = count_network("resnext", 64, Variant(depth=50, small_stem=True))
+    plain = count_network("resnext", 64, Variant(depth=50))
     assert step_cost.forward_seconds(stem, 1, 1) > 5 * step_cost.forward_seconds(plain, 1, 1)

@@ -4,8 +4,10 @@ import html.parser
 import importlib.util
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -46,6 +48,28 @@ def site(tmp_path_factory):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-5000:]
     return directory
+
+
+def test_examples_and_formulas_of_docstrings_become_blocks(monkeypatch):
+    griffe = types.SimpleNamespace(Extension=object, Object=object)  # installed with the docs' tools only
+    monkeypatch.setitem(sys.modules, "griffe", griffe)
+    as_written = runpy.run_path(str(REPOSITORY / "docs" / "docstrings.py"))["as_written"]
+    text = "A mean.\n\n  m = s / n\n\nExample:\n  >>> mean([1, 2])\n  [1.5]\n\nArgs:\n  values: float [n]."
+    assert as_written(text) == (
+        "A mean.\n\n```text\nm = s / n\n```\n\nExample:\n\n```pycon\n>>> mean([1, 2])\n[1.5]\n```\n\n\n"
+        "Args:\n  values: float [n]."
+    )
+
+
+def test_the_settings_page_needs_no_more_than_the_docs_install():
+    code = (
+        "import sys; before = set(sys.modules); import urnet_tf.config; "
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    third_party = {name for name in done.stdout.split() if not name.startswith("_")}
+    assert third_party - {"cython_runtime"} == {"urnet_tf", "numpy", "yaml"}  # a part of PyYAML
 
 
 @pytest.mark.slow

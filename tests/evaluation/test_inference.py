@@ -72,10 +72,10 @@ def test_features_equal_the_plain_network_and_resume_bitwise(small_units, tmp_pa
     resumed = extract(Images(50), tmp_path / "b", ids)
     np.testing.assert_array_equal(straight, resumed)
 
-    from urnet_tf.images.decode import eval_image
+    from urnet_tf.images.decode import central_view, decode_rgb
 
     images = Images(50)
-    batch = np.stack([eval_image(images.records[i], 8, 0.9) for i in ids])
+    batch = np.stack([central_view(decode_rgb(images.records[i]), 8, 0.9) for i in ids])
     np.testing.assert_allclose(straight, backbone()(batch), atol=1e-4)
 
 
@@ -150,9 +150,11 @@ def test_top_k_of_images_fills_rows_by_id(small_units, tmp_path):
     assert (columns.topk_ids[[0, 1, 2]] == -1).all() and (columns.topk_ids[ids] >= 0).all()
     assert not units.pending()
 
-    from urnet_tf.images.decode import eval_image
+    from urnet_tf.images.decode import central_view, decode_rgb
 
-    logits = np.asarray(model(np.stack([eval_image(images.records[i], 8, 0.9) for i in ids])), np.float64)
+    logits = np.asarray(
+        model(np.stack([central_view(decode_rgb(images.records[i]), 8, 0.9) for i in ids])), np.float64
+    )
     np.testing.assert_array_equal(columns.topk_ids[ids, 0], logits.argmax(1))
     probs = np.exp(logits - logits.max(1, keepdims=True))
     probs /= probs.sum(1, keepdims=True)

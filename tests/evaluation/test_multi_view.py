@@ -32,7 +32,7 @@ def test_one_crop_is_the_plain_view_in_the_order_of_the_ids(store):
     ids = np.array([5, 0, 3])
     batches = list(multi_view.stream_views(store, ids, 16, 0.875, batch_views=2))
     assert [b.shape for b in batches] == [(2, 1, 16, 16, 3), (1, 1, 16, 16, 3)]
-    plain = [decode.eval_image(store.files[i], 16, 0.875).numpy() for i in ids]
+    plain = [decode.central_view(decode.decode_rgb(store.files[i]), 16, 0.875).numpy() for i in ids]
     np.testing.assert_array_equal(np.concatenate(batches)[:, 0], plain)
 
 

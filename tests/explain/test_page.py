@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from urnet_fixtures.reports import draw_jpeg, make_inputs
 
 from urnet_tf.errors import UsageError
-from urnet_tf.evaluation.metrics import reliability_curve
 from urnet_tf.explain import (
     ReportInputs,
     build_page,
@@ -17,7 +17,6 @@ from urnet_tf.explain import (
     pictures,
     summary,
 )
-from urnet_tf.reweighting.combine import effective_sample_size
 from urnet_tf.reweighting.factors import FACTORS
 
 HOSTILE = (
@@ -27,56 +26,6 @@ HOSTILE = (
     "' onload='x",
     "{{ 7 * 7 }}",
 )
-
-
-def draw_jpeg(color=(200, 30, 30), comment=b"from the web"):
-    out = io.BytesIO()
-    Image.new("RGB", (40, 30), color).save(out, "JPEG", comment=comment)
-    return out.getvalue()
-
-
-def make_inputs(per_class=12, classes=4, names=None, seed=0, **changes):
-    """C classes of `per_class` images, two sources; every third image is called the next class."""
-    rng = np.random.default_rng(seed)
-    label = np.repeat(np.arange(classes, dtype=np.int32), per_class)
-    n = len(label)
-    wrong = np.arange(n) % 3 == 2
-    top = np.where(wrong, (label + 1) % classes, label)
-    given = np.where(wrong, 0.01, 0.8).astype(np.float32) + rng.random(n, np.float32) / 1000
-    weight = np.where(wrong, 0.2, 1.4).astype(np.float32)
-    weight /= weight.mean()
-    ones = np.ones(n, np.float32)
-    measured = {"top1": 0.5, "top5": 0.8, "balanced_top1": 0.4, "balanced_top5": 0.7, "ece": 0.05, "n": 90}
-    values = {
-        "classes": [{"label": j, "name": names[j] if names else f"thing {j}"} for j in range(classes)],
-        "label": label,
-        "source": (np.arange(n) % per_class >= per_class // 2).astype(np.int64),
-        "source_names": ["flickr", "google"],
-        "rank": (np.arange(n) % (per_class // 2) + 1).astype(np.int32),
-        "given_prob": given,
-        "top_ids": np.stack([top, (top + 1) % classes], 1).astype(np.int32),
-        "top_probs": np.stack([ones * 0.8, ones * 0.1], 1),
-        "weights": {
-            "class_weight": ones, "cluster": np.zeros(n, np.int32), "cluster_weight": rng.random(n) + 0.5,
-            "confidence": ones, "self_confidence": given, "saliency": ones, "page_text": ones,
-            "rank_prior": ones, "predicted_label": top,
-            "sample_weight": weight,
-        },
-        "quarantine": {k: np.array([], object) for k in ("path", "status", "reason")},
-        "duplicates": {k: np.array([], object) for k in ("content_hash", "kind", "path")},
-        "read_rows": lambda ids: [{"title": f"title {i}", "path": f"{i}.jpg", "query": ""} for i in ids],
-        "read_images": lambda ids: [draw_jpeg() for _ in ids],
-        "folds": 4,
-        "metrics": {"baseline": measured, "urnet": {**measured, "balanced_top1": 0.45, "top1": 0.55}},
-        "per_class": {"baseline": np.full(classes, 0.4), "urnet": np.linspace(0.3, 0.6, classes)},
-        "reliability": {"baseline": reliability_curve(np.array([0.2, 0.9]), np.array([False, True]))},
-        "evaluated_on": "test",
-        "reweighting": {"clean_rate_estimate": 0.7},
-        "settings": "seed: 0\n",
-        "versions": {"keras": "3"},
-        "places": (("report/index.html", "this page"),),
-    }  # fmt: skip
-    return ReportInputs(**(values | changes))
 
 
 class Tags(html.parser.HTMLParser):
@@ -95,95 +44,6 @@ def parse(page):
     tags = Tags()
     tags.feed(page)
     return tags
-
-
-def test_find_doubtful_compares_inside_the_class():
-    given = np.array([0.9, 0.3, 0.03, 0.09, 0.004, 0.01], np.float32)
-    label = np.array([0, 0, 0, 1, 1, 1])
-    # class means 0.41 and 0.0347: limits 0.041 and 0.00347
-    assert summary.find_doubtful(given, label, 2).tolist() == [False, False, True, False, False, False]
-
-
-def test_effective_sample_size():
-    assert effective_sample_size([1, 1, 1, 1]) == 4
-    assert effective_sample_size([2, 0, 0, 0]) == 1
-    assert effective_sample_size([3, 1]) == pytest.approx(16 / 10)
-
-
-def test_class_sizes_and_profile():
-    inputs = make_inputs()
-    assert summary.class_sizes(inputs).tolist() == [[6, 6]] * 4
-    sizes = np.arange(1, 1001)[:, None]
-    profile = summary.size_profile(sizes)
-    assert len(profile) == 120
-    assert profile[0, 0] > profile[-1, 0] and profile[0, 0] == pytest.approx(np.mean(np.arange(992, 1001)))
-
-
-def test_by_rank_means_of_bins():
-    inputs = make_inputs(per_class=240)
-    curves = summary.by_rank(inputs, inputs.rank.astype(float))
-    assert [name for name, _, _ in curves] == ["flickr", "google"]
-    for _, ranks, means in curves:
-        assert np.allclose(ranks, means)  # the middle of a bin is the mean of its ranks
-    assert summary.by_rank(make_inputs(rank=np.zeros(48, np.int32)), np.ones(48)) == []
-
-
-def test_by_source():
-    inputs = make_inputs()
-    wrong = np.arange(48) % 3 == 2
-    rows = summary.by_source(inputs, wrong)
-    assert [(r["name"], r["images"]) for r in rows] == [("flickr", 24), ("google", 24)]
-    assert rows[0]["doubtful"] == pytest.approx(1 / 3)
-    assert rows[0]["weight"] == pytest.approx(1)
-
-
-def test_confused_pairs_counts_and_examples():
-    inputs = make_inputs(top_probs=np.linspace(0, 1, 48)[:, None] * np.array([1, 0.5]))
-    pairs = summary.confused_pairs(inputs, 2)
-    assert [(p["given"], p["predicted"], p["count"]) for p in pairs] == [(0, 1, 4), (1, 2, 4)]
-    assert pairs[0]["share"] == pytest.approx(1 / 3)
-    assert pairs[0]["ids"].tolist() == [11, 8, 5, 2]
-
-
-def test_histogram_counts_every_value():
-    values = np.concatenate([np.full(10, 0.05), np.geomspace(0.1, 10, 90)])
-    found = summary.histogram_of(values)
-    assert found["ratio"] and found["counts"].sum() == 100
-    assert not summary.histogram_of(np.linspace(-1, 1, 50))["ratio"]
-    assert summary.histogram_of(np.ones(5)) is None
-
-
-def test_quarantined_and_duplicates_are_grouped():
-    inputs = make_inputs(
-        quarantine={
-            "path": np.array(["a", "b", "c"], object),
-            "status": np.array(["empty", "missing", "missing"], object),
-            "reason": np.array(["no bytes", "gone", "gone"], object),
-        },
-        duplicates={
-            "content_hash": np.array(["x", "x", "y", "y"], object),
-            "kind": np.array(["same_label", "same_label", "several_labels", "several_labels"], object),
-            "path": np.array(["p", "q", "r", "s"], object),
-        },
-    )
-    assert [(g["status"], g["count"]) for g in summary.quarantined(inputs)] == [("missing", 2), ("empty", 1)]
-    groups = summary.duplicate_groups(inputs)
-    assert [(g["kind"], g["files"], g["pictures"], g["groups"]) for g in groups] == [
-        ("several_labels", 2, 1, [["r", "s"]]),
-        ("same_label", 2, 1, [["p", "q"]]),
-    ]
-    page = build_page(inputs)
-    assert "there is no such file" in page and "p = q" in page
-
-
-def test_choose_classes_takes_extremes_without_repeats():
-    inputs = make_inputs(classes=6)
-    doubtful = inputs.label == 3
-    chosen = pictures.choose_classes(inputs, doubtful, 4)
-    assert len({label for label, _ in chosen}) == 4
-    assert dict(chosen)[3] == "most doubtful images"
-    assert dict(chosen)[5] == "biggest gain"
-    assert len(pictures.choose_classes(inputs, doubtful, 100)) == 6
 
 
 def test_cards_say_why():

@@ -72,11 +72,12 @@ def test_the_numbers_stand_where_they_belong():
     assert table["0"] == ["great white"] and table["1"] == ["Käfer"]
     assert table["`seed`"] == ["7"] and table["`model.backbone`"] == ["efficientnet\\_lite0"]
     for words in (
-        "# urnet, version 3", "Says which of 3 classes", "3,413,024 parameters",
-        "600 images with labels of the test",
+        "# urnet, version 3", "Classifies pictures into 3 classes", "3,413,024 parameters",
+        "600 labeled images of the test",
         "640 images", "2,300 to train", "ab" * 16, "2 empty", "4 files found under several labels",
-        "look right, by an estimate without known truth: 71%", "worth 1,234 equal ones",
-        "Some CPU \\@ 2.00GHz, 2 cores", "short side of 256 px", "central square of 0.875",
+        "look right (an estimate; the truth is not known): 71%", "worth as much as 1,234 equally",
+        "Some CPU \\@ 2.00GHz, 2 cores", "short side to 256 px",
+        "transparent images on a white background", "central square of 0.875",
         "50 million pixels",
         "image_bytes` string [n]", "images` float32 [n, 224, 224, 3]", "features` float32 [n, 1280]",
         "docker run", "urnet predict --model /path/to/exports/urnet",
@@ -94,7 +95,7 @@ def test_refused_files_are_named_with_the_reason_and_not_offered():
     drifted["formats"]["tflite_int8"]["kept"] = True
     card = build_model_card(drifted, LABELS)
     assert "TFLite, int8 ⚠" in {row[0] for row in rows(card)}
-    assert "kept since drift was allowed:\n\n- TFLite, int8: top-1" in card
+    assert "kept because drift was allowed:\n\n- TFLite, int8: top-1" in card
     assert "`urnet_int8.tflite`: uint8 [1, 224, 224, 3]" in card
 
 

@@ -1,5 +1,7 @@
 """The whole flow as a person meets it: one run on a drawn crawl with planted noise and hostile files."""
 
+# Long because most of its tests share one run of the whole flow, and what was planted in its crawl.
+
 import csv
 import dataclasses
 import html

@@ -3,7 +3,6 @@
 import dataclasses
 import fcntl
 import os
-import pathlib
 import re
 import shutil
 
@@ -12,10 +11,8 @@ import pytest
 from urnet_tf import store
 from urnet_tf.config import load_config
 from urnet_tf.costs import units
-from urnet_tf.crawl import readers
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.flow import plan, plan_text, runner
-from urnet_tf.stages import STAGES
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage
 from urnet_tf.store import Workdir, read_json, write_json
 
@@ -371,79 +368,3 @@ def test_the_plan_adds_up(tmp_path, flow):
     text = plan_text.format_plan(config, plan.make_plan(config, workdir), workdir)
     assert "Together about 5 min" in text
     assert units.format_seconds(7200) == "2.0 h" and units.format_bytes(3.44e9) == "3.4 GB"
-
-
-MACHINE = {"num_classes": 5000, "cores": 2, "memory_bytes": 24 * 10**9}
-
-
-def printed_plan(monkeypatch, tmp_path, *overrides, gpus=0, config="experiments/configs/webvision.yaml"):
-    """The text of a plan for a machine, as a dry run prints it; nothing is read from a crawl."""
-    root = pathlib.Path(__file__).resolve().parents[2]
-    metadata = PlanContext(images=16_300_000, train_images=16_000_000, gpus=gpus, **MACHINE)
-    monkeypatch.setattr(plan, "gather_plan_context", lambda config, workdir: metadata)
-    monkeypatch.setattr(plan_text, "PlanContext", lambda: metadata)
-    monkeypatch.setattr(plan, "STAGES", [dataclasses.replace(s, inputs=lambda config: {}) for s in STAGES])
-    monkeypatch.setattr(readers, "count_rows", lambda *args: 16_300_000)
-    monkeypatch.setattr(readers, "detect_kind", lambda path: "webvision")
-    config = load_config(root / config, ["ingest.path=webvision", *overrides])
-    workdir = Workdir(tmp_path / "w")
-    return plan_text.format_plan(config, plan.make_plan(config, workdir), workdir)
-
-
-def row(text, stage, device):
-    """The cells of the line of a stage on a device in the table of training memory."""
-    lines = text[text.index("Memory of a device") :].splitlines()
-    cells = [re.split(r"  +", line) for line in lines]
-    return next(c for c in cells if c[0] == stage and device in c)
-
-
-def test_the_plan_of_the_paper_tells_network_flops_and_memory_per_device(monkeypatch, tmp_path):
-    text = printed_plan(monkeypatch, tmp_path, gpus=8)
-    assert "resnext101_32x8d at 224 px, trained as a whole: 86.9 M parameters" in text
-    assert "16.4 G multiply-adds (32.8 G FLOP) per image forward" in text
-    stage, heads, classes, device, images, weights, gradients, optimizer, *others = row(
-        text, "train", "8 GPUs"
-    )
-    assert (heads, classes, images) == ("21.5 M", "5,000", "96")
-    # 86.9 M + 21.5 M parameters: float32 and a copy in 16 bits; 0.2 M statistics have no gradient.
-    assert (weights, gradients, optimizer) == ("651 MB", "433 MB", "433 MB")
-    assert row(text, "baseline", "4 GPUs")[4] == "192" and "CPU  " not in text
-    assert "Warning" not in text, "activations lie on the GPUs"
-    assert "Times on GPUs are rough" in text
-
-
-def test_the_plan_warns_of_too_little_memory_and_says_what_to_lower(monkeypatch, tmp_path):
-    text = printed_plan(monkeypatch, tmp_path)
-    assert "no GPU found" in text
-    for hint in (
-        "Lower baseline.fit.batch_images or raise baseline.fit.accumulate_steps.",
-        "Lower train.fit.batch_images or raise train.fit.accumulate_steps.",
-        "Lower evaluate.batch_images.",
-    ):
-        assert re.search(f"Warning: .*this machine has 24.0 GB. {hint}", text)
-    small = ("baseline.fit.batch_images=6", "train.fit.batch_images=6", "evaluate.batch_images=30",
-             "extract.batch_images=16")  # fmt: skip
-    assert "Warning" not in printed_plan(monkeypatch, tmp_path, *small)
-    parts = ("train.fit.batch_images=768", "train.fit.accumulate_steps=256")
-    assert row(printed_plan(monkeypatch, tmp_path, *parts), "train", "CPU")[4] == "3"
-
-
-def test_frozen_networks_are_planned_by_their_heads(monkeypatch, tmp_path):
-    text = printed_plan(monkeypatch, tmp_path, config="experiments/configs/webtiny.yaml")
-    assert "5 fitted heads" in text and "Memory of a device" not in text
-    trained = "baseline.head=trained", "train.head=trained"
-    text = printed_plan(monkeypatch, tmp_path, *trained, config="experiments/configs/webtiny.yaml")
-    assert "efficientnet_lite0 at 128 px, frozen; only heads are trained: 3.4 M parameters" in text
-    assert row(text, "baseline", "CPU")[1] == "6.4 M"
-
-
-def test_many_views_and_a_small_stem_cost_their_work(monkeypatch, tmp_path):
-    def seconds(stage, *overrides):
-        config = load_config(None, ["model.mode=finetune", "model.backbone=resnext", *overrides])
-        metadata = PlanContext(images=1100, train_images=1000, gpus=0, **MACHINE)
-        return next(s for s in STAGES if s.name == stage).estimate(config, metadata).seconds
-
-    one, ten = seconds("evaluate"), seconds("evaluate", "evaluate.crops=10")
-    assert ten - 30 == pytest.approx(10 * (one - 30))
-    small = "model.image_size_px=64"
-    assert seconds("extract", small, "model.resnext_small_stem=true") > 4 * (seconds("extract", small) - 30)

@@ -38,7 +38,7 @@ TOKENS = (
 )  # fmt: skip
 
 
-def damage(rng: np.random.Generator, data: bytes, others: list[bytes] = ()) -> bytes:
+def damage(rng: np.random.Generator, data: bytes, others: list[bytes] = ()) -> bytes:  # noqa: C901  (a case a fault)
     """The bytes with one to three faults: of bits, of pieces, of tokens."""
     data = bytearray(data)
     for _ in range(rng.integers(1, 4)):

@@ -211,10 +211,7 @@ def test_headers_promise_what_is_decoded(name):
 
 @pytest.fixture(scope="module")
 def decode_batch():
-    return tf.function(
-        lambda files: decode.decode_batch(files, 16, 0.875, max_pixels=1_000_000),
-        input_signature=[tf.TensorSpec([None], tf.string)],
-    )
+    return decode.build_batch_decoder(16, "1", (1.0,), 0.875, max_pixels=1_000_000)
 
 
 def test_one_bad_image_never_kills_the_batch(decode_batch):
@@ -223,14 +220,14 @@ def test_one_bad_image_never_kills_the_batch(decode_batch):
     expect = np.array([data in good for data in files])
     images, valid = decode_batch(tf.constant(files))
     np.testing.assert_array_equal(valid, expect)
-    assert images.shape == (len(files), 16, 16, 3) and not images.numpy()[~expect].any()
+    assert images.shape == (len(files), 1, 16, 16, 3) and not images.numpy()[~expect].any()
     for image, data in zip(images.numpy()[expect], np.array(files, object)[expect], strict=True):
-        np.testing.assert_array_equal(image, decode.eval_image(data, 16, 0.875))
+        np.testing.assert_array_equal(image[0], decode.central_view(decode.decode_rgb(data), 16, 0.875))
 
 
 def test_batches_of_none_and_of_bad_only(decode_batch):
     images, valid = decode_batch(tf.constant([], tf.string))
-    assert images.shape == (0, 16, 16, 3) and valid.shape == (0,)
+    assert images.shape == (0, 1, 16, 16, 3) and valid.shape == (0,)
     assert not decode_batch(tf.constant([b"", b"x"]))[1].numpy().any()
 
 
@@ -285,9 +282,9 @@ def test_central_square():
     assert decode.central_square(image, 0.001).shape == (1, 1, 3)
 
 
-def test_eval_image_of_the_right_size_is_a_crop():
+def test_a_central_view_of_the_right_size_is_a_crop():
     image = np.asarray(gradient())
-    found = decode.eval_image(EXACT["png_rgb"], 21, 1.0)
+    found = decode.central_view(tf.constant(image), 21, 1.0)
     assert found.dtype == tf.float32
     np.testing.assert_array_equal(found, image[:, 6:27])
 
@@ -299,7 +296,7 @@ def test_views():
             found = decode.views(image, 14, crops, scales, 2 / 3)
             assert found.shape == (num_views(crops, scales), 14, 14, 3)
             if crops != "grid":
-                np.testing.assert_array_equal(found[0], decode.eval_image(EXACT["png_rgb"], 14, 2 / 3))
+                np.testing.assert_array_equal(found[0], decode.central_view(image, 14, 2 / 3))
     five = decode.views(image, 14, "5", (1.0,), 2 / 3).numpy()
     rgb = np.asarray(gradient())
     for view, wanted in zip(

@@ -71,7 +71,7 @@ def make_good_files():
     }
 
 
-def mutate(files, seed):
+def mutate(files, seed):  # noqa: C901  (a case a fault)
     """A damaged file (name of its origin, bytes), the same for every call."""
     generator = np.random.default_rng(seed)
     names = list(files)

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import signal
 import subprocess
 
 import numpy as np
@@ -94,7 +95,7 @@ def test_a_reader_that_leaves_ends_it_quietly(saved_models, images, urnet_comman
     command = urnet_command("predict", images, "--model", saved_models)
     process = subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
-    assert process.wait(timeout=120) == 0
+    assert process.wait(timeout=120) == 128 + signal.SIGPIPE
     error = process.stderr.read()
     assert "Traceback" not in error and "Broken" not in error and "Exception" not in error
 

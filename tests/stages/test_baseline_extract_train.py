@@ -10,7 +10,7 @@ from urnet_tf import config as config_lib, schema, store
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.images import image_store
 from urnet_tf.reweighting.judge import out_of_fold_predictions
-from urnet_tf.stages import baseline, extract, features, train
+from urnet_tf.stages import baseline, extract, features, fitted_heads, train
 from urnet_tf.stages.settings import images_per_step
 from urnet_tf.stages.stage import PlanContext, StageContext
 
@@ -178,7 +178,7 @@ def test_fitted_heads(tiny, workdir, folds):
     columns = np.asarray(store.read_array(workdir / "features" / "features.npy"), np.float32)[:TRAIN]
     labels, assigned = np.repeat(np.arange(3), PER_CLASS), np.load(workdir / "baseline" / "fold.npy")
     # A baseline knows how frequent the classes are; the judge, like the final head, counts them alike.
-    dealt = assigned if folds == 2 else baseline.CHOOSING_FOLDS
+    dealt = assigned if folds == 2 else fitted_heads.CHOOSING_FOLDS
     expected = out_of_fold_predictions(columns, labels, folds=dealt, kind="logistic")
     model = keras.models.load_model(workdir / "baseline" / f"model_{names[-1]}.keras")
     head = expected.heads[1] if folds == 2 else expected.head

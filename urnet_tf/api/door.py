@@ -13,7 +13,7 @@ from urnet_tf.text_rules import quote
 _BLOCK_VALUES = 4_000_000  # probabilities looked at, or features, at a time
 
 
-def check_labels(labels, num_classes: int | None) -> tuple[np.ndarray, int]:
+def check_labels(labels: Sequence[int] | np.ndarray, num_classes: int | None) -> tuple[np.ndarray, int]:
     """Labels int64 [N] and the number of classes, which is one more than the largest label where it is None.
 
     Raises:
@@ -59,7 +59,7 @@ def check_labels(labels, num_classes: int | None) -> tuple[np.ndarray, int]:
     return labels.astype(np.int64), num_classes
 
 
-def check_probs(pred_probs, rows: int) -> np.ndarray:
+def check_probs(pred_probs: np.ndarray, rows: int) -> np.ndarray:
     """Probabilities float [N, C]; a memory map stays one.
 
     Raises:
@@ -103,7 +103,7 @@ def check_probs(pred_probs, rows: int) -> np.ndarray:
     return probs
 
 
-def check_features(features, rows: int) -> np.ndarray:
+def check_features(features: np.ndarray, rows: int) -> np.ndarray:
     """Features float [N, D]; a memory map stays one.
 
     Raises:
@@ -121,7 +121,7 @@ def check_features(features, rows: int) -> np.ndarray:
     return features
 
 
-def check_column(name: str, values, rows: int) -> np.ndarray:
+def check_column(name: str, values: Sequence | np.ndarray, rows: int) -> np.ndarray:
     """A column of anything, [N]."""
     values = np.asarray(values)
     if values.ndim != 1:
@@ -130,7 +130,7 @@ def check_column(name: str, values, rows: int) -> np.ndarray:
     return values
 
 
-def check_ranks(ranks, rows: int) -> np.ndarray:
+def check_ranks(ranks: Sequence[int] | np.ndarray, rows: int) -> np.ndarray:
     """Places in the results of a search, int64 [N], from 1."""
     ranks = check_column("ranks", ranks, rows)
     if ranks.dtype.kind not in "iu" or ranks.min() < 1:
@@ -141,7 +141,7 @@ def check_ranks(ranks, rows: int) -> np.ndarray:
     return ranks.astype(np.int64)
 
 
-def check_texts(texts, rows: int) -> list[list[str]]:
+def check_texts(texts: Sequence[str] | Sequence[Sequence[str]], rows: int) -> list[list[str]]:
     """Columns of N texts each; from texts [N], or rows of the same number of texts [N][F]. None is "".
 
     Raises:
@@ -162,7 +162,7 @@ def check_texts(texts, rows: int) -> list[list[str]]:
     return [["" if cell is None else cell for cell in column] for column in zip(*plain, strict=True)]
 
 
-def check_names(class_names, num_classes: int) -> list[dict]:
+def check_names(class_names: Sequence[str] | Sequence[Sequence[str]], num_classes: int) -> list[dict]:
     """The classes as stages know them: dictionaries with label, id, name, words, queries.
 
     Args:
@@ -225,7 +225,7 @@ def blocks_of(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield start, np.asarray(values[start : start + step])
 
 
-def _check_finite(what, start, block):
+def _check_finite(what: str, start: int, block: np.ndarray) -> None:
     bad = ~np.isfinite(block).all(axis=1)
     if bad.any():
         raise UsageError(

@@ -9,6 +9,7 @@ import io
 import os
 import struct
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import logging
@@ -23,6 +24,9 @@ from urnet_tf.checkpoints.tensor_files import (
     read_torch_zip,
 )
 from urnet_tf.errors import UsageError
+
+if TYPE_CHECKING:
+    pass
 
 
 class Format(enum.Enum):
@@ -104,7 +108,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _unwrapped(state, path):
+def _unwrapped(state: object, path: str | os.PathLike) -> Mapping:
     for _ in range(3):  # no script wraps deeper; a hostile file may be wrapped in itself
         if not isinstance(state, Mapping):
             raise ValueError("it holds no dictionary of tensors")
@@ -113,10 +117,10 @@ def _unwrapped(state, path):
             break
         logging.info("%s: reading its entry %r", path, wrapper)
         state = state[wrapper]
-    return state
+    return state  # type: ignore[return-value]  # a mapping, as was looked at last
 
 
-def _bare(name):
+def _bare(name: str) -> str:
     while name.startswith(_PREFIXES):
         name = name.partition(".")[2]
     return name

@@ -26,6 +26,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable
+from typing import IO, Any
 
 import numpy as np
 import safetensors
@@ -86,7 +87,7 @@ class StoredTensor:
 ReadTensor = Callable[[StoredTensor], np.ndarray]
 
 
-def read_torch_zip(file) -> tuple[object, ReadTensor]:
+def read_torch_zip(file: IO[bytes]) -> tuple[object, ReadTensor]:
     """Reads the zip of PyTorch 1.6 and later; the file must stay open while tensors are read."""
     archive = zipfile.ZipFile(file)
     names = archive.namelist()
@@ -102,14 +103,14 @@ def read_torch_zip(file) -> tuple[object, ReadTensor]:
     state = unpickler.load()
 
     @functools.cache
-    def read_storage(key):
+    def read_storage(key: str) -> np.ndarray:
         kind, count = unpickler.storages[key]
         return _decode(_read_member(archive, f"{folder}data/{key}", limit), kind, count)
 
     return state, lambda tensor: _view(tensor, read_storage(tensor.storage))
 
 
-def read_torch_legacy(file) -> tuple[object, ReadTensor]:
+def read_torch_legacy(file: IO[bytes]) -> tuple[object, ReadTensor]:
     """Reads the format before PyTorch 1.6; the file must stay open while tensors are read."""
     limit = _file_bytes(file)
     unpickler = TensorUnpickler(file, limit)
@@ -131,7 +132,7 @@ def read_torch_legacy(file) -> tuple[object, ReadTensor]:
         place += 8 + size
 
     @functools.cache
-    def read_storage(key):
+    def read_storage(key: str) -> np.ndarray:
         start, size = places[key]
         file.seek(start)
         return _decode(file.read(size), *unpickler.storages[key])
@@ -139,7 +140,7 @@ def read_torch_legacy(file) -> tuple[object, ReadTensor]:
     return state, lambda tensor: _view(tensor, read_storage(tensor.storage))
 
 
-def read_safetensors(file) -> tuple[dict[str, StoredTensor], ReadTensor]:
+def read_safetensors(file: IO[bytes]) -> tuple[dict[str, StoredTensor], ReadTensor]:
     """Reads a safetensors file; the package checks the header against the length of the file."""
     stored = dict(safetensors.deserialize(file.read()))
     state = {}
@@ -150,7 +151,7 @@ def read_safetensors(file) -> tuple[dict[str, StoredTensor], ReadTensor]:
         strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
         state[name] = StoredTensor(name, 0, shape, strides)
 
-    def read(tensor):
+    def read(tensor: StoredTensor) -> np.ndarray:
         entry = stored[tensor.storage]
         count = math.prod(tensor.shape)
         return _view(tensor, _decode(entry["data"], _SAFETENSORS_TYPES[entry["dtype"]], count))
@@ -158,7 +159,7 @@ def read_safetensors(file) -> tuple[dict[str, StoredTensor], ReadTensor]:
     return state, read
 
 
-def read_keras_weights(file) -> tuple[dict[str, StoredTensor], ReadTensor]:
+def read_keras_weights(file: IO[bytes]) -> tuple[dict[str, StoredTensor], ReadTensor]:
     """Reads the `.weights.h5` of Keras 3: the arrays of the layer `bn1` are `bn1/0`, `bn1/1`, ….
 
     The file names groups after classes and counts them; the layers' own names are attributes.
@@ -167,7 +168,7 @@ def read_keras_weights(file) -> tuple[dict[str, StoredTensor], ReadTensor]:
 
     arrays = {}
 
-    def collect(path, group):
+    def collect(path: str, group: Any) -> None:
         if isinstance(group, h5py.Group) and path.endswith("vars") and len(group):
             if "name" not in group.attrs:
                 raise ValueError(f"{path} does not name its layer; save the weights again with Keras 3.15")
@@ -193,12 +194,12 @@ class TensorUnpickler(pickle._Unpickler):
       limit: bytes that all storages together may announce.
     """
 
-    def __init__(self, file, limit: int):
+    def __init__(self, file: IO[bytes], limit: int) -> None:
         super().__init__(file)
         self.storages: dict[str, tuple[str, int]] = {}  # key → (type, number of elements)
         self._left = limit
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Callable | str:
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
@@ -214,7 +215,7 @@ class TensorUnpickler(pickle._Unpickler):
             "run; save the weights alone, torch.save(model.state_dict(), path), and give that file"
         )
 
-    def persistent_load(self, identity):
+    def persistent_load(self, identity: Any) -> str:
         kind, storage_type, key, _, count, *view = identity
         known = kind == "storage" and storage_type in _STORAGE_TYPES and view in ([], [None])
         if not known or not isinstance(count, int) or count < 0:
@@ -233,25 +234,27 @@ class TensorUnpickler(pickle._Unpickler):
 class _Inert:
     """Stands for an object that is of no use here; takes whatever it is given and keeps nothing."""
 
-    def __init__(self, *_, **__):
+    def __init__(self, *_: Any, **__: Any) -> None:
         pass
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: object) -> None:
         pass
 
-    def __setitem__(self, key, value):
+    def __setitem__(self, key: object, value: object) -> None:
         pass
 
 
-def _rebuild_tensor(storage, offset, shape, strides, *_):
+def _rebuild_tensor(
+    storage: str, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
+) -> StoredTensor:
     return StoredTensor(storage, offset, tuple(shape), tuple(strides))
 
 
-def _rebuild_parameter(tensor, *_):
+def _rebuild_parameter(tensor: StoredTensor, *_: Any) -> StoredTensor:
     return tensor
 
 
-def _read_member(archive, name, limit):
+def _read_member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
     """PyTorch never compresses, so a member is no longer than the file: a small file stays small."""
     member = archive.getinfo(name)
     if member.compress_type != zipfile.ZIP_STORED or member.file_size > limit:
@@ -259,18 +262,18 @@ def _read_member(archive, name, limit):
     return archive.read(member)
 
 
-def _file_bytes(file):
+def _file_bytes(file: IO[bytes]) -> int:
     place = file.tell()
     size = file.seek(0, os.SEEK_END)
     file.seek(place)
     return size
 
 
-def _element_bytes(kind):
+def _element_bytes(kind: str) -> int:
     return 2 if kind == _BFLOAT16 else np.dtype(kind).itemsize
 
 
-def _decode(data, kind, count):
+def _decode(data: bytearray | bytes, kind: str, count: int) -> np.ndarray:
     if len(data) != count * _element_bytes(kind):
         raise ValueError(f"a storage of {len(data)} bytes has another size than announced")
     if kind == _BFLOAT16:
@@ -278,7 +281,7 @@ def _decode(data, kind, count):
     return np.frombuffer(data, kind)
 
 
-def _view(tensor, storage):
+def _view(tensor: StoredTensor, storage: np.ndarray) -> np.ndarray:
     numbers = (tensor.offset, *tensor.shape, *tensor.strides)
     axes = len(tensor.shape)
     if axes > 32 or axes != len(tensor.strides) or not all(isinstance(n, int) and n >= 0 for n in numbers):

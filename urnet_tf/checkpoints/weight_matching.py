@@ -7,10 +7,14 @@ import collections
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from urnet_tf.errors import UsageError
+
+if TYPE_CHECKING:
+    import keras
 
 _COLUMNS = ("match", "missing", "left over", "unfit")
 _NAMES_SHOWN = 3
@@ -59,7 +63,7 @@ class WeightMatch:
         return "\n".join(lines)
 
 
-def pytorch_slots(model, name_of: Callable[[str], str]) -> dict[str, tuple]:
+def pytorch_slots(model: "keras.Model", name_of: Callable[[str], str]) -> dict[str, tuple]:
     """Where the tensors of a PyTorch checkpoint go: name → (variable, axes that give Keras' layout).
 
     Args:
@@ -82,7 +86,7 @@ def pytorch_slots(model, name_of: Callable[[str], str]) -> dict[str, tuple]:
     return slots
 
 
-def keras_slots(model) -> dict[str, tuple]:
+def keras_slots(model: "keras.Model") -> dict[str, tuple]:
     """Where the arrays of Keras weights go, as `pytorch_slots`: `layer1-0-bn1/2` is a layer's third."""
     return {
         f"{layer.name}/{index}": (variable, tuple(range(len(variable.shape))))
@@ -120,7 +124,9 @@ def copy_into(
     return match
 
 
-def _match(slots, tensors, ignored_prefixes):
+def _match(
+    slots: Mapping[str, tuple], tensors: Mapping[str, np.ndarray], ignored_prefixes: tuple[str, ...]
+) -> WeightMatch:
     matched, missing, unfit = [], [], {}
     for name, (variable, axes) in slots.items():
         expected = tuple(variable.shape[axes.index(axis)] for axis in range(len(axes)))
@@ -144,5 +150,5 @@ def _match(slots, tensors, ignored_prefixes):
     )
 
 
-def _first(names):
+def _first(names: list[str] | tuple[str, ...]) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "")

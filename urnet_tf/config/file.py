@@ -9,7 +9,8 @@ import os
 import pathlib
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import yaml
 
@@ -73,7 +74,7 @@ def read(path: str | os.PathLike) -> dict:
     return merge(base_tree, tree)
 
 
-def parse(text: str, source: str):
+def parse(text: str, source: str) -> Any:
     """The value of a YAML text; `source` names it in messages.
 
     Raises:
@@ -111,7 +112,7 @@ def override(tree: dict, overrides: Sequence[str]) -> dict:
     return tree
 
 
-def _read_file(path):
+def _read_file(path: str | os.PathLike) -> dict[str, Any]:
     check_text(os.fspath(path), PATH, "the name of a configuration")
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -145,13 +146,13 @@ class _Loader(yaml.SafeLoader):
         for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-    def __init__(self, stream):
+    def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._open = 0  # collections around the node in hand
-        self._extents = {}  # id of a finished node: values in it, levels of it
+        self._extents: dict[int, tuple[int, int]] = {}  # id of a finished node: values in it, levels of it
 
-    def compose_node(self, parent, index):
-        event = self.peek_event()
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "tag", None) not in (None, "!"):
             raise _error(f"tags like {quote(event.tag, 40)} are not used here", event)
         if self._open > _DEEPEST:
@@ -165,7 +166,7 @@ class _Loader(yaml.SafeLoader):
             self._extents[id(node)] = self._measure(node, event)
         return node
 
-    def compose_mapping_node(self, anchor):
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -177,19 +178,19 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return node
 
-    def construct_yaml_int(self, node):
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         return self._construct_number(super().construct_yaml_int, node)
 
-    def construct_yaml_float(self, node):
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
         return self._construct_number(super().construct_yaml_float, node)
 
-    def _construct_number(self, construct, node):
+    def _construct_number(self, construct: Callable, node: yaml.ScalarNode) -> Any:
         try:
             return construct(node)
         except (ValueError, OverflowError):  # too many digits
             raise _error(f"the number {bare(node.value, 40)} cannot be read", node) from None
 
-    def _measure(self, node, event):
+    def _measure(self, node: Any, event: yaml.Event) -> tuple[int, int]:
         if isinstance(node, yaml.ScalarNode):
             return 1, 0
         children = node.value
@@ -206,5 +207,5 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 
 
-def _error(problem, place):
+def _error(problem: str, place: Any) -> yaml.constructor.ConstructorError:
     return yaml.constructor.ConstructorError(None, None, problem, place.start_mark)

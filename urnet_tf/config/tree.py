@@ -7,12 +7,18 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sized
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from urnet_tf.errors import UsageError
 from urnet_tf.text_rules import LINE, bare, check_text, quote
+
+if TYPE_CHECKING:
+    from urnet_tf.config.fields import (
+        Config,
+    )
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 _MOST_BITS = 1000  # what a float can hold
@@ -28,10 +34,10 @@ def merge(base: Mapping, over: Mapping) -> dict:
     return merged
 
 
-def build(default, tree, prefix: str = ""):
+def build(default: Any, tree: Mapping[str, Any], prefix: str = "") -> Any:
     """A dataclass like `default`, and those inside, with what nested mappings set.
 
-    Each value is held against its field: the type, and in the metadata `choices`, or `minimum` and
+    Each value is checked against its field: the type, and in the metadata `choices`, or `minimum` and
     `maximum` of a number, or `form` (see `text_rules`) and `max_length` of a text. Lists and mappings have
     `min_count` and `max_count`; the rest is of their items, and texts as keys of mappings are short lines.
     `prefix` is what the messages put before a key.
@@ -61,14 +67,14 @@ def _type_hints(kind: type) -> dict[str, typing.Any]:
     return typing.get_type_hints(kind)
 
 
-def value_type(hint) -> tuple[type, bool]:
+def value_type(hint: Any) -> tuple[type, bool]:
     """What a field's annotation stands for, and whether None may be given instead."""
     union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     options = typing.get_args(hint) if union else (hint,)
     return next(o for o in options if o is not type(None)), type(None) in options
 
 
-def _unknown_key(key, prefix, fields):
+def _unknown_key(key: str, prefix: str, fields: Iterable[str]) -> str:
     near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
     if near:
         hint = f"did you mean {prefix}{near[0]}?"
@@ -77,7 +83,7 @@ def _unknown_key(key, prefix, fields):
     return f"Unknown configuration key {prefix}{key}; {hint}"
 
 
-def _checked(value, hint, metadata, key):
+def _checked(value: Any, hint: Any, metadata: Mapping[str, Any], key: str) -> Any:
     kind, optional = value_type(hint)
     if value is None and optional:
         return None
@@ -104,13 +110,13 @@ def _checked(value, hint, metadata, key):
 _KEY_RULES = {"form": LINE, "max_length": 200}
 
 
-def _check_count(value, metadata, key):
+def _check_count(value: Sized, metadata: Mapping[str, Any], key: str) -> None:
     low, high = metadata.get("min_count", 0), metadata["max_count"]
     if not low <= len(value) <= high:
         raise UsageError(f"Expected {low} to {high} entries for {key}; received {len(value)}.")
 
 
-def _checked_item(value, kind, metadata, key):
+def _checked_item(value: Any, kind: type, metadata: Mapping[str, Any], key: str) -> Any:
     value = _converted(value, kind, key)
     choices = metadata.get("choices")
     if choices:
@@ -128,7 +134,7 @@ def _checked_item(value, kind, metadata, key):
     return value
 
 
-def _converted(value, kind, key):
+def _converted(value: Any, kind: type, key: str) -> Any:
     """The value as its type: whole numbers may be written as 1e3 or 1000.0, names as 2015."""
     given = value
     if kind in (int, float) and isinstance(value, str) and _NUMBER.fullmatch(value):
@@ -147,13 +153,13 @@ def _converted(value, kind, key):
     return value
 
 
-def to_dict(config) -> dict:
+def to_dict(config: "Config") -> dict:
     """The nested plain dictionary of a Config or of one of its sections (lists for tuples)."""
     plain = dataclasses.asdict(config)
     return yaml.safe_load(yaml.safe_dump(plain_value(plain)))
 
 
-def plain_value(value):
+def plain_value(value: Any) -> Any:
     """Tuples to lists and mappings to dictionaries, so that YAML and JSON can hold them."""
     if isinstance(value, Mapping):
         return {str(k): plain_value(v) for k, v in value.items()}
@@ -162,7 +168,7 @@ def plain_value(value):
     return value
 
 
-def select(config, key: str):
+def select(config: "Config", key: str) -> Any:
     """The section or value under a dotted key, like `select(config, "train.fit")`."""
     for part in key.split("."):
         config = getattr(config, part)

@@ -15,9 +15,7 @@ normalized tensor in between is freed.
 import dataclasses
 
 from urnet_tf.errors import UsageError
-from urnet_tf.models.variants import BLOCKS, LITE0_STAGES, variant_name
-
-BACKBONES = ("efficientnet_lite0", "resnext")
+from urnet_tf.models.variants import BACKBONES, LITE0_STAGES, Variant, squeezed_channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,28 +49,18 @@ class HeadCost:
 def count_network(
     name: str,
     image_size_px: int,
-    *,
-    depth: int = 101,
-    cardinality: int = 32,
-    width_per_group: int = 4,
-    squeeze_excitation: bool = False,
-    deep_stem: bool = False,
-    small_stem: bool = False,
+    variant: Variant = Variant(),  # noqa: B008  it is frozen
 ) -> NetworkCost:
-    """Counts the backbone that `build_backbone` builds from the same options.
+    """Counts the backbone that `build_backbone` builds; the variant is that of a ResNeXt.
 
     Raises:
-      UsageError: an unknown name or depth.
+      UsageError: an unknown name.
     """
     if name == "efficientnet_lite0":
         return _count_efficientnet_lite0(image_size_px)
     if name != "resnext":
         raise UsageError(f"Expected a backbone of {', '.join(BACKBONES)}; received {name!r}.")
-    if depth not in BLOCKS:
-        raise UsageError(f"Expected a ResNeXt depth of {', '.join(map(str, BLOCKS))}; received {depth}.")
-    return _count_resnext(
-        image_size_px, depth, cardinality, width_per_group, squeeze_excitation, deep_stem, small_stem
-    )
+    return _count_resnext(image_size_px, variant)
 
 
 def count_classifier(feature_dim: int, num_classes: int) -> HeadCost:
@@ -101,10 +89,10 @@ class _Map:
     channels: int
 
     @property
-    def elements(self):
+    def elements(self) -> int:
         return self.side * self.side * self.channels
 
-    def strided(self, strides, channels=None):
+    def strided(self, strides: int, channels: int | None = None) -> "_Map":
         """What a padded convolution or pool makes of it; every padding here gives ceil(side / strides)."""
         return _Map(-(-self.side // strides), channels or self.channels)
 
@@ -112,17 +100,17 @@ class _Map:
 class _Walk:
     """Adds up layers; each method takes the map that a layer receives and returns the one it gives."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.trainable = self.statistics = self.layers = 0
         self.multiply_adds = self.kept = self.normalized = self.largest = 0
 
-    def keep(self, x):
+    def keep(self, x: _Map) -> _Map:
         """A tensor that stays until the backward pass."""
         self.kept += x.elements
         self.largest = max(self.largest, x.elements)
         return x
 
-    def convolve(self, x, filters, kernel=1, strides=1, groups=1):
+    def convolve(self, x: _Map, filters: int, kernel: int = 1, strides: int = 1, groups: int = 1) -> _Map:
         """A convolution without bias, and the batch normalization behind it."""
         y = x.strided(strides, filters)
         matrix = kernel * kernel * x.channels // groups * filters
@@ -133,19 +121,19 @@ class _Walk:
         self.normalized += y.elements
         return self.keep(y)
 
-    def activate(self, x, filters, kernel=1, strides=1, groups=1):
+    def activate(self, x: _Map, filters: int, kernel: int = 1, strides: int = 1, groups: int = 1) -> _Map:
         """Convolution, normalization, ReLU."""
         return self.keep(self.convolve(x, filters, kernel, strides, groups))
 
-    def excite(self, x):
+    def excite(self, x: _Map) -> _Map:
         """Squeeze and excitation: two dense layers with bias on the means; their product keeps the map."""
-        squeezed = max(8, (x.channels // 16 + 4) // 8 * 8)
+        squeezed = squeezed_channels(x.channels)
         self.multiply_adds += 2 * x.channels * squeezed
         self.trainable += 2 * x.channels * squeezed + squeezed + x.channels
         self.layers += 2
         return self.keep(x)
 
-    def cost(self, name, x):
+    def cost(self, name: str, x: _Map) -> NetworkCost:
         """The sums; `x` is averaged to the features."""
         return NetworkCost(
             name=name,
@@ -160,33 +148,33 @@ class _Walk:
         )
 
 
-def _count_resnext(side, depth, cardinality, width_per_group, squeeze_excitation, deep_stem, small_stem):
+def _count_resnext(side: int, variant: Variant) -> NetworkCost:
     walk = _Walk()
-    x, strides = walk.keep(_Map(side, 3)), 1 if small_stem else 2
-    if deep_stem:
+    x, strides = walk.keep(_Map(side, 3)), 1 if variant.small_stem else 2
+    if variant.deep_stem:
         x = walk.activate(walk.activate(x, 32, 3, strides), 32, 3)
         x = walk.activate(x, 64, 3)
     else:
-        x = walk.activate(x, 64, 3 if small_stem else 7, strides)
-    if not small_stem:
+        x = walk.activate(x, 64, 3 if variant.small_stem else 7, strides)
+    if not variant.small_stem:
         x = walk.keep(walk.keep(x).strided(2))  # the pool's padded input and its output
-    for stage, blocks in enumerate(BLOCKS[depth]):
-        width, filters = cardinality * width_per_group * 2**stage, 256 * 2**stage
+    for stage, blocks in enumerate(variant.blocks):
+        width, filters = variant.cardinality * variant.width_per_group * 2**stage, 256 * 2**stage
         for block in range(blocks):
             strides = 2 if stage > 0 and block == 0 else 1
-            y = walk.activate(walk.activate(x, width), width, 3, strides, cardinality)
+            y = walk.activate(walk.activate(x, width), width, 3, strides, variant.cardinality)
             y = walk.convolve(y, filters)
-            if squeeze_excitation:
+            if variant.squeeze_excitation:
                 y = walk.excite(y)
             if block == 0:
-                if deep_stem and strides > 1:  # averaged first, then projected with stride 1
+                if variant.deep_stem and strides > 1:  # averaged first, then projected with stride 1
                     x, strides = walk.keep(x.strided(2)), 1
                 walk.convolve(x, filters, strides=strides)
             x = walk.keep(y)  # the ReLU of the sum
-    return walk.cost(variant_name(depth, cardinality, width_per_group, squeeze_excitation, deep_stem), x)
+    return walk.cost(variant.name, x)
 
 
-def _count_efficientnet_lite0(side):
+def _count_efficientnet_lite0(side: int) -> NetworkCost:
     walk = _Walk()
     x = walk.activate(walk.keep(_Map(side, 3)), 32, 3, 2)
     for repeats, kernel, first_strides, expansion, filters in LITE0_STAGES:

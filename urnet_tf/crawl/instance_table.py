@@ -11,6 +11,7 @@ image has a copy in training.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -172,7 +173,7 @@ def check_classes(candidates: pa.Table, quarantine: pa.Table, classes: Sequence[
     )
 
 
-def _candidates(rows, probes, kept, splits):
+def _candidates(rows: pa.Table, probes: pa.Table, kept: np.ndarray, splits: np.ndarray) -> pa.Table:
     """The usable rows in final order, in chunks that a Parquet string column can hold."""
     metadata = probes.select(["content_hash", "width_px", "height_px"])
     table = pa.Table.from_arrays(
@@ -188,9 +189,11 @@ def _candidates(rows, probes, kept, splits):
     return pa.concat_tables(parts) if parts else table.slice(0, 0)
 
 
-def _repeated_rows(rows, contents, repeated, evaluation):
+def _repeated_rows(
+    rows: pa.Table, contents: np.ndarray, repeated: np.ndarray, evaluation: np.ndarray
+) -> pa.Table:
     """Training rows whose bytes an evaluation image has, as quarantine rows that name it."""
-    first = {}
+    first: dict[int, int] = {}
     wanted = np.isin(contents, contents[repeated]) & evaluation
     for row in np.flatnonzero(wanted).tolist():
         first.setdefault(int(contents[row]), row)
@@ -201,7 +204,14 @@ def _repeated_rows(rows, contents, repeated, evaluation):
     return rejections(rows.take(repeated), ["duplicate_of_evaluation"] * len(repeated), reasons)
 
 
-def _duplicates(rows, hashes, contents, usable, splits, labels):
+def _duplicates(
+    rows: pa.Table,
+    hashes: Any,
+    contents: np.ndarray,
+    usable: np.ndarray,
+    splits: np.ndarray,
+    labels: np.ndarray,
+) -> pa.Table:
     """Files whose bytes occur more than once, equal files together, gravest kind first."""
     groups = int(contents.max(initial=-1)) + 1
     several = np.bincount(contents[usable], minlength=groups) > 1

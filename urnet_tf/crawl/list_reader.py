@@ -8,6 +8,8 @@ a line. Labels are class names, or ids from 0. Output: a
 
 import csv
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +29,7 @@ from urnet_tf.crawl.table import (
     rejected_row,
     running_number,
 )  # fmt: skip
-from urnet_tf.errors import UsageError
+from urnet_tf.errors import RunError, UsageError
 from urnet_tf.images.probe import environment_failure, is_environment_fault
 from urnet_tf.schema import TEST, TRAIN, UNLABELED, VAL
 from urnet_tf.store import codes_of
@@ -69,7 +71,13 @@ def listed_files(path: str, image_root: str | None = None) -> tuple[str, list[st
     return _image_root(path, image_root), table["path"].to_pylist()
 
 
-def read_list(path: str, *, image_root: str | None = None, classes=None, split: str | None = None) -> Crawl:
+def read_list(
+    path: str,
+    *,
+    image_root: str | None = None,
+    classes: Sequence[dict] | None = None,
+    split: str | None = None,
+) -> Crawl:
     """Lists the rows of a CSV, TSV or Parquet file.
 
     Args:
@@ -104,8 +112,8 @@ def read_list(path: str, *, image_root: str | None = None, classes=None, split: 
     table, labels = table.filter(good), labels.filter(pa.array(good))
     splits, ranks, unlabeled = splits[good], ranks[good], unlabeled[good]
 
-    classes, ids = _resolve_labels(path, table, labels, unlabeled, splits, classes)
-    table = _with_queries(table, ids, splits, classes)
+    entries, ids = _resolve_labels(path, table, labels, unlabeled, splits, classes)
+    table = _with_queries(table, ids, splits, entries)
     source_codes, _ = codes_of(table["source"])
     query_codes, _ = codes_of(table["query"])
     numbers = running_number(ids, source_codes, query_codes)
@@ -115,29 +123,29 @@ def read_list(path: str, *, image_root: str | None = None, classes=None, split: 
         "label": pa.array(ids, pa.int32()),
         "rank": pa.array(np.where(ranks == _NO_RANK, numbers, ranks), pa.int32()),
     }
-    return Crawl(_image_root(path, image_root), classes, pa.table(columns, schema=ROW_SCHEMA), bad.table())
+    return Crawl(_image_root(path, image_root), entries, pa.table(columns, schema=ROW_SCHEMA), bad.table())
 
 
-def _image_root(path, image_root):
+def _image_root(path: str, image_root: str | None) -> str:
     return os.path.abspath(image_root if image_root is not None else os.path.dirname(path) or ".")
 
 
 _NO_RANK = np.iinfo(np.int32).max
 
 
-def _is_parquet(path):
+def _is_parquet(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in (".parquet", ".pq")
 
 
-def _is_binary(kind):
+def _is_binary(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _row_name(path, line):
+def _row_name(path: str, line: int) -> str:
     return f"{'row' if _is_parquet(path) else 'line'} {line} of {os.path.basename(path)}"
 
 
-def _unreadable(path, error):
+def _unreadable(path: str, error: Exception) -> UsageError | RunError:
     if isinstance(error, OSError) and is_environment_fault(error):
         error.filename = path
         return environment_failure(error)
@@ -145,7 +153,7 @@ def _unreadable(path, error):
     return UsageError(f"Cannot read the list {path}: {reason[:300].rstrip('.')}.")
 
 
-def _check_columns(path, names):
+def _check_columns(path: str, names: list[str]) -> None:
     missing = [name for name in _REQUIRED if name not in names]
     if missing:
         found = ", ".join(names) or "none"
@@ -154,7 +162,7 @@ def _check_columns(path, names):
         )
 
 
-def _read_text(path):
+def _read_text(path: str) -> tuple[pa.Table, RowBuilder]:
     """CSV or TSV as a table of _SCHEMA, and a builder with the rows that cannot be read."""
     rows, bad = RowBuilder(_SCHEMA), RowBuilder(REJECTED_SCHEMA)
     try:
@@ -169,16 +177,17 @@ def _read_text(path):
     return rows.table(), bad
 
 
-def _delimiter(path, header):
+def _delimiter(path: str, header: str) -> str:
     if path.lower().endswith(".tsv"):
         return "\t"
     return ";" if ";" in header and "," not in header else ","  # spreadsheets of many countries
 
 
-def _read_text_rows(path, reader, rows, bad):
+def _read_text_rows(path: str, reader: Any, rows: RowBuilder, bad: RowBuilder) -> None:
     header = [name.strip().casefold() for name in next(reader, [])]
     _check_columns(path, header)
     places = [header.index(name) if name in header else None for name in _COLUMNS]
+    path_place = header.index(_COLUMNS[0])
     while True:
         line = reader.line_num + 1
         try:
@@ -192,7 +201,7 @@ def _read_text_rows(path, reader, rows, bad):
             continue
         if not any(fields):
             continue
-        picture = fields[places[0]] if places[0] < len(fields) else ""
+        picture = fields[path_place] if path_place < len(fields) else ""
         if len(fields) > len(header):
             reason = f"{_row_name(path, line)}: {len(fields)} fields where the header has {len(header)}"
             bad.append(rejected_row(picture, "bad_row", reason=reason))
@@ -207,7 +216,7 @@ def _read_text_rows(path, reader, rows, bad):
             rows.append((line, picture, *(v and clean_text(v) for v in values[1:])))
 
 
-def _read_parquet(path):
+def _read_parquet(path: str) -> tuple[pa.Table, RowBuilder]:
     """A Parquet file as a table of _SCHEMA, and a builder with the rows that cannot be read."""
     try:
         names = pa.parquet.read_schema(path).names
@@ -232,7 +241,7 @@ def _read_parquet(path):
     return pa.table(columns, schema=_SCHEMA).filter(pa.array(good)), bad
 
 
-def _as_text(path, column):
+def _as_text(path: str, column: Any) -> tuple[Any, list[int]]:
     """A column as valid text without nulls, and the numbers of the rows that were not valid UTF-8."""
     try:
         if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
@@ -263,7 +272,7 @@ def _as_text(path, column):
     return pa.chunked_array(chunks, _TEXT), damaged
 
 
-def _splits(table, split):
+def _splits(table: pa.Table, split: str | None) -> np.ndarray:
     """Split names, object [N]; None where the text is not a split."""
     if split is not None:
         return np.full(len(table), split, object)
@@ -272,7 +281,7 @@ def _splits(table, split):
     return np.array([*names, None], object)[codes]
 
 
-def _ranks(column):
+def _ranks(column: Any) -> np.ndarray:
     """Ranks, int64 [N]; _NO_RANK where none is given, -1 where the text is not a rank."""
     text = pc.utf8_lower(pc.utf8_trim_whitespace(column))
     is_number = pc.match_substring_regex(text, r"^[0-9]{1,9}(\.0*)?$")
@@ -282,7 +291,7 @@ def _ranks(column):
     return ranks
 
 
-def _read_class_names(path):
+def _read_class_names(path: str) -> list[str] | None:
     """The names in classes.txt beside the list, or None."""
     names = os.path.join(os.path.dirname(path), CLASSES_FILE)
     try:
@@ -297,7 +306,14 @@ def _read_class_names(path):
         ) from None
 
 
-def _resolve_labels(path, table, labels, unlabeled, splits, classes):
+def _resolve_labels(
+    path: str,
+    table: pa.Table,
+    labels: Any,
+    unlabeled: np.ndarray,
+    splits: np.ndarray,
+    classes: Sequence[dict] | None,
+) -> tuple[list[dict], np.ndarray]:
     """The classes and the id of every row, int32 [N]."""
     codes, values = codes_of(labels)
     used = np.unique(codes[~unlabeled])
@@ -310,7 +326,8 @@ def _resolve_labels(path, table, labels, unlabeled, splits, classes):
         if names is not None:
             classes = [class_entry(label, name) for label, name in enumerate(names)]
         elif are_ids:
-            classes = _numbered_classes(path, [numbers[code] for code in trained])
+            seen = (numbers[code] for code in trained)
+            classes = _numbered_classes(path, [number for number in seen if number is not None])
             given = "those with training rows"
         else:
             names = sorted(values[code] for code in trained)
@@ -330,17 +347,17 @@ def _resolve_labels(path, table, labels, unlabeled, splits, classes):
                 f"({given})."
             )
         ids[code] = label
-    return classes, np.where(unlabeled, UNLABELED, ids[codes]).astype(np.int32)
+    return list(classes), np.where(unlabeled, UNLABELED, ids[codes]).astype(np.int32)
 
 
-def _whole_number(text):
+def _whole_number(text: str) -> int | None:
     try:
         return int(text) if len(text) < 10 else None
     except ValueError:
         return None
 
 
-def _numbered_classes(path, labels):
+def _numbered_classes(path: str, labels: list[int]) -> list[dict[str, Any]]:
     """Classes 0 … n-1 when only ids are known: they must be without gaps."""
     found = sorted(set(labels))
     if found != list(range(len(found))):
@@ -353,7 +370,7 @@ def _numbered_classes(path, labels):
     return [class_entry(label, str(label), words=[], queries=[]) for label in found]
 
 
-def _with_queries(table, ids, splits, classes):
+def _with_queries(table: pa.Table, ids: np.ndarray, splits: np.ndarray, classes: Sequence[dict]) -> pa.Table:
     """Fills queries that are not given with the class's, and tells the classes their queries."""
     training = splits == TRAIN
     blank = pc.equal(pc.utf8_trim_whitespace(table["query"]), "").to_numpy() & training
@@ -363,7 +380,7 @@ def _with_queries(table, ids, splits, classes):
     table = table.set_column(place, _SCHEMA.field("query"), queries)
     given = training & ~blank
     pairs = pa.table({"label": ids[given], "query": table["query"].filter(pa.array(given))})
-    found = {}
+    found: dict[int, list[str]] = {}
     for pair in pairs.group_by(["label", "query"], use_threads=False).aggregate([]).to_pylist():
         found.setdefault(pair["label"], []).append(pair["query"])
     for label, texts in found.items():

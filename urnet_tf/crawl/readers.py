@@ -91,7 +91,9 @@ def count_classes(path: str, kind: str = "auto", first_classes: int | None = Non
     return min(count, first_classes or count)
 
 
-def fingerprint_files(path: str, kind: str, image_root: str | None = None, sources=None) -> str:
+def fingerprint_files(
+    path: str, kind: str, image_root: str | None = None, sources: Sequence[str] | None = None
+) -> str:
     """The number of listed files, and a hash of their names, sizes and times: "120 files #5e0c...".
 
     In a WebVision tree the metadata files count, too. Opens no image.
@@ -149,7 +151,7 @@ def read_folder(path: str) -> Crawl:
     return Crawl(root, classes, rows.table(), rejected.table())
 
 
-def _class_names(root):
+def _class_names(root: str) -> list[str]:
     """Sorted names of the class folders, of the training split where there are splits."""
     folders = _folders(root)
     train = [name for name, split in _split_folders(root, folders).items() if split == TRAIN]
@@ -184,7 +186,7 @@ def read_evaluation(path: str, split: str, classes: Sequence[dict], root: str) -
     return tuple(_rebased(table, start, root) for table in tables)
 
 
-def walk(root: str) -> Iterator[tuple[str, str | None]]:
+def walk(root: str) -> Iterator[tuple[str, str | None]]:  # noqa: C901  (a loop, as trees are deeper than stacks)
     """Walks a tree of any depth in natural order of names; no loop of links is entered.
 
     Yields:
@@ -196,7 +198,7 @@ def walk(root: str) -> Iterator[tuple[str, str | None]]:
     """
     entered, ancestors = [], set()  # the directories from the root to here, and their identities
 
-    def enter(relative, links):
+    def enter(relative: str, links: int) -> str | None:
         """Goes into a directory; the status that it has where that is not possible, else None."""
         directory = os.path.join(root, relative)
         try:
@@ -231,32 +233,32 @@ def walk(root: str) -> Iterator[tuple[str, str | None]]:
             yield path, problem
 
 
-def _entries(directory):
+def _entries(directory: str) -> list[os.DirEntry[str]]:
     with os.scandir(directory) as entries:
         return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: _natural(e.name))
 
 
-def _natural(name):
+def _natural(name: str) -> tuple[list[int | str], str]:
     """Sorts 9.jpg before 10.jpg; the name itself breaks the tie of 01 and 1."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
 
 
-def _suffix(name):
+def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _is_side_file(name):
+def _is_side_file(name: str) -> bool:
     return _suffix(name) in _SIDE_SUFFIXES or name.lower() in _SIDE_FILES
 
 
-def _is_directory(entry):
+def _is_directory(entry: os.DirEntry[str]) -> bool:
     try:
         return retried_or_stop(entry.path, entry.is_dir)
     except OSError:  # a link that leads to itself: probing tells
         return False
 
 
-def _folders(directory):
+def _folders(directory: str) -> list[str]:
     try:
         entries = retried_or_stop(directory, lambda: _entries(directory))
     except OSError as error:
@@ -264,7 +266,7 @@ def _folders(directory):
     return [e.name for e in entries if _is_directory(e) and _suffix(e.name) not in _IMAGE_SUFFIXES]
 
 
-def _split_folders(root, folders):
+def _split_folders(root: str, folders: list[str]) -> dict[str, str]:
     """{folder: split} if the root holds given splits, else {}."""
     if "train" not in folders or not _folders(os.path.join(root, "train")):
         return {}
@@ -280,13 +282,15 @@ def _split_folders(root, folders):
     return {} if others else splits
 
 
-def _list_split(root, folder, split, classes, rows, rejected):
+def _list_split(
+    root: str, folder: str, split: str, classes: Sequence[dict], rows: RowBuilder, rejected: RowBuilder
+) -> None:
     """Appends the images of one split, whose class folders lie in root/folder."""
     top = os.path.join(root, folder)
     labels = {entry["id"]: entry["label"] for entry in classes}
     labels = {entry["name"]: entry["label"] for entry in classes} | labels
     flat = split == TEST and not _folders(top)
-    ranks = {}
+    ranks: dict[tuple[str, str], int] = {}
     for relative, problem in walk(top):
         path = f"{folder}/{relative}" if folder else relative
         parts = relative.split("/")
@@ -308,7 +312,7 @@ def _list_split(root, folder, split, classes, rows, rejected):
         rows.append((split, label, source, 0 if flat else rank, query, "", "", "", path))
 
 
-def _rebased(table, start, root):
+def _rebased(table: pa.Table, start: str, root: str) -> pa.Table:
     """The table with its paths, which start at `start`, relative to `root` or else absolute."""
     inside = os.path.relpath(start, root)
     prefix = start if inside.startswith("..") else "" if inside == "." else inside

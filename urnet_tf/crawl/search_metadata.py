@@ -4,8 +4,10 @@ Input: metadata files of a WebVision tree. Output: the record of an image, or No
 a record may be missing.
 """
 
+import functools
 import json
 import os
+from typing import Any
 
 import numpy as np
 
@@ -18,11 +20,11 @@ _LARGEST_RANK = np.iinfo(np.int32).max
 class Records:
     """The metadata records of one query: by row, or by id where the row names another image."""
 
-    def __init__(self, records):
+    def __init__(self, records: list[dict[str, Any]]) -> None:
         self._records = records
         self._by_id = {str(r["id"]): r for r in reversed(records) if isinstance(r, dict) and "id" in r}
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._records)
 
     def find(self, row: int, path: str) -> dict | None:
@@ -40,7 +42,7 @@ def metadata_places(listed: str) -> list[str]:
     return [os.path.join(folder, listed) for folder in ("meta", "", "info")]
 
 
-def read_records(root, listed):
+def read_records(root: str, listed: str) -> Records | None:
     """The records of a metadata file, or None where it is missing or broken.
 
     Raises:
@@ -49,7 +51,7 @@ def read_records(root, listed):
     for place in metadata_places(listed):
         path = os.path.join(root, place)
         try:
-            records = retried_or_stop(path, lambda path=path: _read_json(path))
+            records = retried_or_stop(path, functools.partial(_read_json, path))
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError, RecursionError):
@@ -58,12 +60,12 @@ def read_records(root, listed):
     return None
 
 
-def _read_json(path):
+def _read_json(path: str) -> list[dict[str, Any]]:
     with open_text(path, errors="replace") as file:
         return json.load(file)
 
 
-def read_rank(value, fallback):
+def read_rank(value: int | str | None, fallback: int) -> int:
     """A rank as a whole number; the place in the list where it is missing or no number."""
     try:
         rank = int(str(value)[:12])

@@ -42,9 +42,13 @@ def short_names(paths: Sequence[str]) -> list[str]:
 
 
 def with_unreadable(
-    paths: Sequence[str], ranks: Sequence[int], top_ids: np.ndarray, unreadable_paths: Sequence[str],
-    unreadable_ranks: Sequence[int], guess: Sequence[int],
-) -> tuple[list[str], np.ndarray]:  # fmt: skip
+    paths: Sequence[str],
+    ranks: Sequence[int] | np.ndarray,
+    top_ids: np.ndarray,
+    unreadable_paths: Sequence[str],
+    unreadable_ranks: Sequence[int] | np.ndarray,
+    guess: Sequence[int] | np.ndarray,
+) -> tuple[list[str], np.ndarray]:
     """Adds images that could not be read, with one guess for all of them, in list order.
 
     Args:

@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -71,7 +72,7 @@ class RowBuilder:
         self._flush()
         return pa.Table.from_batches(self._batches, self._schema)
 
-    def _flush(self):
+    def _flush(self) -> None:
         if self._rows:
             columns = zip(*self._rows, strict=True)
             arrays = [pa.array(c, f.type) for c, f in zip(columns, self._schema, strict=True)]
@@ -79,12 +80,21 @@ class RowBuilder:
             self._rows = []
 
 
-def rejected_row(path, status, *, split=TRAIN, label=-1, source="", rank=0, reason=None) -> tuple:
+def rejected_row(
+    path: str,
+    status: str,
+    *,
+    split: str = TRAIN,
+    label: int = -1,
+    source: str = "",
+    rank: int = 0,
+    reason: str | None = None,
+) -> tuple:
     """A row of REJECTED_SCHEMA; without `reason` it takes the sentence of the status."""
     return (printable(path), split, label, printable(source), rank, status, reason or STATUS[status])
 
 
-def open_text(path: str, errors: str, newline: str | None = None):
+def open_text(path: str, errors: str, newline: str | None = None) -> IO[str]:
     """Opens a UTF-8 text file, with or without a mark at its start; never waits for a pipe or a device.
 
     Args:
@@ -94,7 +104,7 @@ def open_text(path: str, errors: str, newline: str | None = None):
       OSError: there is none, or it is no regular file.
     """
 
-    def regular(name, flags):
+    def regular(name: str, flags: int) -> int:
         descriptor = os.open(name, flags | os.O_NONBLOCK)
         kind = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(kind):
@@ -125,7 +135,7 @@ def printable(path: str) -> str:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def clean_text(value) -> str:
+def clean_text(value: object) -> str:
     """Text as valid UTF-8 of at most TEXT_LIMIT characters: "" for None, lists joined by ", "."""
     if value is None:
         return ""
@@ -205,7 +215,7 @@ def cut_ranks(crawl: Crawl, max_rank: Mapping[str, int]) -> Crawl:
     )
 
 
-def rejections(rows: pa.Table, statuses, reasons) -> pa.Table:
+def rejections(rows: pa.Table, statuses: list[str], reasons: list[str]) -> pa.Table:
     """Listed rows as rows of REJECTED_SCHEMA with a status and a reason each."""
     columns = {name: rows[name] for name in ("path", "split", "label", "source", "rank")}
     columns |= {"status": pa.array(statuses, _TEXT), "reason": pa.array(reasons, _TEXT)}
@@ -223,7 +233,13 @@ def replace_split(crawl: Crawl, split: str, rows: pa.Table, rejected: pa.Table) 
     )
 
 
-def class_entry(label: int, name: str, identity: str | None = None, words=None, queries=None) -> dict:
+def class_entry(
+    label: int,
+    name: str,
+    identity: str | None = None,
+    words: list[str] | None = None,
+    queries: list | None = None,
+) -> dict:
     """One entry of classes.json."""
     spoken = name.replace("_", " ").replace("-", " ").strip()
     return {

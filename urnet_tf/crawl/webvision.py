@@ -10,7 +10,8 @@ import array
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -131,16 +132,18 @@ def read_webvision(
 class _Listing:
     """The training rows as plain columns, filled list by list."""
 
-    def __init__(self, root, num_classes, first_classes):
+    def __init__(self, root: str, num_classes: int, first_classes: int | None) -> None:
         self.root, self.num_classes, self.count = root, num_classes, first_classes or num_classes
         self.rejected = RowBuilder(REJECTED_SCHEMA)
-        self._paths, self._path_chunk = [], []
+        self._paths: list[pa.Array] = []
+        self._path_chunk: list[str] = []
         columns = (array.array("i") for _ in range(5))  # 4 bytes a row where a list takes 8 to 36
         self.labels, self._sources, self._queries, self._metas, self._meta_rows = columns
-        self._source_codes, self._meta_codes = {}, {}
+        self._source_codes: dict[str, int] = {}
+        self._meta_codes: dict[str, int] = {}
         self._folders = _Folders(root)
 
-    def read_train_list(self, path, part, sources):
+    def read_train_list(self, path: str, part: str, sources: Iterable[str] | None) -> None:
         name = f"train_filelist_{part}.txt"
         metas = read_lines(path, f"train_meta_list_{part}.txt")
         for number, line in enumerate(read_lines(path, name), 1):
@@ -172,7 +175,7 @@ class _Listing:
             raise UsageError(f"Expected as many lines in info/train_meta_list_{part}.txt as in info/{name}; "
                              "received more.")  # fmt: skip
 
-    def read_evaluation_list(self, path, split, rows):
+    def read_evaluation_list(self, path: str, split: str, rows: RowBuilder) -> list[str]:
         name = f"{split}_filelist.txt"
         if not os.path.exists(os.path.join(path, "info", name)):
             return []
@@ -190,16 +193,18 @@ class _Listing:
                 self.rejected.append(rejected_row(listed, "bad_name", split=split, label=label))
         return []
 
-    def add_queries(self, classes, texts, given):
+    def add_queries(
+        self, classes: list[dict[str, Any]], texts: dict[str | None, Any], given: dict[int, int]
+    ) -> list[str]:
         """Gives every class its query texts; checks the map with the file lists."""
         pairs = np.unique(np.array(self._queries, np.int64) * self.num_classes + np.array(self.labels))
-        listed = {}
+        listed: dict[int, set[int]] = {}
         for query, label in zip(*(part.tolist() for part in np.divmod(pairs, self.num_classes)), strict=True):
             if query < 0:
                 continue
             listed.setdefault(query, set()).add(label)
         base = _map_base(given, listed, self.num_classes)
-        by_class = [set() for _ in classes]
+        by_class: list[set[int]] = [set() for _ in classes]
         wrong = sum(1 for q, s in given.items() if q in listed and s - base not in listed[q])
         for query, synset in given.items():
             if query not in listed and 0 <= synset - base < len(classes):
@@ -216,11 +221,11 @@ class _Listing:
             return [f"queries_synsets_map.txt names another class than the file lists for {wrong} queries"]
         return []
 
-    def with_metadata(self, texts):
+    def with_metadata(self, texts: dict[str | None, Any]) -> tuple[RowBuilder, list[str]]:
         """The training rows with query, rank, title, description and tags, grouped by metadata file."""
         labels, sources = np.array(self.labels, np.int32), np.array(self._sources, np.int32)
         queries, metas = np.array(self._queries, np.int64), np.array(self._metas, np.int32)
-        meta_rows, self.labels = np.array(self._meta_rows, np.int64), []
+        meta_rows, self.labels = np.array(self._meta_rows, np.int64), array.array("i")
         fallback = running_number(sources, np.where(queries >= 0, queries, -1 - labels))
         self._paths.append(pa.array(self._path_chunk, pa.large_string()))
         paths = pa.chunked_array(self._paths).combine_chunks()
@@ -231,9 +236,9 @@ class _Listing:
         for row in order.tolist():
             if metas[row] != current:
                 current = metas[row]
-                records = read_records(self.root, meta_names[current])
-                missing_files += records is None
-                records = records or Records([])
+                found = read_records(self.root, meta_names[current])
+                missing_files += found is None
+                records = found or Records([])
             path, source = self._folders.find(paths[row].as_py()), source_names[sources[row]]
             record = records.find(int(meta_rows[row]), path)
             missing_records += record is None and bool(len(records))
@@ -251,12 +256,12 @@ class _Listing:
             notes.append(f"{missing_records} training images have no metadata record")
         return rows, notes
 
-    def _parse(self, name, number, line, split):
+    def _parse(self, name: str, number: int, line: str, split: str) -> tuple[str | None, int]:
         """Path and label of a line of a file list; (None, -1) for a line that cannot be read."""
-        path, _, label = line.rpartition(" ")
+        path, _, number_text = line.rpartition(" ")
         path = path.rstrip()
-        if path and re.fullmatch(r"-?\d{1,9}", label):
-            label = int(label)
+        if path and re.fullmatch(r"-?\d{1,9}", number_text):
+            label = int(number_text)
             if not 0 <= label < self.num_classes and not (split == TEST and label == UNLABELED):
                 raise UsageError(
                     f"The label {label} in line {number} of info/{name} is outside of the "
@@ -269,22 +274,25 @@ class _Listing:
         self.rejected.append(rejected_row(line, "bad_row", split=split, reason=reason))
         return None, UNLABELED
 
-    def _add_path(self, path):
+    def _add_path(self, path: str) -> None:
         self._path_chunk.append(path)
         if len(self._path_chunk) >= 100_000:
             self._paths.append(pa.array(self._path_chunk, pa.large_string()))
             self._path_chunk = []
 
 
-def _can_be_a_name(path):
+def _can_be_a_name(path: str) -> bool:
     return is_utf8(path) and "\0" not in path
 
 
 class _Folders:
     """Finds listed files, also under another extension; remembers the names of one folder."""
 
-    def __init__(self, root):
-        self._root, self._folder, self._names, self._stems = root, None, frozenset(), None
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._folder: str | None = None
+        self._names: frozenset[str] = frozenset()
+        self._stems: dict[str, str] | None = None
 
     def find(self, listed: str) -> str:
         """The path as listed, or with the extension that is on disk (.jpg first)."""
@@ -305,18 +313,18 @@ class _Folders:
         return listed if other is None else f"{folder}/{other}" if folder else other
 
 
-def _map_base(given, listed, num_classes):
+def _map_base(given: dict[int, int], listed: dict[int, set[int]], num_classes: int) -> int:
     """Whether synset ids count from 0 or from 1; the file lists decide, then the range of ids."""
     agreement = {
         base: sum(1 for q, synset in given.items() if synset - base in listed.get(q, ())) for base in (0, 1)
     }
     if agreement[0] != agreement[1]:
-        return max(agreement, key=agreement.get)
+        return max(agreement, key=lambda base: agreement[base])
     ids = given.values()
     return 1 if ids and min(ids) >= 1 and max(ids) >= num_classes else 0
 
 
-def _source_of(folders, part):
+def _source_of(folders: list[str], part: str) -> str:
     """google for google/q0001 and google_images_resized/q00932; else the name of the list."""
     first = re.sub(r"_(images|image)(_\w+)?$", "", folders[0]) if folders else ""
     return first if first in SOURCES or part == "all" else printable(part)

@@ -68,7 +68,7 @@ def read_queries(path: str) -> dict[str | None, dict[int, str]]:
     return dict(sorted(found.items(), key=lambda item: item[0] or ""))
 
 
-def _read_query_texts(path, name):
+def _read_query_texts(path: str, name: str) -> dict[int, str]:
     texts = {}
     for line in read_lines(path, name):
         number, _, text = clean_text(line).partition(" ")
@@ -79,15 +79,15 @@ def _read_query_texts(path, name):
 
 def read_query_map(path: str) -> dict[int, int]:
     """{query id: synset id as written}."""
-    pairs = {}
+    pairs: dict[int, int] = {}
     for line in read_lines(path, "queries_synsets_map.txt"):
-        numbers = [_query_number(text) for text in line.split()]
-        if len(numbers) == 2 and None not in numbers:
-            pairs[numbers[0]] = numbers[1]
+        match [_query_number(text) for text in line.split()]:
+            case [int(query), int(synset)]:
+                pairs[query] = synset
     return pairs
 
 
-def _query_number(text):
+def _query_number(text: str) -> int | None:
     text = text.removeprefix("q")
     return int(text) if text.isdecimal() and len(text) < 10 else None
 

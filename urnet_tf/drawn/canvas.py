@@ -9,10 +9,12 @@ so color says nothing about what is drawn. Images are float32 [H, W, 3], RGB, 0-
 
 import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
+
+_Points = Sequence[Sequence[float]] | np.ndarray  # [n, 2], x and y
 
 SUPERSAMPLE = 2
 _INK_SHARE = 0.012  # width of an outline as a share of the image's short side
@@ -24,12 +26,17 @@ def random_color(rng: np.random.Generator, low: float = 0.15, high: float = 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
+def _scaled(color: tuple[int, int, int], change: Callable[[int], int]) -> tuple[int, int, int]:
+    red, green, blue = map(change, color)
+    return red, green, blue
+
+
 def chance(rng: np.random.Generator, probability: float) -> bool:
     """True with that probability."""
     return bool(rng.uniform() < probability)
 
 
-def mirrored(points) -> list[tuple[float, float]]:
+def mirrored(points: _Points) -> list[tuple[float, float]]:
     """The points on the other side of the vertical axis."""
     return [(-x, y) for x, y in points]
 
@@ -40,11 +47,13 @@ def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cells: int) ->
     return np.asarray(grid.resize(size, Image.Resampling.BICUBIC))
 
 
-def _luminance(color):
+def _luminance(color: tuple[int, int, int]) -> float:
     return 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2]
 
 
-def _far_color(rng, others, contrast):
+def _far_color(
+    rng: np.random.Generator, others: list[tuple[int, int, int]], contrast: int
+) -> tuple[int, int, int]:
     """A random color that differs in brightness from each of `others`, if one is found soon."""
     best, best_gap = (0, 0, 0), -1.0
     for _ in range(12):
@@ -68,9 +77,9 @@ def random_palette(rng: np.random.Generator, behind: tuple[int, int, int]) -> di
         "main": main,
         "second": second,
         "accent": _far_color(rng, [main, second], 35),
-        "light": tuple(round(255 - (255 - c) * 0.25) for c in random_color(rng, 0.6)),
+        "light": _scaled(random_color(rng, 0.6), lambda c: round(255 - (255 - c) * 0.25)),
         "dark": _far_color(rng, [main, behind], 50),
-        "ink": tuple(c // 3 for c in main) if rng.uniform() < 0.6 else _far_color(rng, [main], 60),
+        "ink": _scaled(main, lambda c: c // 3) if rng.uniform() < 0.6 else _far_color(rng, [main], 60),
     }
     style = rng.uniform()
     if style < 0.13:  # sketch
@@ -118,7 +127,12 @@ class Pen:
         """The color of a role."""
         return self._palette[role]
 
-    def polygon(self, points, fill: str | None = "main", ink: bool = True) -> None:
+    def polygon(
+        self,
+        points: _Points,
+        fill: str | None = "main",
+        ink: bool = True,
+    ) -> None:
         """A closed shape with straight sides."""
         pixels = self._pixels(points)
         if fill is not None:
@@ -127,15 +141,30 @@ class Pen:
             width = max(2, self._ink_px)
             self._draw.line([*pixels, *pixels[:2]], fill=self._palette["ink"], width=width, joint="curve")
 
-    def blob(self, points, fill: str | None = "main", ink: bool = True) -> None:
+    def blob(self, points: _Points, fill: str | None = "main", ink: bool = True) -> None:
         """A closed shape with rounded corners."""
         self.polygon(_rounded(points, closed=True), fill, ink)
 
-    def ellipse(self, x, y, rx, ry=None, fill: str | None = "main", angle=0.0, ink: bool = True) -> None:
+    def ellipse(
+        self,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float | None = None,
+        fill: str | None = "main",
+        angle: float = 0.0,
+        ink: bool = True,
+    ) -> None:
         """An ellipse turned by `angle` radians; `ry` None = a circle."""
         self.polygon(arc_points(x, y, rx, ry, 0, 2 * math.pi, angle)[:-1], fill, ink)
 
-    def line(self, points, width: float, fill: str = "dark", smooth: bool = False) -> None:
+    def line(
+        self,
+        points: _Points,
+        width: float,
+        fill: str = "dark",
+        smooth: bool = False,
+    ) -> None:
         """A line of `width` object units with round ends."""
         pixels = self._pixels(_rounded(points, closed=False) if smooth else points)
         thickness = max(SUPERSAMPLE, round(width * self._unit))
@@ -145,15 +174,25 @@ class Pen:
             for x, y in (pixels[0], pixels[-1]):
                 self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), self._palette[fill])
 
-    def ring(self, x, y, radius, width, fill: str = "dark") -> None:
+    def ring(self, x: float, y: float, radius: float, width: float, fill: str = "dark") -> None:
         """A circle that is not filled."""
         self.line(arc_points(x, y, radius, None, 0, 2 * math.pi), width, fill)
 
-    def arc(self, x, y, rx, ry, start, stop, width, fill: str = "dark") -> None:
+    def arc(
+        self,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float,
+        start: float,
+        stop: float,
+        width: float,
+        fill: str = "dark",
+    ) -> None:
         """A part of an ellipse; angles in radians, clockwise from the right."""
         self.line(arc_points(x, y, rx, ry, start, stop), width, fill)
 
-    def _pixels(self, points):
+    def _pixels(self, points: _Points) -> list[tuple[float, float]]:
         points = np.asarray(points, dtype=np.float64)
         if self._wobble:
             points = points + self._rng.normal(0, self._wobble, points.shape)
@@ -162,7 +201,16 @@ class Pen:
         return list(zip((x / depth).tolist(), (y / depth).tolist(), strict=True))
 
 
-def arc_points(x, y, rx, ry, start, stop, angle=0.0, count=28) -> np.ndarray:
+def arc_points(
+    x: float,
+    y: float,
+    rx: float,
+    ry: float | None,
+    start: float,
+    stop: float,
+    angle: float = 0.0,
+    count: int = 28,
+) -> np.ndarray:
     """Points on an ellipse arc, both ends included: float [count, 2]."""
     turn = np.linspace(start, stop, count)
     along, across = rx * np.cos(turn), (rx if ry is None else ry) * np.sin(turn)
@@ -170,7 +218,7 @@ def arc_points(x, y, rx, ry, start, stop, angle=0.0, count=28) -> np.ndarray:
     return np.stack([x + cos * along - sin * across, y + sin * along + cos * across], axis=1)
 
 
-def _rounded(points, closed):
+def _rounded(points: _Points, closed: bool) -> np.ndarray:
     """Chaikin's corner cutting, three times."""
     points = np.asarray(points, dtype=np.float64)
     for _ in range(3):
@@ -195,7 +243,7 @@ def draw_background(
     return np.asarray(canvas, dtype=np.float32), (red, green, blue)
 
 
-def _pattern(rng, size):
+def _pattern(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     """The share of the second color: float32 [H, W]."""
     across, down = (np.linspace(-1, 1, n, dtype=np.float32) for n in size)
     down = down[:, None]
@@ -220,7 +268,7 @@ def _pattern(rng, size):
     return 0.5 + 0.5 * np.sin(18 * along + 6 * smooth_noise(rng, size, 5))  # wood grain
 
 
-def _draw_clutter(rng, canvas):
+def _draw_clutter(rng: np.random.Generator, canvas: Image.Image) -> Image.Image:
     """Things that stand around: blobs, bars, circles, scribbles."""
     count = int(rng.choice([0, 3, 8, 16], p=[0.3, 0.35, 0.25, 0.1]))
     draw = ImageDraw.Draw(canvas)
@@ -231,7 +279,9 @@ def _draw_clutter(rng, canvas):
     return canvas
 
 
-def _draw_thing(draw, rng, size, radius):
+def _draw_thing(
+    draw: ImageDraw.ImageDraw, rng: np.random.Generator, size: tuple[int, int], radius: float
+) -> None:
     x, y = rng.uniform(0, size[0]), rng.uniform(0, size[1])
     color = random_color(rng)
     kind = rng.integers(0, 5)
@@ -274,7 +324,7 @@ def lay_over(rng: np.random.Generator, image: np.ndarray, layer: Image.Image) ->
     return image
 
 
-def _material(rng, size):
+def _material(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     """Light and texture of an object: float32 [H, W], about 1."""
     light = 1 + rng.uniform(0, 0.35) * smooth_noise(rng, size, 2)
     kind = rng.integers(0, 5)
@@ -326,7 +376,9 @@ def occlude(rng: np.random.Generator, image: np.ndarray, share: float) -> np.nda
     return np.asarray(canvas, dtype=np.float32)
 
 
-def photograph(rng: np.random.Generator, image: np.ndarray, size: tuple[int, int], blur_px: float = 0.0):
+def photograph(
+    rng: np.random.Generator, image: np.ndarray, size: tuple[int, int], blur_px: float = 0.0
+) -> Image.Image:
     """Reduces to the final size with a camera's faults; a `PIL.Image` in RGB."""
     contrast, brightness = rng.uniform(0.7, 1.15), rng.uniform(-30, 30)
     image = image * contrast + (128 - 128 * contrast + brightness)

@@ -8,19 +8,18 @@ generator, so the bytes depend on the arguments and not on the number of process
 
 import collections
 import concurrent.futures
-import csv
 import dataclasses
-import io
-import json
 import multiprocessing
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from urnet_tf import store
 from urnet_tf.drawn.hostile_files import USABLE, HostileFile, write_hostile_files
+from urnet_tf.drawn.layouts import LAYOUTS, LIST_FILE, WRITE_LISTS, set_paths, write_truth
 from urnet_tf.drawn.others import draw_other
 from urnet_tf.drawn.plan import (
     AMBIGUOUS,
@@ -37,9 +36,12 @@ from urnet_tf.drawn.scenes import SCENE_CLASSES, draw_scene
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import TEST, TRAIN, UNLABELED, VAL
 
-LAYOUTS = ("webvision", "folder", "list")
-LIST_FILE = "images.csv"
-_LIST_COLUMNS = ("path", "label", "source", "rank", "query", "title", "description", "tags", "split")
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from urnet_tf.drawn.plan import Picture
+    from urnet_tf.drawn.scenes import SceneClass
+
 _IMAGES_PER_TASK = 40
 _SMALLEST_CLASS = 4
 
@@ -57,7 +59,7 @@ class DrawnCrawl:
     kinds: Mapping[str, int]  # training files of each kind
     hostile: tuple[HostileFile, ...]  # names relative to the directory
 
-    def __str__(self):
+    def __str__(self) -> str:
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items())
         return (
             f"Drew {self.train_images} training, {self.val_images} validation and {self.test_images} test "
@@ -119,15 +121,12 @@ def draw_crawl(
     )
     if os.path.lexists(directory):
         raise UsageError(f"Expected a new directory to draw into; {directory} exists already.")
-    chosen = SCENE_CLASSES[:num_classes]
-    scenes = tuple(sorted(chosen, key=lambda scene: scene.name))
-    pairs = {scene: chosen[i ^ 1] if i ^ 1 < num_classes else None for i, scene in enumerate(chosen)}
-    partners = [scenes.index(pairs[scene]) if pairs[scene] else None for scene in scenes]
+    scenes, partners = _choose_scenes(num_classes)
     pictures = plan_pictures(
         scenes, partners, images=images, imbalance=imbalance, rates=rates, val_per_class=val_per_class,
         test_per_class=test_per_class, sources=sources, seed=seed,
     )  # fmt: skip
-    _set_paths(pictures, scenes, layout)
+    set_paths(pictures, scenes, layout)
 
     directory.parent.mkdir(parents=True, exist_ok=True)
     truth_path = directory.with_name(directory.name + "_truth.csv")
@@ -136,8 +135,8 @@ def draw_crawl(
             (root / folder).mkdir(parents=True, exist_ok=True)
         _draw_all(root, pictures, scenes, image_size_px, seed, workers)
         fates = _plant_hostile(root, pictures, scenes, image_size_px, seed) if hostile else []
-        _WRITE_LISTS[layout](root, pictures, scenes, sources)
-        _write_truth(truth_path, pictures, layout)
+        WRITE_LISTS[layout](root, pictures, scenes, sources)
+        write_truth(truth_path, pictures, layout)
     splits = collections.Counter(p.split for p in pictures if p.kind != HOSTILE)
     kinds = collections.Counter(p.kind for p in pictures if p.split == TRAIN)
     return DrawnCrawl(
@@ -152,9 +151,25 @@ def draw_crawl(
     )
 
 
+def _choose_scenes(num_classes: int) -> "tuple[tuple[SceneClass, ...], list[int | None]]":
+    """The classes in label order, and of each the label of the one that it is confused with, or None."""
+    chosen = SCENE_CLASSES[:num_classes]
+    scenes = tuple(sorted(chosen, key=lambda scene: scene.name))
+    pairs = {scene: chosen[i ^ 1] if i ^ 1 < num_classes else None for i, scene in enumerate(chosen)}
+    return scenes, [scenes.index(pairs[scene]) if pairs[scene] else None for scene in scenes]
+
+
 def _check(
-    images, num_classes, image_size_px, imbalance, rates, val_per_class, test_per_class, layout, sources
-):
+    images: int,
+    num_classes: int,
+    image_size_px: int,
+    imbalance: float,
+    rates: Mapping[str, float],
+    val_per_class: int,
+    test_per_class: int,
+    layout: str,
+    sources: Sequence[str],
+) -> None:
     if not 2 <= num_classes <= len(SCENE_CLASSES):
         raise UsageError(f"Expected num_classes from 2 to {len(SCENE_CLASSES)}; received {num_classes}.")
     if not 32 <= image_size_px <= 1024:
@@ -179,6 +194,10 @@ def _check(
         raise UsageError(
             f"Expected val_per_class and test_per_class from 0; received {val_per_class}, {test_per_class}."
         )
+    _check_sources(layout, sources)
+
+
+def _check_sources(layout: str, sources: Sequence[str]) -> None:
     if layout not in LAYOUTS:
         raise UsageError(f"Expected layout to be one of {', '.join(LAYOUTS)}; received {layout!r}.")
     known = (
@@ -196,7 +215,14 @@ def _check(
 # ---------------------------------------------------------------------------------- pictures
 
 
-def _draw_all(root, pictures, scenes, image_size_px, seed, workers):
+def _draw_all(
+    root: pathlib.Path,
+    pictures: "list[Picture]",
+    scenes: "Sequence[SceneClass]",
+    image_size_px: int,
+    seed: int,
+    workers: int | None,
+) -> None:
     names = [scene.name for scene in scenes]
     jobs = [(str(root / p.path), [seed, *p.drawn_as], p.shows) for p in pictures]
     tasks = [jobs[i : i + _IMAGES_PER_TASK] for i in range(0, len(jobs), _IMAGES_PER_TASK)]
@@ -212,7 +238,9 @@ def _draw_all(root, pictures, scenes, image_size_px, seed, workers):
             done.result()
 
 
-def _draw_some(jobs, class_names, image_size_px):
+def _draw_some(
+    jobs: list[tuple[str, list[int], tuple[str, int, str]]], class_names: list[str], image_size_px: int
+) -> None:
     by_name = {scene.name: scene for scene in SCENE_CLASSES}
     scenes = [by_name[name] for name in class_names]
     for path, key, shows in jobs:
@@ -221,8 +249,14 @@ def _draw_some(jobs, class_names, image_size_px):
         image.save(path, "JPEG", quality=int(rng.integers(35, 96)))
 
 
-def _draw(rng, shows, scenes, image_size_px):
-    size = tuple(int(side) for side in np.rint(image_size_px * rng.uniform(0.75, 1.25, 2)))
+def _draw(
+    rng: np.random.Generator,
+    shows: tuple[str, int, str],
+    scenes: "Sequence[SceneClass]",
+    image_size_px: int,
+) -> "Image.Image":
+    width, height = (int(side) for side in np.rint(image_size_px * rng.uniform(0.75, 1.25, 2)))
+    size = (width, height)
     kind, label, other = shows
     if kind == OUT_OF_VOCABULARY:
         return draw_other(other, rng, size)
@@ -230,7 +264,13 @@ def _draw(rng, shows, scenes, image_size_px):
     return draw_scene(scenes[label], rng, size, degraded=kind == DEGRADED, other=second)
 
 
-def _plant_hostile(root, pictures, scenes, image_size_px, seed):
+def _plant_hostile(
+    root: pathlib.Path,
+    pictures: "list[Picture]",
+    scenes: "Sequence[SceneClass]",
+    image_size_px: int,
+    seed: int,
+) -> list[HostileFile]:
     """Writes the hostile files beside the first picture of the largest class and lists them."""
     sizes = collections.Counter(p.label for p in pictures if p.split == TRAIN)
     label = min(sizes, key=lambda j: (-sizes[j], j))
@@ -253,104 +293,3 @@ def _plant_hostile(root, pictures, scenes, image_size_px, seed):
     ]  # fmt: skip
     pictures[group[-1] + 1 : group[-1] + 1] = planted
     return [dataclasses.replace(fate, name=f"{folder}/{fate.name}") for fate in fates]
-
-
-# ----------------------------------------------------------------------------------- layouts
-
-
-def _set_paths(pictures, scenes, layout):
-    """Gives every picture its path in the crawl."""
-    first = np.cumsum([0, *(len(scene.queries) for scene in scenes)])
-    number = collections.Counter()
-    for p in pictures:
-        number[p.split] += 1
-        if layout == "webvision" and p.split == TRAIN:
-            p.path = f"{p.source}/q{first[p.label] + p.query + 1:04d}/{p.name}.jpg"
-        elif layout == "webvision":
-            p.path = f"{p.split}_images_256/{p.split}{number[p.split]:06d}.jpg"
-        elif layout == "list":
-            p.path = f"{p.split}/{p.name or format(number[p.split], '06d')}.jpg"
-        elif p.split == TRAIN:
-            place = number[p.source, p.label] = number[p.source, p.label] + 1
-            p.path = f"train/{scenes[p.label].name}/{p.source}/{place:04d}_{p.name}.jpg"
-        else:
-            p.path = f"{p.split}/{scenes[p.label].name}/{number[p.split]:06d}.jpg"
-
-
-def _write_lines(path, lines):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(f"{line}\n" for line in lines)
-    path.write_bytes(text.encode("utf-8", "surrogateescape"))
-
-
-def _write_webvision(root, pictures, scenes, sources):
-    info = root / "info"
-    queries = [(label, words) for label, scene in enumerate(scenes) for words in scene.queries]
-    _write_lines(info / "synsets.txt", (f"{s.synset} {', '.join(s.words)}" for s in scenes))
-    _write_lines(info / "queries_synsets_map.txt", (f"{i} {q[0] + 1}" for i, q in enumerate(queries, 1)))
-    everything = {"file": [], "meta": []}
-    for source in sources:
-        lines = (f"{i} {words.replace(' ', '+')}" for i, (_, words) in enumerate(queries, 1))
-        _write_lines(info / f"queries_{source}.txt", lines)
-        records, files, metas = collections.defaultdict(list), [], []
-        for p in pictures:
-            if p.split == TRAIN and p.source == source:
-                folder = os.path.dirname(p.path)
-                records[folder].append(_meta_record(p))
-                files.append(f"{p.path} {p.label}")
-                metas.append(f"{folder}.json {len(records[folder])}")
-        for folder, content in records.items():
-            _write_lines(root / "meta" / f"{folder}.json", [json.dumps(content)])
-        _write_lines(info / f"train_filelist_{source}.txt", files)
-        _write_lines(info / f"train_meta_list_{source}.txt", metas)
-        everything["file"] += files
-        everything["meta"] += metas
-    _write_lines(info / "train_filelist_all.txt", everything["file"])
-    _write_lines(info / "train_meta_list_all.txt", everything["meta"])
-    for split, given in ((VAL, True), (TEST, False)):
-        rows = [p for p in pictures if p.split == split]
-        if rows:
-            lines = (
-                f"{os.path.basename(p.path)} {p.label}" if given else os.path.basename(p.path) for p in rows
-            )
-            _write_lines(info / f"{split}_filelist.txt", lines)
-
-
-def _meta_record(p):
-    record = {"id": p.name, "title": p.title}
-    if p.source == "flickr":
-        return record | {"description": p.description, "tags": list(p.tags)}
-    site = {"rank": str(p.rank), "url": f"http://example.org/{p.name}", "site": "example.org"}
-    return record | site | ({"description": p.description} if p.description else {})
-
-
-def _write_list(root, pictures, scenes, sources):
-    rows = [
-        (p.path, scenes[p.label].name, p.source, p.rank or "",
-         scenes[p.label].queries[p.query] if p.split == TRAIN else "",
-         p.title, p.description, ", ".join(p.tags), p.split)
-        for p in pictures
-    ]  # fmt: skip
-    _write_csv(root / LIST_FILE, _LIST_COLUMNS, rows)
-
-
-def _write_truth(path, pictures, layout):
-    hidden = layout == "webvision"  # its test list has no labels
-    rows = [
-        (p.path, UNLABELED if hidden and p.split == TEST else p.label, p.true_label, p.kind) for p in pictures
-    ]
-    with store.atomic_path(path) as temporary:
-        _write_csv(temporary, ("path", "label", "true_label", "kind"), rows)
-
-
-def _write_csv(path, header, rows):
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    path.write_bytes(text.getvalue().encode("utf-8", "surrogateescape"))
-
-
-_WRITE_LISTS = {
-    "webvision": _write_webvision,
-    "folder": lambda root, pictures, scenes, sources: None,  # the folders say it
-    "list": _write_list,
-}

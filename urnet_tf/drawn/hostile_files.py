@@ -9,6 +9,7 @@ import os
 import pathlib
 import struct
 import zlib
+from typing import Any
 
 from PIL import Image
 
@@ -38,7 +39,7 @@ def write_hostile_files(
     picture = picture if picture is not None else _ramp()
     written = []
 
-    def add(name, content, expectation, explanation):
+    def add(name: str, content: bytes, expectation: str, explanation: str) -> None:
         (directory / name).write_bytes(content)
         written.append(HostileFile(name, expectation, explanation))
 
@@ -76,19 +77,19 @@ def write_hostile_files(
     return written
 
 
-def _ramp():
+def _ramp() -> Image.Image:
     down = Image.linear_gradient("L")
     red, blue = down.resize((96, 72)), down.transpose(Image.Transpose.ROTATE_90).resize((96, 72))
     return Image.merge("RGB", (red, red.transpose(Image.Transpose.ROTATE_180), blue))
 
 
-def _encoded(image, kind, **options):
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def _one_bit_png(side):
+def _one_bit_png(side: int) -> bytes:
     """A black square PNG, built row by row: an `Image` of it would take 400 MB."""
     packer = zlib.compressobj(9)
     row = bytes(1 + (side + 7) // 8)
@@ -97,5 +98,5 @@ def _one_bit_png(side):
     return b"\x89PNG\r\n\x1a\n" + b"".join(map(_chunk, (b"IHDR", b"IDAT", b"IEND"), (header, data, b"")))
 
 
-def _chunk(kind, data):
+def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,15 +1,19 @@
 """Faces and flowers of the drawn crawl: one function a class, which sets its parts with a `Pen`."""
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from urnet_tf.drawn.canvas import chance, mirrored
 
+if TYPE_CHECKING:
+    from urnet_tf.drawn.canvas import Pen
+
 _TURN = 2 * math.pi
 
 
-def draw_cat(pen, rng):
+def draw_cat(pen: "Pen", rng: np.random.Generator) -> None:
     width, y = rng.uniform(0.62, 0.8), 0.1
     ear = [(0.12, -0.4), (rng.uniform(0.45, 0.7), rng.uniform(-1.0, -0.8)), (width - 0.02, -0.1)]
     inner = [(0.28, -0.48), (ear[1][0] - 0.03, ear[1][1] + 0.17), (width - 0.14, -0.25)]
@@ -33,7 +37,7 @@ def draw_cat(pen, rng):
             pen.line([(side * 0.2, 0.36), (side * 0.98, 0.33 + 1.5 * drop)], 0.014, "ink")
 
 
-def draw_dog(pen, rng):
+def draw_dog(pen: "Pen", rng: np.random.Generator) -> None:  # noqa: C901  (a chance a feature)
     width, y = rng.uniform(0.5, 0.66), 0.0
     pricked = chance(rng, 0.3)
     if pricked:
@@ -72,7 +76,9 @@ def draw_dog(pen, rng):
                 pen.line([(side * 0.2, 0.45), (side * 0.75, 0.42 + drop)], 0.012, "ink")
 
 
-def _petals(pen, count, reach, width, fill, pointed, start=0.0):
+def _petals(
+    pen: "Pen", count: int, reach: float, width: float, fill: str, pointed: bool, start: float = 0.0
+) -> None:
     for angle in start + np.arange(count) * _TURN / count:
         cos, sin = math.cos(angle), math.sin(angle)
         shape = [(0.1, -width), (0.7, -width), (1.0, 0), (0.7, width), (0.1, width)]
@@ -82,7 +88,7 @@ def _petals(pen, count, reach, width, fill, pointed, start=0.0):
         (pen.polygon if pointed else pen.blob)(petal, fill)
 
 
-def _stem(pen, rng, reach):
+def _stem(pen: "Pen", rng: np.random.Generator, reach: float) -> None:
     """A stem with leaves, or nothing."""
     if chance(rng, 0.55):
         bend = rng.uniform(-0.3, 0.3)
@@ -92,7 +98,7 @@ def _stem(pen, rng, reach):
             pen.blob(leaf, "dark")
 
 
-def draw_daisy(pen, rng):
+def draw_daisy(pen: "Pen", rng: np.random.Generator) -> None:
     reach = rng.uniform(0.75, 0.9)
     _stem(pen, rng, reach)
     count = int(rng.integers(11, 20))
@@ -103,7 +109,7 @@ def draw_daisy(pen, rng):
         pen.ellipse(0, 0, center * 0.6, fill="accent", ink=False)
 
 
-def draw_sunflower(pen, rng):
+def draw_sunflower(pen: "Pen", rng: np.random.Generator) -> None:
     reach = rng.uniform(0.85, 0.98)
     _stem(pen, rng, reach)
     count = int(rng.integers(15, 25))

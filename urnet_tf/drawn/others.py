@@ -6,6 +6,7 @@ scenes, so that only what is drawn tells.
 """
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import ImageDraw, ImageFont
@@ -13,11 +14,14 @@ from PIL import ImageDraw, ImageFont
 from urnet_tf.drawn import canvas as drawn_canvas
 from urnet_tf.drawn.canvas import SUPERSAMPLE, Pen, arc_points, chance
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 _TURN = 2 * math.pi
 _LETTERS = np.array(list("ABCDEFGHKLMNPRSTUVWXYZ23456789"))
 
 
-def draw_other(kind: str, rng: np.random.Generator, size: tuple[int, int]):
+def draw_other(kind: str, rng: np.random.Generator, size: tuple[int, int]) -> "Image.Image":
     """Draws one of `OTHER_KINDS` as a `PIL.Image` of `size` (width, height)."""
     large = (size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE)
     image, behind = drawn_canvas.draw_background(rng, large)
@@ -32,17 +36,17 @@ def draw_other(kind: str, rng: np.random.Generator, size: tuple[int, int]):
     return drawn_canvas.photograph(rng, image, size)
 
 
-def _write(pen, text, height_px, place, fill="ink"):
+def _write(pen: Pen, text: str, height_px: int, place: tuple[float, float], fill: str = "ink") -> None:
     """Upright text on the layer, in pixels; the pose has no say."""
     font = ImageFont.load_default(height_px)
     ImageDraw.Draw(pen.layer).text(place, text, font=font, fill=pen.color(fill))
 
 
-def _word(rng, length):
+def _word(rng: np.random.Generator, length: int) -> str:
     return "".join(rng.choice(_LETTERS, length))
 
 
-def _logo(pen, rng):
+def _logo(pen: Pen, rng: np.random.Generator) -> None:
     count = int(rng.integers(2, 5))
     for i in range(count):
         angle = i * _TURN / count + rng.uniform(0, 0.5)
@@ -61,7 +65,7 @@ def _logo(pen, rng):
     _write(pen, _word(rng, 5), height // 7, (width * 0.25, height * 0.78), "dark")
 
 
-def _captcha(pen, rng):
+def _captcha(pen: Pen, rng: np.random.Generator) -> None:
     width, height = pen.layer.size
     pen.polygon([(-1, -0.5), (1, -0.5), (1, 0.5), (-1, 0.5)], "light")
     for i, letter in enumerate(_word(rng, 5)):
@@ -71,7 +75,7 @@ def _captcha(pen, rng):
         pen.line(rng.uniform(-0.9, 0.9, (4, 2)) * (1, 0.5), 0.025, "ink", smooth=True)
 
 
-def _page(pen, rng):
+def _page(pen: Pen, rng: np.random.Generator) -> None:
     width, height = pen.layer.size
     pen.polygon([(-0.8, -1), (0.8, -1), (0.8, 1), (-0.8, 1)], "light")
     size_px = int(height * rng.uniform(0.035, 0.06))
@@ -80,7 +84,7 @@ def _page(pen, rng):
         _write(pen, text, size_px, (width * 0.2, height * (0.12 + 0.07 * i)), "ink")
 
 
-def _map(pen, rng):
+def _map(pen: Pen, rng: np.random.Generator) -> None:
     pen.polygon([(-1, -0.9), (1, -0.9), (1, 0.9), (-1, 0.9)], "light")
     for fill in ("main", "second", "accent"):
         angles = np.sort(rng.uniform(0, _TURN, 9))
@@ -90,7 +94,7 @@ def _map(pen, rng):
         pen.line(rng.uniform(-0.95, 0.95, (4, 2)) * (1, 0.9), 0.03, "dark", smooth=True)
 
 
-def _chart(pen, rng):
+def _chart(pen: Pen, rng: np.random.Generator) -> None:
     pen.line([(-0.9, -0.9), (-0.9, 0.9), (0.9, 0.9)], 0.03, "ink")
     places = np.linspace(-0.7, 0.7, int(rng.integers(4, 9)))
     heights = rng.uniform(-0.8, 0.8, len(places))
@@ -101,7 +105,7 @@ def _chart(pen, rng):
         pen.polygon([(x - 0.08, y), (x + 0.08, y), (x + 0.08, 0.9), (x - 0.08, 0.9)])
 
 
-def _fish(pen, rng):
+def _fish(pen: Pen, rng: np.random.Generator) -> None:
     tail = rng.uniform(0.3, 0.5)
     pen.polygon([(-0.5, 0), (-1, -tail), (-0.85, 0), (-1, tail)], "second")
     pen.blob([(-0.65, 0), (0, -0.55), (0.9, -0.15), (0.9, 0.15), (0, 0.55)])
@@ -111,7 +115,7 @@ def _fish(pen, rng):
         pen.arc(x, 0, 0.1, 0.25, -1, 1, 0.03, "ink")
 
 
-def _tree(pen, rng):
+def _tree(pen: Pen, rng: np.random.Generator) -> None:
     pen.polygon([(-0.1, 0.2), (0.1, 0.2), (0.14, 1), (-0.14, 1)], "dark")
     if chance(rng, 0.5):
         for y in (0.35, 0.0, -0.35):
@@ -121,14 +125,14 @@ def _tree(pen, rng):
             pen.ellipse(x, y, 0.45, None, "main", ink=False)
 
 
-def _lamp(pen, rng):
+def _lamp(pen: Pen, rng: np.random.Generator) -> None:
     pen.line([(0, 0), (0, 0.9)], 0.07)
     pen.ellipse(0, 0.9, 0.4, 0.1, "second")
     top = rng.uniform(0.15, 0.4)
     pen.polygon([(-0.6, 0.05), (-top, -0.75), (top, -0.75), (0.6, 0.05)])
 
 
-def _car(pen, rng):
+def _car(pen: Pen, rng: np.random.Generator) -> None:
     roof = rng.uniform(-0.5, -0.3)
     pen.blob([(-0.5, 0.0), (-0.35, roof), (-0.3, roof), (0.3, roof), (0.35, roof), (0.6, 0.0)], "second")
     pen.blob([(-1, 0), (-1, 0), (0.9, -0.05), (1, 0.1), (1, 0.4), (-1, 0.4), (-1, 0.4)])

@@ -8,6 +8,7 @@ swaps with the partner of the class. All comes from one generator, in one proces
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -98,16 +99,18 @@ def plan_pictures(
     return pictures
 
 
-def _evaluation_picture(split, label, place):
+def _evaluation_picture(split: str, label: int, place: int) -> Picture:
     return Picture(split, label, label, CLEAN, (SPLITS.index(split), label, place), (CLEAN, label, ""))
 
 
-def _training_slots(rng, scenes, sizes, sources):
+def _training_slots(
+    rng: np.random.Generator, scenes: Sequence[SceneClass], sizes: np.ndarray, sources: Sequence[str]
+) -> list[Picture]:
     """Clean pictures with a source, a query and a rank each."""
     pictures = []
     for label, size in enumerate(sizes.tolist()):
         queries = len(scenes[label].queries)
-        ranks = {}
+        ranks: dict[tuple, int] = {}
         for place in range(size):
             source = sources[place % len(sources)]
             query = int(rng.integers(0, queries))
@@ -117,9 +120,15 @@ def _training_slots(rng, scenes, sizes, sources):
     return pictures
 
 
-def _add_noise(rng, pictures, partners, rates, sources):
+def _add_noise(
+    rng: np.random.Generator,
+    pictures: list[Picture],
+    partners: Sequence[int | None],
+    rates: Mapping[str, float],
+    sources: Sequence[str],
+) -> None:
     """Turns shares of the pictures into noise, rather late ranks and late sources."""
-    last = {}
+    last: dict[tuple, int] = {}
     for p in pictures:
         last[p.source, p.label, p.query] = max(p.rank, last.get((p.source, p.label, p.query), 1))
     by_source = dict(zip(sources, np.linspace(_FIRST_SOURCE, _LAST_SOURCE, len(sources)), strict=True))
@@ -133,7 +142,7 @@ def _add_noise(rng, pictures, partners, rates, sources):
         _spoil(rng, pictures[place], str(kind), partners)
 
 
-def _spoil(rng, picture, kind, partners):
+def _spoil(rng: np.random.Generator, picture: Picture, kind: str, partners: Sequence[int | None]) -> None:
     picture.kind = kind
     others = [label for label in range(len(partners)) if label != picture.label]
     another = int(rng.choice(others))
@@ -152,10 +161,10 @@ def _spoil(rng, picture, kind, partners):
         picture.shows = (kind, picture.label, "")
 
 
-def _add_copies(rng, pictures):
+def _add_copies(rng: np.random.Generator, pictures: list[Picture]) -> None:
     """Lets some wrongly labeled pictures, and some clean ones, be copies of others of their class."""
     count = max(1, len(pictures) // _IMAGES_PER_COPY)
-    clean = {}
+    clean: dict[Any, list[Picture]] = {}
     for p in pictures:
         if p.kind == CLEAN:
             clean.setdefault(p.label, []).append(p)
@@ -168,7 +177,7 @@ def _add_copies(rng, pictures):
         twice[place][-1].drawn_as = twice[place][0].drawn_as
 
 
-def _describe(rng, picture, scenes):
+def _describe(rng: np.random.Generator, picture: Picture, scenes: Sequence[SceneClass]) -> None:
     """Writes title, description and tags: informative, but not to be trusted."""
     given = scenes[picture.label]
     query = given.queries[picture.query]
@@ -194,7 +203,7 @@ def _describe(rng, picture, scenes):
     picture.tags = tuple(tags)
 
 
-def _sentence(rng, subject, context, p_named):
+def _sentence(rng: np.random.Generator, subject: str, context: tuple[str, ...], p_named: float) -> str:
     draw = rng.uniform()
     templates = _NAMED if draw < p_named else _UNNAMED if draw < p_named + 0.15 else _CAMERA
     words = {"name": subject, "context": rng.choice(context), "place": rng.choice(_PLACES)}

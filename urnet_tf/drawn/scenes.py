@@ -7,11 +7,15 @@ parts are shared by a pair, so that no single part decides.
 
 import dataclasses
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from urnet_tf.drawn import canvas as drawn_canvas, living, things, vehicles
 from urnet_tf.drawn.canvas import SUPERSAMPLE, Pen
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +32,12 @@ class SceneClass:
 
 
 def draw_scene(
-    scene: SceneClass, rng: np.random.Generator, size: tuple[int, int], degraded: bool = False, other=None
-):
+    scene: SceneClass,
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    degraded: bool = False,
+    other: SceneClass | None = None,
+) -> "Image.Image":
     """Draws a picture of a class as a `PIL.Image` of `size` (width, height).
 
     Args:
@@ -63,11 +71,20 @@ def draw_scene(
     return drawn_canvas.photograph(rng, image, size, blur)
 
 
-def _place(rng, size, across, spread):
+def _place(
+    rng: np.random.Generator, size: tuple[int, int], across: float, spread: float
+) -> tuple[float, float]:
     return size[0] * (across + rng.uniform(-spread, spread)), size[1] * (0.5 + rng.uniform(-spread, spread))
 
 
-def _draw_object(scene, rng, image, behind, center, reach):
+def _draw_object(
+    scene: SceneClass,
+    rng: np.random.Generator,
+    image: np.ndarray,
+    behind: tuple[int, int, int],
+    center: tuple[float, float],
+    reach: float,
+) -> np.ndarray:
     """`reach`: half of the object's extent as a share of the short side."""
     size = (image.shape[1], image.shape[0])
     pose = drawn_canvas.random_pose(rng, center, reach * min(size), scene.tilt)
@@ -76,7 +93,7 @@ def _draw_object(scene, rng, image, behind, center, reach):
     return drawn_canvas.lay_over(rng, image, pen.layer)
 
 
-def _pair(first, second):
+def _pair(first: tuple[Any, ...], second: tuple[Any, ...]) -> tuple[SceneClass, SceneClass]:
     return SceneClass(*first), SceneClass(*second)
 
 

@@ -5,15 +5,19 @@ and the two classes of a confusable pair share parts, so that no single part dec
 """
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from urnet_tf.drawn.canvas import arc_points, chance, mirrored
 
+if TYPE_CHECKING:
+    from urnet_tf.drawn.canvas import Pen
+
 _TURN = 2 * math.pi
 
 
-def draw_mug(pen, rng):
+def draw_mug(pen: "Pen", rng: np.random.Generator) -> None:
     top, bottom = rng.uniform(0.45, 0.65), rng.uniform(0.3, 0.6)
     high, low = rng.uniform(-0.6, -0.25), rng.uniform(0.5, 0.7)
     flat = rng.uniform(0.1, 0.22)
@@ -45,7 +49,7 @@ def draw_mug(pen, rng):
         pen.line([(0.1, high), (0.5, high - 0.45)], 0.06, "light")  # spoon
 
 
-def _steam(pen, rng, y):
+def _steam(pen: "Pen", rng: np.random.Generator, y: float) -> None:
     for x in (-0.2, 0.05, 0.28)[: int(rng.integers(1, 4))]:
         pen.line(
             [(x, y - 0.05), (x + 0.1, y - 0.2), (x - 0.05, y - 0.35), (x + 0.05, y - 0.5)],
@@ -55,7 +59,7 @@ def _steam(pen, rng, y):
         )
 
 
-def _band(pen, rng, reach, y):
+def _band(pen: "Pen", rng: np.random.Generator, reach: float, y: float) -> None:
     if chance(rng, 0.5):
         pen.polygon(
             [(-reach, y - 0.08), (reach, y - 0.08), (reach, y + 0.08), (-reach, y + 0.08)], "accent", False
@@ -65,7 +69,7 @@ def _band(pen, rng, reach, y):
             pen.ellipse(x * reach, y, 0.07, fill="accent", ink=False)
 
 
-def draw_bowl(pen, rng):
+def draw_bowl(pen: "Pen", rng: np.random.Generator) -> None:
     width, high = rng.uniform(0.75, 0.95), rng.uniform(-0.25, 0.0)
     depth, flat = rng.uniform(0.55, 0.85), rng.uniform(0.12, 0.26)
     foot = rng.uniform(0.2, 0.4)
@@ -92,7 +96,7 @@ def draw_bowl(pen, rng):
             pen.line([(0.0, high), (0.85, high - 0.6)], 0.05, "light")
 
 
-def draw_guitar(pen, rng):
+def draw_guitar(pen: "Pen", rng: np.random.Generator) -> None:
     upper, lower = rng.uniform(0.24, 0.3), rng.uniform(0.36, 0.46)
     neck = rng.uniform(-0.85, -0.75)
     waist = rng.uniform(0.2, 0.25)
@@ -120,19 +124,19 @@ def draw_guitar(pen, rng):
         pen.blob([(0.12, 0.36), (0.3, 0.5), (0.26, 0.64), (0.12, 0.52)], "dark")
 
 
-def _pegs(pen, neck, count):
+def _pegs(pen: "Pen", neck: float, count: int) -> None:
     for y in np.linspace(neck - 0.17, neck - 0.03, count):
         for side in (-1, 1):
             pen.line([(side * 0.08, y), (side * 0.17, y)], 0.035, "light")
 
 
-def _strings(pen, rng, top, bottom):
+def _strings(pen: "Pen", rng: np.random.Generator, top: float, bottom: float) -> None:
     if chance(rng, 0.6):
         for x in (-0.035, 0.0, 0.035):
             pen.line([(x, top), (x, bottom)], 0.008, "light")
 
 
-def draw_violin(pen, rng):
+def draw_violin(pen: "Pen", rng: np.random.Generator) -> None:
     upper, lower = rng.uniform(0.25, 0.32), rng.uniform(0.34, 0.43)
     neck = rng.uniform(-0.85, -0.7)
     if chance(rng, 0.45):  # the bow
@@ -165,13 +169,13 @@ def draw_violin(pen, rng):
         pen.ellipse(-0.22, 0.84, 0.14, 0.1, "dark")
 
 
-def _ticks(pen, count, inner, outer, width, fill="ink"):
+def _ticks(pen: "Pen", count: int, inner: float, outer: float, width: float, fill: str = "ink") -> None:
     for angle in np.arange(count) * _TURN / count:
         cos, sin = math.cos(angle), math.sin(angle)
         pen.line([(inner * cos, inner * sin), (outer * cos, outer * sin)], width, fill)
 
 
-def _case(pen, rng):
+def _case(pen: "Pen", rng: np.random.Generator) -> float:
     """A round or square case with a dial; what stands out of it; returns the dial's radius."""
     extra = rng.uniform()
     if extra < 0.2:
@@ -188,7 +192,9 @@ def _case(pen, rng):
     return 0.7
 
 
-def _hand(pen, angle, length, width, fill="dark", pointed=True):
+def _hand(
+    pen: "Pen", angle: float, length: float, width: float, fill: str = "dark", pointed: bool = True
+) -> None:
     cos, sin = math.cos(angle), math.sin(angle)
     shape = [(-0.15 * length, -width), (0.7 * length, -width), (length, 0), (0.7 * length, width)]
     shape = [*shape, (-0.15 * length, width)]
@@ -197,7 +203,7 @@ def _hand(pen, angle, length, width, fill="dark", pointed=True):
     pen.polygon([(u * cos - v * sin, u * sin + v * cos) for u, v in shape], fill, ink=False)
 
 
-def draw_clock(pen, rng):
+def draw_clock(pen: "Pen", rng: np.random.Generator) -> None:
     dial = _case(pen, rng)
     style = rng.uniform()
     if style < 0.6:
@@ -213,7 +219,7 @@ def draw_clock(pen, rng):
     pen.ellipse(0, 0, 0.06, fill="dark")
 
 
-def draw_compass(pen, rng):
+def draw_compass(pen: "Pen", rng: np.random.Generator) -> None:
     dial = _case(pen, rng)
     _ticks(pen, int(rng.choice([4, 8, 12, 36])), dial * 0.85, dial * 0.97, 0.03)
     if chance(rng, 0.6):  # the rose behind the needle
@@ -232,7 +238,7 @@ def draw_compass(pen, rng):
     pen.ellipse(0, 0, 0.06, fill="second")
 
 
-def _kite(pen, angle, length, width, left, right):
+def _kite(pen: "Pen", angle: float, length: float, width: float, left: str, right: str) -> None:
     """One half of a needle: two triangles in two tones."""
     cos, sin = math.cos(angle), math.sin(angle)
     tip = (length * cos, length * sin)
@@ -240,7 +246,7 @@ def _kite(pen, angle, length, width, left, right):
         pen.polygon([(0, 0), tip, (-side * width * sin, side * width * cos)], fill, ink=False)
 
 
-def _walls(pen, rng, eaves, left, right):
+def _walls(pen: "Pen", rng: np.random.Generator, eaves: float, left: float, right: float) -> None:
     pen.polygon([(left, eaves), (right, eaves), (right, 0.8), (left, 0.8)], "main")
     if chance(rng, 0.35):  # boards or bricks
         for x in np.linspace(left, right, 9)[1:-1]:
@@ -250,7 +256,7 @@ def _walls(pen, rng, eaves, left, right):
             pen.line([(left, y), (right, y)], 0.012, "ink")
 
 
-def _window(pen, x, y, half):
+def _window(pen: "Pen", x: float, y: float, half: float) -> None:
     pen.polygon(
         [(x - half, y - half), (x + half, y - half), (x + half, y + half), (x - half, y + half)], "light"
     )
@@ -258,7 +264,7 @@ def _window(pen, x, y, half):
     pen.line([(x - half, y), (x + half, y)], 0.025)
 
 
-def draw_house(pen, rng):
+def draw_house(pen: "Pen", rng: np.random.Generator) -> None:
     eaves, wide = rng.uniform(-0.2, 0.1), rng.uniform(0.6, 0.85)
     if chance(rng, 0.65):
         x = rng.choice([-1, 1]) * rng.uniform(0.3, 0.5)
@@ -278,7 +284,7 @@ def draw_house(pen, rng):
         _window(pen, 0, (peak + eaves) / 2 + 0.08, 0.09)
 
 
-def draw_barn(pen, rng):
+def draw_barn(pen: "Pen", rng: np.random.Generator) -> None:
     eaves, wide = rng.uniform(-0.15, 0.1), rng.uniform(0.6, 0.8)
     if chance(rng, 0.4):  # silo
         x = rng.choice([-1, 1]) * (wide + 0.1)

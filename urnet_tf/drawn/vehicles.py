@@ -1,22 +1,28 @@
 """Vehicles and sailing vessels of the drawn crawl: one function a class, with a `Pen`."""
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from urnet_tf.drawn.canvas import chance
 
+if TYPE_CHECKING:
+    from urnet_tf.drawn.canvas import Pen
+
 _TURN = 2 * math.pi
 
 
-def _wheel(pen, rng, x, y, radius, tire, spokes):
+def _wheel(
+    pen: "Pen", rng: np.random.Generator, x: float, y: float, radius: float, tire: float, spokes: int
+) -> None:
     pen.ring(x, y, radius, tire)
     for angle in np.arange(spokes) * _TURN / max(spokes, 1) + rng.uniform(0, 1):
         pen.line([(x, y), (x + radius * math.cos(angle), y + radius * math.sin(angle))], 0.012)
     pen.ellipse(x, y, 0.06, fill="second")
 
 
-def draw_bicycle(pen, rng):
+def draw_bicycle(pen: "Pen", rng: np.random.Generator) -> None:
     radius, y = rng.uniform(0.36, 0.45), 0.4
     for x in (-0.55, 0.55):
         _wheel(pen, rng, x, y, radius, rng.uniform(0.03, 0.07), int(rng.choice([0, 8, 12, 16])))
@@ -41,7 +47,7 @@ def draw_bicycle(pen, rng):
         pen.polygon([(0.5, -0.3), (0.85, -0.3), (0.8, -0.02), (0.55, -0.02)], "accent")
 
 
-def draw_motorcycle(pen, rng):
+def draw_motorcycle(pen: "Pen", rng: np.random.Generator) -> None:
     radius, y = rng.uniform(0.31, 0.4), 0.42
     for x in (-0.58, 0.6):
         _wheel(pen, rng, x, y, radius, rng.uniform(0.08, 0.14), int(rng.choice([0, 3, 5, 12])))
@@ -64,13 +70,13 @@ def draw_motorcycle(pen, rng):
         pen.polygon([(0.4, -0.4), (0.55, -0.75), (0.62, -0.35)], "light")  # wind screen
 
 
-def _hull(pen, rng, top, depth):
+def _hull(pen: "Pen", rng: np.random.Generator, top: float, depth: float) -> None:
     bow, stern = rng.uniform(0.7, 0.95), -rng.uniform(0.6, 0.85)
     pen.blob([(stern, top), (stern, top), (bow, top - 0.05), (bow, top - 0.05), (0.5, top + depth),
               (stern + 0.15, top + depth)], "main")  # fmt: skip
 
 
-def draw_sailboat(pen, rng):
+def draw_sailboat(pen: "Pen", rng: np.random.Generator) -> None:
     top, mast = rng.uniform(0.4, 0.55), rng.uniform(-0.1, 0.15)
     if chance(rng, 0.75):
         pen.polygon([(mast + 0.05, -0.8), (0.8, top - 0.1), (mast + 0.05, top - 0.12)], "light")
@@ -92,7 +98,7 @@ def draw_sailboat(pen, rng):
     _waves(pen, rng, 0.85)
 
 
-def _person(pen, x, y, height, lean=0.0):
+def _person(pen: "Pen", x: float, y: float, height: float, lean: float = 0.0) -> None:
     """A head at (x, y), a body and two legs below."""
     hip = (x + lean, y + 0.55 * height)
     pen.line([(x, y + 0.1 * height), hip], 0.2 * height, "accent")
@@ -101,14 +107,14 @@ def _person(pen, x, y, height, lean=0.0):
     pen.ellipse(x, y, 0.13 * height, fill="light")
 
 
-def _waves(pen, rng, y):
+def _waves(pen: "Pen", rng: np.random.Generator, y: float) -> None:
     for i in range(int(rng.integers(0, 4))):
         left = rng.uniform(-1, 0.2)
         wave = [(left + 0.2 * k, y + 0.08 * i + 0.05 * (k % 2)) for k in range(5)]
         pen.line(wave, 0.025, "light", smooth=True)
 
 
-def draw_windsurfer(pen, rng):
+def draw_windsurfer(pen: "Pen", rng: np.random.Generator) -> None:
     y, foot = rng.uniform(0.65, 0.8), rng.uniform(0.0, 0.15)
     lean = rng.uniform(-0.25, 0.1)
     pen.ellipse(0, y, 0.9, rng.uniform(0.05, 0.09), "main", rng.uniform(-0.12, 0.12))

@@ -9,7 +9,7 @@ probability of the given label are kept.
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -22,6 +22,9 @@ from urnet_tf.feed.batches import stream_images
 from urnet_tf.models.grouped_convolution import with_implementation
 from urnet_tf.store import UnitLog
 from urnet_tf.store.progress import progress
+
+if TYPE_CHECKING:
+    from urnet_tf.images.image_store import ImageStore
 
 ENGINES = ("auto", "keras", "tflite")
 TFLITE_FROM_IMAGES = 3_000  # converting takes seconds, which fewer images do not win back
@@ -79,7 +82,7 @@ def build_function(model: keras.Model, batch_size: int) -> Callable[[np.ndarray]
     shape = (batch_size, *model.input_shape[1:])
 
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)])
-    def forward(batch):
+    def forward(batch: "tf.Tensor") -> "tf.Tensor":
         return model(batch, training=False)
 
     concrete = forward.get_concrete_function()
@@ -88,7 +91,7 @@ def build_function(model: keras.Model, batch_size: int) -> Callable[[np.ndarray]
 
 def extract_features(
     backbone: keras.Model,
-    image_store,
+    image_store: "ImageStore",
     ids: np.ndarray,
     features: np.ndarray,
     units: UnitLog,
@@ -124,7 +127,7 @@ def extract_features(
     logging.info("features of %d images by %s", len(ids), engine)
     build = build_tflite_function if engine == "tflite" else build_function
 
-    def write(rows, values):
+    def write(rows: slice, values: np.ndarray) -> None:
         features[rows] = values
 
     run_units(
@@ -152,7 +155,7 @@ def build_tflite_function(
     shape = (batch_size, *model.input_shape[1:])
 
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)])
-    def forward(batch):
+    def forward(batch: "tf.Tensor") -> "tf.Tensor":
         return native(batch, training=False)
 
     owner = tf.Module()
@@ -163,7 +166,7 @@ def build_tflite_function(
     source = interpreter.get_input_details()[0]["index"]
     target = interpreter.get_output_details()[0]["index"]
 
-    def invoke(batch):
+    def invoke(batch: np.ndarray) -> np.ndarray:
         interpreter.set_tensor(source, batch)
         interpreter.invoke()
         return interpreter.get_tensor(target)
@@ -184,7 +187,7 @@ def build_top_k_function(
     logits_of = build_function(model, batch_size)
     log_scale = np.log(np.maximum(class_scale, np.finfo(np.float32).tiny)).astype(np.float32)
 
-    def predict(batch, labels):
+    def predict(batch: np.ndarray, labels: np.ndarray) -> BalancedPredictions:
         logits = logits_of(batch)
         labels = tf.cast(labels, tf.int32)
         probs, balanced = tf.nn.softmax(logits), tf.nn.softmax(logits + log_scale)
@@ -226,7 +229,7 @@ def predict_top_k(
 
 def extract_top_k(
     model: keras.Model,
-    image_store,
+    image_store: "ImageStore",
     ids: np.ndarray,
     labels: np.ndarray,
     columns: BalancedPredictions,
@@ -261,10 +264,10 @@ def extract_top_k(
     )
 
 
-def _padded(function, shape):
+def _padded(function: Callable, shape: tuple[int, ...]) -> Callable:
     """Feeds a function of batches of exactly `shape` with shorter ones too."""
 
-    def run(batch):
+    def run(batch: np.ndarray) -> np.ndarray:
         count = len(batch)
         if count < shape[0]:
             full = np.zeros(shape, np.float32)
@@ -275,7 +278,7 @@ def _padded(function, shape):
     return run
 
 
-def _suits_tflite(backbone):
+def _suits_tflite(backbone: keras.Model) -> bool:
     depthwise = any(isinstance(layer, keras.layers.DepthwiseConv2D) for layer in backbone.layers)
     exact = all(layer.compute_dtype == "float32" for layer in backbone.layers)
     return depthwise and exact and not tf.config.list_physical_devices("GPU")

@@ -7,19 +7,26 @@ are cut from it (`data.decode.views`), so every view has the size the network wa
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+    from urnet_tf.images.image_store import ImageStore
+
 
 def stream_views(
-    image_store,
+    image_store: "ImageStore",
     ids: np.ndarray,
     image_size_px: int,
     crop_fraction: float,
     crops: str = "1",
     scales: Sequence[float] = (1.0,),
     batch_views: int = 64,
-):
+) -> "tf.data.Dataset":
     """The views of images in the order of `ids`.
 
     Args:
@@ -35,7 +42,7 @@ def stream_views(
     from urnet_tf.feed import batches
     from urnet_tf.images import decode
 
-    def view(image_bytes):
+    def view(image_bytes: "tf.Tensor") -> "tf.Tensor":
         image = decode.stored_rgb(image_bytes)
         return decode.views(image, image_size_px, crops, scales, crop_fraction)
 
@@ -44,7 +51,7 @@ def stream_views(
     return views.batch(max(1, batch_views // views.element_spec.shape[0])).prefetch(2)
 
 
-def build_predictor(members: Sequence[Callable], backbone=None) -> Callable:
+def build_predictor(members: Sequence[Callable], backbone: "keras.Model | None" = None) -> Callable:
     """One graph function for several models that may share a backbone.
 
     Args:
@@ -58,12 +65,12 @@ def build_predictor(members: Sequence[Callable], backbone=None) -> Callable:
     import tensorflow as tf
 
     @tf.function
-    def predict(x):
+    def predict(x: "tf.Tensor") -> "tf.Tensor":
         if backbone is not None:
             x = backbone(x, training=False)
         return tf.stack([member(x) for member in members])
 
-    def run(x):
+    def run(x: "np.ndarray | tf.Tensor") -> "tf.Tensor":
         # One graph for batches of all sizes: tracing some large networks takes minutes.
         any_size = tf.TensorSpec([None, *x.shape[1:]], tf.float32)
         return predict.get_concrete_function(any_size)(tf.convert_to_tensor(x, tf.float32))
@@ -71,20 +78,20 @@ def build_predictor(members: Sequence[Callable], backbone=None) -> Callable:
     return run
 
 
-def instance_member(model) -> Callable:
+def instance_member(model: "keras.Model") -> Callable:
     """Softmax of a Keras model that gives logits [n, C]."""
     import tensorflow as tf
 
     return lambda x: tf.nn.softmax(tf.cast(model(x, training=False), tf.float32))
 
 
-def mean_member(*models) -> Callable:
+def mean_member(*models: Any) -> Callable:
     """Mean of the probabilities of several Keras models, as one member."""
     members = [instance_member(model) for model in models]
     return lambda x: sum(member(x) for member in members) / len(members)
 
 
-def predict_views(predictor: Callable, batches) -> Iterator[np.ndarray]:
+def predict_views(predictor: Callable, batches: "list[tf.Tensor]") -> Iterator[np.ndarray]:
     """Mean probabilities over the views of each batch float32 [b, V, ...]: yields float32 [M, b, C]."""
     for views in batches:
         images, count = views.shape[0], views.shape[1]

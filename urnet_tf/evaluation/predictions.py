@@ -1,7 +1,7 @@
 """What is kept of N x C probabilities: the k best classes of each instance, and its given label's."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Self
 
 import numpy as np
@@ -26,7 +26,9 @@ class Predictions:
         return cls(ids, best, np.where(labels >= 0, given, np.nan).astype(np.float32))
 
     @classmethod
-    def allocate(cls, rows: int, k: int, allocate=lambda name, shape, dtype: np.empty(shape, dtype)) -> Self:
+    def allocate(
+        cls, rows: int, k: int, allocate: Callable = lambda name, shape, dtype: np.empty(shape, dtype)
+    ) -> Self:
         """Room for `rows` instances; `allocate(name, shape, dtype)` makes each array."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(
@@ -46,7 +48,7 @@ class Predictions:
         columns = zip(*(_fields(block) for block in blocks), strict=True)
         return cls(*map(np.concatenate, columns))
 
-    def write(self, rows, values: Self) -> None:
+    def write(self, rows: np.ndarray | slice, values: Self) -> None:
         """Copies `values` into these rows."""
         for column, new in zip(_fields(self), _fields(values), strict=True):
             column[rows] = new
@@ -68,5 +70,5 @@ class BalancedPredictions(Predictions):
     balanced_given_prob: np.ndarray  # float32 [n]
 
 
-def _fields(predictions):
+def _fields(predictions: BalancedPredictions | Predictions) -> list[np.ndarray]:
     return [getattr(predictions, field.name) for field in dataclasses.fields(predictions)]

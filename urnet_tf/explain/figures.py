@@ -5,7 +5,7 @@ drawing shrinks with its column but does not grow beyond its size. Series 0, 1, 
 colors `s0`, `s1`, ...; equal input gives equal text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import markupsafe
 import numpy as np
@@ -57,7 +57,7 @@ def draw_lines(
     ticks = np.arange(np.ceil(peak / step) + 1) * step
     top = max(float(ticks[-1]), step)
     body = [_y_axis(ticks, [0, top], WIDTH, HEIGHT, format_percent)]
-    body.append(_x_axis(_nice_ticks(*x_range), x_range, WIDTH, HEIGHT, _plain_number))
+    body.append(_x_axis(_nice_ticks(x_range[0], x_range[1]), x_range, WIDTH, HEIGHT, _plain_number))
     for s, (name, x, y) in enumerate(curves):
         px, py = _across(x, x_range, WIDTH), _up(y, [0, top], HEIGHT)
         points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(px, py, strict=True))
@@ -79,7 +79,7 @@ def draw_histogram(
     span = [float(scale(edges[0])), float(scale(edges[-1]))]
     left = 10
 
-    def across(value):
+    def across(value: float) -> float:
         return left + (float(scale(value)) - span[0]) / (span[1] - span[0]) * (width - 2 * left)
 
     base, top = height - 24, 8
@@ -106,7 +106,7 @@ def draw_histogram(
     return _svg(width, height, label, body)
 
 
-def draw_reliability(curves: Sequence[tuple[str, dict]], label: str) -> Markup:
+def draw_reliability(curves: Sequence[tuple[str, Mapping]], label: str) -> Markup:
     """Accuracy against confidence for each model: (name, `metrics.reliability_curve`)."""
     span, width, height = [0.0, 1.0], 400, 340
     ticks = np.linspace(0, 1, 5)
@@ -150,7 +150,7 @@ def draw_legend(names: Sequence[str], kind: str = "s") -> Markup:
     return Markup(f'<div class="legend">{"".join(items)}</div>')
 
 
-def _svg(width, height, label, body):
+def _svg(width: int, height: int, label: str, body: list[str]) -> Markup:
     box = f'viewBox="0 0 {width} {height}" style="max-width:{width}px"'
     return Markup(
         f'<svg {box} role="img" aria-label="{_escaped(label)}"><title>{_escaped(label)}</title>'
@@ -158,25 +158,25 @@ def _svg(width, height, label, body):
     )
 
 
-def _dot(x, y, s, tip, kind="s"):
+def _dot(x: float, y: float, s: int, tip: str, kind: str = "s") -> str:
     place = f'cx="{x:.1f}" cy="{y:.1f}" r="3.2"'
     return f'<circle class="{kind}{s % SERIES_COLORS}" {place}><title>{_escaped(tip)}</title></circle>'
 
 
-def _text(x, y, text, anchor):
+def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{_escaped(text)}</text>'
 
 
-def _across(values, span, width):
+def _across(values: np.ndarray, span: list[float], width: int) -> np.ndarray:
     return _LEFT + (np.asarray(values, float) - span[0]) / (span[1] - span[0]) * (width - _LEFT - _RIGHT)
 
 
-def _up(values, span, height):
+def _up(values: np.ndarray, span: list[float], height: int) -> np.ndarray:
     share = (np.asarray(values, float) - span[0]) / (span[1] - span[0])
     return height - _BOTTOM - share * (height - _BOTTOM - _TOP)
 
 
-def _y_axis(ticks, span, width, height, form):
+def _y_axis(ticks: np.ndarray, span: list[float], width: int, height: int, form: Callable) -> str:
     lines = []
     for tick, y in zip(ticks, _up(ticks, span, height), strict=True):
         lines.append(f'<line class="grid" x1="{_LEFT}" y1="{y:.1f}" x2="{width - _RIGHT}" y2="{y:.1f}"/>')
@@ -184,18 +184,18 @@ def _y_axis(ticks, span, width, height, form):
     return "".join(lines)
 
 
-def _x_axis(ticks, span, width, height, form):
+def _x_axis(ticks: np.ndarray, span: list[float], width: int, height: int, form: Callable) -> str:
     base = height - _BOTTOM
     places = _across(ticks, span, width)
     return "".join(_text(x, base + 16, form(t), "middle") for t, x in zip(ticks, places, strict=True))
 
 
-def _nice_ticks(low, high, wanted=5):
+def _nice_ticks(low: float, high: float, wanted: int = 5) -> np.ndarray:
     step = _nice_top((high - low) / wanted) if high > low else 1.0
     return np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
 
 
-def _ratio_ticks(low, high):
+def _ratio_ticks(low: float, high: float) -> np.ndarray:
     powers = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     ticks = (np.array([1.0, 2.0, 5.0])[None] * 10.0 ** powers[:, None]).ravel()
     if high / low > 1000:
@@ -203,7 +203,7 @@ def _ratio_ticks(low, high):
     return ticks[(ticks >= low * 0.999) & (ticks <= high * 1.001)]
 
 
-def _nice_top(value):
+def _nice_top(value: float) -> float:
     """The smallest of 1, 1.5, 2, 3, 4, 5, 6, 8, 10 times a power of ten that is not below `value`."""
     if not value > 0:
         return 1.0
@@ -211,13 +211,13 @@ def _nice_top(value):
     return float(next(m for m in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if m * power >= value * 0.9999) * power)
 
 
-def _plain_number(value):
+def _plain_number(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
 
 
-def _short(value):
+def _short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _escaped(text):
+def _escaped(text: str) -> Markup:
     return markupsafe.escape(one_line(text))

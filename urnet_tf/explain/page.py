@@ -1,7 +1,8 @@
 """Puts the report together: numbers from `summary`, drawings from `figures`, pictures, one template."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import markupsafe
 import numpy as np
@@ -15,6 +16,9 @@ from urnet_tf.export.model_card import FORMAT_NAMES
 from urnet_tf.reweighting.combine import effective_sample_size
 from urnet_tf.reweighting.factors import FACTORS, OBSERVED
 from urnet_tf.text_rules import one_line
+
+if TYPE_CHECKING:
+    from urnet_tf.explain.pictures import Thumbnails
 
 _HERE = pathlib.Path(__file__).parent
 _TABLE_ROWS = 300  # of the table of all classes
@@ -123,24 +127,24 @@ def build_page(
     )
 
 
-def _shown(value):
+def _shown(value: Any) -> Any:
     """What an expression of the template gives: no text from the web steers the page or its reader."""
     is_plain = isinstance(value, str) and not isinstance(value, markupsafe.Markup)
     return one_line(value) if is_plain else value
 
 
-def _shown_lines(text):
+def _shown_lines(text: str) -> markupsafe.Markup:
     """As `_shown`, of a text whose lines are kept."""
     return markupsafe.Markup("\n").join(map(one_line, text.split("\n")))
 
 
-def _style(thumbnail_px):
+def _style(thumbnail_px: int) -> markupsafe.Markup:
     css = (_HERE / "page.css").read_text(encoding="utf-8")
     return markupsafe.Markup(f":root{{--thumb:{int(thumbnail_px)}px}}\n{css}")
 
 
-def _glossary(inputs):
-    author = schema.PREDICTED_BY.get(inputs.reweighting.get("predicted_by"), "the models")
+def _glossary(inputs: ReportInputs) -> list[tuple[str, str]]:
+    author = schema.PREDICTED_BY.get(inputs.reweighting.get("predicted_by", ""), "the models")
     if inputs.is_literal:
         combined = (
             f"The product of the factors; an average image has {format_times(inputs.average_weight)}. Below "
@@ -154,7 +158,7 @@ def _glossary(inputs):
     return [(word, meaning.format(author=author, combined=combined)) for word, meaning in GLOSSARY]
 
 
-def _metadata(inputs, doubtful):
+def _metadata(inputs: ReportInputs, doubtful: np.ndarray) -> dict[str, float]:
     weight, pro = inputs.relative_weight, np.maximum(inputs.relative_weight, 0.0)
     size = np.bincount(inputs.label, minlength=inputs.num_classes)
     return {
@@ -175,7 +179,7 @@ def _metadata(inputs, doubtful):
     }
 
 
-def _accuracy(inputs):
+def _accuracy(inputs: ReportInputs) -> dict[str, Any] | None:
     """Rows of the comparison of the baseline and the URNet; None where they were not measured."""
     before, after = inputs.metrics.get(BASELINE), inputs.metrics.get(URNET)
     if not before or not after:
@@ -198,7 +202,7 @@ def _accuracy(inputs):
     return {"rows": rows, "others": others, "n": after["n"]} if rows else None
 
 
-def _holdings(inputs):
+def _holdings(inputs: ReportInputs) -> dict[str, Any]:
     sizes = summary.class_sizes(inputs)
     total = sizes.sum(1)
     profile = summary.size_profile(sizes)
@@ -223,7 +227,7 @@ def _holdings(inputs):
     }
 
 
-def _noise(inputs, doubtful):
+def _noise(inputs: ReportInputs, doubtful: np.ndarray) -> dict[str, Any]:
     share = summary.class_means(doubtful, inputs.label, inputs.num_classes)
     agrees = np.asarray(inputs.top_ids[:, 0]) == inputs.label
     agree = summary.class_means(agrees, inputs.label, inputs.num_classes)
@@ -231,7 +235,7 @@ def _noise(inputs, doubtful):
     there = np.flatnonzero(size)
     order = there[np.argsort(-share[there], kind="stable")]
 
-    def bars(labels):
+    def bars(labels: np.ndarray) -> list[tuple[str, float, float, int]]:
         return [(inputs.classes[j]["name"], float(share[j]), float(agree[j]), int(size[j])) for j in labels]
 
     ends = min(8, (len(order) + 1) // 2)
@@ -247,11 +251,11 @@ def _noise(inputs, doubtful):
     }
 
 
-def _rank_drawing(curves, label):
+def _rank_drawing(curves: list[tuple[str, np.ndarray, np.ndarray]], label: str) -> markupsafe.Markup | None:
     return figures.draw_lines(curves, label, "search rank", "share") if curves else None
 
 
-def _weights(inputs):
+def _weights(inputs: ReportInputs) -> list[dict[str, Any]]:
     entries = []
     questions = {"sample_weight": "The factors combined: how much an image counts."}
     questions |= {factor.name: factor.question for factor in FACTORS}
@@ -265,14 +269,14 @@ def _weights(inputs):
             drawing = figures.draw_histogram(
                 histogram,
                 f"How many images have which {name}",
-                *((1020, 200) if combined else ()),
+                **({"width": 1020, "height": 200} if combined else {}),
                 mark=inputs.average_weight if combined else float(np.mean(inputs.weights[name], dtype=float)),
             )
         entries.append({"name": name, "question": question, "drawing": drawing, "histogram": histogram})
     return entries
 
 
-def _pairs(inputs, thumbnails):
+def _pairs(inputs: ReportInputs, thumbnails: "Thumbnails") -> list[dict[str, Any]]:
     pairs = summary.confused_pairs(inputs, _PAIRS)
     top = max((pair["count"] for pair in pairs), default=1)
     for pair in pairs:
@@ -287,7 +291,7 @@ def _pairs(inputs, thumbnails):
     return pairs
 
 
-def _changes(inputs):
+def _changes(inputs: ReportInputs) -> dict[str, Any] | None:
     gains = pictures.class_gains(inputs)
     if gains is None or not np.isfinite(gains).any():
         return None
@@ -296,7 +300,7 @@ def _changes(inputs):
     order = known[np.argsort(-gains[known], kind="stable")]
     widest = float(np.abs(gains[known]).max()) or 1.0
 
-    def bars(labels):
+    def bars(labels: list[int]) -> list[dict[str, Any]]:
         return [
             {
                 "name": inputs.classes[j]["name"],
@@ -317,7 +321,7 @@ def _changes(inputs):
     }
 
 
-def _calibration(inputs):
+def _calibration(inputs: ReportInputs) -> dict[str, Any] | None:
     errors = [
         (name, inputs.metrics[name]["ece"])
         for name in (BASELINE, URNET)
@@ -335,7 +339,7 @@ def _calibration(inputs):
     return {"errors": errors, "drawing": drawing} if errors or drawing else None
 
 
-def _class_table(inputs, doubtful):
+def _class_table(inputs: ReportInputs, doubtful: np.ndarray) -> dict[str, Any]:
     size = np.bincount(inputs.label, minlength=inputs.num_classes)
     share = summary.class_means(doubtful, inputs.label, inputs.num_classes)
     weight = summary.class_means(inputs.relative_weight, inputs.label, inputs.num_classes)
@@ -358,7 +362,7 @@ def _class_table(inputs, doubtful):
     }
 
 
-def _export(metadata):
+def _export(metadata: Mapping) -> dict[str, Any] | None:
     """Rows of the exported files, Keras before them; None where nothing was exported."""
     formats = metadata.get("formats")
     if not formats:
@@ -384,7 +388,7 @@ def _export(metadata):
         "rows": rows,
         "images": check.get("images"),
         "labeled": check.get("labeled"),
-        "split": _SPLIT_NAMES.get(check.get("split"), check.get("split")),
+        "split": _SPLIT_NAMES.get(check.get("split", ""), check.get("split")),
         "processor": machine.get("processor"),
         "cores": machine.get("cores"),
         "refused": sum(not row["kept"] for row in rows),

@@ -42,7 +42,7 @@ class ReportInputs:
     weights: Mapping[str, np.ndarray]  # columns of weights.parquet but path: [N]
     quarantine: Mapping[str, np.ndarray]  # columns path, status, reason
     duplicates: Mapping[str, np.ndarray]  # columns content_hash, kind, path
-    read_rows: Callable[[Sequence[int]], list[Mapping]]  # ids → {"title", "path", "query"}
+    read_rows: Callable[[Sequence[int]], Sequence[Mapping]]  # ids → {"title", "path", "query"}
     read_images: Callable[[Sequence[int]], list[bytes]]  # ids → encoded images
     folds: int = 1  # models per prediction set; 1 = the model has seen the image
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)  # val_images, test_images, bytes

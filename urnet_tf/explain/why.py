@@ -9,6 +9,7 @@ import os
 import pathlib
 import textwrap
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -99,7 +100,7 @@ def explain(workdir_root: str | os.PathLike, image: str) -> str:
     return _list_matches(image, rows, quarantined)
 
 
-def _find(table_path, image, id_column=None):
+def _find(table_path: pathlib.Path, image: str, id_column: str | None = None) -> list[dict[str, Any]]:
     """Rows whose path ends in `image` at a "/", or is nearest to that, or whose id it is."""
     import pyarrow.compute as pc
 
@@ -123,11 +124,11 @@ def _find(table_path, image, id_column=None):
     return [row for row in rows if len(row["path"]) == longest]
 
 
-def _is_id(text):
+def _is_id(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 19
 
 
-def _nothing_found(root, image):
+def _nothing_found(root: pathlib.Path, image: str) -> str:
     if _is_id(image):
         total = store.read_table(root / "pack" / "instances.parquet", ["instance_id"]).num_rows
         return f"Expected an instance id from 0 to {total - 1}, or a path; received {image}."
@@ -138,7 +139,7 @@ def _nothing_found(root, image):
     return f"No image of this run is called {image!r}.{hint}"
 
 
-def _similar_paths(root, name):
+def _similar_paths(root: pathlib.Path, name: str) -> list[str]:
     """Some paths that share the beginning of a file name, as long a one as there is; else the first paths."""
     import pyarrow.compute as pc
 
@@ -156,8 +157,8 @@ def _similar_paths(root, name):
     return found
 
 
-def _list_matches(image, rows, quarantined):
-    lines = [f"{len(rows) + len(quarantined)} images are called {image!r}; say more of the path, or the id:"]
+def _list_matches(image: str, rows: list[dict[str, Any]], quarantined: list) -> str:
+    lines = [f"{len(rows) + len(quarantined)} images are called {image!r}; give more of the path, or the id:"]
     for row in rows[:_SHOWN]:
         lines.append(f"  {row['instance_id']:>9}  {_one_line(row['path'])}  ({row['split']})")
     for row in quarantined[: max(_SHOWN - len(rows), 0)]:
@@ -166,7 +167,7 @@ def _list_matches(image, rows, quarantined):
     return "\n".join(lines + ([f"  ... and {hidden} more"] if hidden > 0 else []))
 
 
-def _explain_quarantined(row):
+def _explain_quarantined(row: dict[str, Any]) -> str:
     meaning = schema.STATUS.get(row["status"], "")
     lines = [_one_line(row["path"]), f"  Not used: {row['status']}" + (f", {meaning}." if meaning else ".")]
     if row["reason"]:
@@ -174,7 +175,7 @@ def _explain_quarantined(row):
     return "\n".join(lines)
 
 
-def _explain_instance(root, row):
+def _explain_instance(root: pathlib.Path, row: dict[str, Any]) -> str:
     names = [_one_line(c["name"]) for c in store.read_json(root / "pack" / "classes.json")]
     label = row["label"]
     size = f"{row['width_px']} x {row['height_px']} px"
@@ -193,7 +194,7 @@ def _explain_instance(root, row):
     return "\n".join(lines + _explain_duplicates(root, row))
 
 
-def _where_from(row, names):
+def _where_from(row: dict[str, Any], names: list[str]) -> str:
     label = "no label" if row["label"] < 0 else f"label {row['label']} ({names[row['label']]})"
     parts = [f"{row['split']} image, {label}"]
     parts += [_one_line(row["source"])] if row["source"] else []
@@ -203,7 +204,9 @@ def _where_from(row, names):
     return line + (f"\n  Title: {_one_line(row['title'])}" if row["title"] else "")
 
 
-def _explain_weight(root, weights_path, instance_id, label, names):
+def _explain_weight(
+    root: pathlib.Path, weights_path: pathlib.Path, instance_id: int, label: int, names: list[str]
+) -> list[str]:
     import pyarrow.compute as pc
 
     columns = [name for name in schema.WEIGHT_COLUMNS if name != "path"]
@@ -237,7 +240,9 @@ def _explain_weight(root, weights_path, instance_id, label, names):
     return lines + _explain_cluster(values, at, label)
 
 
-def _explain_label(root, instance_id, label, predicted, names):
+def _explain_label(
+    root: pathlib.Path, instance_id: int, label: int, predicted: int, names: list[str]
+) -> list[str]:
     out_of_fold, author = _authors(root)
     baseline = "The out-of-fold baseline" if out_of_fold else "The baseline"
     paths = [root / "extract" / f"{name}.npy" for name in ("topk_ids", "topk_probs", "given_prob")]
@@ -257,18 +262,18 @@ def _explain_label(root, instance_id, label, predicted, names):
     return lines
 
 
-def _authors(root):
+def _authors(root: pathlib.Path) -> tuple[bool, str]:
     """Whether the baseline answered out of fold, and who predicted the predicted labels, "" if not known."""
     workdir = store.Workdir(root)
     metadata = {name: (workdir.marker(name) or {}).get("metadata") or {} for name in ("extract", "reweight")}
     out_of_fold = metadata["extract"].get("accuracy_out_of_fold") is not None
-    author = schema.PREDICTED_BY.get(metadata["reweight"].get("predicted_by"), "")
+    author = schema.PREDICTED_BY.get(metadata["reweight"].get("predicted_by", ""), "")
     if out_of_fold and author:
         author = author.replace("the baseline", "the out-of-fold baseline")
     return out_of_fold, author
 
 
-def _explain_cluster(values, at, label):
+def _explain_cluster(values: dict[str, np.ndarray], at: int, label: int) -> list[str]:
     cluster = int(values["cluster"][at])
     if cluster < 0:
         return []
@@ -281,7 +286,7 @@ def _explain_cluster(values, at, label):
     ]
 
 
-def _explain_duplicates(root, row):
+def _explain_duplicates(root: pathlib.Path, row: dict[str, Any]) -> list[str]:
     import pyarrow.compute as pc
 
     path = root / "ingest" / "duplicates.parquet"
@@ -297,20 +302,20 @@ def _explain_duplicates(root, row):
     return lines
 
 
-def _percent(share):
+def _percent(share: float) -> str:
     return "less than 0.1%" if share < 0.001 else f"{100 * share:.1f}%"
 
 
-def _number(weight):
+def _number(weight: float) -> str:
     if 0 < abs(weight) < 0.095:
         return f"{weight:.2g}"
     return f"{weight:.2f}" if abs(weight) < 10 else f"{weight:.0f}"
 
 
-def _value(value):
+def _value(value: float) -> str:
     return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
 
 
-def _one_line(text):
+def _one_line(text: str) -> str:
     """Text from the web for a terminal."""
     return one_line(text)[:200]

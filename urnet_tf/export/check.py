@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +14,10 @@ from urnet_tf.export.preparation import Preparation
 from urnet_tf.export.rewriting import FEATURES, LOGITS, float32_copy
 from urnet_tf.store.progress import progress
 
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
 SAVED_MODEL, KERAS, ONNX = "saved_model", "keras", "onnx"
 _VIEWS_AT_ONCE = 32
 _TIMED_CALLS = 20
@@ -20,7 +25,7 @@ _SAMPLED_BATCHES = 4  # of so many one is enough for the other signatures, which
 
 
 def check_formats(
-    model,
+    model: "keras.Model",
     paths: Mapping[str, Path],
     images: Sequence[bytes],
     labels: np.ndarray | None,
@@ -92,7 +97,7 @@ def check_formats(
     }
 
 
-def open_format(kind: str, path: Path, model) -> dict[str, Callable]:
+def open_format(kind: str, path: Path, model: "keras.Model") -> dict[str, Callable]:
     """The ways in which a file predicts, the main one first.
 
     Returns:
@@ -118,16 +123,16 @@ def open_format(kind: str, path: Path, model) -> dict[str, Callable]:
     return {"": lambda encoded, plain: (classify(plain),)}
 
 
-def _open_signatures(path, has_features):
+def _open_signatures(path: Path, has_features: bool) -> dict[str, Callable]:
     from urnet_tf.export.saved_model import open_saved_model
 
     call = open_saved_model(path)
 
-    def classes(signature, inputs):
+    def classes(signature: str, inputs: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         served = call(signature, inputs)
         return served["probabilities"], served["classes"]
 
-    signatures = {
+    signatures: dict[str, Callable] = {
         "serving_default": lambda encoded, plain: classes("serving_default", {"image_bytes": encoded}),
         "tensor": lambda encoded, plain: classes("tensor", {"images": plain}),
     }
@@ -136,17 +141,17 @@ def _open_signatures(path, has_features):
     return signatures
 
 
-def _compile(model):
+def _compile(model: "keras.Model") -> Callable:
     """A function of views float32 [n, V, S, S, 3] → their means: LOGITS as probabilities, FEATURES."""
     import tensorflow as tf
 
     @tf.function(input_signature=[tf.TensorSpec([None, *model.input.shape[1:]], tf.float32)])
-    def forward(images):
+    def forward(images: "tf.Tensor") -> dict[str, "tf.Tensor"]:
         outputs = model(images, training=False)
         answers = {LOGITS: tf.nn.softmax(outputs[LOGITS])}
         return answers | ({FEATURES: outputs[FEATURES]} if FEATURES in outputs else {})
 
-    def predict(views):
+    def predict(views: np.ndarray) -> dict[str, np.ndarray]:
         answers = forward(views.reshape(-1, *views.shape[2:]))
         return {
             name: values.numpy().reshape(*views.shape[:2], -1).mean(axis=1, dtype=np.float64)
@@ -156,7 +161,7 @@ def _compile(model):
     return predict
 
 
-def _worst(parities):
+def _worst(parities: dict[str, Any]) -> dict[str, Any]:
     """One parity of those of several signatures, and these, where there are several."""
     if len(parities) == 1:
         return next(iter(parities.values()))
@@ -174,7 +179,7 @@ def _worst(parities):
     return worst
 
 
-def _latency_ms(answer, encoded, plain):
+def _latency_ms(answer: Callable, encoded: list[bytes], plain: np.ndarray) -> float:
     """Median of single images, one after the other."""
     seconds = []
     for _ in range(_TIMED_CALLS + 3):
@@ -184,7 +189,7 @@ def _latency_ms(answer, encoded, plain):
     return round(1000 * float(np.median(seconds[3:])), 2)
 
 
-def _count_bytes(kind, path):
+def _count_bytes(kind: str, path: Path) -> int:
     """Of the file; of a SavedModel those of all its parts."""
     if kind != SAVED_MODEL:
         return path.stat().st_size

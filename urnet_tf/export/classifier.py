@@ -1,4 +1,4 @@
-"""Exports a classifier in the formats that servers and phones read, each one held against Keras.
+"""Exports a classifier in the formats that servers and phones read, each one checked against Keras.
 
 In: a Keras model images float32 [B, S, S, 3] (RGB, 0..255) → logits, the class names, encoded
 images to check on. Out, in a directory that TF Serving can watch:
@@ -21,6 +21,7 @@ import os
 import pathlib
 import platform
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import logging
@@ -45,6 +46,9 @@ from urnet_tf.export.rewriting import (
 from urnet_tf.store import atomic_path, remove, write_json, write_text
 from urnet_tf.text_rules import FILE_NAME, check_text
 
+if TYPE_CHECKING:
+    import keras
+
 PRECISIONS = {
     SAVED_MODEL: "float32",
     KERAS: "float32",
@@ -59,7 +63,7 @@ DEFAULT_FORMATS = tuple(name for name in FORMATS if name != ONNX)
 
 
 def export_classifier(
-    model,
+    model: "keras.Model",
     class_names: Sequence[str],
     directory: str | os.PathLike,
     name: str,
@@ -135,12 +139,7 @@ def export_classifier(
     metadata = {
         "name": name,
         "version": version,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "classes": len(labels),
-        "parameters": int(model.count_params()),
-        "feature_dim": int(model.output[FEATURES].shape[-1]) if FEATURES in model.output else None,
-        "none_of_these": NONE_OF_THESE in model.output,
-        "preparation": preparation.to_dict(),
+        **_describe(model, preparation),
         "top_k": min(top_k, len(labels)),
         "machine": _describe_machine(),
         "versions": _versions(),
@@ -183,7 +182,15 @@ def file_of(kind: str, name: str) -> str:
 class _Writer:
     """Writes the formats of one model."""
 
-    def __init__(self, model, labels, path, metadata, preparation, calibration_images):
+    def __init__(
+        self,
+        model: "keras.Model",
+        labels: list[str],
+        path: pathlib.Path,
+        metadata: dict[str, Any],
+        preparation: Preparation,
+        calibration_images: Sequence[bytes],
+    ) -> None:
         import keras
 
         self._model, self._labels, self._path, self._metadata = model, labels, path, metadata
@@ -227,7 +234,7 @@ class _Writer:
                 version=str(self._metadata["version"]),
             )  # fmt: skip
 
-    def _read_calibration(self):
+    def _read_calibration(self) -> np.ndarray:
         images, valid = self._preparation.decode(np.array(self._calibration_images, dtype=object))
         images = images.numpy()[valid.numpy()]
         if not len(images):
@@ -235,7 +242,14 @@ class _Writer:
         return images
 
 
-def _judge(metadata, path, formats, failures, tolerance, allow_drift):
+def _judge(
+    metadata: dict[str, Any],
+    path: pathlib.Path,
+    formats: Sequence[str],
+    failures: dict[str, str],
+    tolerance: Tolerance,
+    allow_drift: bool,
+) -> None:
     """Fills `kept` and `refused` of the formats, and removes what may not stay."""
     entries = metadata["formats"]
     for kind, entry in entries.items():
@@ -261,14 +275,14 @@ def _judge(metadata, path, formats, failures, tolerance, allow_drift):
         )
 
 
-def _remove(path, kind, file):
+def _remove(path: pathlib.Path, kind: str, file: str) -> None:
     remove(path / file, path)
     if kind == SAVED_MODEL:
         for folder in ("variables", "assets"):
             remove(path / folder, path)
 
 
-def _draw_photo():
+def _draw_photo() -> bytes:
     """A JPEG file of the size that photographs on the web have, without a person or a right in it."""
     import io
 
@@ -280,7 +294,18 @@ def _draw_photo():
     return file.getvalue()
 
 
-def _versions():
+def _describe(model: "keras.Model", preparation: Preparation) -> dict[str, Any]:
+    return {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "classes": int(model.output[LOGITS].shape[-1]),
+        "parameters": int(model.count_params()),
+        "feature_dim": int(model.output[FEATURES].shape[-1]) if FEATURES in model.output else None,
+        "none_of_these": NONE_OF_THESE in model.output,
+        "preparation": preparation.to_dict(),
+    }
+
+
+def _versions() -> dict[str, str]:
     import importlib.metadata
 
     packages = ("tensorflow", "keras", "ai-edge-litert")
@@ -288,7 +313,7 @@ def _versions():
     return {"urnet_tf": __version__, "python": platform.python_version(), **found}
 
 
-def _describe_machine():
+def _describe_machine() -> dict[str, Any]:
     """The processor's name and its cores, for figures that depend on them."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
@@ -298,7 +323,7 @@ def _describe_machine():
     return {"processor": next(names, platform.machine()), "cores": os.cpu_count()}
 
 
-def _make_directory(directory):
+def _make_directory(directory: pathlib.Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with atomic_path(directory / "writable") as temporary:
@@ -308,7 +333,15 @@ def _make_directory(directory):
         raise UsageError(f"Cannot write the export to {directory}: {error.strerror}.") from None
 
 
-def _check_arguments(model, class_names, name, check_images, preparation, formats, calibration_images):
+def _check_arguments(
+    model: "keras.Model",
+    class_names: Sequence[str],
+    name: str,
+    check_images: Sequence[bytes],
+    preparation: Preparation,
+    formats: Sequence[str],
+    calibration_images: Sequence[bytes],
+) -> None:
     check_text(name, FILE_NAME, "the export's name")
     num_classes, num_names = model.output[LOGITS].shape[-1], len(class_names)
     if num_classes != num_names:

@@ -3,13 +3,15 @@
 `ai_edge_litert` has the schema of the format; TensorFlow is not needed.
 """
 
+from typing import Any
+
 from urnet_tf.errors import UsageError
 
 _IDENTIFIER = b"TFL3"  # at byte 4 of every file
 _ALIGNMENT = 16  # of the weights, as the format wants them; Python's builder would align to their type
 
 
-def unpack_model(content: bytes):
+def unpack_model(content: bytes) -> Any:
     """The model of a file, as a `schema_py_generated.ModelT`; what is appended to the file is not in it.
 
     Raises:
@@ -22,12 +24,13 @@ def unpack_model(content: bytes):
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
 
 
-def pack_model(model) -> bytes:
+def pack_model(model: Any) -> bytes:
     """The inverse of `unpack_model`."""
     import flatbuffers
 
     class AlignedBuilder(flatbuffers.Builder):
-        def StartVector(self, elemSize, numElems, alignment):  # noqa: N802, N803  (the library's names)
+        # The library's names.
+        def StartVector(self, elemSize: int, numElems: int, alignment: int) -> int:  # noqa: N802, N803
             return super().StartVector(elemSize, numElems, max(alignment, _ALIGNMENT))
 
     builder = AlignedBuilder()

@@ -5,7 +5,7 @@ It says the same as `export.json`, which is for programs. What was not measured 
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from urnet_tf.costs.units import format_bytes
 from urnet_tf.export import tf_serving
@@ -87,7 +87,7 @@ def build_model_card(metadata: Mapping, labels: Sequence[str] = ()) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _head(metadata, labels):
+def _head(metadata: Mapping, labels: Sequence[str]) -> str:
     count = metadata.get("classes") or len(labels)
     made = f"Exported {_plain(metadata['created'])}" if metadata.get("created") else "Exported"
     versions = metadata.get("versions") or {}
@@ -97,13 +97,13 @@ def _head(metadata, labels):
     lines = [
         f"# {_plain(metadata['name'])}, version {_plain(metadata.get('version', '?'))}",
         "",
-        f"Says which of {count:,} classes a picture shows.{size}",
+        f"Classifies pictures into {count:,} classes.{size}",
         f"{made}{f' with {tools}' if tools else ''}. `export.json` says the same for programs.",
     ]
     return "\n".join(lines)
 
 
-def _formats(metadata):
+def _formats(metadata: Mapping) -> str:
     formats = metadata.get("formats") or {}
     rows = [("Keras, before export", "", *_accuracy(metadata.get("reference")), "", "", "")]
     for kind, entry in formats.items():
@@ -121,51 +121,56 @@ def _formats(metadata):
     header = (
         "Format",
         "Size",
-        "First guess",
-        "Among five",
-        "By class",
+        "Top-1",
+        "Top-5",
+        "Top-1 by class",
         "Difference",
-        "Same guess",
+        "Same top-1",
         "Latency",
     )
     lines = ["## How good, how large, how fast", "", _table(header, rows), "", _how_checked(metadata)]
     kept_anyway = {k: e for k, e in formats.items() if e.get("refused") and e.get("kept")}
     refused = {k: e for k, e in formats.items() if e.get("refused") and not e.get("kept")}
     if kept_anyway:
-        lines += ["", "⚠ Beyond the tolerance, and kept since drift was allowed:", "", _reasons(kept_anyway)]
+        lines += [
+            "",
+            "⚠ Outside the tolerance, kept because drift was allowed:",
+            "",
+            _reasons(kept_anyway),
+        ]
     if refused:
         lines += ["", "Refused, and not in this directory:", "", _reasons(refused)]
     return "\n".join(lines)
 
 
-def _how_checked(metadata):
+def _how_checked(metadata: Mapping) -> str:
     check, machine = metadata.get("check") or {}, metadata.get("machine") or {}
     images, labeled = check.get("images"), check.get("labeled")
     split = f" of the {_plain(check['split'])} split" if check.get("split") else ""
     lines = []
     if labeled:
         lines.append(
-            f"- *First guess, among five*: share of {labeled:,} images with labels{split} whose label is "
-            "the best class, or among the best five. *By class*: the first guess, as the mean over classes."
+            f"- *Top-1, top-5*: share of {labeled:,} labeled images{split} whose label is the likeliest "
+            "class, or among the five likeliest. *Top-1 by class*: the mean of its classes' top-1."
         )
     else:
         lines.append("- Accuracy was not measured: no image of the check had a label.")
     if images:
         lines.append(
-            f"- *Difference*: the largest of any probability to Keras, over {images:,} images{split}. *Same "
-            "guess*: how often the best class is that of Keras."
+            f"- *Difference*: the largest difference of any probability from Keras, over {images:,} images"
+            f"{split}. *Same top-1*: how often the likeliest class is the same as with Keras."
         )
     if machine:
         cores = machine.get("cores")
         cores = f", {cores} core{'s' if cores != 1 else ''}" if cores else ""
         lines.append(
-            f"- *Latency*: the median of single images, measured on {_plain(machine.get('processor', '?'))}"
-            f"{cores}; that of the SavedModel includes decoding the file, that of the others does not."
+            f"- *Latency*: the median for single images, measured on {_plain(machine.get('processor', '?'))}"
+            f"{cores}. Only that of the SavedModel includes decoding the file."
         )
     return "\n".join(lines)
 
 
-def _usage(metadata):
+def _usage(metadata: Mapping) -> str:
     formats, name = metadata.get("formats") or {}, str(metadata["name"])
     kept = {kind: entry["file"] for kind, entry in formats.items() if entry.get("kept") and entry.get("file")}
     size = (metadata.get("preparation") or {}).get("image_size_px", "S")
@@ -182,10 +187,10 @@ def _usage(metadata):
         lines += [
             "",
             "Signatures of the SavedModel; TF Serving answers to the model name "
-            f"{_code(name)}. The first takes files as they are and does all preparation inside.",
+            f"{_code(name)}. The first takes image files as they are and prepares them itself.",
             "",
             f"- `serving_default`: `image_bytes` string [n] → {served}, `valid` bool [n]. "
-            "A file that cannot be read is `valid` = false, class -1, and does not harm the others.",
+            "A file that cannot be read gets `valid` = false and class -1, and does not affect the others.",
             f"- `tensor`: `images` float32 [n, {size}, {size}, 3], RGB, 0 to 255 → the same without `valid`.",
         ]
         if dimension := metadata.get("feature_dim"):
@@ -198,7 +203,7 @@ def _usage(metadata):
                 "",
                 f"- {_code(kept['keras'])}: float32 [n, {size}, {size}, 3] → logits. "
                 "`keras.saving.load_model` reads it; where it holds layers of `urnet_tf` (ResNeXt), "
-                "`urnet_tf.training.saving.load_model`.",
+                "`urnet_tf.load_model`.",
             ]
         for kind, file in kept.items():
             if kind.startswith("tflite_") or kind == "onnx":
@@ -209,18 +214,18 @@ def _usage(metadata):
     return "\n".join(lines)
 
 
-def _preparation(metadata):
+def _preparation(metadata: Mapping) -> str:
     preparation = metadata.get("preparation") or {}
     size, fraction = preparation.get("image_size_px", "S"), preparation.get("crop_fraction")
-    steps = ["turn as EXIF says, lay transparency on white"]
+    steps = ["apply the EXIF orientation", "put transparent images on a white background"]
     if short := preparation.get("short_side_px"):
-        steps.append(f"reduce to a short side of {short} px if it is larger")
+        steps.append(f"reduce the short side to {short} px if it is longer")
     part = f"the central square of {fraction:.3g} of the short side" if fraction else "the central square"
-    steps.append(f"cut out {part}, resize it to {size} x {size} px (antialiased)")
+    steps.append(f"crop {part} and resize it to {size} x {size} px (antialiased)")
     return "; ".join(steps) + ". RGB, 0 to 255, not normalized."
 
 
-def _data(metadata):
+def _data(metadata: Mapping) -> str:
     data = metadata.get("data") or {}
     if not data:
         return "## Training data\n\nNot described."
@@ -231,7 +236,7 @@ def _data(metadata):
         total = f"{data['images']:,} images" if data.get("images") else "Images"
         lines.append(f"- {total}{': ' + ', '.join(counted) if counted else ''}.")
     if data.get("content_hash"):
-        lines.append(f"- Hash over the content of all images: `{data['content_hash']}`.")
+        lines.append(f"- Hash of the contents of all images: `{data['content_hash']}`.")
     if quarantined := data.get("quarantined"):
         kinds = ", ".join(f"{count:,} {_plain(status)}" for status, count in quarantined.items())
         lines.append(f"- Files that were set aside: {kinds}.")
@@ -240,30 +245,32 @@ def _data(metadata):
             lines.append(f"- {count:,} files {_DUPLICATES.get(kind, _plain(kind))}.")
     noise = data.get("noise") or {}
     clean, agree = noise.get("clean_rate_estimate"), noise.get("disagreement")
-    lines.append(f"- Labels that look right, by an estimate without known truth: {_number(clean, '.0%')}.")
+    lines.append(
+        f"- Share of labels that look right (an estimate; the truth is not known): {_number(clean, '.0%')}."
+    )
     if agree is not None:
-        lines.append(f"- Images whose predicted label is not the given one: {agree:.0%}.")
+        lines.append(f"- Share of images whose predicted label is not the given one: {agree:.0%}.")
     if (effective := noise.get("effective_sample_size")) is not None:
-        lines.append(f"- The images, weighted, are worth {effective:,.0f} equal ones.")
+        lines.append(f"- The weighted images are worth as much as {effective:,.0f} equally weighted ones.")
     if against := noise.get("negative_weight_share"):
-        lines.append(f"- Images that counted against their label: {against:.1%}.")
+        lines.append(f"- Share of images that counted against their label: {against:.1%}.")
     return "\n".join(lines)
 
 
-def _limits(metadata):
+def _limits(metadata: Mapping) -> str:
     preparation, none = metadata.get("preparation") or {}, metadata.get("none_of_these")
     lines = [
         "## Limits",
         "",
-        "- It was trained on labels that nobody checked, and repeats what they have in common.",
+        "- It was trained on labels that nobody checked, and repeats the errors that they share.",
         "- A probability is not a promise: calibration was not measured on these files.",
         "- Accuracy holds for images like those of the check; other cameras, places and times were "
         f"{UNKNOWN}.",
     ]
     if not none:
         lines.append(
-            "- It knows its classes only: a picture of something else gets one of them, too, at times with "
-            "a high probability."
+            "- It knows only its own classes: a picture of anything else is given one of them, sometimes "
+            "with a high probability."
         )
     pixels = preparation.get("max_pixels")
     lines.append(
@@ -273,15 +280,15 @@ def _limits(metadata):
     views = num_views(preparation.get("crops", "1"), preparation.get("scales", (1.0,)))
     if views > 1:
         lines.append(
-            f"- The SavedModel shows the network {views} views of an image and averages; the other files see "
-            "one, so they are faster and their answers differ from its."
+            f"- The SavedModel averages over {views} views of an image; the other files see one view, so "
+            "they are faster, and their answers differ a little from those of the SavedModel."
         )
     if any(kind.startswith("tflite_") and "int8" in kind for kind in metadata.get("formats") or {}):
-        lines.append("- Files of int8 were judged by accuracy; single probabilities move by more.")
+        lines.append("- int8 files were checked for their accuracy; single probabilities may differ more.")
     return "\n".join(lines)
 
 
-def _settings(metadata):
+def _settings(metadata: Mapping) -> str:
     rows = []
     for key in _SETTINGS:
         value = metadata.get("settings") or {}
@@ -294,7 +301,7 @@ def _settings(metadata):
     return "\n".join(["## Settings", "", _table(("Setting", "Value"), rows), "", "All are in `export.json`."])
 
 
-def _classes(labels):
+def _classes(labels: Sequence[str]) -> str:
     if not labels:
         return ""
     table = _table(("Label", "Class"), [(str(i), _plain(name)) for i, name in enumerate(labels)])
@@ -303,31 +310,31 @@ def _classes(labels):
     return f"## Classes\n\nIn label order, as in `labels.txt`.\n\n{table}"
 
 
-def _reasons(entries):
+def _reasons(entries: Mapping) -> str:
     return "\n".join(
         f"- {FORMAT_NAMES.get(k, _plain(k))}: {_plain(e['refused'])}." for k, e in entries.items()
     )
 
 
-def _table(header, rows):
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in lines)
 
 
-def _accuracy(accuracy):
+def _accuracy(accuracy: Mapping | None) -> list[str]:
     accuracy = accuracy or {}
     return [_number(accuracy.get(key), ".1%") for key in ("top1", "top5", "balanced_top1")]
 
 
-def _number(value, form, unit=""):
+def _number(value: float | None, form: str, unit: str = "") -> str:
     return UNKNOWN if value is None else f"{value:{form}}{unit}"
 
 
-def _code(text):
+def _code(text: str) -> str:
     return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
-def _plain(value):
+def _plain(value: object) -> str:
     """Any text as one line of Markdown that shows just its characters."""
     text = " ".join(one_line(str(value)).split())
     return re.sub(r"[\\`*_\[\]<>&|~$@]|:(?=//)|(?<=\S)\.(?=[^\s\d])", r"\\\g<0>", text) or "(no name)"

@@ -7,7 +7,8 @@ holds `labels` (JSON list), `preparation` (JSON of `Preparation.to_dict()`), `na
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,11 +18,15 @@ from urnet_tf.export.quiet import quiet_stderr
 from urnet_tf.export.rewriting import float32_copy, with_grouped_convolutions
 from urnet_tf.extras import require
 
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
 _OPSET = 17
 
 
 def write_onnx(
-    model,
+    model: "keras.Model",
     path: str | os.PathLike,
     image_size_px: int,
     labels: Sequence[str],
@@ -52,7 +57,7 @@ def write_onnx(
     signature = [tf.TensorSpec([None, image_size_px, image_size_px, 3], tf.float32, name="image")]
 
     @tf.function(input_signature=signature)
-    def predict(image):
+    def predict(image: "tf.Tensor") -> dict[str, "tf.Tensor"]:
         return {"probabilities": tf.nn.softmax(native(image, training=False))}
 
     with quiet_stderr():
@@ -95,7 +100,7 @@ def build_onnx_classifier(path: str | os.PathLike) -> Callable[[np.ndarray], np.
     return classify
 
 
-def _operations(graph):
+def _operations(graph: Any) -> Iterator[Any]:
     """The operations of a graph and of those inside it, which are branches and loops."""
     for node in graph.node:
         yield node.op_type
@@ -103,5 +108,5 @@ def _operations(graph):
             yield from _operations(attribute.g)
 
 
-def _require(*modules):
+def _require(*modules: str) -> None:
     require("onnx", *modules, purpose="An ONNX file", otherwise="leave out the format onnx")

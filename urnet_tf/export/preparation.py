@@ -5,8 +5,13 @@ It is the preparation of training (`data.decode`), so that served numbers are th
 
 import dataclasses
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from urnet_tf.images.crops import num_views
+
+if TYPE_CHECKING:
+    import numpy as np
+    import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Preparation:
     crops: str = "1"  # views of an image whose probabilities are averaged: see `decode.views`
     scales: tuple[float, ...] = (1.0,)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(self.scales))
         sizes = (self.image_size_px, self.max_pixels, 1 if self.short_side_px is None else self.short_side_px)
         if not all(isinstance(size, int) and 0 < size < 2**31 for size in sizes):
@@ -49,7 +54,7 @@ class Preparation:
         names = {field.name for field in dataclasses.fields(cls)}
         return cls(**{key: value for key, value in plain.items() if key in names})
 
-    def decode(self, image_bytes):
+    def decode(self, image_bytes: "list[bytes] | np.ndarray | tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
         """The plain view of each image, by a TensorFlow graph function.
 
         Args:
@@ -61,7 +66,9 @@ class Preparation:
         images, valid = dataclasses.replace(self, crops="1", scales=(1.0,)).decode_views(image_bytes)
         return images[:, 0], valid
 
-    def decode_views(self, image_bytes):
+    def decode_views(
+        self, image_bytes: "list[bytes] | np.ndarray | tf.Tensor"
+    ) -> "tuple[tf.Tensor, tf.Tensor]":
         """All views of each image, float32 [n, V, S, S, 3], and valid bool [n]; see `decode`."""
         from urnet_tf.images import decode
 

@@ -7,6 +7,7 @@ the copy gets the next one, in its files, too. What others wrote into `models.co
 import os
 import pathlib
 import shutil
+from typing import Any
 
 from absl import logging
 
@@ -65,7 +66,7 @@ def promote(version_dir: str | os.PathLike, directory: str | os.PathLike) -> pat
     return target / str(version)
 
 
-def _read_metadata(path):
+def _read_metadata(path: pathlib.Path) -> dict[str, Any]:
     try:
         metadata = read_json(path)
     except (ValueError, RecursionError):
@@ -77,7 +78,7 @@ def _read_metadata(path):
     return metadata
 
 
-def _warn_of_pins(models, name, version):
+def _warn_of_pins(models: pathlib.Path, name: str, version: int) -> None:
     entries = tf_serving.read_models_config(models).model_config_list.config
     policy = next(entry for entry in entries if entry.name == name).model_version_policy
     if policy.HasField("specific") and version not in policy.specific.versions:
@@ -87,7 +88,7 @@ def _warn_of_pins(models, name, version):
         )
 
 
-def _renumber(path, metadata, version):
+def _renumber(path: pathlib.Path, metadata: dict[str, Any], version: int) -> None:
     metadata = metadata | {"version": version}
     labels = (path / "labels.txt").read_text(encoding="utf-8").splitlines()
     write_json(path / "export.json", metadata)

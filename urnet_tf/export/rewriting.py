@@ -1,11 +1,17 @@
 """Copies of a Keras model that compute the same in another way, as file formats and servers need it."""
 
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
 from urnet_tf.errors import UsageError
+
+if TYPE_CHECKING:
+    import keras
 
 LOGITS, FEATURES, NONE_OF_THESE = "logits", "features", "none_of_these"
 
 
-def with_named_outputs(model):
+def with_named_outputs(model: "keras.Model") -> "keras.Model":
     """The model, images → a dictionary of outputs.
 
     Args:
@@ -41,7 +47,7 @@ def with_named_outputs(model):
     return keras.Model(model.input, outputs, name=model.name)
 
 
-def layers_of(model):
+def layers_of(model: "keras.Model") -> Iterator["keras.layers.Layer"]:
     """All layers, those of nested models too."""
     for layer in model.layers:
         yield layer
@@ -49,14 +55,14 @@ def layers_of(model):
             yield from layers_of(layer)
 
 
-def float32_copy(model):
+def float32_copy(model: "keras.Model") -> "keras.Model":
     """The model itself when it computes in float32, else a copy with the same weights that does."""
     if all(layer.compute_dtype == "float32" for layer in layers_of(model)):
         return model
     return _changed_copy(model, "DTypePolicy", lambda node: {**node, "config": {"name": "float32"}})
 
 
-def with_keras_normalization(model):
+def with_keras_normalization(model: "keras.Model") -> "keras.Model":
     """A copy whose batch normalization is Keras' own, so that its file needs no layer of this package for it.
 
     The model itself where it has no other. Results agree but for the rounding, see `FusedBatchNormalization`.
@@ -72,11 +78,11 @@ def with_keras_normalization(model):
     return _changed_copy(model, FusedBatchNormalization.__name__, lambda node: {**node, **identity})
 
 
-def _changed_copy(model, class_name, change):
+def _changed_copy(model: "keras.Model", class_name: str, change: Callable) -> "keras.Model":
     """A copy with the same weights in which `change` has met the description of each object of a class."""
     import keras
 
-    def changed(node):
+    def changed(node: Any) -> Any:
         if isinstance(node, (list, tuple)):
             return type(node)(changed(v) for v in node)
         if not isinstance(node, dict):
@@ -90,7 +96,7 @@ def _changed_copy(model, class_name, change):
     return copy
 
 
-def with_grouped_convolutions(model, implementation: str):
+def with_grouped_convolutions(model: "keras.Model", implementation: str) -> "keras.Model":
     """A copy whose grouped convolutions compute so; the model itself when it has none."""
     import keras
 
@@ -101,6 +107,6 @@ def with_grouped_convolutions(model, implementation: str):
     return with_implementation(keras.Model(model.input, model.output), implementation)
 
 
-def tf_variables(model) -> list:
+def tf_variables(model: "keras.Model") -> list:
     """The TensorFlow variables to write, each once; without the seeds of dropout, which is off."""
     return [v.value for v in model.weights]

@@ -14,6 +14,7 @@ image is `valid = False` with class -1, label "" and zeros; its neighbors do not
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,11 +29,15 @@ from urnet_tf.export.rewriting import (
     with_named_outputs,
 )
 
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
 _VIEWS_AT_ONCE = 32  # more are computed one after the other, so that no request is too large for the memory
 
 
 def write_saved_model(
-    model,
+    model: "keras.Model",
     labels: Sequence[str],
     path: str | os.PathLike,
     preparation: Preparation,
@@ -61,26 +66,91 @@ def write_saved_model(
     from urnet_tf.store import write_json, write_text
 
     model = with_grouped_convolutions(float32_copy(with_named_outputs(model)), grouped_convolution)
-    size, views, k = preparation.image_size_px, preparation.views, min(top_k, len(labels))
-    has_features, has_none = (name in model.output for name in (FEATURES, NONE_OF_THESE))
+    module = tf.Module()
+    module.variables_once = tf_variables(model)  # the model itself would write each a second time
+    with tempfile.TemporaryDirectory() as folder:
+        assets = [pathlib.Path(folder) / name for name in ("labels.txt", "model.json")]
+        write_text(assets[0], "\n".join(labels) + "\n")
+        write_json(assets[1], metadata or {})
+        module.files = [tf.saved_model.Asset(os.fspath(asset)) for asset in assets]
+        signatures = _build_signatures(model, labels, preparation, min(top_k, len(labels)))
+        tf.saved_model.save(module, os.fspath(path), signatures=signatures)
 
+
+def _build_signatures(
+    model: "keras.Model", labels: Sequence[str], preparation: Preparation, k: int
+) -> dict[str, Any]:
+    """Name → graph function of all that is served."""
+    import tensorflow as tf
+
+    size, at_once = preparation.image_size_px, max(1, _VIEWS_AT_ONCE // preparation.views)
     encoded_images = [tf.TensorSpec([None], tf.string, name="image_bytes")]
     plain_images = [tf.TensorSpec([None, size, size, 3], tf.float32, name="images")]
+    # Each of these two is traced once, with a signature of its own, and called by all that is served.
+    forward = tf.function(_forward(model, size), input_signature=plain_images)
+    from_views = tf.function(_forward_views(forward, preparation), input_signature=encoded_images)
+    names = tf.constant(list(labels))
 
-    # Each of the next two is traced once, with a signature of its own, and called by all that is served.
+    def best(outputs: dict[str, "tf.Tensor"]) -> dict[str, "tf.Tensor"]:
+        probabilities, classes = tf.math.top_k(outputs["probs"], k)
+        none = {NONE_OF_THESE: outputs[NONE_OF_THESE]} if NONE_OF_THESE in outputs else {}
+        return {
+            "classes": classes,
+            "labels": tf.gather(names, classes),
+            "probabilities": probabilities,
+            **none,
+        }
+
+    @tf.function(input_signature=encoded_images)
+    def from_bytes(image_bytes: "tf.Tensor") -> dict[str, "tf.Tensor"]:
+        outputs = _in_parts(from_views, image_bytes, b"", at_once)
+        served, valid = best(outputs), outputs["valid"]
+        nothing = {"classes": -1, "labels": "", "probabilities": 0.0, NONE_OF_THESE: 0.0}
+        masked = {
+            name: tf.where(valid if name == NONE_OF_THESE else valid[:, None], value, nothing[name])
+            for name, value in served.items()
+        }
+        return {**masked, "valid": valid}
+
     @tf.function(input_signature=plain_images)
-    def forward(images):  # with training=None, as `model.export` calls it, random layers would stay active
+    def from_images(images: "tf.Tensor") -> dict[str, "tf.Tensor"]:
+        return best(_in_parts(forward, images, 0.0, _VIEWS_AT_ONCE))
+
+    @tf.function(input_signature=encoded_images)
+    def to_features(image_bytes: "tf.Tensor") -> dict[str, "tf.Tensor"]:
+        outputs = _in_parts(from_views, image_bytes, b"", at_once)
+        valid = outputs["valid"]
+        return {FEATURES: tf.where(valid[:, None], outputs[FEATURES], 0.0), "valid": valid}
+
+    features = {FEATURES: to_features} if FEATURES in model.output else {}
+    return {"serving_default": from_bytes, "tensor": from_images, **features}
+
+
+def _forward(model: "keras.Model", size: int) -> Callable:
+    """A function of plain images → `probs`, and features and `none_of_these` where the model has them."""
+    import tensorflow as tf
+
+    def forward(images: "tf.Tensor") -> dict[str, "tf.Tensor"]:
+        # With training=None, as `model.export` calls it, random layers would stay active.
         images = tf.ensure_shape(images, [None, size, size, 3])  # a signature does not check them
         outputs = model(images, training=False)
         result = {"probs": tf.nn.softmax(tf.cast(outputs[LOGITS], tf.float32))}
-        if has_features:
+        if FEATURES in outputs:
             result[FEATURES] = tf.cast(outputs[FEATURES], tf.float32)
-        if has_none:
+        if NONE_OF_THESE in outputs:
             result[NONE_OF_THESE] = tf.reshape(tf.cast(outputs[NONE_OF_THESE], tf.float32), [-1])
         return result
 
-    @tf.function(input_signature=encoded_images)
-    def from_views(encoded):
+    return forward
+
+
+def _forward_views(forward: Any, preparation: Preparation) -> Callable:
+    """A function of encoded images → the means of what `forward` gives over their views, and `valid`."""
+    import tensorflow as tf
+
+    size, views = preparation.image_size_px, preparation.views
+
+    def from_views(encoded: "tf.Tensor") -> dict[str, "tf.Tensor"]:
         images, valid = preparation.decode_views(encoded)
         outputs = forward(tf.reshape(images, [-1, size, size, 3]))
         # The number of images is not always known from the values: there may be none.
@@ -92,44 +162,7 @@ def write_saved_model(
         }
         return {**means, "valid": valid}
 
-    def best(outputs):
-        probabilities, classes = tf.math.top_k(outputs["probs"], k)
-        served = {"classes": classes, "labels": tf.gather(names, classes), "probabilities": probabilities}
-        return {**served, **({NONE_OF_THESE: outputs[NONE_OF_THESE]} if has_none else {})}
-
-    @tf.function(input_signature=encoded_images)
-    def from_bytes(image_bytes):
-        outputs = _in_parts(from_views, image_bytes, b"", max(1, _VIEWS_AT_ONCE // views))
-        served, valid = best(outputs), outputs["valid"]
-        nothing = {"classes": -1, "labels": "", "probabilities": 0.0, NONE_OF_THESE: 0.0}
-        masked = {
-            name: tf.where(valid if name == NONE_OF_THESE else valid[:, None], value, nothing[name])
-            for name, value in served.items()
-        }
-        return {**masked, "valid": valid}
-
-    @tf.function(input_signature=plain_images)
-    def from_images(images):
-        return best(_in_parts(forward, images, 0.0, _VIEWS_AT_ONCE))
-
-    @tf.function(input_signature=encoded_images)
-    def to_features(image_bytes):
-        outputs = _in_parts(from_views, image_bytes, b"", max(1, _VIEWS_AT_ONCE // views))
-        valid = outputs["valid"]
-        return {FEATURES: tf.where(valid[:, None], outputs[FEATURES], 0.0), "valid": valid}
-
-    signatures = {"serving_default": from_bytes, "tensor": from_images}
-    if has_features:
-        signatures["features"] = to_features
-    names = tf.constant(list(labels))
-    module = tf.Module()
-    module.variables_once = tf_variables(model)  # the model itself would write each a second time
-    with tempfile.TemporaryDirectory() as folder:
-        assets = [pathlib.Path(folder) / name for name in ("labels.txt", "model.json")]
-        write_text(assets[0], "\n".join(labels) + "\n")
-        write_json(assets[1], metadata or {})
-        module.files = [tf.saved_model.Asset(os.fspath(asset)) for asset in assets]
-        tf.saved_model.save(module, os.fspath(path), signatures=signatures)
+    return from_views
 
 
 def open_saved_model(path: str | os.PathLike) -> Callable[[str, Mapping], dict]:
@@ -146,7 +179,7 @@ def open_saved_model(path: str | os.PathLike) -> Callable[[str, Mapping], dict]:
     return call
 
 
-def _in_parts(function, rows, filler, part: int):
+def _in_parts(function: Any, rows: "tf.Tensor", filler: bytes | float, part: int) -> dict[str, "tf.Tensor"]:
     """`function` of `rows` [n, ...], `part` of them at a time when there are more.
 
     Args:
@@ -157,7 +190,7 @@ def _in_parts(function, rows, filler, part: int):
 
     count = tf.shape(rows)[0]
 
-    def one_after_the_other():
+    def one_after_the_other() -> dict[str, "tf.Tensor"]:
         missing = tf.where(count == 0, part, -count % part)  # not every convolution takes an empty batch
         filled = tf.concat([rows, tf.fill(tf.concat([[missing], tf.shape(rows)[1:]], 0), filler)], 0)
         parts = tf.reshape(filled, tf.concat([[-1, part], tf.shape(rows)[1:]], 0))

@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from urnet_tf.errors import UsageError
 from urnet_tf.store import write_text
@@ -102,7 +103,7 @@ def write_models_config(
     return directory / CONFIG
 
 
-def read_models_config(path: str | os.PathLike):
+def read_models_config(path: str | os.PathLike) -> Any:
     """A list of models that somebody may have written by hand, as a `ModelServerConfig`.
 
     Raises:
@@ -161,7 +162,7 @@ def add_model(path: str | os.PathLike, name: str, *, base_path: str | os.PathLik
     return True
 
 
-def _parse_models_config(text):
+def _parse_models_config(text: str) -> Any:
     from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
 
@@ -174,13 +175,13 @@ def _parse_models_config(text):
     return config
 
 
-def _format_models_config(config):
+def _format_models_config(config: Any) -> str:
     from google.protobuf import text_format
 
     return text_format.MessageToString(config, as_utf8=True)
 
 
-def _add_entry(config, name, base_path, version=None):
+def _add_entry(config: Any, name: str, base_path: str | os.PathLike, version: int | None = None) -> None:
     entry = config.model_config_list.config.add(
         name=name,
         base_path=os.fspath(pathlib.PurePosixPath(base_path, name)),
@@ -195,7 +196,7 @@ def _add_entry(config, name, base_path, version=None):
 _TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[}>]""")
 
 
-def _last_brace(text):
+def _last_brace(text: str) -> int:
     """Where the list of models ends, in a text with nothing behind it but comments."""
     return [token.start() for token in _TOKEN.finditer(text) if token[0] in "}>"][-1]
 
@@ -222,7 +223,7 @@ def docker_command(
       grpc_port: of the gRPC interface, on the host.
     """
 
-    def mount(source, target):
+    def mount(source: str | os.PathLike, target: str) -> list[str]:
         # Unlike --volume, this fails where the directory is missing; docker's parser is CSV's.
         field = f"source={pathlib.Path(source).resolve()}"
         return ["--mount", f"type=bind,{_csv(field)},{_csv(f'target={target}')},readonly"]
@@ -241,11 +242,11 @@ def docker_command(
     ]  # fmt: skip
 
 
-def _csv(field):
+def _csv(field: str) -> str:
     return '"' + field.replace('"', '""') + '"' if any(sign in field for sign in ',"') else field
 
 
-def _build_input(tensor, images, batch):
+def _build_input(tensor: Any, images: Sequence[bytes], batch: int) -> Any:
     """The TensorProto of one input, `batch` rows."""
     import tensorflow as tf
 

@@ -20,6 +20,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,12 +32,16 @@ from urnet_tf.export.quiet import quiet_stderr
 from urnet_tf.export.rewriting import float32_copy, tf_variables, with_grouped_convolutions
 from urnet_tf.export.tflite_metadata import add_metadata
 
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
 KINDS = ("float32", "float16", "dynamic_int8", "int8")
 _ARITHMETIC = ("CAST", "MUL", "ADD", "SUB", "DIV")  # of which normalization consists
 
 
 def write_tflite(
-    model,
+    model: "keras.Model",
     path: str | os.PathLike,
     *,
     image_size_px: int,
@@ -72,7 +77,7 @@ def write_tflite(
     native = with_grouped_convolutions(float32_copy(model), "native")
 
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8 if images else tf.float32, name="image")])
-    def predict(image):
+    def predict(image: "tf.Tensor") -> dict[str, "tf.Tensor"]:
         return {"probabilities": tf.nn.softmax(native(tf.cast(image, tf.float32), training=False))}
 
     module = tf.Module()
@@ -138,7 +143,7 @@ def tflite_operations(path: str | os.PathLike) -> list[str]:
     return sorted({o["op_name"] for o in details})
 
 
-def _interpreter(path, plain=False, threads=None):
+def _interpreter(path: str | os.PathLike, plain: bool = False, threads: int | None = None) -> Any:
     from ai_edge_litert import interpreter
 
     resolver = interpreter.OpResolverType
@@ -148,7 +153,7 @@ def _interpreter(path, plain=False, threads=None):
     )
 
 
-def _quantized(converter, images):
+def _quantized(converter: Any, images: list[np.ndarray]) -> bytes:
     """The int8 file, from ranges measured on uint8 images [1, S, S, 3]."""
     from tensorflow.lite.python import convert
 
@@ -159,7 +164,7 @@ def _quantized(converter, images):
     return _with_pixel_scale(content)
 
 
-def _kept_in_float(model):
+def _kept_in_float(model: Any) -> list[str]:
     """Names of the operations of normalization, with which a graph begins, and of the final softmax."""
     graph = model.subgraphs[0]
     kinds = [_kind(model, operator) for operator in graph.operators]
@@ -173,7 +178,7 @@ def _kept_in_float(model):
     return [graph.tensors[operator.outputs[0]].name.decode() for operator in kept]
 
 
-def _with_pixel_scale(content):
+def _with_pixel_scale(content: bytes) -> bytes:
     """Says that the uint8 input has scale 1 and zero point 0: what was a cast is a dequantization.
 
     The numbers are the same. Programs that read the scale of an 8-bit input would divide by 0.
@@ -197,7 +202,7 @@ def _with_pixel_scale(content):
     return pack_model(model)
 
 
-def _kind(model, operator):
+def _kind(model: Any, operator: Any) -> str:
     from ai_edge_litert import schema_py_generated as schema
 
     code = model.operatorCodes[operator.opcodeIndex]
@@ -205,7 +210,9 @@ def _kind(model, operator):
     return next(name for name, value in vars(schema.BuiltinOperator).items() if value == number)
 
 
-def _uint8_images(calibration, shape):
+def _uint8_images(
+    calibration: np.ndarray | Iterable[np.ndarray] | None, shape: list[int]
+) -> list[np.ndarray] | None:
     if calibration is None or not len(images := list(calibration)):
         raise UsageError("Expected photographs to find the ranges of int8 with; received none.")
     wrong = next((np.shape(image) for image in images if list(np.shape(image)) != shape[1:]), None)
@@ -214,11 +221,11 @@ def _uint8_images(calibration, shape):
     return [_to_uint8(image[None]) for image in images]
 
 
-def _to_uint8(images):
+def _to_uint8(images: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(images), 0, 255).astype(np.uint8)
 
 
-def _explain(error):
+def _explain(error: Exception) -> str:
     """One sentence for a person; the converter's own message has a line for each use of an operation."""
     message = str(error).strip()
     if names := sorted(set(re.findall(r"'tf\.(\w+)' op is neither", message))):

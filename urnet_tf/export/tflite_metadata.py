@@ -16,7 +16,7 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from urnet_tf.errors import UsageError
 from urnet_tf.export.flatbuffer_model import pack_model, unpack_model
@@ -119,13 +119,13 @@ def read_metadata(path: str | os.PathLike) -> tuple[list[str] | None, Preparatio
     return labels, preparation
 
 
-def _read_member(archive, name):
+def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     if archive.getinfo(name).file_size > _MAX_MEMBER_BYTES:  # a few kilobytes may unpack to gigabytes
         raise ValueError(f"{name} is too large")
     return archive.read(name)
 
 
-def _append_files(content, files):
+def _append_files(content: bytes, files: dict[str, str]) -> bytes:
     whole = io.BytesIO(content)
     with zipfile.ZipFile(whole, "a", zipfile.ZIP_STORED) as archive:  # readers map it into memory
         for name, text in files.items():
@@ -133,7 +133,7 @@ def _append_files(content, files):
     return whole.getvalue()
 
 
-def _set_entry(model, metadata):
+def _set_entry(model: Any, metadata: bytes) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
     buffer, entry = schema.BufferT(), schema.MetadataT()
@@ -143,7 +143,7 @@ def _set_entry(model, metadata):
     model.metadata = [m for m in model.metadata or [] if m.name != _ENTRY] + [entry]
 
 
-def _build_metadata(name, version, description, has_preparation):
+def _build_metadata(name: str, version: str, description: str, has_preparation: bool) -> bytes:
     import flatbuffers
 
     labels = _Table(
@@ -193,11 +193,11 @@ def _build_metadata(name, version, description, has_preparation):
     return bytes(builder.Output())
 
 
-def _content(union_type, properties):
+def _content(union_type: int, properties: _Table) -> _Table:
     return _Table("Content", {"content_properties_type": union_type, "content_properties": properties})
 
 
-def _write(builder, value):
+def _write(builder: Any, value: Any) -> int:
     """Writes a value that the builder refers to, what it holds first; returns where it is."""
     if isinstance(value, str):
         return builder.CreateString(value)

@@ -10,18 +10,34 @@ instances' targets; the weight of a bag is the mean of its instances' weights.
 A loss that remembers instances gets their ids as a third row of these targets, not of the bags'.
 """
 
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from urnet_tf.errors import UsageError
+from urnet_tf.feed.sampling import Sampler
 from urnet_tf.feed.targets import check_instance_count, pack_bag_targets, pack_targets, target_shape
 from urnet_tf.reweighting.bag_saliency import compute_bag_weight
 from urnet_tf.store.hashing import splitmix64
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from urnet_tf.images.image_store import ImageStore
 
 
 class _Batches:
     """Targets and weights by instance id, and the checks that both kinds of batches share."""
 
-    def __init__(self, sampler, target_ids, target_probs, weights, bag):
+    def __init__(
+        self,
+        sampler: Sampler,
+        target_ids: np.ndarray,
+        target_probs: np.ndarray,
+        weights: np.ndarray,
+        bag: bool,
+    ) -> None:
         if bag != (len(sampler.shape) == 2):
             raise UsageError(
                 f"Expected a BagSampler when bag is true; received {type(sampler).__name__}, bag={bag}."
@@ -41,7 +57,7 @@ class _Batches:
         """Steps until every instance was seen once, rounded up."""
         return self.sampler.steps_per_epoch
 
-    def _targets(self, ids, instance_ids):
+    def _targets(self, ids: np.ndarray, instance_ids: bool) -> tuple[np.ndarray, ...]:
         """(y, w) of ids, flat: for bags (y instance, y bag, w instance, w bag)."""
         classes = np.asarray(self._target_ids[ids], np.float32)
         probs = np.asarray(self._target_probs[ids], np.float32)
@@ -51,7 +67,7 @@ class _Batches:
             return targets, weights
         return targets, pack_bag_targets(classes, probs), weights, compute_bag_weight(weights)
 
-    def _shaped_targets(self, tensors, instance_ids):
+    def _shaped_targets(self, tensors: Sequence["tf.Tensor"], instance_ids: bool) -> tuple[Any, Any]:
         """Gives the outputs of `_targets` their static shapes and the structure that `fit` takes."""
         entries = self._target_ids.shape[1]
         shape = self.sampler.shape
@@ -68,10 +84,10 @@ class _Batches:
         return {"instance": targets, "bag": bag_targets}, {"instance": weights, "bag": bag_weights}
 
     @property
-    def _num_targets(self):
+    def _num_targets(self) -> int:
         return 4 if self.bag else 2
 
-    def _check_ids(self, instance_ids):
+    def _check_ids(self, instance_ids: bool) -> None:
         if instance_ids:
             check_instance_count(len(self._weights))
 
@@ -88,11 +104,19 @@ class FeatureBatches(_Batches):
       bag: whether elements are bags.
     """
 
-    def __init__(self, features, sampler, target_ids, target_probs, weights, bag: bool = False):
+    def __init__(
+        self,
+        features: np.ndarray,
+        sampler: Sampler,
+        target_ids: np.ndarray,
+        target_probs: np.ndarray,
+        weights: np.ndarray,
+        bag: bool = False,
+    ) -> None:
         super().__init__(sampler, target_ids, target_probs, weights, bag)
         self._features = features
 
-    def dataset(self, start_step: int, stop_step: int, instance_ids: bool = False):
+    def dataset(self, start_step: int, stop_step: int, instance_ids: bool = False) -> "tf.data.Dataset":
         """Streams the batches of steps `start_step` to `stop_step - 1`.
 
         Args:
@@ -110,11 +134,11 @@ class FeatureBatches(_Batches):
 
         self._check_ids(instance_ids)
 
-        def rows_of(step):
+        def rows_of(step: int) -> tuple[np.ndarray, ...]:
             ids, _ = self.sampler.batch(step)
             return (self._features[ids].astype(np.float32), *self._targets(ids, instance_ids))
 
-        def element(step):
+        def element(step: "tf.Tensor") -> tuple:
             features, *targets = tf.numpy_function(
                 rows_of, [step], [tf.float32] * (1 + self._num_targets), stateful=False
             )
@@ -140,16 +164,24 @@ class ImageBatches(_Batches):
     """
 
     def __init__(
-        self, image_store, sampler, target_ids, target_probs, weights, image_size_px: int,
-        augment=None, bag: bool = False, crop_fraction: float = 0.875,
-    ):  # fmt: skip
+        self,
+        image_store: "ImageStore",
+        sampler: Sampler,
+        target_ids: np.ndarray,
+        target_probs: np.ndarray,
+        weights: np.ndarray,
+        image_size_px: int,
+        augment: Callable | None = None,
+        bag: bool = False,
+        crop_fraction: float = 0.875,
+    ) -> None:
         super().__init__(sampler, target_ids, target_probs, weights, bag)
         self._store = image_store
         self._image_size_px = image_size_px
         self._augment = augment
         self._crop_fraction = crop_fraction
 
-    def dataset(self, start_step: int, stop_step: int, instance_ids: bool = False):
+    def dataset(self, start_step: int, stop_step: int, instance_ids: bool = False) -> "tf.data.Dataset":
         """Streams the batches of steps `start_step` to `stop_step - 1`.
 
         Returns:
@@ -160,21 +192,21 @@ class ImageBatches(_Batches):
 
         self._check_ids(instance_ids)
 
-        def bytes_of(step):
+        def bytes_of(step: int) -> tuple[np.ndarray, np.ndarray]:
             ids, epochs = self.sampler.batch(step)
             seeds = image_seeds(ids, epochs, self.sampler.seed)
             return np.array(self._store.read(ids.ravel()), dtype=object), seeds.reshape(-1, 2)
 
-        def targets_of(step):
+        def targets_of(step: int) -> tuple[np.ndarray, ...]:
             return self._targets(self.sampler.batch(step)[0], instance_ids)
 
-        def images_of(step):
+        def images_of(step: "tf.Tensor") -> "tf.data.Dataset":
             encoded, seeds = tf.numpy_function(bytes_of, [step], [tf.string, tf.int32], stateful=False)
             encoded.set_shape([None])
             seeds.set_shape([None, 2])
             return tf.data.Dataset.from_tensor_slices((encoded, seeds))
 
-        def targets(step):
+        def targets(step: "tf.Tensor") -> tuple[Any, Any]:
             columns = tf.numpy_function(targets_of, [step], [tf.float32] * self._num_targets, stateful=False)
             return self._shaped_targets(columns, instance_ids)
 
@@ -190,7 +222,7 @@ class ImageBatches(_Batches):
         both = tf.data.Dataset.zip((images, steps.map(targets)))
         return _finished(both.map(lambda x, yw: (x, *yw)))
 
-    def _decode(self, encoded, seed):
+    def _decode(self, encoded: "tf.Tensor", seed: "tf.Tensor") -> "tf.Tensor":
         if self._augment is not None:
             return self._augment(encoded, seed)
         from urnet_tf.images import decode
@@ -198,7 +230,9 @@ class ImageBatches(_Batches):
         return decode.central_view(decode.stored_rgb(encoded), self._image_size_px, self._crop_fraction)
 
 
-def stream_images(image_store, ids: np.ndarray, image_size_px: int, crop_fraction: float, batch_size: int):
+def stream_images(
+    image_store: "ImageStore", ids: np.ndarray, image_size_px: int, crop_fraction: float, batch_size: int
+) -> "tf.data.Dataset":
     """Streams central squares in the order of `ids`, each once.
 
     Returns:
@@ -208,7 +242,7 @@ def stream_images(image_store, ids: np.ndarray, image_size_px: int, crop_fractio
 
     from urnet_tf.images import decode
 
-    def image(encoded):
+    def image(encoded: "tf.Tensor") -> "tf.Tensor":
         return decode.central_view(decode.stored_rgb(encoded), image_size_px, crop_fraction)
 
     images = stream_bytes(image_store, ids).map(
@@ -217,16 +251,16 @@ def stream_images(image_store, ids: np.ndarray, image_size_px: int, crop_fractio
     return _finished(images.batch(batch_size))
 
 
-def stream_bytes(image_store, ids: np.ndarray, read_size: int = 64):
+def stream_bytes(image_store: "ImageStore", ids: np.ndarray, read_size: int = 64) -> "tf.data.Dataset":
     """Streams encoded images in the order of `ids`: `tf.data.Dataset` of scalar strings."""
     import tensorflow as tf
 
     ids = np.asarray(ids, np.int64)
 
-    def bytes_of(first):
+    def bytes_of(first: int) -> np.ndarray:
         return np.array(image_store.read(ids[first : first + read_size]), dtype=object)
 
-    def encoded(first):
+    def encoded(first: "tf.Tensor") -> "tf.data.Dataset":
         strings = tf.numpy_function(bytes_of, [first], tf.string, stateful=False)
         strings.set_shape([None])
         return tf.data.Dataset.from_tensor_slices(strings)
@@ -253,12 +287,12 @@ def image_seeds(ids: np.ndarray, epochs: np.ndarray, seed: int) -> np.ndarray:
     return np.ascontiguousarray(key).view(np.int32).reshape(*ids.shape, 2)
 
 
-def _read_ahead(steps, dataset_of):
+def _read_ahead(steps: "tf.data.Dataset", dataset_of: Callable) -> "tf.data.Dataset":
     """Strings of the next steps are fetched while images are decoded; order is kept."""
     return steps.flat_map(dataset_of).prefetch(64)
 
 
-def _finished(dataset):
+def _finished(dataset: "tf.data.Dataset") -> "tf.data.Dataset":
     """Prefetches; says how replicas share an element, and that order matters."""
     import tensorflow as tf
 

@@ -11,10 +11,17 @@ Source: Zhang et al., mixup: Beyond Empirical Risk Minimization, 2018.
 Differs: sample weights; l is drawn for each row, not once a batch.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from urnet_tf.errors import UsageError
 from urnet_tf.feed.targets import join_targets
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from urnet_tf.feed.batches import FeatureBatches, ImageBatches
 
 
 class MixedBatches:
@@ -29,12 +36,16 @@ class MixedBatches:
       UsageError: alpha is not above 0, or the last batch may be short.
     """
 
-    def __init__(self, batches, alpha: float, seed: int | None = None):
+    def __init__(
+        self, batches: "FeatureBatches | ImageBatches", alpha: float, seed: int | None = None
+    ) -> None:
         if not alpha > 0:
             raise UsageError(f"Expected an alpha of mixup above 0; received {alpha}.")
-        if batches.sampler.shape[0] is None:
+        rows = batches.sampler.shape[0]
+        if rows is None:
             raise UsageError("Expected batches of a fixed size for mixup; received ones in sequence.")
         self.sampler, self._batches, self._alpha = batches.sampler, batches, alpha
+        self._rows = rows
         self._seed = batches.sampler.seed if seed is None else seed
 
     @property
@@ -46,11 +57,10 @@ class MixedBatches:
         """(partner int32 [B], share of the row itself float32 [B]) of a step."""
         # The samplers count from 0 under the same kind of key.
         generator = np.random.Generator(np.random.Philox(key=[self._seed, int(step)], counter=[0, 0, 0, 1]))
-        rows = self.sampler.shape[0]
-        partner = generator.permutation(rows).astype(np.int32)
-        return partner, generator.beta(self._alpha, self._alpha, rows).astype(np.float32)
+        partner = generator.permutation(self._rows).astype(np.int32)
+        return partner, generator.beta(self._alpha, self._alpha, self._rows).astype(np.float32)
 
-    def dataset(self, start_step: int, stop_step: int):
+    def dataset(self, start_step: int, stop_step: int) -> "tf.data.Dataset":
         """Streams the mixed batches of steps `start_step` to `stop_step - 1`.
 
         Returns:
@@ -60,7 +70,7 @@ class MixedBatches:
 
         rows = self.sampler.shape[:1]
 
-        def mixed(step, element):
+        def mixed(step: "tf.Tensor", element: tuple) -> tuple:
             partner, share = tf.numpy_function(self.draw, [step], [tf.int32, tf.float32], stateful=False)
             partner.set_shape(rows)
             share.set_shape(rows)
@@ -76,14 +86,16 @@ class MixedBatches:
         return both.map(mixed, num_parallel_calls=2, deterministic=True).prefetch(2)
 
 
-def _mix(x, partner, share):
+def _mix(x: "tf.Tensor", partner: "tf.Tensor", share: "tf.Tensor") -> "tf.Tensor":
     import tensorflow as tf
 
     share = _as_column(share, x)
     return share * x + (1.0 - share) * tf.gather(x, partner)
 
 
-def _mix_targets(y, w, partner, share):
+def _mix_targets(
+    y: "tf.Tensor", w: "tf.Tensor", partner: "tf.Tensor", share: "tf.Tensor"
+) -> tuple["tf.Tensor", "tf.Tensor"]:
     """Targets [B, ..., 2, 2K] and weights [B, ...] of targets [B, ..., 2, K] and weights [B, ...]."""
     import tensorflow as tf
 
@@ -94,7 +106,7 @@ def _mix_targets(y, w, partner, share):
     return join_targets(y, tf.gather(y, partner), own, other), weight
 
 
-def _as_column(share, x):
+def _as_column(share: "tf.Tensor", x: "tf.Tensor") -> "tf.Tensor":
     import tensorflow as tf
 
     return tf.reshape(share, (-1, *[1] * (len(x.shape) - 1)))

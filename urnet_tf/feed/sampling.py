@@ -8,6 +8,7 @@ a Philox generator whose key is (seed, epoch). Only numpy; 16 M instances need l
 
 import collections
 import threading
+from typing import Any
 
 import numpy as np
 
@@ -19,15 +20,16 @@ _EPOCHS_KEPT = 2  # a step on the border of two epochs needs both
 class _EpochStream:
     """The arithmetic that both random samplers share; children say what an epoch looks like."""
 
-    def __init__(self, total, batch_size, seed):
+    def __init__(self, total: int, batch_size: int, seed: int) -> None:
         if batch_size < 1:
             raise UsageError(f"Expected a batch size of at least 1; received {batch_size}.")
         if not 0 <= seed < 2**64:
             raise UsageError(f"Expected a seed from 0 to 2**64 - 1; received {seed}.")
+        self.shape: tuple[int, ...]  # of children
         self.total = int(total)
         self.batch_size = int(batch_size)
         self.seed = int(seed)
-        self._epochs = collections.OrderedDict()
+        self._epochs: collections.OrderedDict[int, Any] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -52,7 +54,7 @@ class _EpochStream:
         epochs = epochs.reshape(-1, *[1] * (ids.ndim - 1))
         return ids, np.broadcast_to(epochs, ids.shape).copy()
 
-    def _order(self, epoch):
+    def _order(self, epoch: int) -> Any:
         with self._lock:  # several threads draw batches
             if epoch not in self._epochs:
                 while len(self._epochs) >= _EPOCHS_KEPT:  # free one before the next is drawn
@@ -62,10 +64,10 @@ class _EpochStream:
             self._epochs.move_to_end(epoch)
             return self._epochs[epoch]
 
-    def _draw(self, generator):
+    def _draw(self, generator: np.random.Generator) -> Any:
         raise NotImplementedError
 
-    def _ids_at(self, order, places):
+    def _ids_at(self, order: Any, places: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
 
@@ -87,10 +89,10 @@ class InstanceSampler(_EpochStream):
         super().__init__(len(self._ids), batch_size, seed)
         self.shape = (self.batch_size,)
 
-    def _draw(self, generator):
+    def _draw(self, generator: np.random.Generator) -> np.ndarray:
         return _permutation(generator, self.total)
 
-    def _ids_at(self, order, places):
+    def _ids_at(self, order: np.ndarray, places: np.ndarray) -> np.ndarray:
         return self._ids[order[places]]
 
 
@@ -136,12 +138,12 @@ class BagSampler(_EpochStream):
         super().__init__(self._first_bag[-1], batch_bags, seed)
         self.shape = (self.batch_size, self.bag_size)
 
-    def _draw(self, generator):
+    def _draw(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         shuffled = _permutation(generator, len(self._ids))
         by_class = shuffled[np.argsort(self._labels[shuffled], kind="stable")]
         return by_class, _permutation(generator, self.total)
 
-    def _ids_at(self, order, places):
+    def _ids_at(self, order: tuple[np.ndarray, np.ndarray], places: np.ndarray) -> np.ndarray:
         by_class, bag_order = order
         bags = bag_order[places]
         classes = np.searchsorted(self._first_bag, bags, side="right") - 1
@@ -160,7 +162,7 @@ class SequentialSampler:
     """
 
     seed = 0
-    shape = (None,)
+    shape: tuple[Any, ...] = (None,)
 
     def __init__(self, ids: np.ndarray, batch_size: int):
         if batch_size < 1:
@@ -178,7 +180,10 @@ class SequentialSampler:
         return ids, np.zeros_like(ids)
 
 
-def _compact_ids(ids):
+Sampler = InstanceSampler | BagSampler | SequentialSampler
+
+
+def _compact_ids(ids: np.ndarray) -> np.ndarray:
     ids = np.asarray(ids)
     if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
         raise UsageError(f"Expected a list of instance ids; received {ids.dtype} of shape {ids.shape}.")
@@ -187,11 +192,11 @@ def _compact_ids(ids):
     return ids.astype(_index_dtype(ids.max() + 1))
 
 
-def _permutation(generator, size):
+def _permutation(generator: np.random.Generator, size: int) -> np.ndarray:
     order = np.arange(size, dtype=_index_dtype(size))
     generator.shuffle(order)
     return order
 
 
-def _index_dtype(size):
+def _index_dtype(size: int) -> type[np.signedinteger]:
     return np.int32 if size <= 2**31 - 1 else np.int64

@@ -11,10 +11,14 @@ Packing takes NumPy arrays; all that takes targets apart or joins them takes ten
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from urnet_tf.errors import UsageError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 LARGEST_COUNT = 2**24  # ids below it are exact in float32
 
@@ -62,7 +66,7 @@ def target_shape(leading: Sequence[int | None], entries: int, instance_ids: bool
     return (*leading, 3 if instance_ids else 2, entries)
 
 
-def unpack_targets(targets, predictions):
+def unpack_targets(targets: "tf.Tensor", predictions: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
     """Splits targets float32 [..., 2, K] into ids int32 [..., K] and probabilities [..., K].
 
     A third row, the instance id, is left out.
@@ -86,7 +90,7 @@ def unpack_targets(targets, predictions):
     return ops.cast(targets[..., 0, :], "int32"), targets[..., 1, :]
 
 
-def unpack_instance_ids(targets):
+def unpack_instance_ids(targets: "tf.Tensor") -> "tf.Tensor":
     """The instance ids int32 [...] of targets float32 [..., 3, K].
 
     Raises:
@@ -102,7 +106,9 @@ def unpack_instance_ids(targets):
     return ops.cast(targets[..., 2, 0], "int32")
 
 
-def join_targets(one, other, one_share, other_share):
+def join_targets(
+    one: "tf.Tensor", other: "tf.Tensor", one_share: "tf.Tensor", other_share: "tf.Tensor"
+) -> "tf.Tensor":
     """The mixture of two targets of equal shapes: a tensor float32 [..., 2, 2K], without instance ids.
 
     Args:
@@ -132,5 +138,5 @@ def check_instance_count(count: int) -> None:
         )
 
 
-def _format_shape(shape):
+def _format_shape(shape: Sequence[int | None]) -> str:
     return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"

@@ -8,12 +8,12 @@ same key, its files are as they were written, and what it needs has the results 
 import dataclasses
 import json
 from collections.abc import Collection
-from typing import cast
+from typing import Any, cast
 
 from urnet_tf.config import Config
 from urnet_tf.crawl import readers
 from urnet_tf.errors import UsageError
-from urnet_tf.stages import STAGES
+from urnet_tf.stages import STAGES as STAGES  # the runner looks here, where tests put others
 from urnet_tf.stages.effects import effective_settings
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage
 from urnet_tf.store import MARKER, Workdir, fingerprint
@@ -78,6 +78,7 @@ def make_plan(
     for stage in STAGES:
         identity, marker = identities[stage.name], workdir.marker(stage.name)
         made = [name for name in stage.needs if in_effect[name] is None]
+        reason: str | None
         if stage.name == first:
             reason = "--from names it"
         elif made:
@@ -130,7 +131,13 @@ NOT_YET = "it was not run yet"
 NO_MARKER = f"its {MARKER} is missing or was changed"
 
 
-def why_not_complete(stage, identity, marker, in_effect, workdir):
+def why_not_complete(
+    stage: Stage,
+    identity: Identity,
+    marker: dict[str, Any] | None,
+    in_effect: dict[str, Any],
+    workdir: Workdir,
+) -> str | None:
     """Why a stage has to run although what it needs is complete: a clause; None where it is complete."""
     if marker is None:
         return NO_MARKER if workdir.path(stage.name).exists() else NOT_YET
@@ -145,7 +152,7 @@ def why_not_complete(stage, identity, marker, in_effect, workdir):
     return None
 
 
-def _fits(stage, identity, marker, in_effect):
+def _fits(stage: Stage, identity: Identity, marker: dict[str, Any] | None, in_effect: dict[str, Any]) -> bool:
     """Whether results that were kept are those that the stage would write again."""
     return (
         marker is not None
@@ -154,7 +161,7 @@ def _fits(stage, identity, marker, in_effect):
     )
 
 
-def _changes(marker, identity):
+def _changes(marker: dict[str, Any], identity: Identity) -> str:
     """What differs from when a stage ran: a clause."""
     before, now = marker["settings"], identity.settings
     changes = []
@@ -178,7 +185,7 @@ def _changes(marker, identity):
     return " and ".join(changes[:_SHOWN_CHANGES]) + more or "what it needs changed"
 
 
-def _shown(value):
+def _shown(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

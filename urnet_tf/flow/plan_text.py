@@ -46,7 +46,7 @@ def format_ignored(config: Config) -> list[str]:
     return [f"{key} has no effect here; it needs {needs}." for key, needs in ignored_settings(config).items()]
 
 
-def _format_network(config):
+def _format_network(config: Config) -> str:
     network = count_backbone(config)
     use = "trained as a whole" if config.model.mode == "finetune" else "frozen; only heads are trained"
     return (
@@ -56,10 +56,10 @@ def _format_network(config):
     )
 
 
-def _format_training(config, steps, gpus):
+def _format_training(config: Config, steps: list[Step], gpus: int) -> list[str]:
     """What a device holds while it trains, a line for each number of devices that comes into question."""
-    steps = [step for step in steps if step.estimate.training is not None]
-    if not steps:
+    costs = [(step.stage.name, cost) for step in steps if (cost := step.estimate.training) is not None]
+    if not costs:
         return []
     mirrored = config.runtime.strategy == "mirrored"
     counts = sorted({1, 4, 8, gpus} - {0}) if mirrored else [1] * bool(gpus)
@@ -70,21 +70,20 @@ def _format_training(config, steps, gpus):
         f"{'stage':<10}{'heads':>9}{'classes':>9}  {'device':<9}{'images':>7}"
         + "".join(f"{name:>13}" for name in columns),
     ]
-    for step in steps:
-        cost = step.estimate.training
+    for stage_name, cost in costs:
         for devices in [*([] if gpus else [0]), *counts]:
             together = cost.device_bytes(devices) if devices else cost.host_bytes()
             held = [cost.weights, cost.gradients, cost.optimizer, cost.activations(devices or 1)]
             cells = [format_bytes(count) for count in (*held, together - sum(held), together)]
             name = "CPU" if not devices else "GPU" if devices == 1 else f"{devices} GPUs"
             lines.append(
-                f"{step.stage.name:<10}{format_count(cost.heads.parameters):>9}{cost.num_classes:>9,}  "
+                f"{stage_name:<10}{format_count(cost.heads.parameters):>9}{cost.num_classes:>9,}  "
                 f"{name:<9}{cost.images_at_once(devices or 1):>7}" + "".join(f"{cell:>13}" for cell in cells)
             )
     return lines
 
 
-def _too_large(config, step, machine):
+def _too_large(config: Config, step: Step, machine: PlanContext) -> str:
     """Says that a stage will not fit into this machine, and what would make it smaller."""
     name, hint = step.stage.name, ""
     if step.estimate.training is not None:

@@ -10,6 +10,7 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 
 import yaml
 from absl import logging
@@ -70,7 +71,7 @@ def run(config: Config, workdir: Workdir, steps: list[Step]) -> None:
         workdir.drop_previous(names)
 
 
-def _run_steps(config, workdir, steps, done):
+def _run_steps(config: Config, workdir: Workdir, steps: list[Step], done: set[str]) -> None:
     """Runs the steps; adds the names of those that are complete to `done`."""
     for number, step in enumerate(steps, 1):
         title = f"[{number}/{len(steps)}] {step.stage.name}"
@@ -89,13 +90,13 @@ def _run_steps(config, workdir, steps, done):
         done.add(step.stage.name)
 
 
-def _recovers(workdir, step):
+def _recovers(workdir: Workdir, step: Step) -> bool:
     """Whether the stage was killed when all was done but the renaming, which is now done."""
     marker = workdir.marker(step.stage.name) if workdir.recover(step.stage.name) else None
     return marker is not None and marker["key"] == step.key
 
 
-def _check_space(step, workdir):
+def _check_space(step: Step, workdir: Workdir) -> None:
     """Stops before a stage that the disk has no room for."""
     needed = (step.estimate.disk_bytes or 0) - workdir.partial_bytes(step.stage.name)
     free = shutil.disk_usage(workdir.root).free
@@ -181,7 +182,7 @@ def versions() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def lock(workdir: Workdir):
+def lock(workdir: Workdir) -> Iterator[None]:
     """Holds the work directory for this process; the lock vanishes with the process."""
     try:
         workdir.root.mkdir(parents=True, exist_ok=True)

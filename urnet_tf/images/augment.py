@@ -11,10 +11,14 @@ which cannot be keyed by image; so the draws are made here and their determinist
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from urnet_tf.errors import UsageError
 from urnet_tf.extras import require
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 POLICIES = ("none", "crop_flip", "randaugment", "augmix")
 _MODULES = {"randaugment": "official", "augmix": "keras_cv"}  # which these policies need
@@ -64,13 +68,14 @@ def build_augmenter(
     require_packages(policy)
     if policy == "none":
         return lambda image, seed: _central(image, image_size_px, crop_fraction)
-    change = {
+    build: dict[str, Callable[[], Callable | None]] = {
         "crop_flip": lambda: None,
         "randaugment": lambda: _randaugment(num_ops, magnitude, image_size_px),
         "augmix": lambda: _augmix(image_size_px),
-    }[policy]()
+    }
+    change = build[policy]()
 
-    def augment(image, seed):
+    def augment(image: "tf.Tensor", seed: "tf.Tensor") -> "tf.Tensor":
         seeds = _split(seed, 3)
         image = _random_crop(image, seeds[0], image_size_px, min_area)
         if flip:
@@ -95,32 +100,32 @@ def require_packages(policy: str) -> None:
         )
 
 
-def _split(seed, count):
+def _split(seed: "tf.Tensor", count: int) -> "list[tf.Tensor]":
     import tensorflow as tf
 
     return tf.unstack(tf.random.split(seed, count, alg="philox"))
 
 
-def _uniform(seed, low, high, shape=()):
+def _uniform(seed: "tf.Tensor", low: float, high: float, shape: tuple[int, ...] = ()) -> "tf.Tensor":
     import tensorflow as tf
 
     return tf.random.stateless_uniform(shape, seed, low, high, alg="philox")
 
 
-def _whole(seed, count):
+def _whole(seed: "tf.Tensor", count: int) -> "tf.Tensor":
     """A whole number 0 ... count - 1."""
     import tensorflow as tf
 
     return tf.random.stateless_uniform((), seed, 0, count, tf.int32, alg="philox")
 
 
-def _sign(seed):
+def _sign(seed: "tf.Tensor") -> "tf.Tensor":
     import tensorflow as tf
 
     return tf.where(_whole(seed, 2) == 0, -1.0, 1.0)
 
 
-def _central(image, image_size_px, crop_fraction):
+def _central(image: "tf.Tensor", image_size_px: int, crop_fraction: float) -> "tf.Tensor":
     import tensorflow as tf
 
     from urnet_tf.images import decode
@@ -130,7 +135,7 @@ def _central(image, image_size_px, crop_fraction):
     return decode.central_view(image, image_size_px, crop_fraction)
 
 
-def _random_crop(image, seed, image_size_px, min_area):
+def _random_crop(image: "tf.Tensor", seed: "tf.Tensor", image_size_px: int, min_area: float) -> "tf.Tensor":
     import tensorflow as tf
 
     is_encoded = image.dtype == tf.string
@@ -159,14 +164,14 @@ def _random_crop(image, seed, image_size_px, min_area):
     return tf.ensure_shape(resized, (*new, 3))
 
 
-def _random_flip(image, seed):
+def _random_flip(image: "tf.Tensor", seed: "tf.Tensor") -> "tf.Tensor":
     import tensorflow as tf
 
     return tf.cond(_whole(seed, 2) == 0, lambda: tf.reverse(image, [1]), lambda: image)
 
 
 @functools.lru_cache(maxsize=4)  # its graph takes seconds to build, and every fold asks for the same
-def _randaugment(num_ops, magnitude, image_size_px):
+def _randaugment(num_ops: int, magnitude: float, image_size_px: int) -> Callable:
     """`num_ops` operations drawn with replacement, at one magnitude with a random sign.
 
     Source: Cubuk et al., RandAugment, arXiv 1909.13719, with the ranges of tf-models-official.
@@ -194,7 +199,7 @@ def _randaugment(num_ops, magnitude, image_size_px):
     ]
 
     @tf.function
-    def change(image, seed):
+    def change(image: "tf.Tensor", seed: "tf.Tensor") -> "tf.Tensor":
         image = tf.saturate_cast(tf.round(image), tf.uint8)
         for one_seed in _split(seed, num_ops):
             which, sign_seed = _split(one_seed, 2)
@@ -205,7 +210,7 @@ def _randaugment(num_ops, magnitude, image_size_px):
 
 
 @functools.lru_cache(maxsize=4)  # as `_randaugment`
-def _augmix(image_size_px):
+def _augmix(image_size_px: int) -> Callable:
     """A convex mixture of the image and of three chains of operations.
 
     Source: Hendrycks et al., AugMix, arXiv 1912.02781, with the operations and the severity of
@@ -214,55 +219,15 @@ def _augmix(image_size_px):
     image's seed; without the consistency loss of the paper.
     """
     import tensorflow as tf
-    from keras_cv import layers
 
-    # Float32 under every precision policy: bfloat16 cannot hold 0..255 to the bit.
-    autocontrast = layers.AutoContrast(value_range=(0, 255), dtype="float32")
-    equalize = layers.Equalization(value_range=(0, 255), dtype="float32")
-    solarize = layers.Solarization(value_range=(0, 255), dtype="float32")
-    shear = layers.RandomShear(x_factor=_SEVERITY, y_factor=_SEVERITY, dtype="float32")
-    size = float(image_size_px)
+    operations = _augmix_operations(image_size_px)
 
-    def moved(image, dx=0.0, dy=0.0, angle=0.0):
-        cos, sin = tf.cos(angle), tf.sin(angle)
-        middle = (size - 1) / 2
-        to_x, to_y = middle * (1 - cos + sin) - dx, middle * (1 - cos - sin) - dy
-        matrix = tf.stack([cos, -sin, to_x, sin, cos, to_y, 0.0, 0.0])
-        return tf.raw_ops.ImageProjectiveTransformV3(
-            images=image[None], transforms=matrix[None], output_shape=[image_size_px] * 2, fill_value=0.0,
-            interpolation="BILINEAR", fill_mode="REFLECT",
-        )[0]  # fmt: skip
-
-    def sheared(image, x, y):
-        factors = {"shear_x": tf.reshape(x, [1, 1]), "shear_y": tf.reshape(y, [1, 1])}
-        return shear.augment_images(image[None], factors)[0]
-
-    def posterized(image, strength):
-        step = tf.pow(2.0, tf.floor(1.0 + 3.0 * strength / _SEVERITY))  # keeps 7 to 4 bits
-        return tf.floor(image / step) * step
-
-    def solarized(image, strength):
-        thresholds = tf.reshape(255.0 * (1.0 - strength), [1, 1, 1, 1])
-        return solarize.augment_images(image[None], {"additions": 0.0, "thresholds": thresholds})[0]
-
-    operations = [
-        lambda image, strength, sign: autocontrast.augment_images(image[None])[0],
-        lambda image, strength, sign: equalize.augment_images(image[None])[0],
-        lambda image, strength, sign: posterized(image, strength),
-        lambda image, strength, sign: solarized(image, strength),
-        lambda image, strength, sign: moved(image, angle=sign * strength * math.radians(30.0)),
-        lambda image, strength, sign: sheared(image, sign * strength * 0.3, 0.0),
-        lambda image, strength, sign: sheared(image, 0.0, sign * strength * 0.3),
-        lambda image, strength, sign: moved(image, dx=sign * strength * size / 3),
-        lambda image, strength, sign: moved(image, dy=sign * strength * size / 3),
-    ]
-
-    def step(image, seed):
+    def step(image: "tf.Tensor", seed: "tf.Tensor") -> "tf.Tensor":
         which, strength_seed, sign_seed = _split(seed, 3)
         strength = _uniform(strength_seed, 0.01, _SEVERITY)
         return _one_of(operations, _whole(which, len(operations)), image, strength, _sign(sign_seed))
 
-    def chain(image, seed):
+    def chain(image: "tf.Tensor", seed: "tf.Tensor") -> "tf.Tensor":
         length_seed, steps_seed = _split(seed, 2)
         length = 1 + _whole(length_seed, _LONGEST_CHAIN)
         seeds = tf.random.split(steps_seed, _LONGEST_CHAIN, alg="philox")
@@ -274,7 +239,7 @@ def _augmix(image_size_px):
         )[1]
 
     @tf.function
-    def change(image, seed):
+    def change(image: "tf.Tensor", seed: "tf.Tensor") -> "tf.Tensor":
         mix_seed, share_seed, chains_seed = _split(seed, 3)
         # Dirichlet(1, 1, 1) is made of exponentials; Beta(1, 1) is uniform.
         shares = -tf.math.log(_uniform(mix_seed, 1e-6, 1.0, (_CHAINS,)))
@@ -290,7 +255,56 @@ def _augmix(image_size_px):
     return change
 
 
-def _one_of(operations, index, image, *parameters):
+def _augmix_operations(image_size_px: int) -> list[Callable]:
+    """Functions of an image, a strength and a sign."""
+    import tensorflow as tf
+    from keras_cv import layers
+
+    # Float32 under every precision policy: bfloat16 cannot hold 0..255 to the bit.
+    autocontrast = layers.AutoContrast(value_range=(0, 255), dtype="float32")
+    equalize = layers.Equalization(value_range=(0, 255), dtype="float32")
+    solarize = layers.Solarization(value_range=(0, 255), dtype="float32")
+    shear = layers.RandomShear(x_factor=_SEVERITY, y_factor=_SEVERITY, dtype="float32")
+    size = float(image_size_px)
+
+    def moved(image: "tf.Tensor", dx: Any = 0.0, dy: Any = 0.0, angle: Any = 0.0) -> "tf.Tensor":
+        cos, sin = tf.cos(angle), tf.sin(angle)
+        middle = (size - 1) / 2
+        to_x, to_y = middle * (1 - cos + sin) - dx, middle * (1 - cos - sin) - dy
+        matrix = tf.stack([cos, -sin, to_x, sin, cos, to_y, 0.0, 0.0])
+        return tf.raw_ops.ImageProjectiveTransformV3(
+            images=image[None], transforms=matrix[None], output_shape=[image_size_px] * 2, fill_value=0.0,
+            interpolation="BILINEAR", fill_mode="REFLECT",
+        )[0]  # fmt: skip
+
+    def sheared(image: "tf.Tensor", x: "tf.Tensor", y: "tf.Tensor") -> "tf.Tensor":
+        factors = {"shear_x": tf.reshape(x, [1, 1]), "shear_y": tf.reshape(y, [1, 1])}
+        return shear.augment_images(image[None], factors)[0]
+
+    def posterized(image: "tf.Tensor", strength: "tf.Tensor") -> "tf.Tensor":
+        step = tf.pow(2.0, tf.floor(1.0 + 3.0 * strength / _SEVERITY))  # keeps 7 to 4 bits
+        return tf.floor(image / step) * step
+
+    def solarized(image: "tf.Tensor", strength: "tf.Tensor") -> "tf.Tensor":
+        thresholds = tf.reshape(255.0 * (1.0 - strength), [1, 1, 1, 1])
+        return solarize.augment_images(image[None], {"additions": 0.0, "thresholds": thresholds})[0]
+
+    return [
+        lambda image, strength, sign: autocontrast.augment_images(image[None])[0],
+        lambda image, strength, sign: equalize.augment_images(image[None])[0],
+        lambda image, strength, sign: posterized(image, strength),
+        lambda image, strength, sign: solarized(image, strength),
+        lambda image, strength, sign: moved(image, angle=sign * strength * math.radians(30.0)),
+        lambda image, strength, sign: sheared(image, sign * strength * 0.3, 0.0),
+        lambda image, strength, sign: sheared(image, 0.0, sign * strength * 0.3),
+        lambda image, strength, sign: moved(image, dx=sign * strength * size / 3),
+        lambda image, strength, sign: moved(image, dy=sign * strength * size / 3),
+    ]
+
+
+def _one_of(
+    operations: Sequence[Callable], index: "tf.Tensor", image: "tf.Tensor", *parameters: "tf.Tensor"
+) -> "tf.Tensor":
     """Applies the operation of that index."""
     import tensorflow as tf
 

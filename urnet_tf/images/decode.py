@@ -2,7 +2,7 @@
 evaluation and the served graph.
 
 Only core TensorFlow operations, so that TF Serving can run them. What cannot be read raises
-`tf.errors.InvalidArgumentError`; the first line of its message is for a person. `decode_batch` turns
+`tf.errors.InvalidArgumentError`; the first line of its message is for a person. a batch turns
 it into a flag.
 
 There is no Python control flow to rewrite in here, but AutoGraph takes most of the seconds of tracing to look
@@ -17,18 +17,18 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from urnet_tf.images.crops import num_views
-from urnet_tf.images.image_formats import (  # noqa: F401  (part of this module)
-    MAX_PIXELS,
-    RefusedImage,
-    decode_rgb,
-    exif_orientation,
-    refuse_unless,
+from urnet_tf.images.image_formats import (  # a part of this module
+    MAX_PIXELS as MAX_PIXELS,
+    RefusedImage as RefusedImage,
+    decode_rgb as decode_rgb,
+    exif_orientation as exif_orientation,
+    refuse_unless as refuse_unless,
 )
 
 _AREA_FACTOR = 4.0  # from here on a cheap box filter reduces most of the way
 
 
-def resize_short_side(image, short_side_px: int):
+def resize_short_side(image: tf.Tensor, short_side_px: int) -> tf.Tensor:
     """Reduces an image to a short side of `short_side_px`, keeping its shape; never enlarges.
 
     Args:
@@ -40,7 +40,7 @@ def resize_short_side(image, short_side_px: int):
     size = tf.shape(image)[:2]
     short = tf.reduce_min(size)
 
-    def reduced():
+    def reduced() -> tf.Tensor:
         factor = tf.cast(short_side_px, tf.float32) / tf.cast(short, tf.float32)
         new = tf.maximum(short_side_px, tf.cast(tf.round(tf.cast(size, tf.float32) * factor), tf.int32))
         return tf.saturate_cast(tf.round(resize(image, new[0], new[1])), tf.uint8)
@@ -48,14 +48,14 @@ def resize_short_side(image, short_side_px: int):
     return tf.cond(short > short_side_px, reduced, lambda: image)
 
 
-def central_square(image, fraction: float):
+def central_square(image: tf.Tensor, fraction: float) -> tf.Tensor:
     """The central square whose side is `fraction` of the short side: [s, s, 3] of the image's dtype."""
     side = _square_side(image, fraction)
     top, left = tf.unstack((tf.shape(image)[:2] - side) // 2)
     return image[top : top + side, left : left + side]
 
 
-def resize(image, height, width):
+def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
     """Resizes with an antialiased bilinear filter; large reductions start with a box filter.
 
     Returns:
@@ -63,7 +63,7 @@ def resize(image, height, width):
     """
     size, new = tf.shape(image)[:2], tf.stack([height, width])
 
-    def changed():
+    def changed() -> tf.Tensor:
         factor = tf.reduce_min(tf.cast(size, tf.float32) / tf.cast(new, tf.float32))
         return tf.cond(
             factor >= _AREA_FACTOR,
@@ -77,35 +77,12 @@ def resize(image, height, width):
 
 
 @tf.autograph.experimental.do_not_convert
-def eval_image(
-    image_bytes,
-    image_size_px: int,
-    crop_fraction: float,
-    max_pixels: int = MAX_PIXELS,
-    short_side_px: int | None = None,
-):
-    """Decodes and shows the central square as a network sees it at test time.
-
-    Args:
-      short_side_px: larger images are first reduced to this short side, as packing does with those of
-        the image store; None = not.
-
-    Returns:
-      float32 [S, S, 3], RGB, 0-255.
-    """
-    image = decode_rgb(image_bytes, max_pixels)
-    if short_side_px is not None:
-        image = resize_short_side(image, short_side_px)
-    return central_view(image, image_size_px, crop_fraction)
-
-
-@tf.autograph.experimental.do_not_convert
-def central_view(image, image_size_px: int, crop_fraction: float):
+def central_view(image: tf.Tensor, image_size_px: int, crop_fraction: float) -> tf.Tensor:
     """The central square as a network sees it: uint8 [h, w, 3] → float32 [S, S, 3], 0-255."""
     return resize(central_square(image, crop_fraction), image_size_px, image_size_px)
 
 
-def stored_rgb(image_bytes):
+def stored_rgb(image_bytes: tf.Tensor) -> tf.Tensor:
     """Decodes an image of an image store: a JPEG file without EXIF rotation, as packing makes them all.
 
     The pixels are those of `decode_rgb`, whose graph for every format and rotation takes a second to build.
@@ -114,59 +91,6 @@ def stored_rgb(image_bytes):
       uint8 [h, w, 3].
     """
     return tf.io.decode_jpeg(image_bytes, channels=3, dct_method="INTEGER_ACCURATE")
-
-
-@tf.autograph.experimental.do_not_convert
-def decode_batch(
-    image_bytes,
-    image_size_px: int,
-    crop_fraction: float,
-    max_pixels: int = MAX_PIXELS,
-    short_side_px: int | None = None,
-):
-    """`eval_image` of many files; a bad one never harms the others.
-
-    Args:
-      image_bytes: string [n].
-
-    Returns:
-      images: float32 [n, S, S, 3], zeros where the file is bad.
-      valid: bool [n].
-    """
-    return _each(
-        image_bytes,
-        lambda encoded: eval_image(encoded, image_size_px, crop_fraction, max_pixels, short_side_px),
-        (image_size_px, image_size_px, 3),
-    )
-
-
-@tf.autograph.experimental.do_not_convert
-def decode_batch_views(
-    image_bytes,
-    image_size_px: int,
-    crops: str,
-    scales: Sequence[float],
-    crop_fraction: float,
-    max_pixels: int = MAX_PIXELS,
-    short_side_px: int | None = None,
-):
-    """`views` of many files; a bad one never harms the others.
-
-    Args:
-      image_bytes: string [n].
-
-    Returns:
-      views: float32 [n, V, S, S, 3], zeros where the file is bad.
-      valid: bool [n].
-    """
-
-    def show(encoded):
-        image = decode_rgb(encoded, max_pixels)
-        if short_side_px is not None:
-            image = resize_short_side(image, short_side_px)
-        return views(image, image_size_px, crops, scales, crop_fraction)
-
-    return _each(image_bytes, show, (num_views(crops, scales), image_size_px, image_size_px, 3))
 
 
 @functools.lru_cache(maxsize=8)
@@ -178,25 +102,36 @@ def build_batch_decoder(
     max_pixels: int = MAX_PIXELS,
     short_side_px: int | None = None,
 ) -> Callable:
-    """`decode_batch_views` as one graph; it takes a second to build, so all calls in a process share it.
+    """Decodes many files and shows their `views`, as one graph; a bad file never harms the others.
+
+    The graph takes a second to build, so all calls in a process share it.
+
+    Args:
+      short_side_px: larger images are first reduced to this short side, as packing does with those of
+        the image store; None = not.
 
     Returns:
-      a function image_bytes string [n] → views float32 [n, V, S, S, 3], valid bool [n].
+      a function image_bytes string [n] → views float32 [n, V, S, S, 3], zeros where the file is bad, and
+      valid bool [n].
     """
+    shape = (num_views(crops, scales), image_size_px, image_size_px, 3)
+
+    @tf.autograph.experimental.do_not_convert
+    def show(encoded: tf.Tensor) -> tf.Tensor:
+        image = decode_rgb(encoded, max_pixels)
+        if short_side_px is not None:
+            image = resize_short_side(image, short_side_px)
+        return views(image, image_size_px, crops, scales, crop_fraction)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-    def graph(image_bytes):
-        if crops == "1" and scales == (1.0,):
-            images, valid = decode_batch(image_bytes, image_size_px, crop_fraction, max_pixels, short_side_px)
-            return images[:, None], valid
-        return decode_batch_views(
-            image_bytes, image_size_px, crops, scales, crop_fraction, max_pixels, short_side_px
-        )
+    def graph(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return _each(image_bytes, show, shape)
 
     return lambda image_bytes: graph(tf.convert_to_tensor(image_bytes, tf.string))
 
 
-def _each(image_bytes, show, shape):
+@tf.autograph.experimental.do_not_convert
+def _each(image_bytes: tf.Tensor, show: Callable, shape: tuple[int, ...]) -> tuple[tf.Tensor, tf.Tensor]:
     """`show` of every file: float32 [n, *shape], zeros where it fails, and valid bool [n]."""
     count = tf.size(image_bytes, out_type=tf.int64)
     dataset = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
@@ -215,7 +150,9 @@ def _each(image_bytes, show, shape):
 
 
 @tf.autograph.experimental.do_not_convert
-def views(image, image_size_px: int, crops: str, scales: Sequence[float], crop_fraction: float):
+def views(
+    image: tf.Tensor, image_size_px: int, crops: str, scales: Sequence[float], crop_fraction: float
+) -> tf.Tensor:
     """Square views of one image for multi-crop, multi-scale testing.
 
     Args:
@@ -223,7 +160,7 @@ def views(image, image_size_px: int, crops: str, scales: Sequence[float], crop_f
       crops: "1" center; "5" center and corners; "10" these and their mirror images; "grid" 3 x 3
         places, and at the end the whole image squeezed to a square.
       scales: at scale s a square of `crop_fraction / s` of the short side (at most all of it) fills
-        the view. "1" at scale 1.0 is `eval_image`.
+        the view. "1" at scale 1.0 is `central_view`.
 
     Returns:
       float32 [V, S, S, 3], 0-255; V = `num_views(crops, scales)`; scale by scale.
@@ -250,14 +187,14 @@ def views(image, image_size_px: int, crops: str, scales: Sequence[float], crop_f
     return tf.stack(result)
 
 
-def _antialiased(image, size):
+def _antialiased(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """`tf.image.resize(image, size, antialias=True)`, to the last bit, in a third of its time.
 
     TensorFlow computes whole rows at once along the height, but single pixels along the width. So here
     the width is made the height, and a row of pixels one pixel of many channels.
     """
 
-    def along_height(pixels, length):
+    def along_height(pixels: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
         height = tf.shape(pixels)[0]
         scale = tf.cast(length, tf.float32) / tf.cast(height, tf.float32)
         rows = tf.raw_ops.ScaleAndTranslate(
@@ -274,11 +211,11 @@ def _antialiased(image, size):
     return tf.transpose(along_height(turned, size[1]), [1, 0, 2])
 
 
-def _square_side(image, fraction):
+def _square_side(image: tf.Tensor, fraction: float) -> tf.Tensor:
     short = tf.reduce_min(tf.shape(image)[:2])
     side = tf.cast(tf.round(fraction * tf.cast(short, tf.float32)), tf.int32)
     return tf.clip_by_value(side, 1, short)
 
 
-def _static(value):
+def _static(value: int | tf.Tensor) -> int | None:
     return None if tf.is_tensor(value) else value

@@ -20,7 +20,7 @@ _NOT_FRAMES = (0xC4, 0xC8, 0xCC)  # tables and a reserved marker among those of 
 class Refused(Exception):
     """A file that is not a readable one, with a status of `schema.STATUS` and a reason."""
 
-    def __init__(self, status, reason):
+    def __init__(self, status: str, reason: str) -> None:
         super().__init__(reason)
         self.status, self.reason = status, reason
 
@@ -96,7 +96,7 @@ def read_frame(data: bytes, segment: Segment) -> Frame:
     return Frame(bits, height, width, int.from_bytes(channels))
 
 
-def _jpeg_size(data):
+def _jpeg_size(data: bytes) -> tuple[int, int]:
     for segment in jpeg_segments(data):
         if is_frame(segment):
             frame = read_frame(data, segment)
@@ -108,17 +108,17 @@ def _jpeg_size(data):
     raise IndexError  # picture data, or the end, before any size
 
 
-def _png_size(data):
+def _png_size(data: bytes) -> tuple[int, int]:
     if data[12:16] != b"IHDR":
         raise IndexError
     return struct.unpack_from(">II", data, 16)
 
 
-def _gif_size(data):
+def _gif_size(data: bytes) -> tuple[int, int]:
     return struct.unpack_from("<HH", data, 6)
 
 
-def _bmp_size(data):
+def _bmp_size(data: bytes) -> tuple[int, int]:
     (header,) = struct.unpack_from("<I", data, 14)
     if header == 12:
         return struct.unpack_from("<HH", data, 18)
@@ -128,7 +128,7 @@ def _bmp_size(data):
     return abs(width), abs(height)  # a negative height: top row first
 
 
-def _riff_size(data):
+def _riff_size(data: bytes) -> tuple[int, int]:
     if data[8:12] != b"WEBP":
         raise Refused("not_an_image", "a RIFF file (sound or video), not an image")
     chunk = data[12:16]
@@ -176,7 +176,7 @@ _BRANDS = {
 }  # fmt: skip
 
 
-def _other_kind(data):
+def _other_kind(data: bytes) -> tuple[str, str]:
     """Status and reason for bytes that are no image of a supported format."""
     for prefix, name in _UNSUPPORTED:
         if data.startswith(prefix):

@@ -14,13 +14,16 @@ import pathlib
 import struct
 import threading
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from urnet_tf import store
 from urnet_tf.errors import UsageError
 from urnet_tf.images import headers
+
+if TYPE_CHECKING:
+    from urnet_tf.images.headers import Segment
 
 INDEX_FILE = "shards.json"
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -56,11 +59,11 @@ class ImageStore:
     def __len__(self) -> int:
         return self._size
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {"directory": self.directory, "max_open": self._max_open}
 
-    def __setstate__(self, state):
-        self.__init__(**state)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        ImageStore.__init__(self, **state)
 
     def read(self, ids: Sequence[int] | np.ndarray) -> list[bytes]:
         """Reads images in the order of `ids`, which may repeat.
@@ -86,7 +89,7 @@ class ImageStore:
                 result[place] = record
         return result
 
-    def _reader(self, shard):
+    def _reader(self, shard: int) -> Any:
         from array_record.python.array_record_module import ArrayRecordReader
 
         with self._lock:
@@ -154,7 +157,7 @@ def plain_jpeg(data: bytes, short_side_px: int) -> bytes | None:
     return None
 
 
-def _can_be_kept(data, segment, short_side_px):
+def _can_be_kept(data: bytes, segment: "Segment", short_side_px: int) -> bool:
     try:
         frame = headers.read_frame(data, segment)
     except struct.error:
@@ -164,5 +167,5 @@ def _can_be_kept(data, segment, short_side_px):
     )
 
 
-def _is_metadata(marker):
+def _is_metadata(marker: int) -> bool:
     return marker == 0xFE or (0xE0 <= marker <= 0xEF and marker not in (0xE0, 0xEE))

@@ -13,7 +13,7 @@ import itertools
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -75,14 +75,14 @@ def probe_files(
 
 def map_in_threads(
     function: Callable[[_Given], _Found], values: Iterable[_Given], workers: int, at_once: int = 1
-) -> Iterator[_Found]:
+) -> Generator[_Found]:
     """`function` of each value in the order of `values`, computed by several threads.
 
     Args:
       at_once: values that a thread takes at a time.
     """
 
-    def some_results(some):
+    def some_results(some: list[_Given]) -> list[_Found]:
         return [function(value) for value in some]
 
     values = iter(values)
@@ -215,7 +215,7 @@ def read_file(path: str, max_bytes: int) -> bytes:
         raise
 
 
-def _read(path, max_bytes):
+def _read(path: str, max_bytes: int) -> bytes:
     _check_regular(os.stat(path), max_bytes)
     # Should the file have become a pipe meanwhile, O_NONBLOCK keeps the opening from waiting.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -232,7 +232,7 @@ def _read(path, max_bytes):
     return data
 
 
-def _check_regular(status, max_bytes):
+def _check_regular(status: os.stat_result, max_bytes: int) -> int:
     if stat.S_ISDIR(status.st_mode):
         raise Refused("not_a_file", "a directory, not a file")
     if not stat.S_ISREG(status.st_mode):

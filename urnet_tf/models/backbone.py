@@ -5,9 +5,10 @@ or exported model cannot be fed with the wrong normalization. Features are float
 """
 
 import os
-from typing import Any
+from collections.abc import Mapping
 
 import keras
+import numpy as np
 from absl import logging
 
 from urnet_tf.checkpoints.pretrained import IMAGENET, find_weights
@@ -15,9 +16,7 @@ from urnet_tf.checkpoints.reader import Format, file_format, read_checkpoint
 from urnet_tf.checkpoints.weight_matching import copy_into, keras_slots, pytorch_slots
 from urnet_tf.errors import UsageError
 from urnet_tf.models import efficientnet_lite, resnext
-from urnet_tf.models.variants import recognize_variant, variant_name
-
-NAMES = ("efficientnet_lite0", "resnext")
+from urnet_tf.models.variants import BACKBONES, Variant, recognize_variant
 
 
 def build_backbone(
@@ -49,34 +48,28 @@ def build_backbone(
       weights: "imagenet" (efficientnet_lite0, from an installed package), a checkpoint with the
         names of torchvision and timm (`.pth` or `.safetensors`), a `.weights.h5` of this backbone,
         or None = random. The classifier in a checkpoint is not used.
-      depth, cardinality, width_per_group, squeeze_excitation, deep_stem, small_stem, implementation:
-        see `build_resnext`.
+      depth, cardinality, width_per_group, squeeze_excitation, deep_stem, small_stem: of a ResNeXt, see
+        `models.variants.Variant`.
+      implementation: of its grouped convolutions, see `GroupedConv2D`.
       synchronized: batch statistics over all replicas; needed for equal results under mirroring.
       seed: of random weights.
 
     Raises:
       UsageError: an unknown name, weights that cannot be had, read, or do not fit.
     """
-    if name not in NAMES:
-        raise UsageError(f"Expected a backbone of {', '.join(NAMES)}; received {name!r}.")
+    if name not in BACKBONES:
+        raise UsageError(f"Expected a backbone of {', '.join(BACKBONES)}; received {name!r}.")
     path = find_weights(name, weights)
-    settings: dict[str, Any] = {}
+    variant = None
     if name == "efficientnet_lite0":
         model = efficientnet_lite.build_efficientnet_lite0(
             image_size_px, synchronized=synchronized, seed=seed
         )
         name_of, ignored = efficientnet_lite.checkpoint_name, ("_fc.",)
     else:
-        settings = {
-            "depth": depth,
-            "cardinality": cardinality,
-            "width_per_group": width_per_group,
-            "squeeze_excitation": squeeze_excitation,
-            "deep_stem": deep_stem,
-            "small_stem": small_stem,
-        }
+        variant = Variant(depth, cardinality, width_per_group, squeeze_excitation, deep_stem, small_stem)
         model = resnext.build_resnext(
-            image_size_px, **settings, implementation=implementation, synchronized=synchronized, seed=seed
+            image_size_px, variant, implementation=implementation, synchronized=synchronized, seed=seed
         )
         name_of, ignored = resnext.checkpoint_name, ("fc.",)
     if path is None:
@@ -88,7 +81,7 @@ def build_backbone(
             "Keras weights fit the network and the settings that they were saved from.",
         )
     else:
-        slots, hint = pytorch_slots(model, name_of), _fitting_settings(tensors, settings)
+        slots, hint = pytorch_slots(model, name_of), _fitting_settings(tensors, variant)
     match = copy_into(
         slots, tensors, ignored_prefixes=ignored, mismatch=f"{path} does not fit {model.name}", hint=hint
     )
@@ -96,13 +89,13 @@ def build_backbone(
     return model
 
 
-def _fitting_settings(tensors, settings):
+def _fitting_settings(tensors: Mapping[str, np.ndarray], variant: Variant | None) -> str:
     """What to set for a ResNeXt checkpoint that was made for another variant."""
     found = recognize_variant(tensors)
-    if not found or not settings:
+    if not found or not variant:
         return "Check the `backbone`: the checkpoint is of another network."
-    changes = {key: value for key, value in found.items() if settings[key] != value}
+    changes = {key: value for key, value in found.items() if getattr(variant, key) != value}
     if not changes:
         return "Its blocks are those of the model: the checkpoint is incomplete, or of a related network."
     advice = " ".join(f"`{key}={str(value).lower()}`" for key, value in changes.items())
-    return f"The checkpoint looks like {variant_name(**found)}; to use it: {advice}"
+    return f"The checkpoint looks like {Variant(**found)}; to use it: {advice}"

@@ -18,7 +18,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     `renorm`, and statistics synchronized over several replicas take Keras' way.
     """
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self, inputs: keras.KerasTensor, training: bool | None = None, mask: keras.KerasTensor | None = None
+    ) -> keras.KerasTensor:
         if not self._fusible(inputs, mask):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
@@ -40,7 +42,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
         return ops.cast(outputs, self.compute_dtype)
 
-    def _fusible(self, inputs, mask):
+    def _fusible(self, inputs: keras.KerasTensor, mask: keras.KerasTensor | None) -> bool:
         return (
             keras.backend.backend() == "tensorflow"
             and len(inputs.shape) == 4

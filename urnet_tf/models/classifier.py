@@ -41,7 +41,9 @@ def build_image_classifier(
     return _classifier(image, backbone(image), num_classes, dropout, seed)
 
 
-def _classifier(inputs, features, num_classes, dropout, seed):
+def _classifier(
+    inputs: keras.KerasTensor, features: keras.KerasTensor, num_classes: int, dropout: float, seed: int
+) -> keras.Model:
     x = layers.Dropout(dropout, seed=layer_seed(seed, "dropout"), name="instance_dropout")(features)
     logits = layers.Dense(num_classes, kernel_initializer="zeros", dtype="float32", name=LOGITS)(
         x

@@ -27,7 +27,9 @@ def build_efficientnet_lite0(
       seed: of the initial weights.
     """
 
-    def convolution(x, name, filters, side=1, strides=1):
+    def convolution(
+        x: keras.KerasTensor, name: str, filters: int, side: int = 1, strides: int = 1
+    ) -> keras.KerasTensor:
         return layers.Conv2D(
             filters,
             side,
@@ -38,15 +40,15 @@ def build_efficientnet_lite0(
             name=name,
         )(x)
 
-    def depthwise(x, name, side, strides):
+    def depthwise(x: keras.KerasTensor, name: str, side: int, strides: int) -> keras.KerasTensor:
         return layers.DepthwiseConv2D(
             side, strides, "same", use_bias=False, depthwise_initializer=he_normal(seed, name), name=name
         )(x)
 
-    def normalized(x, name):
+    def normalized(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         return FusedBatchNormalization(momentum=0.99, epsilon=1e-3, synchronized=synchronized, name=name)(x)
 
-    def active(x, name):
+    def active(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         return layers.ReLU(6.0, name=name)(x)
 
     image = keras.Input((image_size_px, image_size_px, 3), name="image")

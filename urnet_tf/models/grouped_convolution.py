@@ -16,6 +16,8 @@ What else was tried, and how much slower it is: experiments/benchmarks/bench_gro
 """
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -55,9 +57,9 @@ class GroupedConv2D(keras.layers.Layer):
         groups: int = 1,
         use_bias: bool = False,
         implementation: str = "auto",
-        kernel_initializer="he_normal",
-        **kwargs,
-    ):
+        kernel_initializer: Any = "he_normal",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if implementation not in IMPLEMENTATIONS:
             raise ValueError(f"Expected one of {IMPLEMENTATIONS}; received {implementation!r}.")
@@ -78,7 +80,7 @@ class GroupedConv2D(keras.layers.Layer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias = None
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence[int | None]) -> None:
         channels = input_shape[-1]
         if channels is None or channels % self.groups:
             raise ValueError(f"Expected channels that {self.groups} groups divide; received {channels}.")
@@ -95,7 +97,7 @@ class GroupedConv2D(keras.layers.Layer):
             np.eye(self.groups_per_block), np.ones((per_group, self.filters // self.groups))
         ).astype("float32")
 
-    def call(self, images):
+    def call(self, images: keras.KerasTensor) -> keras.KerasTensor:
         kernel = ops.cast(self.kernel, images.dtype)
         images, padding = self._pad(images)
         native = self.groups == 1 or self.implementation == "native"
@@ -105,7 +107,7 @@ class GroupedConv2D(keras.layers.Layer):
         result = compute(images, kernel, padding)
         return result if self.bias is None else ops.add(result, self.bias)
 
-    def _pad(self, images):
+    def _pad(self, images: keras.KerasTensor) -> tuple[keras.KerasTensor, str]:
         """The images and the padding that is left to do, "same" or "valid"."""
         if not isinstance(self.padding, int):
             return images, self.padding
@@ -117,7 +119,9 @@ class GroupedConv2D(keras.layers.Layer):
             images = ops.pad(images, ((0, 0), *[(self.padding, self.padding)] * 2, (0, 0)))
         return images, "valid"
 
-    def _blocked(self, images, kernel, padding):
+    def _blocked(
+        self, images: keras.KerasTensor, kernel: keras.KerasTensor, padding: str
+    ) -> keras.KerasTensor:
         blocks = self.groups // self.groups_per_block
         kernels = ops.split(kernel, blocks, axis=-1)
         if self.groups_per_block > 1:
@@ -129,7 +133,9 @@ class GroupedConv2D(keras.layers.Layer):
         ]
         return ops.concatenate(parts, axis=-1)
 
-    def _convolve(self, images, kernel, padding):
+    def _convolve(
+        self, images: keras.KerasTensor, kernel: keras.KerasTensor, padding: str
+    ) -> keras.KerasTensor:
         grouped = images.shape[-1] != kernel.shape[-2]
         if grouped and keras.backend.backend() == "tensorflow":
             import tensorflow as tf
@@ -138,20 +144,20 @@ class GroupedConv2D(keras.layers.Layer):
             return tf.nn.conv2d(images, kernel, self.strides, padding.upper(), dilations=self.dilation_rate)
         return ops.conv(images, kernel, self.strides, padding, dilation_rate=self.dilation_rate)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         batch, height, width, _ = input_shape
         sides = zip((height, width), self.kernel_size, strict=True)
         return (batch, *(self._output_length(length, side) for length, side in sides), self.filters)
 
-    def _output_length(self, length, side):
+    def _output_length(self, length: int | None, side: int) -> int | None:
         if length is None:
             return None
         if self.padding == "same":
             return -(-length // self.strides)
-        zeros = 0 if self.padding == "valid" else 2 * self.padding
+        zeros = 2 * self.padding if isinstance(self.padding, int) else 0
         return (length + zeros - self.dilation_rate * (side - 1) - 1) // self.strides + 1
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "filters": self.filters,
@@ -177,7 +183,7 @@ def with_implementation(model: keras.Model, implementation: str) -> keras.Model:
     return copy
 
 
-def _replace(config, implementation):
+def _replace(config: Any, implementation: str) -> Any:
     if isinstance(config, (list, tuple)):
         return type(config)(_replace(item, implementation) for item in config)
     if not isinstance(config, dict):
@@ -188,7 +194,7 @@ def _replace(config, implementation):
     return replaced
 
 
-def _groups_per_block(groups, channels_per_group):
+def _groups_per_block(groups: int, channels_per_group: int) -> int:
     """The largest divisor of `groups` whose block has at most BLOCK_CHANNELS input channels."""
     fitting = [
         n for n in range(1, groups + 1) if groups % n == 0 and n * channels_per_group <= BLOCK_CHANNELS
@@ -196,7 +202,7 @@ def _groups_per_block(groups, channels_per_group):
     return max(fitting, default=1)
 
 
-def runs_natively(dtype) -> bool:
+def runs_natively(dtype: Any) -> bool:
     """Whether grouped convolutions and their gradients run fast on this machine in this dtype."""
     if keras.backend.backend() != "tensorflow":
         return not keras.distribution.list_devices()[0].startswith("cpu")  # JAX fails on "gpu" without one
@@ -204,12 +210,14 @@ def runs_natively(dtype) -> bool:
 
 
 @functools.cache
-def _tensorflow_agrees(dtype):
+def _tensorflow_agrees(dtype: str) -> bool:
     # Asking is the only sure way: it depends on the device, on oneDNN being built in, switched on
     # and at home on this CPU, and on the dtype. Where it is not, the gradients fail, or are wrong.
     import tensorflow as tf
 
-    def convolve_and_derive(images, kernel):  # raw gradients: tapes do not record in an init_scope
+    def convolve_and_derive(
+        images: np.ndarray, kernel: np.ndarray
+    ) -> list[np.ndarray]:  # raw gradients: tapes do not record in an init_scope
         images, kernel = tf.cast(images, dtype), tf.cast(kernel, dtype)
         layout = {"strides": [1, 1, 1, 1], "padding": "SAME"}
         result = tf.raw_ops.Conv2D(input=images, filter=kernel, **layout)

@@ -18,11 +18,10 @@ import dataclasses
 import keras
 from keras import layers
 
-from urnet_tf.errors import UsageError
 from urnet_tf.models.batch_normalization import FusedBatchNormalization
 from urnet_tf.models.grouped_convolution import GroupedConv2D
 from urnet_tf.models.seeding import he_normal
-from urnet_tf.models.variants import BLOCKS, variant_name
+from urnet_tf.models.variants import Variant, squeezed_channels
 
 IMAGE_MEAN = (123.675, 116.28, 103.53)  # of ImageNet, as torchvision's weights expect
 IMAGE_STD = (58.395, 57.12, 57.375)
@@ -30,49 +29,22 @@ IMAGE_STD = (58.395, 57.12, 57.375)
 
 def build_resnext(
     image_size_px: int | None,
+    variant: Variant = Variant(),  # noqa: B008  it is frozen
     *,
-    depth: int = 101,
-    cardinality: int = 32,
-    width_per_group: int = 4,
-    squeeze_excitation: bool = False,
-    deep_stem: bool = False,
-    small_stem: bool = False,
     implementation: str = "auto",
     synchronized: bool = False,
     seed: int = 0,
 ) -> keras.Model:
     """Builds image float32 [B, H, W, 3] (RGB, 0..255) → features float32 [B, 2048], random weights.
 
-    `variants.VARIANTS` has the keywords of known networks by their usual names.
-
     Args:
       image_size_px: side of the square image; None leaves it open.
-      depth: 26, 50, 101 or 152.
-      cardinality: groups of each 3x3 convolution; 1 with a width of 64 is a ResNet.
-      width_per_group: channels of one group in the first stage; doubles with each stage.
-      squeeze_excitation: weights the channels of each block by their means.
-      deep_stem: three 3x3 convolutions for the first 7x7, and shortcuts that average before they
-        project: variant D.
-      small_stem: the stem keeps the resolution (stride 1, no pooling, 3x3 convolutions), for images
-        of 32-64 pixels.
+      variant: the network's shape; `variants.VARIANTS` has those with usual names.
       implementation: of the grouped convolutions, see `GroupedConv2D`.
       synchronized: batch statistics over all replicas; needed for equal results under mirroring.
       seed: of the initial weights.
-
-    Raises:
-      UsageError: an unknown depth, or groups of no channels.
     """
-    if depth not in BLOCKS:
-        raise UsageError(f"Expected a ResNeXt depth of {', '.join(map(str, BLOCKS))}; received {depth}.")
-    if cardinality < 1 or width_per_group < 1:
-        raise UsageError(
-            "Expected a cardinality and a width per group of at least 1; "
-            f"received {cardinality} and {width_per_group}."
-        )
-
-    pieces = _Pieces(
-        cardinality, squeeze_excitation, deep_stem, small_stem, implementation, synchronized, seed
-    )
+    pieces = _Pieces(variant, implementation, synchronized, seed)
     image = keras.Input((image_size_px, image_size_px, 3), name="image")
     x = layers.Rescaling(
         [1 / std for std in IMAGE_STD],
@@ -81,31 +53,36 @@ def build_resnext(
         name="rescale",
     )(image)
     x = pieces.stem(x)
-    if not small_stem:  # after a ReLU, padding with zeros is padding with minus infinity
+    if not variant.small_stem:  # after a ReLU, padding with zeros is padding with minus infinity
         x = layers.MaxPooling2D(3, 2, name="maxpool")(layers.ZeroPadding2D(1, name="maxpool-pad")(x))
-    for stage, blocks in enumerate(BLOCKS[depth]):
-        width = cardinality * width_per_group * 2**stage
+    for stage, blocks in enumerate(variant.blocks):
+        width = variant.cardinality * variant.width_per_group * 2**stage
         for block in range(blocks):
             strides = 2 if stage > 0 and block == 0 else 1
             x = pieces.bottleneck(x, f"layer{stage + 1}-{block}", width, 256 * 2**stage, strides, block == 0)
     features = layers.GlobalAveragePooling2D(dtype="float32", name="features")(x)
-    name = variant_name(depth, cardinality, width_per_group, squeeze_excitation, deep_stem)
-    return keras.Model(image, features, name=name)
+    return keras.Model(image, features, name=variant.name)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Pieces:
     """The pieces of one network, by the names that their layers get."""
 
-    cardinality: int
-    squeeze_excitation: bool
-    deep_stem: bool
-    small_stem: bool
+    variant: Variant
     implementation: str
     synchronized: bool
     seed: int
 
-    def convolution(self, x, name, filters, side=1, strides=1, groups=1, use_bias=False):
+    def convolution(
+        self,
+        x: keras.KerasTensor,
+        name: str,
+        filters: int,
+        side: int = 1,
+        strides: int = 1,
+        groups: int = 1,
+        use_bias: bool = False,
+    ) -> keras.KerasTensor:
         return GroupedConv2D(
             filters,
             side,
@@ -118,24 +95,24 @@ class _Pieces:
             name=name,
         )(x)
 
-    def normalized(self, x, name):
+    def normalized(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         layer = FusedBatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=self.synchronized, name=name)
         return layer(x)
 
-    def active(self, x, name, active_name):
+    def active(self, x: keras.KerasTensor, name: str, active_name: str) -> keras.KerasTensor:
         return layers.ReLU(name=active_name)(self.normalized(x, name))
 
-    def stem(self, x):
-        strides = 1 if self.small_stem else 2
-        if self.deep_stem:
+    def stem(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        strides = 1 if self.variant.small_stem else 2
+        if self.variant.deep_stem:
             x = self.active(self.convolution(x, "conv1-0", 32, 3, strides), "conv1-1", "conv1-2")
             x = self.active(self.convolution(x, "conv1-3", 32, 3), "conv1-4", "conv1-5")
             x = self.convolution(x, "conv1-6", 64, 3)
         else:
-            x = self.convolution(x, "conv1", 64, 3 if self.small_stem else 7, strides)
+            x = self.convolution(x, "conv1", 64, 3 if self.variant.small_stem else 7, strides)
         return self.active(x, "bn1", "relu")
 
-    def excited(self, x, name):
+    def excited(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         channels = x.shape[-1]
         y = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}-mean")(x)
         y = self.convolution(y, f"{name}-fc1", squeezed_channels(channels), use_bias=True)
@@ -143,19 +120,21 @@ class _Pieces:
         y = layers.Activation("sigmoid", name=f"{name}-gate")(y)
         return layers.Multiply(name=f"{name}-scale")([x, y])
 
-    def shortcut(self, x, name, filters, strides):
-        if not self.deep_stem:
+    def shortcut(self, x: keras.KerasTensor, name: str, filters: int, strides: int) -> keras.KerasTensor:
+        if not self.variant.deep_stem:
             return self.normalized(self.convolution(x, f"{name}-0", filters, strides=strides), f"{name}-1")
         if strides > 1:  # "same" averages over the pixels inside of the image, as timm does
             x = layers.AveragePooling2D(2, strides, "same", name=f"{name}-0")(x)
         return self.normalized(self.convolution(x, f"{name}-1", filters), f"{name}-2")
 
-    def bottleneck(self, x, name, width, filters, strides, project):
+    def bottleneck(
+        self, x: keras.KerasTensor, name: str, width: int, filters: int, strides: int, project: bool
+    ) -> keras.KerasTensor:
         y = self.active(self.convolution(x, f"{name}-conv1", width), f"{name}-bn1", f"{name}-relu1")
-        y = self.convolution(y, f"{name}-conv2", width, 3, strides, self.cardinality)
+        y = self.convolution(y, f"{name}-conv2", width, 3, strides, self.variant.cardinality)
         y = self.active(y, f"{name}-bn2", f"{name}-relu2")
         y = self.normalized(self.convolution(y, f"{name}-conv3", filters), f"{name}-bn3")
-        if self.squeeze_excitation:
+        if self.variant.squeeze_excitation:
             y = self.excited(y, f"{name}-se")
         if project:
             x = self.shortcut(x, f"{name}-downsample", filters, strides)
@@ -183,11 +162,6 @@ def with_intermediates(model: keras.Model) -> keras.Model:
         {"stem": model.get_layer("relu").output, **last, "features": model.get_layer("features").output},
         name=f"{model.name}_intermediates",
     )
-
-
-def squeezed_channels(channels: int) -> int:
-    """Units between the two layers of squeeze-and-excitation: a sixteenth, to a multiple of 8, as in timm."""
-    return max(8, (channels // 16 + 4) // 8 * 8)
 
 
 def checkpoint_name(layer_name: str) -> str:

@@ -10,6 +10,8 @@ The attention a_i times N_b is the saliency of an image inside its bag: 1 is neu
 Source: Fig. 4, Sec. 4.4. Differs: the paper gives no sizes; FC2 has D / 4 units and tanh, FC3 one.
 """
 
+from typing import Any
+
 import keras
 from keras import layers, ops
 
@@ -23,11 +25,12 @@ INSTANCE, BAG = "instance", "bag"
 class MergeBags(keras.layers.Layer):
     """[B, N_b, ...] → [B * N_b, ...]. `layers.Reshape` cannot: it keeps the batch axis."""
 
-    def call(self, bags):
+    def call(self, bags: keras.KerasTensor) -> keras.KerasTensor:
         return ops.reshape(bags, (-1, *bags.shape[2:]))
 
-    def compute_output_shape(self, input_shape):
-        batch = None if input_shape[0] is None else input_shape[0] * input_shape[1]
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        bags, bag_size = input_shape[:2]
+        batch = None if bags is None or bag_size is None else bags * bag_size
         return (batch, *input_shape[2:])
 
 
@@ -35,18 +38,18 @@ class MergeBags(keras.layers.Layer):
 class SplitBags(keras.layers.Layer):
     """[B * N_b, ...] → [B, N_b, ...]."""
 
-    def __init__(self, bag_size: int, **kwargs):
+    def __init__(self, bag_size: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.bag_size = bag_size
 
-    def call(self, instances):
+    def call(self, instances: keras.KerasTensor) -> keras.KerasTensor:
         return ops.reshape(instances, (-1, self.bag_size, *instances.shape[1:]))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         batch = None if input_shape[0] is None else input_shape[0] // self.bag_size
         return (batch, self.bag_size, *input_shape[1:])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "bag_size": self.bag_size}
 
 
@@ -103,15 +106,22 @@ def build_image_urnet(
     return _branches(bags, features, num_classes, attention_dim, dropout, seed)
 
 
-def _branches(bags, features, num_classes, attention_dim, dropout, seed):
+def _branches(
+    bags: keras.KerasTensor,
+    features: keras.KerasTensor,
+    num_classes: int,
+    attention_dim: int | None,
+    dropout: float,
+    seed: int,
+) -> keras.Model:
     bag_size, feature_dim = features.shape[1:]
 
-    def dense(name, units, initializer=None, **kwargs):
+    def dense(name: str, units: int, initializer: str | None = None, **kwargs: Any) -> keras.layers.Layer:
         return layers.Dense(
             units, kernel_initializer=initializer or glorot_uniform(seed, name), name=name, **kwargs
         )
 
-    def dropped(x, name):
+    def dropped(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         return layers.Dropout(dropout, seed=layer_seed(seed, name), name=name)(x)
 
     instance_logits = dense(LOGITS, num_classes, "zeros", dtype="float32")(
@@ -148,7 +158,7 @@ def saliency_model(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.get_layer("attention").output, name="saliency")
 
 
-def _single_inputs(model):
+def _single_inputs(model: keras.Model) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     if model.input.name == "features":
         features = keras.Input((model.input.shape[-1],), name="features")
         return features, features

@@ -3,10 +3,15 @@
 Plain Python: plans and error messages use it without building a network.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Mapping
 
 import numpy as np
+
+from urnet_tf.errors import UsageError
+
+BACKBONES = ("efficientnet_lite0", "resnext")
 
 # Of EfficientNet-Lite0: repeats, kernel, stride, expansion, filters.
 LITE0_STAGES = (
@@ -22,38 +27,68 @@ LITE0_STAGES = (
 BLOCKS = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
-def variant_name(
-    depth: int,
-    cardinality: int,
-    width_per_group: int,
-    squeeze_excitation: bool = False,
-    deep_stem: bool = False,
-    small_stem: bool = False,
-) -> str:
-    """The name of a network as torchvision and timm call it: `seresnext101_32x4d`, `resnet50d`."""
-    kind, size = "resnext", f"_{cardinality}x{width_per_group}d"
-    if (cardinality, width_per_group) == (1, 64):
-        kind, size = "resnet", ""
-    small = ", small stem" if small_stem else ""
-    return f"{'se' * squeeze_excitation}{kind}{depth}{'d' * deep_stem}{size}{small}"
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """The shape of a network of the ResNeXt family.
+
+    Raises:
+      UsageError: an unknown depth, or groups of no channels.
+    """
+
+    depth: int = 101  # 26, 50, 101 or 152
+    cardinality: int = 32  # groups of each 3x3 convolution; 1 with a width of 64 is a ResNet
+    width_per_group: int = 4  # channels of one group in the first stage; doubles with each stage
+    squeeze_excitation: bool = False  # weights the channels of each block by their means
+    # Three 3x3 convolutions for the first 7x7, and shortcuts that average before they project: variant D.
+    deep_stem: bool = False
+    # The stem keeps the resolution (stride 1, no pooling, 3x3 convolutions), for images of 32-64 pixels.
+    small_stem: bool = False
+
+    def __post_init__(self) -> None:
+        if self.depth not in BLOCKS:
+            raise UsageError(
+                f"Expected a ResNeXt depth of {', '.join(map(str, BLOCKS))}; received {self.depth}."
+            )
+        if self.cardinality < 1 or self.width_per_group < 1:
+            raise UsageError(
+                "Expected a cardinality and a width per group of at least 1; "
+                f"received {self.cardinality} and {self.width_per_group}."
+            )
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """How many of each stage."""
+        return BLOCKS[self.depth]
+
+    @property
+    def name(self) -> str:
+        """As torchvision and timm call it: `seresnext101_32x4d`, `resnet50d`. It leaves out a small stem."""
+        kind, size = "resnext", f"_{self.cardinality}x{self.width_per_group}d"
+        if (self.cardinality, self.width_per_group) == (1, 64):
+            kind, size = "resnet", ""
+        return f"{'se' * self.squeeze_excitation}{kind}{self.depth}{'d' * self.deep_stem}{size}"
+
+    def __str__(self) -> str:
+        return self.name + (", small stem" if self.small_stem else "")
 
 
-# The networks that checkpoints are published for: their names → keywords of `build_resnext`.
+# The networks that checkpoints are published for, by their names.
 VARIANTS = {
-    variant_name(*values): dict(
-        zip(
-            ("depth", "cardinality", "width_per_group", "squeeze_excitation", "deep_stem"),
-            values,
-            strict=True,
-        )
+    variant.name: variant
+    for variant in itertools.starmap(
+        Variant, itertools.product(BLOCKS, (1, 32, 64), (4, 8, 64), (False, True), (False, True))
     )
-    for values in itertools.product(BLOCKS, (1, 32, 64), (4, 8, 64), (False, True), (False, True))
-    if values[1:3] in ((1, 64), (32, 4), (32, 8), (64, 4))
+    if (variant.cardinality, variant.width_per_group) in ((1, 64), (32, 4), (32, 8), (64, 4))
 }
 
 
+def squeezed_channels(channels: int) -> int:
+    """Units between the two layers of squeeze-and-excitation: a sixteenth, to a multiple of 8, as in timm."""
+    return max(8, (channels // 16 + 4) // 8 * 8)
+
+
 def recognize_variant(tensors: Mapping[str, np.ndarray]) -> dict | None:
-    """The keywords of `build_resnext` that a checkpoint needs, by its names and shapes.
+    """The fields of `Variant` that a checkpoint needs, by its names and shapes.
 
     Args:
       tensors: by the names of torchvision and timm, OIHW.
@@ -68,7 +103,7 @@ def recognize_variant(tensors: Mapping[str, np.ndarray]) -> dict | None:
     )
     depth = next((depth for depth, known in BLOCKS.items() if known == blocks), None)
     kernel = tensors.get("layer1.0.conv2.weight")
-    if depth is None or kernel is None or kernel.ndim != 4 or not all(kernel.shape):
+    if depth is None or kernel is None or kernel.ndim != 4 or not 0 < kernel.shape[1] <= kernel.shape[0]:
         return None
     found = {
         "depth": depth,

@@ -104,7 +104,7 @@ def sum_moments(
 def deal_folds(labels: np.ndarray, num_folds: int, groups: np.ndarray | None = None) -> np.ndarray:
     """Deals the images of each class in turn to folds, in their order: int64 [N], the same every time.
 
-    Neighbours fall into different folds.
+    Neighbors fall into different folds.
 
     Args:
       labels: int [N].

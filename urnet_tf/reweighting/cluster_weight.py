@@ -163,7 +163,7 @@ def cluster_classes(
         except concurrent.futures.process.BrokenProcessPool:
             raise RunError(
                 "A process that clusters classes was killed, perhaps because memory ran out. Complete "
-                "classes are kept: run again, with a smaller runtime.workers."
+                "classes are kept: run again, with fewer `workers`."
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -12,11 +12,10 @@ an instance says how well it does. Numpy only: the map has D x T numbers.
 
 import concurrent.futures
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
-import threadpoolctl
 
 from urnet_tf.reweighting import REPAIRED, is_literal
 from urnet_tf.reweighting.combine import scale_to_class_mean
@@ -163,7 +162,7 @@ def cross_fit_confidence(
     temperature: float,
     epochs: int,
     seed: int,
-    report: Callable[[range], range] = lambda chunks: chunks,
+    report: Callable[[range], Iterable[int]] = lambda chunks: chunks,
 ) -> np.ndarray:
     """Trains one map a fold, without the fold, and asks it about the fold.
 
@@ -182,6 +181,8 @@ def cross_fit_confidence(
     Source: Eq. 8-9, Sec. 4.3.
     Differs: cross-fitted when there are several folds.
     """
+    import threadpoolctl
+
     labels, folds = np.asarray(labels), np.asarray(folds)
     names = np.unique(folds)
 
@@ -224,7 +225,7 @@ def compute_text_confidence(
     epochs: int,
     seed: int,
     formulas: str = REPAIRED,
-    report: Callable[[range], range] = lambda chunks: chunks,
+    report: Callable[[range], Iterable[int]] = lambda chunks: chunks,
 ) -> tuple[np.ndarray, np.ndarray]:
     """How well each image fits the text of its class, by maps learned from the best search results.
 

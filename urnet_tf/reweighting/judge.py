@@ -128,20 +128,7 @@ def out_of_fold_predictions(
     """
     labels, num_classes = check_rows(features, labels, num_classes)
     _check_choices(kind, criterion or CRITERIA[0], priors, targets)
-    if np.ptp(labels) == 0:
-        raise UsageError(
-            f"Expected images of at least two classes; received {len(labels)} of class {labels[0]} alone. "
-            "There is nothing to tell apart."
-        )
-    if isinstance(folds, np.ndarray) and folds.ndim:
-        folds = check_folds(folds, len(labels))
-    else:
-        folds = deal_folds(labels, int(folds))
-    if np.ptp(folds) == 0:
-        raise UsageError(
-            f"Expected at least two folds with images; received fold {folds[0]} for all {len(labels)}. "
-            "Set folds to 2 or more."
-        )
+    folds = _open_folds(labels, folds)
     moments = sum_moments(features, labels, num_classes=num_classes, folds=folds, sample_weight=sample_weight)
     scorer = _Scorer(features, labels, folds, num_classes)
     certain = None if trust is None else check_weight(trust, len(labels))
@@ -298,6 +285,25 @@ class _Scorer:
     ) -> tuple[StrengthScore, list[LinearHead]]:
         heads = [fit(strength, fold, starts[fold]) for fold in range(self._num_folds)]
         return self.score(heads, strength), heads
+
+
+def _open_folds(labels: np.ndarray, folds: int | np.ndarray) -> np.ndarray:
+    """int64 [N], of at least two folds and classes."""
+    if np.ptp(labels) == 0:
+        raise UsageError(
+            f"Expected images of at least two classes; received {len(labels)} of class {labels[0]} alone. "
+            "There is nothing to tell apart."
+        )
+    if isinstance(folds, np.ndarray) and folds.ndim:
+        folds = check_folds(folds, len(labels))
+    else:
+        folds = deal_folds(labels, int(folds))
+    if np.ptp(folds) == 0:
+        raise UsageError(
+            f"Expected at least two folds with images; received fold {folds[0]} for all {len(labels)}. "
+            "Set folds to 2 or more."
+        )
+    return folds
 
 
 def _check_choices(

@@ -17,7 +17,7 @@ rows without text get the mean g of such rows.
 Not in the paper. Isotonic regression: Ayer et al., 1955; for calibration: Zadrozny and Elkan, 2002.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +40,7 @@ def compute_page_score(
     name_vectors: np.ndarray,
     name_labels: np.ndarray,
     *,
-    report: Callable[[range], range] = lambda chunks: chunks,
+    report: Callable[[range], Iterable[int]] = lambda chunks: chunks,
 ) -> np.ndarray:
     """How much nearer each page is to the names of its given label than to those of any other class.
 

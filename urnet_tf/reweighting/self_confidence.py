@@ -38,7 +38,7 @@ def estimate_clean_rate(
 ) -> float:
     """Estimates the share of right labels by the confident joint (Northcutt et al., 2021).
 
-    t_k is the mean given_prob of the images labelled k. An image counts for the likeliest class
+    t_k is the mean given_prob of the images labeled k. An image counts for the likeliest class
     whose probability reaches its t_k, and not at all when there is none. The share of counted images
     of a class that keep their label is its clean rate; the result is the mean over images. A weak
     baseline takes right labels for wrong ones, so this is rather too low than too high (0.50 where the

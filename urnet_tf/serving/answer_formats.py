@@ -10,8 +10,8 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, NamedTuple
 
 from urnet_tf.serving.predictor import Answer
 from urnet_tf.text_rules import one_line
@@ -41,17 +41,21 @@ class Csv:
         answer = row.answer
         numbers = map(_number, answer.probabilities)
         pairs = [(_guarded(label), number) for label, number in zip(answer.labels, numbers, strict=True)]
-        values = [_guarded(row.path), "true" if answer.valid else "false", _guarded(row.reason)]
+        values: list[str | float] = [
+            _guarded(row.path),
+            "true" if answer.valid else "false",
+            _guarded(row.reason),
+        ]
         values += [value for pair in pairs for value in pair]
         if answer.none_of_these is not None:
             values.append(_number(answer.none_of_these))
         return _csv_line(values + [""] * (len(self._header) - len(values)))
 
-    def read(self, file) -> Iterator[tuple[str, bool, int]]:
+    def read(self, file: IO[bytes]) -> Iterator[tuple[str, bool, int]]:
         """Yields (path, valid, where the row ends) of the complete rows of a binary file."""
         end = 0
 
-        def complete_lines():
+        def complete_lines() -> Iterator[str]:
             nonlocal end
             for line in file:
                 if not line.endswith(b"\n"):
@@ -93,7 +97,7 @@ class JsonLines:
             values["none_of_these"] = _number(answer.none_of_these)
         return json.dumps(values, ensure_ascii=False) + "\n"
 
-    def read(self, file) -> Iterator[tuple[str, bool, int]]:
+    def read(self, file: IO[bytes]) -> Iterator[tuple[str, bool, int]]:
         """Yields (path, valid, where the line ends) of the complete lines of a binary file."""
         end = 0
         for line in file:
@@ -142,11 +146,11 @@ class Table:
             for p, (label, probability) in zip(paths, ranked, strict=True)
         )
 
-    def read(self, file) -> Iterator[tuple[str, bool, int]]:
+    def read(self, file: IO[bytes]) -> Iterator[tuple[str, bool, int]]:
         """Nothing: shortened paths cannot be known again."""
         return iter(())
 
-    def _line(self, path, label, probability):
+    def _line(self, path: str, label: str, probability: str) -> str:
         path = _left(_shortened(path, self._path), self._path)
         label = _left(_shortened(label, self._label, keep_end=False), self._label)
         return f"{path}  {label}  {probability:>11}\n"
@@ -156,7 +160,7 @@ _NONE = "(none of these)"
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")  # what was guarded before is guarded once more, to be told apart
 
 
-def _guarded(text):
+def _guarded(text: str) -> str:
     """Text for a field of CSV, which a spreadsheet shows and does not compute."""
     return f"'{text}" if _FORMULA.match(text) else text
 
@@ -168,13 +172,13 @@ def cells(text: str) -> int:
     return sum(_cells_of(letter) for letter in text)
 
 
-def _cells_of(letter):
+def _cells_of(letter: str) -> int:
     if unicodedata.combining(letter):
         return 0
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
 
 
-def _shortened(text, width, keep_end=True):
+def _shortened(text: str, width: int, keep_end: bool = True) -> str:
     """The end of a path, which tells most, or the beginning of a label, in at most `width` cells."""
     if cells(text) <= width:
         return text
@@ -187,19 +191,19 @@ def _shortened(text, width, keep_end=True):
     return "…" + "".join(reversed(kept)) if keep_end else "".join(kept) + "…"
 
 
-def _left(text, width):
+def _left(text: str, width: int) -> str:
     return text + " " * (width - cells(text))
 
 
-def _percent(share):
+def _percent(share: float) -> str:
     return "below 0.1%" if share < 0.001 else f"{100 * share:.1f}%"
 
 
-def _number(value):
+def _number(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _csv_line(values):
+def _csv_line(values: Iterable[float | str]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\r\n").writerow(values)  # what is in it is quoted inside of fields
     return buffer.getvalue().removesuffix("\r\n") + "\n"

@@ -6,6 +6,7 @@ The SavedModel is the same, unchanged.
 """
 
 import base64
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from urnet_tf.errors import UsageError
 INPUT = "image_bytes"
 
 
-def _load_pyfunc(path: str):
+def _load_pyfunc(path: str) -> Any:
     """What MLflow calls, with the SavedModel's directory."""
     return ImageScorer(path)
 
@@ -28,7 +29,7 @@ class ImageScorer:
         self._model = tf.saved_model.load(path)  # kept: its function alone would lose the variables
         self._signature = self._model.signatures["serving_default"]
 
-    def predict(self, data, params=None) -> list[dict]:
+    def predict(self, data: Any, params: dict | None = None) -> list[dict]:
         """Classifies.
 
         Args:
@@ -42,7 +43,7 @@ class ImageScorer:
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def decode_images(data) -> list[bytes]:
+def decode_images(data: Any) -> list[bytes]:
     """The encoded images of a request.
 
     Raises:
@@ -59,7 +60,7 @@ def decode_images(data) -> list[bytes]:
         raise UsageError(f"Expected base64 in every b64: {error}.") from None
 
 
-def _plain(values: np.ndarray):
+def _plain(values: np.ndarray) -> Any:
     if values.dtype == object:
         return np.vectorize(bytes.decode, otypes=[object])(values).tolist()
     return values.tolist()

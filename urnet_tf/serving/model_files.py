@@ -9,6 +9,8 @@ of a run. Labels and preparation come from inside a `.tflite` file where they ar
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 from urnet_tf.errors import UsageError
 from urnet_tf.export.preparation import Preparation
@@ -33,7 +35,14 @@ class ModelFile:
     labels: tuple[str, ...]
     preparation: Preparation | None  # None: a SavedModel alone, which prepares images itself
 
-    def __str__(self):
+    @property
+    def outer_preparation(self) -> Preparation:
+        """How images are prepared before a model that does not do so itself; `find_model` has seen it."""
+        if self.preparation is None:
+            raise ValueError(f"Expected a model with its preparation; received {self}.")
+        return self.preparation
+
+    def __str__(self) -> str:
         version = "" if self.version is None else f", version {self.version}"
         return f"{self.name}{version} ({KINDS[self.kind]}): {self.path}"
 
@@ -60,7 +69,7 @@ def find_model(path: str | os.PathLike) -> ModelFile:
     raise UsageError(f"Expected a model at {path}; there is no such file or directory.")
 
 
-def _check_damage(path):
+def _check_damage(path: pathlib.Path) -> None:
     """Compares a model that lies in a work directory with what its run says of it."""
     version = (path if path.is_dir() else path.parent).resolve()
     export = version.parent.parent
@@ -68,12 +77,12 @@ def _check_damage(path):
         Workdir(export.parent).checked("export", version.parent.name, version.name)
 
 
-def _file_in(directory):
+def _file_in(directory: pathlib.Path) -> pathlib.Path:
     """The model in a directory of any level."""
     if found := _file_of_version(directory, loose=False):
         return found
     if versions := _versions(directory):
-        return _file_of_version(versions[-1])
+        return versions[-1]
     models = [p for p in sorted(directory.iterdir()) if p.is_dir() and _versions(p)]
     if len(models) > 1:
         names = ", ".join(p.name for p in models)
@@ -81,7 +90,7 @@ def _file_in(directory):
             f"Expected one model in {directory}; it holds {names}. Say which: {directory / models[0].name}"
         )
     if models:
-        return _file_of_version(_versions(models[0])[-1])
+        return _versions(models[0])[-1]
     if (directory / "export").is_dir():  # the work directory of a run
         return _file_in(directory / "export")
     if found := _file_of_version(directory):
@@ -92,13 +101,14 @@ def _file_in(directory):
     raise UsageError(f"Expected {_WANTED} in {directory}; it holds {shown}.{hint}")
 
 
-def _versions(directory):
-    """The numbered sub-directories that hold a model, in the order of their numbers."""
-    numbered = [p for p in directory.iterdir() if p.name.isdecimal() and p.is_dir() and _file_of_version(p)]
-    return sorted(numbered, key=lambda p: int(p.name))
+def _versions(directory: pathlib.Path) -> list[pathlib.Path]:
+    """The models of numbered sub-directories, in the order of their numbers."""
+    numbered = [p for p in directory.iterdir() if p.name.isdecimal() and p.is_dir()]
+    found = map(_file_of_version, sorted(numbered, key=lambda p: int(p.name)))
+    return [path for path in found if path]
 
 
-def _file_of_version(directory, loose=True):
+def _file_of_version(directory: pathlib.Path, loose: bool = True) -> pathlib.Path | None:
     """The SavedModel of a version directory, else (`loose`) its best other file, else None."""
     if (directory / "saved_model.pb").is_file():
         return directory
@@ -106,7 +116,7 @@ def _file_of_version(directory, loose=True):
     return next(files, None) if loose else None
 
 
-def _describe(path):
+def _describe(path: pathlib.Path) -> ModelFile:
     kind = "saved_model" if path.is_dir() else _SUFFIXES.get(path.suffix.lower())
     if kind is None or (kind == "saved_model" and not (path / "saved_model.pb").is_file()):
         raise UsageError(f"Expected a model ({', '.join(_SUFFIXES)} or a SavedModel); received {path}.")
@@ -134,7 +144,7 @@ def _describe(path):
     return ModelFile(path, kind, str(metadata.get("name") or fallback), version, tuple(labels), preparation)
 
 
-def _read_metadata(directory, names):
+def _read_metadata(directory: pathlib.Path, names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         if (directory / name).is_file():
             try:
@@ -147,7 +157,7 @@ def _read_metadata(directory, names):
     return {}
 
 
-def _read_labels(directory, names):
+def _read_labels(directory: pathlib.Path, names: Sequence[str]) -> list[str] | None:
     for name in names:
         if (directory / name).is_file():
             try:
@@ -157,7 +167,7 @@ def _read_labels(directory, names):
     return None
 
 
-def _read_preparation(directory, metadata):
+def _read_preparation(directory: pathlib.Path, metadata: dict[str, Any]) -> Preparation | None:
     if "preparation" not in metadata:
         return None
     try:

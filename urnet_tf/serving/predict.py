@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import IO, TYPE_CHECKING
 
 from absl import logging
 
@@ -27,6 +28,9 @@ from urnet_tf.serving.answer_formats import Csv, JsonLines, Row, Table, cells
 from urnet_tf.serving.model_files import find_model
 from urnet_tf.store import fingerprint
 from urnet_tf.store.progress import progress
+
+if TYPE_CHECKING:
+    from urnet_tf.serving.predictor import Classifier
 
 FORMATS = ("table", "csv", "jsonl")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp")  # tried in directories
@@ -124,10 +128,10 @@ def list_images(inputs: Iterable[str]) -> Iterator[str]:
                 yield path
 
 
-def answer_files(classifier, paths: Iterable[str], top_k: int) -> Generator[list[Row]]:
+def answer_files(classifier: "Classifier", paths: Iterable[str], top_k: int) -> Generator[list[Row]]:
     """Answers files in their order: yields a list of rows a batch."""
 
-    def answer(batch):
+    def answer(batch: list[str]) -> list[Row]:
         answers = classifier.classify([_read(path) for path in batch], top_k)
         return [
             Row(_shown(path), a, "" if a.valid else _reason(classifier, path))
@@ -147,7 +151,7 @@ def answer_files(classifier, paths: Iterable[str], top_k: int) -> Generator[list
         pool.shutdown(cancel_futures=True)
 
 
-def _count(inputs):
+def _count(inputs: Sequence[str]) -> tuple[int, int]:
     """How many images there are, and the cells of the longest path."""
     if not inputs:
         raise UsageError("Expected at least one IMAGE or DIR after `predict`.")
@@ -162,8 +166,9 @@ def _count(inputs):
     return total, longest
 
 
-def _batches(paths):
-    batch, size = [], 0
+def _batches(paths: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
     for path in paths:
         try:
             num_bytes = min(os.stat(path).st_size, MAX_BYTES)
@@ -178,7 +183,7 @@ def _batches(paths):
         yield batch
 
 
-def _read(path):
+def _read(path: str) -> bytes:
     """The bytes of a file; none where it cannot be read, which no model takes for an image."""
     try:
         status = os.stat(path)
@@ -190,7 +195,7 @@ def _read(path):
         return b""
 
 
-def _reason(classifier, path):
+def _reason(classifier: "Classifier", path: str) -> str:
     """Why an image could not be answered, for a person."""
     from urnet_tf.images.image_formats import MAX_PIXELS
     from urnet_tf.images.probe import os_reason, probe_file
@@ -205,13 +210,13 @@ def _reason(classifier, path):
     return found.reason or STATUS["decode_error"]
 
 
-def _shown(path):
+def _shown(path: str) -> str:
     from urnet_tf.crawl.table import printable
 
     return printable(path)
 
 
-def _choose_format(answer_format, out):
+def _choose_format(answer_format: str | None, out: pathlib.Path | None) -> str:
     if answer_format is not None:
         return answer_format
     if out is not None:
@@ -219,7 +224,7 @@ def _choose_format(answer_format, out):
     return "table" if sys.stdout.isatty() else "csv"
 
 
-def _check_out(out):
+def _check_out(out: str | os.PathLike | None) -> pathlib.Path | None:
     if out is None:
         return None
     out = pathlib.Path(out)
@@ -232,14 +237,14 @@ def _check_out(out):
     return out
 
 
-def _identity(path):
+def _identity(path: pathlib.Path) -> tuple[str, int, int]:
     """Plain values that change when another model lies at the path."""
     status = (path / "saved_model.pb" if path.is_dir() else path).stat()
     return os.path.realpath(path), status.st_size, status.st_mtime_ns
 
 
 @contextlib.contextmanager
-def _named(out):
+def _named(out: pathlib.Path | None) -> Iterator[None]:
     """Gives errors that name no file, like that of a full disk, the name of the one being written."""
     try:
         yield
@@ -250,7 +255,9 @@ def _named(out):
 
 
 @contextlib.contextmanager
-def _opened(out, key, written, inputs):
+def _opened(
+    out: pathlib.Path | None, key: str, written: Csv | JsonLines | Table, inputs: Sequence[str]
+) -> Iterator[tuple[IO[str], int, int]]:
     """Yields the text stream to write to, how many images it holds already and how many of them failed."""
     if out is None or (out.exists() and not out.is_file()):  # a pipe or a device cannot be gone on with
         with (
@@ -266,15 +273,14 @@ def _opened(out, key, written, inputs):
     with open(descriptor, "a+b") as file:
         done, failed, end = _kept(file, written, inputs)
         file.truncate(end)
-        same = {"opener": lambda *_: os.dup(descriptor)}
-        with open(partial, "a", encoding="utf-8", newline="", **same) as stream:
+        with open(partial, "a", encoding="utf-8", newline="", opener=lambda *_: os.dup(descriptor)) as stream:
             stream.write("" if done else written.header())
             yield stream, done, failed
         os.fchmod(descriptor, 0o666 & ~_umask())
         os.replace(partial, out)
 
 
-def _open_partial(out, key):
+def _open_partial(out: pathlib.Path, key: str) -> tuple[pathlib.Path, int]:
     """The file of a stopped run of this question, else a new one of a name that nobody can foresee.
 
     Returns:
@@ -298,7 +304,7 @@ def _open_partial(out, key):
     return pathlib.Path(path), descriptor
 
 
-def _locks(descriptor):
+def _locks(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -306,13 +312,13 @@ def _locks(descriptor):
     return True
 
 
-def _umask():
+def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
-def _kept(file, written, inputs):
+def _kept(file: IO[bytes], written: Csv | JsonLines | Table, inputs: Sequence[str]) -> tuple[int, int, int]:
     """Of a killed run's file: how many rows are those of the first images, the failed ones, their end."""
     file.seek(0)
     done = failed = end = 0
@@ -323,7 +329,9 @@ def _kept(file, written, inputs):
     return done, failed, end
 
 
-def _shown_progress(batches, total, done, stream):
+def _shown_progress(
+    batches: Iterator[list[Row]], total: int, done: int, stream: IO[str]
+) -> Iterator[list[Row]]:
     """Passes batches on and tells how far it is, unless the answers themselves tell on the terminal."""
     if stream.isatty():
         yield from batches

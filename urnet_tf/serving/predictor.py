@@ -8,14 +8,20 @@ classes ranked here.
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from urnet_tf.errors import UsageError
 from urnet_tf.serving.model_files import KINDS, ModelFile, find_model
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 _VIEWS_AT_ONCE = 32
+
+# Classes, probabilities, whether an image is valid, and none_of_these.
+_Ranked = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
 
 
 class Answer(NamedTuple):
@@ -106,7 +112,7 @@ def open_model_file(file: ModelFile) -> Classifier:
         raise UsageError(f"Cannot open the {KINDS[file.kind]} model {file.path}: {first[:300]}") from error
 
 
-def _open_saved_model(file):
+def _open_saved_model(file: ModelFile) -> Classifier:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(os.fspath(file.path))
@@ -118,7 +124,7 @@ def _open_saved_model(file):
             f"classes, probabilities and valid; {file.path} gives {', '.join(sorted(outputs)) or 'nothing'}."
         )
 
-    def rank(encoded, k):
+    def rank(encoded: list[bytes], k: int) -> _Ranked:
         # Naming `loaded` keeps it: without it the variables of the signature would be freed.
         served = loaded.signatures["serving_default"](image_bytes=tf.constant(encoded, tf.string))
         none = served["none_of_these"].numpy() if "none_of_these" in served else None
@@ -128,12 +134,13 @@ def _open_saved_model(file):
     return Classifier(file, rank, outputs["classes"].shape[1] or len(file.labels), "none_of_these" in outputs)
 
 
-def _open_network(file, network):
+def _open_network(file: ModelFile, network: Callable) -> Classifier:
     """A classifier of a function images float32 [m, S, S, 3] → probs [m, C], none_of_these [m] | None."""
     import tensorflow as tf
 
-    size, views = file.preparation.image_size_px, file.preparation.views
-    prepare = file.preparation.decode_views
+    preparation = file.outer_preparation
+    size, views = preparation.image_size_px, preparation.views
+    prepare = preparation.decode_views
     images_at_once = max(1, _VIEWS_AT_ONCE // views)
     lock = threading.Lock()  # interpreters take one call at a time; meanwhile other threads decode
     probs, none = network(np.zeros([1, size, size, 3], np.float32))
@@ -144,7 +151,7 @@ def _open_network(file, network):
         )
     has_none = none is not None
 
-    def rank_part(encoded, k):
+    def rank_part(encoded: list[bytes], k: int) -> _Ranked:
         images, valid = (t.numpy() for t in prepare(tf.constant(encoded, tf.string)))
         classes, probabilities = np.full([len(valid), k], -1), np.zeros([len(valid), k], np.float32)
         none = np.zeros(len(valid), np.float32) if has_none else None
@@ -154,50 +161,51 @@ def _open_network(file, network):
             probs = probs.reshape(-1, views, probs.shape[1]).mean(axis=1)
             best = np.argsort(-probs, axis=1, kind="stable")[:, :k]
             classes[valid], probabilities[valid] = best, np.take_along_axis(probs, best, axis=1)
-            if has_none:
+            if none is not None:
                 none[valid] = none_of_views.reshape(-1, views).mean(axis=1)
         return classes, probabilities, valid, none
 
-    def rank(encoded, k):
+    def rank(encoded: list[bytes], k: int) -> _Ranked:
         starts = range(0, len(encoded), images_at_once)
         parts = [rank_part(encoded[i : i + images_at_once], k) for i in starts]
         columns = list(zip(*parts, strict=True))
         joined = [np.concatenate(column) for column in columns[:3]]
-        return *joined, np.concatenate(columns[3]) if has_none else None
+        classes, probabilities, valid = joined
+        return classes, probabilities, valid, np.concatenate(columns[3]) if has_none else None
 
     return Classifier(file, rank, len(file.labels), has_none)
 
 
-def _keras_network(file):
+def _keras_network(file: ModelFile) -> Callable:
     import tensorflow as tf
 
     from urnet_tf.export.rewriting import LOGITS, NONE_OF_THESE, float32_copy
     from urnet_tf.training.saving import load_model
 
     model = float32_copy(load_model(file.path))
-    size = file.preparation.image_size_px
+    size = file.outer_preparation.image_size_px
 
     @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32)])
-    def forward(images):
+    def forward(images: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor | None]":
         outputs = model(images, training=False)
         outputs = outputs if isinstance(outputs, dict) else {LOGITS: outputs}
         return tf.nn.softmax(tf.cast(outputs[LOGITS], tf.float32)), outputs.get(NONE_OF_THESE)
 
-    def network(images):
+    def network(images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         probs, none = forward(tf.constant(images))
         return probs.numpy(), None if none is None else none.numpy().reshape(-1)
 
     return network
 
 
-def _tflite_network(file):
+def _tflite_network(file: ModelFile) -> Callable:
     from urnet_tf.export.tflite import build_tflite_classifier
 
     classifier = build_tflite_classifier(file.path, threads=os.cpu_count())
     return lambda images: (classifier(images), None)
 
 
-def _onnx_network(file):
+def _onnx_network(file: ModelFile) -> Callable:
     from urnet_tf.export.onnx_file import build_onnx_classifier
 
     classifier = build_onnx_classifier(file.path)

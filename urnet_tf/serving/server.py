@@ -30,6 +30,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
+from typing import Any
 
 from urnet_tf import extras
 from urnet_tf.errors import RunError, UsageError
@@ -169,11 +170,11 @@ def curl_line(url: str) -> str:
     )
 
 
-def _obstacle_of_tf_serving():
+def _obstacle_of_tf_serving() -> str | None:
     return None if shutil.which(_BINARY) else f"no {_BINARY} on the PATH"
 
 
-def _obstacle_of_docker():
+def _obstacle_of_docker() -> str | None:
     if not shutil.which("docker"):
         return "no docker on the PATH"
     try:
@@ -183,7 +184,7 @@ def _obstacle_of_docker():
     return "docker has no daemon that answers" if done.returncode else None
 
 
-def _obstacle_of_mlflow():
+def _obstacle_of_mlflow() -> str | None:
     missing = extras.find_missing("mlflow", "uvicorn", "fastapi")
     return f"no Python package {missing} (pip install 'urnet_tf[serve]')" if missing else None
 
@@ -195,7 +196,7 @@ _OBSTACLES = {
 }
 
 
-def _plan_tf_serving(folder, model, host, port):
+def _plan_tf_serving(folder: pathlib.Path, model: Model, host: str, port: int) -> Plan:
     file = tf_serving.write_models_config(
         folder, [model.name], base_path=model.directory, version=model.only_version
     )
@@ -205,10 +206,10 @@ def _plan_tf_serving(folder, model, host, port):
         if host not in ("0.0.0.0", "::")
         else ""
     )
-    return Plan(command, file, *_tf_serving_urls(model.name, host, port), remark=remark)
+    return Plan(command, file, **_tf_serving_urls(model.name, host, port), remark=remark)
 
 
-def _plan_docker(folder, model, host, port):
+def _plan_docker(folder: pathlib.Path, model: Model, host: str, port: int) -> Plan:
     file = tf_serving.write_models_config(folder, [model.name], version=model.only_version)
     container = folder.name  # names are unique, and so is the folder's
     command = tf_serving.docker_command(
@@ -216,15 +217,21 @@ def _plan_docker(folder, model, host, port):
         host=host, rest_port=port, grpc_port=port - 1,
     )  # fmt: skip
     stop = ("docker", "rm", "--force", container)
-    return Plan(command, file, *_tf_serving_urls(model.name, host, port), stop=stop)
+    return Plan(command, file, **_tf_serving_urls(model.name, host, port), stop=stop)
 
 
-def _tf_serving_urls(name, host, port):
+def _tf_serving_urls(name: str, host: str, port: int) -> dict[str, Any]:
+    """The fields of a `Plan` that say where the server is."""
     url = f"{_base_url(host, port)}/v1/models/{urllib.parse.quote(name)}"
-    return f"{url}:predict", url, '"AVAILABLE"', _base_url(host, port - 1).removeprefix("http://")
+    return {
+        "url": f"{url}:predict",
+        "ready_url": url,
+        "ready_text": '"AVAILABLE"',
+        "grpc": _base_url(host, port - 1).removeprefix("http://"),
+    }
 
 
-def _plan_mlflow(folder, model, host, port):
+def _plan_mlflow(folder: pathlib.Path, model: Model, host: str, port: int) -> Plan:
     import yaml
 
     flavor = {
@@ -252,13 +259,13 @@ def _plan_mlflow(folder, model, host, port):
 _PLANNERS = {"tf_serving": _plan_tf_serving, "docker": _plan_docker, "mlflow": _plan_mlflow}
 
 
-def _base_url(host, port):
+def _base_url(host: str, port: int) -> str:
     """Of a server on this machine; one that listens on all addresses is reached at the local one."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _shell_lines(plan):
+def _shell_lines(plan: Plan) -> str:
     variables = [f"{name}={shlex.quote(value)}" for name, value in plan.environment.items()]
     command = " ".join(variables + [shlex.join(plan.command)])
     folder, file = map(shlex.quote, map(os.fspath, (plan.file.parent, plan.file)))
@@ -266,7 +273,7 @@ def _shell_lines(plan):
     return "\n".join(([f"# {plan.remark}"] if plan.remark else []) + lines)
 
 
-def _check_port(host, port):
+def _check_port(host: str, port: int) -> None:
     """Raises UsageError when nobody can listen there."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -280,10 +287,10 @@ def _check_port(host, port):
         ) from None
 
 
-def _run(plan):
+def _run(plan: Plan) -> None:
     process = None
 
-    def stop(*_):
+    def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -306,7 +313,7 @@ def _run(plan):
             signal.signal(number, handler)
 
 
-def _wait_until_ready(plan, process):
+def _wait_until_ready(plan: Plan, process: subprocess.Popen) -> None:
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     end = time.monotonic() + _START_S
     while process.poll() is None and time.monotonic() < end:
@@ -321,7 +328,7 @@ def _wait_until_ready(plan, process):
     raise RunError(f"The server did not start: it {state}; what it wrote is above.")
 
 
-def _end(plan, process):
+def _end(plan: Plan, process: subprocess.Popen) -> None:
     process.terminate()
     try:
         process.wait(_STOP_S)

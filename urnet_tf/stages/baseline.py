@@ -6,6 +6,8 @@ stage `features`. The model of fold f does not see the instances of fold f, so t
 is out of fold. Each fit resumes.
 """
 
+from typing import Any
+
 import numpy as np
 
 from urnet_tf import schema, store
@@ -15,17 +17,15 @@ from urnet_tf.errors import UsageError, settings_named
 from urnet_tf.images.augment import require_packages
 from urnet_tf.reweighting.class_weight import count_labels
 from urnet_tf.stages.effects import trains
+from urnet_tf.stages.fitted_heads import estimate_fitting, fit_heads, save_head
 from urnet_tf.stages.settings import (
     BACKBONE_SETTINGS,
-    CHOOSING_FOLDS,
     count_backbone,
     count_training,
     fingerprint_weights,
     fit_settings,
-    fitted_estimate,
     images_per_step,
     keys_of,
-    log_judgement,
     open_augmenter,
     open_backbone,
     training_seconds,
@@ -102,7 +102,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
         return Estimate()
     folds, frozen = config.baseline.folds, config.model.mode == "frozen"
     if not trains(config, "baseline"):
-        return fitted_estimate(config, plan, heads=folds + 1 if folds > 1 else 1)
+        return estimate_fitting(config, plan, heads=folds + 1 if folds > 1 else 1)
     seen = plan.train_images * (folds if folds > 1 else 1)  # the full set, and all but one fold each
     seconds = 15.0 + training_seconds(config, config.baseline.fit, seen, plan)
     network = count_backbone(config)
@@ -115,31 +115,21 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     return Estimate(plan.images, seconds, disk, memory, note, training)
 
 
-def _fit_heads(context, labels, folds, num_classes):
-    """Writes linear heads on the features, fitted to convergence: one a fold and one of all images."""
-    from urnet_tf.models.classifier import build_classifier
-    from urnet_tf.reweighting.judge import out_of_fold_predictions
-    from urnet_tf.training.saving import save_model
-
-    config = context.config
-    features = store.read_array(context.path("features", "features.npy"))[: len(labels)]
-    judgement = out_of_fold_predictions(
-        features, labels, folds=folds if config.baseline.folds > 1 else CHOOSING_FOLDS,
-        num_classes=num_classes, kind=config.baseline.head,
-    )  # fmt: skip
-    log_judgement("baseline", judgement)
-    names = [f"fold{fold}" for fold in range(config.baseline.folds)] if config.baseline.folds > 1 else []
+def _fit_heads(context: StageContext, labels: np.ndarray, folds: np.ndarray, num_classes: int) -> None:
+    """Writes linear heads on the features: one a fold and one of all images."""
+    kind = context.config.baseline.head
+    judgement = fit_heads(context, labels, folds, num_classes, kind=kind, description="baseline")
+    names = [f"fold{fold}" for fold in range(context.config.baseline.folds)]
     # The judge counts classes as equally frequent; a plain classifier also knows how frequent they are.
     prior = np.log(np.maximum(count_labels(labels, num_classes), 1) / len(labels))
-    for name, head in zip(["full", *names], (judgement.head, *judgement.heads), strict=False):
-        model = build_classifier(features.shape[1], num_classes, dropout=config.model.dropout)
-        model.set_weights([head.kernel, head.bias + prior])
-        save_model(model, context.out / f"model_{name}.keras")
+    save_head(context, judgement.head, "model_full.keras", prior)
+    for name, head in zip(names if len(names) > 1 else (), judgement.heads, strict=False):
+        save_head(context, head, f"model_{name}.keras", prior)
     history = [{"loss": -judgement.likelihood, "accuracy": judgement.agreement}]  # out of fold, by class
     store.write_json(context.out / "history_full.json", history)
 
 
-def _fit(context, name, ids, labels, num_classes):
+def _fit(context: StageContext, name: str, ids: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
     from urnet_tf.feed import batches
     from urnet_tf.feed.sampling import InstanceSampler
     from urnet_tf.images.image_store import ImageStore
@@ -155,7 +145,8 @@ def _fit(context, name, ids, labels, num_classes):
     targets = labels[:, None].astype(np.int32), ones[:, None], ones
     batch_images = images_per_step(fit, len(ids))
     sampler = InstanceSampler(ids, batch_images, seed)
-    head = {"dropout": config.model.dropout, "seed": seed}
+    head: dict[str, Any] = {"dropout": config.model.dropout, "seed": seed}
+    data: batches.FeatureBatches | batches.ImageBatches
     strategy = training.build_strategy(config.runtime.strategy)
     with training.precision_policy(config.runtime.precision), strategy.scope():
         if frozen:

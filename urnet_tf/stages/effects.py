@@ -7,7 +7,8 @@ are named by their dotted keys, like `train.fit.loss.kind`.
 import dataclasses
 import fnmatch
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from urnet_tf.config.fields import Config, has_second_round
 from urnet_tf.config.presets import from_dict
@@ -33,23 +34,27 @@ class Rule:
     needs: str  # the other setting, as a person would write it
 
 
-def _on(section):
+def _on(section: str) -> Callable[[Config], bool]:
     return lambda config: resolve(config, f"{section}.enabled")
 
 
-def _fit_rules(fit, kinds_of_loss):
+def _fit_rules(fit: str, kinds_of_loss: Mapping[str, Iterable[str]]) -> list[Rule]:
     """The rules inside of one section `fit`."""
-    settings = lambda config: select(config, fit)  # noqa: E731
-    rules = [
-        Rule(f"{fit}.momentum", lambda config: settings(config).optimizer == "sgd", f"{fit}.optimizer=sgd")
-    ]
+
+    def uses_sgd(config: Config) -> bool:
+        return select(config, f"{fit}.optimizer") == "sgd"
+
+    rules = [Rule(f"{fit}.momentum", uses_sgd, f"{fit}.optimizer=sgd")]
     for kind, keys in kinds_of_loss.items():
-        is_kind = lambda config, kind=kind: settings(config).loss.kind == kind  # noqa: E731
+
+        def is_kind(config: Config, kind: str = kind) -> bool:
+            return select(config, f"{fit}.loss.kind") == kind
+
         rules += [Rule(f"{fit}.loss.{key}", is_kind, f"{fit}.loss.kind={kind}") for key in keys]
     return rules
 
 
-def _uses_hashed_text(config):
+def _uses_hashed_text(config: Config) -> bool:
     reweight = config.reweight
     confidence = reweight.confidence.enabled and reweight.confidence.text_vectors == "hashed"
     return confidence or (reweight.page_text.enabled and reweight.page_text.encoder == "hashed")
@@ -62,7 +67,7 @@ _LOSSES = {
 _WHOLE = "model.mode=finetune"
 
 
-def _is_whole(config):
+def _is_whole(config: Config) -> bool:
     return config.model.mode == "finetune"
 
 
@@ -71,7 +76,7 @@ def trains(config: Config, section: str) -> bool:
     return _is_whole(config) or getattr(config, section).head == "trained"
 
 
-def _is_repaired(config):
+def _is_repaired(config: Config) -> bool:
     return config.reweight.formulas != LITERAL
 
 
@@ -143,7 +148,7 @@ _CHOSEN = {
 }
 
 
-def resolve(config: Config, key: str):
+def resolve(config: Config, key: str) -> Any:
     """The value of a setting, or what the program chooses where it is None."""
     value = select(config, key)
     return _CHOSEN[key](config) if value is None and key in _CHOSEN else value
@@ -178,7 +183,7 @@ def ignored_settings(config: Config) -> dict[str, str]:
     return found
 
 
-def _missing(config, key):
+def _missing(config: Config, key: str) -> str | None:
     """What a setting needs in order to have an effect; None where it has one."""
     for rule in RULES:
         is_switch = "*" in rule.keys and key == rule.keys.replace("*", "enabled")  # counts on and off
@@ -187,7 +192,7 @@ def _missing(config, key):
     return None
 
 
-def _canonical(config, key, value):
+def _canonical(config: Config, key: str, value: object) -> object:
     if key == "ingest.kind":
         return _kind(config)
     if key in _CHOSEN:
@@ -197,7 +202,7 @@ def _canonical(config, key, value):
     return value
 
 
-def _kind(config):
+def _kind(config: Config) -> str:
     """What lies at `ingest.path`; UsageError where nothing does."""
     from urnet_tf.crawl import readers
 
@@ -205,7 +210,7 @@ def _kind(config):
     return settings.kind if settings.path is None else readers.resolve_kind(settings.path, settings.kind)
 
 
-def _matches(key, patterns):
+def _matches(key: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
 
 

@@ -11,6 +11,10 @@ per_class.parquet, confusion.json, predictions_<model>.npz, submission.txt.
 Predictions are kept in parts of a fixed number of images, so a killed run redoes one part.
 """
 
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from absl import logging
 
@@ -32,6 +36,10 @@ from urnet_tf.stages.settings import (
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store import atomic_path, column, read_array, read_json, read_table, write_json, write_table
 from urnet_tf.store.progress import progress
+
+if TYPE_CHECKING:
+    import keras
+    import pyarrow as pa
 
 _KEPT = 5  # predictions kept of an image: what the figures and the submission need
 _PART_FEATURES = 16384  # images of a part: the unit of resuming
@@ -131,12 +139,14 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     return Estimate(rows, seconds, kept, memory, f"{views} view(s) an image")
 
 
-def _uses_cached_features(config):
+def _uses_cached_features(config: Config) -> bool:
     plain = config.evaluate.crops == "1" and tuple(config.evaluate.scales) == (1.0,)
     return config.model.mode == "frozen" and plain
 
 
-def _predict(context, ids, labels):
+def _predict(
+    context: StageContext, ids: np.ndarray, labels: np.ndarray
+) -> tuple[dict[str, Predictions], int]:
     """Predictions by model name of all ids, and the number of views."""
     config = context.config
     cached = _uses_cached_features(config)
@@ -151,7 +161,7 @@ def _predict(context, ids, labels):
         if path.exists():  # put there in one piece
             continue
         part = slice(start, start + part_size)
-        blocks = {name: [] for name in groups}
+        blocks: dict[str, list[Predictions]] = {name: [] for name in groups}
         row = start
         for probs in _stream_probs(context, predictor, ids[part], cached):
             block_labels = labels[row : row + probs.shape[1]]
@@ -164,7 +174,9 @@ def _predict(context, ids, labels):
     return {name: Predictions.concatenate(p[name] for p, _ in loaded) for name in groups}, loaded[0][1]
 
 
-def _build_predictor(context, cached):
+def _build_predictor(
+    context: StageContext, cached: bool
+) -> tuple[Callable, dict[str, tuple[list[int], str]]]:
     """The graph function → float32 [M, n, C], and model name → (member numbers, fusion)."""
     from urnet_tf.evaluation import multi_view
     from urnet_tf.models import urnet
@@ -173,7 +185,7 @@ def _build_predictor(context, cached):
     config = context.config
     folds = config.baseline.folds if config.baseline.folds > 1 else 0
 
-    def load(stage, name):
+    def load(stage: str, name: str) -> "keras.Model":
         return load_model(context.path(stage, name))
 
     if config.evaluate.bag_branch and trains(config, "train"):
@@ -184,7 +196,10 @@ def _build_predictor(context, cached):
     members = [multi_view.instance_member(load("baseline", "model_full.keras")), ours]
     members += [multi_view.instance_member(load("baseline", f"model_fold{i}.keras")) for i in range(folds)]
     backbone = None if cached or config.model.mode != "frozen" else open_backbone(config)
-    groups = {"baseline": ([0], None), "urnet": ([1], None)}
+    groups: dict[str, tuple[list[int], str]] = {
+        "baseline": ([0], ""),
+        "urnet": ([1], ""),
+    }  # one member needs no fusion
     if folds:
         fold_members = list(range(2, 2 + folds))
         for suffix, fusion in (("", "mean_probability"), ("_rank", "rank")):
@@ -193,7 +208,9 @@ def _build_predictor(context, cached):
     return multi_view.build_predictor(members, backbone), groups
 
 
-def _stream_probs(context, predictor, ids, cached):
+def _stream_probs(
+    context: StageContext, predictor: Callable, ids: np.ndarray, cached: bool
+) -> Iterator[np.ndarray]:
     """Yields float32 [M, b, C] over the ids in order."""
     from urnet_tf.evaluation import multi_view
 
@@ -211,24 +228,34 @@ def _stream_probs(context, predictor, ids, cached):
     yield from multi_view.predict_views(predictor, batches)
 
 
-def _write_part(path, predictions, views):
-    arrays = {"views": np.int64(views)}
+def _write_part(path: pathlib.Path, predictions: dict[str, Predictions], views: int) -> None:
+    arrays: dict[str, Any] = {"views": np.int64(views)}
     for name, p in predictions.items():
         arrays |= {f"{name}.ids": p.topk_ids, f"{name}.probs": p.topk_probs, f"{name}.given": p.given_prob}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
 
 
-def _read_part(path, names):
+def _read_part(path: pathlib.Path, names: Iterable[str]) -> tuple[dict[str, Predictions], int]:
     with np.load(path) as part:
         fields = ("ids", "probs", "given")
         kept = {name: Predictions(*(part[f"{name}.{field}"] for field in fields)) for name in names}
         return kept, int(part["views"])
 
 
-def _measure(out, predictions, labels, rows, classes, n_train, config):
+def _measure(
+    out: pathlib.Path,
+    predictions: dict[str, Predictions],
+    labels: np.ndarray,
+    rows: np.ndarray,
+    classes: list[dict[str, Any]],
+    n_train: np.ndarray,
+    config: Config,
+) -> dict[str, Any]:
     """Writes per_class.parquet and confusion.json; returns the figures by model."""
-    num_classes, figures, columns, confusion = len(classes), {}, {}, {}
+    figures: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
+    num_classes, confusion = len(classes), {}
     for name, p in predictions.items():
         top_ids = p.topk_ids[rows]
         figures[name] = metrics.summarize(
@@ -248,7 +275,9 @@ def _measure(out, predictions, labels, rows, classes, n_train, config):
     return figures
 
 
-def _confused_pairs(labels, predicted, classes, n):
+def _confused_pairs(
+    labels: np.ndarray, predicted: np.ndarray, classes: list[dict[str, Any]], n: np.ndarray
+) -> list[dict[str, Any]]:
     """The most frequent mistakes: label, prediction, how often, share of the class."""
     true, predicted, count = metrics.confusion_counts(labels, predicted, len(classes))
     wrong = np.flatnonzero(true != predicted)[:_CONFUSED_PAIRS]
@@ -265,7 +294,13 @@ def _confused_pairs(labels, predicted, classes, n):
     ]
 
 
-def _write_submissions(context, table, predictions, wanted, labels):
+def _write_submissions(
+    context: StageContext,
+    table: "pa.Table",
+    predictions: dict[str, Predictions],
+    wanted: np.ndarray,
+    labels: np.ndarray,
+) -> None:
     """submission.txt (urnet) and submission_ensemble.txt for the test images, in list order."""
     is_test = column(table, "split")[wanted] == TEST
     if not is_test.any():

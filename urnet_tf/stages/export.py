@@ -1,4 +1,4 @@
-"""Stage export: the URNet's instance branch for servers and phones, held against Keras.
+"""Stage export: the URNet's instance branch for servers and phones, each file checked against Keras.
 
 In: pack/, train/instance.keras, train/weights.parquet, baseline/ (frozen: the backbone stands before
 the head). Out: <name>/<version>/ and models.config; see `urnet_tf.export.classifier`.
@@ -8,6 +8,7 @@ so a server that watches a copy of it sees a newer model.
 """
 
 import hashlib
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +31,9 @@ from urnet_tf.stages.settings import (
 )
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store import column, read_json, read_table
+
+if TYPE_CHECKING:
+    import keras
 
 _CHECK_BATCH = 64  # images that the export is compared on at once, at most
 _CONVERTER_BYTES = 10**9  # of the graphs that are written; measured with EfficientNet-Lite0
@@ -115,7 +119,7 @@ def choose_trusted_ids(ids: np.ndarray, weights: np.ndarray, count: int, seed: i
     return np.sort(np.random.default_rng(seed).choice(ids, count, replace=False, p=share))
 
 
-def _choose_calibration(context):
+def _choose_calibration(context: StageContext) -> np.ndarray:
     weights = read_table(context.path("train", "weights.parquet"), ["instance_id", "sample_weight"])
     return choose_trusted_ids(
         column(weights, "instance_id"), column(weights, "sample_weight"),
@@ -140,7 +144,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     return Estimate(rows, seconds, int(disk), memory)
 
 
-def _image_model(context):
+def _image_model(context: StageContext) -> "keras.Model":
     """Images → logits and features."""
     from urnet_tf.models.classifier import backbone_of, compose, head_of
     from urnet_tf.training.saving import load_model
@@ -151,7 +155,7 @@ def _image_model(context):
     return compose(open_backbone(context.config), head, with_features=True)
 
 
-def _describe_data(context, hashes):
+def _describe_data(context: StageContext, hashes: np.ndarray) -> dict[str, Any]:
     """What the model was trained on, for the model card."""
     markers = {name: context.marker(name)["metadata"] for name in ("ingest", "pack", "reweight")}
     digest = hashlib.blake2b(digest_size=16)

@@ -6,7 +6,7 @@ also features.npy by the full network. Never holds N x C.
 """
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import logging
@@ -15,6 +15,11 @@ from urnet_tf import schema, store
 from urnet_tf.config import Config, has_second_round
 from urnet_tf.stages.settings import count_backbone, forward_seconds, inference_bytes
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
+
+if TYPE_CHECKING:
+    import keras
+
+    from urnet_tf.images.image_store import ImageStore
 
 
 def run(context: StageContext) -> dict:
@@ -39,7 +44,7 @@ def run(context: StageContext) -> dict:
         "crop_fraction": config.model.crop_fraction,
     }
 
-    def load(name):
+    def load(name: str) -> "keras.Model":
         return load_model(context.path("baseline", f"model_{name}.keras"))
 
     full, instances = load("full"), np.arange(len(labels))
@@ -48,11 +53,8 @@ def run(context: StageContext) -> dict:
         features = store.read_array(context.path("features", "features.npy"))
     else:
         images = ImageStore(context.path("pack"))
-        features_path, head, backbone = "extract/features.npy", head_of(full), backbone_of(full)
-        shape = (len(labels), backbone.output_shape[-1])
-        features = store.open_column(context.out / "features.npy", shape, np.float16)
-        units = context.units("features", inference.count_units(len(labels), batch), features)
-        inference.extract_features(backbone, images, instances, features, units, batch_size=batch, **view)
+        features_path, head = "extract/features.npy", head_of(full)
+        features = _extract_features(context, backbone_of(full), images, len(labels), "features", view)
 
     class_scale = compute_class_weight(labels, num_classes=num_classes, alpha=1.0)
     in_sample = inference.predict_top_k(head, features, instances, labels, k, class_scale)
@@ -64,45 +66,50 @@ def run(context: StageContext) -> dict:
     if num_folds == 1:
         columns.write(instances, in_sample)
     for fold in range(num_folds) if num_folds > 1 else ():
-        ids = np.flatnonzero(folds == fold)
+        ids, model = np.flatnonzero(folds == fold), load(f"fold{fold}")
         if frozen:
-            head = load(f"fold{fold}")
-            columns.write(ids, inference.predict_top_k(head, features, ids, labels[ids], k, class_scale))
-        else:
-            if has_second_round(config):  # the second round trains heads on what this network sees
-                _extract_fold(context, load, fold, images, shape, view)
-            filled = dataclasses.astuple(columns)
-            units = context.units(f"fold{fold}", inference.count_units(len(ids), batch), *filled)
-            inference.extract_top_k(
-                load(f"fold{fold}"), images, ids, labels[ids], columns, units, class_scale=class_scale,
-                batch_size=batch, **view,
-            )  # fmt: skip
-    seen = float(np.mean(in_sample.topk_ids[:, 0] == labels))
-    unseen = float(np.mean(columns.topk_ids[:, 0] == labels)) if num_folds > 1 else None
+            columns.write(ids, inference.predict_top_k(model, features, ids, labels[ids], k, class_scale))
+            continue
+        if has_second_round(config):  # the second round trains heads on what this network sees
+            _extract_features(context, backbone_of(model), images, len(labels), f"features_fold{fold}", view)
+        filled = dataclasses.astuple(columns)
+        units = context.units(f"fold{fold}", inference.count_units(len(ids), batch), *filled)
+        inference.extract_top_k(
+            model, images, ids, labels[ids], columns, units, class_scale=class_scale, batch_size=batch, **view
+        )
+    agreement = _report_agreement(labels, in_sample.topk_ids, columns.topk_ids if num_folds > 1 else None)
+    return {"features": features_path, "feature_dim": int(features.shape[1]), **agreement}
+
+
+def _report_agreement(
+    labels: np.ndarray, in_sample_ids: np.ndarray, out_of_fold_ids: np.ndarray | None
+) -> dict[str, Any]:
+    """Shares of images whose likeliest class is the given one."""
+    seen = float(np.mean(in_sample_ids[:, 0] == labels))
+    unseen = None if out_of_fold_ids is None else float(np.mean(out_of_fold_ids[:, 0] == labels))
     logging.info(
         "Agreement with the given labels: %.3f in sample%s.",
         seen, "" if unseen is None else f", {unseen:.3f} out of fold",
     )  # fmt: skip
-    return {
-        "features": features_path,
-        "feature_dim": int(features.shape[1]),
-        "accuracy_in_sample": seen,
-        "accuracy_out_of_fold": unseen,
-    }
+    return {"accuracy_in_sample": seen, "accuracy_out_of_fold": unseen}
 
 
-def _extract_fold(context, load, fold, images, shape, view):
-    """Fills features_fold<fold>.npy float16 [N, D]: all training images by the network of a fold."""
+def _extract_features(
+    context: StageContext,
+    backbone: "keras.Model",
+    images: "ImageStore",
+    rows: int,
+    name: str,
+    view: dict[str, Any],
+) -> np.ndarray:
+    """Fills <name>.npy float16 [N, D]: all training images by one network."""
     from urnet_tf.evaluation import inference
-    from urnet_tf.models.classifier import backbone_of
 
-    batch = context.config.extract.batch_images
-    features = store.open_column(context.out / f"features_fold{fold}.npy", shape, np.float16)
-    units = context.units(f"features_fold{fold}", inference.count_units(shape[0], batch), features)
-    inference.extract_features(
-        backbone_of(load(f"fold{fold}")), images, np.arange(shape[0]), features, units, batch_size=batch,
-        **view,
-    )  # fmt: skip
+    batch, shape = context.config.extract.batch_images, (rows, backbone.output_shape[-1])
+    features = store.open_column(context.out / f"{name}.npy", shape, np.float16)
+    units = context.units(name, inference.count_units(rows, batch), features)
+    inference.extract_features(backbone, images, np.arange(rows), features, units, batch_size=batch, **view)
+    return features
 
 
 def estimate(config: Config, plan: PlanContext) -> Estimate:

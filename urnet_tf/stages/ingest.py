@@ -7,8 +7,10 @@ FILES_PER_UNIT; a killed run takes up behind the last finished unit.
 
 import concurrent.futures
 import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from urnet_tf.config import Config
+from urnet_tf.config import Config, IngestConfig
 from urnet_tf.errors import RunError, UsageError, settings_named
 from urnet_tf.schema import DUPLICATE_COLUMNS, DUPLICATE_KINDS, QUARANTINE_COLUMNS, TEST, TRAIN, VAL
 from urnet_tf.stages.settings import keys_of
@@ -16,6 +18,12 @@ from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store import DamagedResult, Workdir, hash_file, read_table, write_json, write_table
 from urnet_tf.store.progress import progress
 from urnet_tf.text_rules import show_path
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from urnet_tf.crawl.instance_table import InstanceTable
+    from urnet_tf.crawl.table import Crawl
 
 FILES_PER_UNIT = 20_000
 _SECONDS_PER_FILE = 1.5e-4  # measured: listing, reading and hashing small local files on 2 cores
@@ -63,7 +71,7 @@ def run(context: StageContext) -> dict:
     return metadata
 
 
-def read_crawl(config: Config):
+def read_crawl(config: Config) -> "Crawl":
     """Lists the crawl that `config.ingest` points at; opens no image.
 
     Raises:
@@ -119,7 +127,9 @@ def inputs(config: Config) -> dict:
     return found
 
 
-def _fingerprint_input(name, path, kind, image_root=None, sources=None):
+def _fingerprint_input(
+    name: str, path: str, kind: str, image_root: str | None = None, sources: Sequence[str] | None = None
+) -> dict[str, Any]:
     from urnet_tf.crawl import list_reader, readers, webvision
 
     texts = {}
@@ -133,7 +143,7 @@ def _fingerprint_input(name, path, kind, image_root=None, sources=None):
     return found
 
 
-def _file_hash(path):
+def _file_hash(path: str) -> str | None:
     try:
         return hash_file(path)
     except FileNotFoundError:
@@ -149,8 +159,8 @@ def rescan(config: Config, workdir: Workdir) -> str | None:
     listed = table["path"].to_pylist()
     workers = (config.runtime.workers or os.cpu_count() or 1) * _THREADS_PER_CORE
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        found = pool.map(_file_hash, (os.path.join(root, path) for path in listed))
-        found = progress(found, "rescan", total=len(table), unit="files")
+        hashes = pool.map(_file_hash, (os.path.join(root, path) for path in listed))
+        found = progress(hashes, "rescan", total=len(table), unit="files")
         for path, before, now in zip(listed, table["content_hash"].to_pylist(), found, strict=True):
             if before != now:
                 changed.append(path)
@@ -159,7 +169,7 @@ def rescan(config: Config, workdir: Workdir) -> str | None:
     return f"the contents of {len(changed):,} images changed ({changed[0]}, for one)"
 
 
-def _find(settings) -> tuple[str, str]:
+def _find(settings: IngestConfig) -> tuple[str, str]:
     """Where the images are, and of what kind it is."""
     from urnet_tf.crawl import readers
 
@@ -171,7 +181,7 @@ def _find(settings) -> tuple[str, str]:
     return settings.path, kind
 
 
-def _probe(context, crawl):
+def _probe(context: StageContext, crawl: "Crawl") -> "pa.Table":
     """Probe results of all rows as a table, in listing order."""
     import pyarrow as pa
 
@@ -206,7 +216,7 @@ def _probe(context, crawl):
     return pa.concat_tables([read_table(units.directory / part(unit)) for unit in range(total)])
 
 
-def _check_folders(workdir, root):
+def _check_folders(workdir: Workdir, root: str) -> None:
     """Stops where images that an earlier run has read are gone with their folders: a disk is not mounted.
 
     Single files that are gone were removed by someone, or are told by `_check_missing`.
@@ -235,7 +245,7 @@ def _check_folders(workdir, root):
     )
 
 
-def _holds_something(folder):
+def _holds_something(folder: str) -> bool:
     """Whether a folder is there and not empty, like the place of a disk that is not mounted."""
     try:
         with os.scandir(folder) as entries:
@@ -246,7 +256,7 @@ def _holds_something(folder):
         return True
 
 
-def _check_missing(context, crawl, probes):
+def _check_missing(context: StageContext, crawl: "Crawl", probes: "pa.Table") -> None:
     """Tells of many missing files, and stops where nearly all are: the disk that holds them is not there."""
     import numpy as np
     from absl import logging
@@ -272,20 +282,22 @@ def _check_missing(context, crawl, probes):
     )
 
 
-def _joined(*tables):
+def _joined(*tables: "pa.Table") -> "pa.Table":
     import pyarrow as pa
 
     return pa.concat_tables(tables)
 
 
-def _columns(table):
+def _columns(table: "pa.Table") -> dict[str, Any]:
     return dict(zip(table.column_names, table.columns, strict=True))
 
 
-def _metadata(crawl, tables, quarantine, probes):
+def _metadata(
+    crawl: "Crawl", tables: "InstanceTable", quarantine: "pa.Table", probes: "pa.Table"
+) -> dict[str, Any]:
     import pyarrow.compute as pc
 
-    def counts(column):
+    def counts(column: Any) -> dict[str, int]:
         return {row["values"].as_py(): row["counts"].as_py() for row in pc.value_counts(column)}
 
     splits = counts(tables.candidates["split"])

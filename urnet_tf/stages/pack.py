@@ -12,9 +12,10 @@ import collections
 import contextlib
 import functools
 import os
+import pathlib
 import re
 import shutil
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -28,6 +29,12 @@ from urnet_tf.images.headers import Refused
 from urnet_tf.images.probe import content_hash, map_in_threads, os_reason, read_file
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store.progress import progress
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import tensorflow as tf
+
+    from urnet_tf.store.workdir import UnitLog
 
 _SMALLEST_CLASS = 2  # training images; below it neither folds nor bags make sense
 _REASON_LENGTH = 160
@@ -114,16 +121,18 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     )
 
 
-def _pack_shards(out, candidates, log, config):
+def _pack_shards(out: pathlib.Path, candidates: _Candidates, log: "UnitLog", config: Config) -> None:
     """Fills the shards that are not complete, in order."""
     size, pending = config.pack.images_per_shard, log.pending()
     rows_of = {s: range(s * size, min((s + 1) * size, len(candidates.paths))) for s in pending}
-    workers = config.runtime.workers or os.cpu_count()
+    workers = config.runtime.workers or os.cpu_count() or 1
     total = sum(map(len, rows_of.values()))
     with CapturedLibraryOutput() as printed, progress(None, "pack", total=total, unit="images") as bar:
         packer = _Packer(candidates, config, printed)
         for shard in pending:
-            records, failures, rows = [], [], rows_of[shard]
+            packed_rows: list[tuple[int, _Packed]] = []
+            failures: list[list] = []
+            rows = rows_of[shard]
             with contextlib.closing(map_in_threads(packer.pack, rows, workers)) as results:
                 for row, packed in zip(rows, results, strict=True):
                     if packed.problem:
@@ -132,10 +141,10 @@ def _pack_shards(out, candidates, log, config):
                     if packed.status:
                         failures.append([row, packed.status, packed.reason])
                     else:
-                        records.append((row, packed))
+                        packed_rows.append((row, packed))
                     bar.update()
             # Here all threads are at rest, so that what is printed belongs to one image.
-            records = [packer.pack_alone(row).record if p.suspect else p.record for row, p in records]
+            records = [packer.pack_alone(row).record if p.suspect else p.record for row, p in packed_rows]
             image_store.write_shard(out, shard, records)
             metadata = {"count": len(records), "bytes": sum(map(len, records)), "failures": failures}
             log.complete(shard, metadata)
@@ -144,7 +153,7 @@ def _pack_shards(out, candidates, log, config):
 class _Packer:
     """Packs single files, in several threads at once."""
 
-    def __init__(self, candidates, config, printed):
+    def __init__(self, candidates: _Candidates, config: Config, printed: CapturedLibraryOutput) -> None:
         self._candidates, self._config, self._printed = candidates, config, printed
         pack = config.pack
         self._pack_image = _build_pack_image(pack.short_side_px, pack.jpeg_quality, config.ingest.max_pixels)
@@ -169,7 +178,7 @@ class _Packer:
         data, _ = self._read(row)
         return self._encoded(row, data, b"")
 
-    def _read(self, row):
+    def _read(self, row: int) -> tuple[bytes, str]:
         """The bytes of a file, and why they cannot be had."""
         try:
             return read_file(self._candidates.full_path(row), self._config.ingest.max_bytes), ""
@@ -178,7 +187,7 @@ class _Packer:
         except OSError as error:
             return b"", os_reason(error)
 
-    def _encoded(self, row, data, plain):
+    def _encoded(self, row: int, data: bytes, plain: bytes) -> _Packed:
         import tensorflow as tf
 
         from urnet_tf.images.decode import RefusedImage
@@ -201,10 +210,10 @@ class _Packer:
             raise RunError(f"pack: {path} cannot be packed: {_sentence(error.message)}") from error
 
 
-def _unreadable_now(candidates, rows, problems):
+def _unreadable_now(candidates: _Candidates, rows: list[int], problems: dict[int, str]) -> RunError:
     """The end of the stage: counts the files of `rows` that cannot be opened, with those in `problems`."""
 
-    def problem_of(row):
+    def problem_of(row: int) -> str:
         try:
             with open(candidates.full_path(row), "rb"):
                 return ""
@@ -225,19 +234,19 @@ def _unreadable_now(candidates, rows, problems):
 
 
 @functools.cache
-def _build_pack_image(short_side_px, jpeg_quality, max_pixels):
+def _build_pack_image(short_side_px: int, jpeg_quality: int, max_pixels: int) -> Any:
     """A graph function: (file, what of it can be stored unchanged or nothing) -> JPEG bytes."""
     import tensorflow as tf
 
     from urnet_tf.images import decode
 
-    def pack_image(data, plain):
+    def pack_image(data: "tf.Tensor", plain: "tf.Tensor") -> "tf.Tensor":
         keep = (tf.strings.length(plain) > 0) & (decode.exif_orientation(data) == 1)
         pixels = decode.decode_rgb(tf.where(keep, plain, data), max_pixels)
         with tf.control_dependencies([pixels]):  # kept bytes must be readable, too
             plain = tf.identity(plain)
 
-        def encoded():
+        def encoded() -> "tf.Tensor":
             small = decode.resize_short_side(pixels, short_side_px)
             message = f"A side of more than {_JPEG_SIDE_PX} pixels cannot be stored as JPEG."
             fits = tf.reduce_max(tf.shape(small)) <= _JPEG_SIDE_PX
@@ -247,26 +256,26 @@ def _build_pack_image(short_side_px, jpeg_quality, max_pixels):
         return tf.cond(keep, lambda: plain, encoded)
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)] * 2, autograph=False)  # see `decode`
-    def on_cpu(data, plain):
+    def on_cpu(data: "tf.Tensor", plain: "tf.Tensor") -> "tf.Tensor":
         with tf.device("/CPU:0"):
             return pack_image(data, plain)
 
     return on_cpu
 
 
-def _sentence(message):
+def _sentence(message: str) -> str:
     """The first line of TensorFlow's message, without the names of its nodes."""
     line = message.strip().splitlines()[0] if message.strip() else "The image cannot be decoded."
     line = re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*?\]", "", line).strip().rstrip(".")
     return (line if len(line) <= _REASON_LENGTH else line[: _REASON_LENGTH - 3] + "...") + "."
 
 
-def _count_images(instances):
+def _count_images(instances: "pa.Table") -> dict[str, int]:
     splits = store.column(instances, "split")
     return {f"{split}_images": int((splits == split).sum()) for split in schema.SPLITS}
 
 
-def _check_classes(instances, out):
+def _check_classes(instances: "pa.Table", out: pathlib.Path) -> int:
     """How many classes there are; one that is too small ends the run."""
     classes = store.read_json(out / "classes.json")
     splits, labels = store.column(instances, "split"), store.column(instances, "label")
@@ -282,7 +291,7 @@ def _check_classes(instances, out):
     return len(classes)
 
 
-def _write_quarantine(context, candidates, failures):
+def _write_quarantine(context: StageContext, candidates: "pa.Table", failures: list[list]) -> None:
     old = store.read_table(context.path("ingest", "quarantine.parquet"))
     rows = candidates.take(np.array([row for row, _, _ in failures], np.int64))
     columns = {}

@@ -3,6 +3,10 @@
 In: the tables, arrays and metadata of all stages. Out: index.html, see `urnet_tf.explain`.
 """
 
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import yaml
 from absl import logging
@@ -11,6 +15,9 @@ from urnet_tf import config as config_lib, schema, store
 from urnet_tf.config import Config
 from urnet_tf.images.image_store import ImageStore
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
+
+if TYPE_CHECKING:
+    from urnet_tf.explain.summary import ReportInputs
 
 _COMPARED = ("baseline", "urnet")
 _PLACES = (
@@ -43,7 +50,7 @@ def run(context: StageContext) -> dict:
     return {"bytes": len(page.encode()), "path": "index.html"}
 
 
-def read_inputs(context: StageContext):
+def read_inputs(context: StageContext) -> "ReportInputs":
     """What the page is made of, from the work directory."""
     from urnet_tf.explain import ReportInputs
 
@@ -92,7 +99,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     return Estimate(shown, 5 + shown / 100 + plan.train_images / 1e6, 5 * 10**6, memory)
 
 
-def _read_evaluation(context, num_classes):
+def _read_evaluation(context: StageContext, num_classes: int) -> dict[str, Any]:
     metrics = store.read_json(context.path("evaluate", "metrics.json"))
     if not metrics["models"]:
         return {}
@@ -111,7 +118,7 @@ def _read_evaluation(context, num_classes):
     }
 
 
-def _read_reliability(context, model, split):
+def _read_reliability(context: StageContext, model: str, split: str) -> dict[str, np.ndarray]:
     import pyarrow.compute as pc
 
     from urnet_tf.evaluation.metrics import reliability_curve
@@ -126,12 +133,12 @@ def _read_reliability(context, model, split):
     return reliability_curve(confidence[known], predicted[known] == label[known], bins)
 
 
-def _read_columns(path, names):
+def _read_columns(path: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     table = store.read_table(path, list(names))
     return {name: store.column(table, name) for name in names}
 
 
-def _read_rows(path, ids):
+def _read_rows(path: pathlib.Path, ids: Sequence[int]) -> list[dict[str, str]]:
     import pyarrow.compute as pc
 
     wanted = pc.field("instance_id").isin(ids)

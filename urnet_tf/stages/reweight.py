@@ -8,13 +8,15 @@ is a column of ones.
 
 import dataclasses
 import os
+import pathlib
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import logging
 
 from urnet_tf import schema, store
 from urnet_tf.config import Config, has_second_round
-from urnet_tf.errors import UsageError
+from urnet_tf.errors import UsageError, settings_named
 from urnet_tf.reweighting import (
     LITERAL,
     bag_saliency,
@@ -26,11 +28,16 @@ from urnet_tf.reweighting import (
     self_confidence,
 )
 from urnet_tf.reweighting.judge import out_of_fold_predictions
+from urnet_tf.reweighting.units import OpenUnits
 from urnet_tf.stages.effects import resolve, trains
-from urnet_tf.stages.settings import fit_settings, images_per_step
+from urnet_tf.stages.settings import fit_settings, images_per_step, keys_of
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store.progress import progress
 from urnet_tf.text_rules import show_path
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 
 # What `extract` wrote that is read here.
 _SEEN = (
@@ -53,7 +60,7 @@ def run(context: StageContext) -> dict:
     seen = {name: np.asarray(store.read_array(context.path("extract", f"{name}.npy"))) for name in _SEEN}
     prediction, metadata = _first_prediction(config.formulas, seen), {}
     folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
-    known = {
+    known: dict[str, Any] = {
         "labels": labels, "num_classes": num_classes, "prediction": prediction, "folds": folds,
         "sources": _codes(table, "source")[0], "ranks": store.column(table, "rank"),
     }  # fmt: skip
@@ -67,7 +74,7 @@ def run(context: StageContext) -> dict:
     if config.page_text.enabled:
         known["page_score"], metadata["pages"] = _score_pages(context, table, labels)
 
-    def refit(weights):
+    def refit(weights: np.ndarray) -> factors.Prediction:
         return _refit(context, labels, folds, weights, num_classes)
 
     weighed = recipe.apply_recipe(
@@ -89,31 +96,37 @@ def run(context: StageContext) -> dict:
     clean_rate = self_confidence.estimate_clean_rate(
         seen["given_prob"], seen["topk_ids"], seen["topk_probs"], labels, num_classes=num_classes
     )
-    guarantee = bag_saliency.bag_guarantee(clean_rate, context.config.train.bag.size)
-    metadata |= {
+    metadata |= _describe(context.config, weighed, labels, clean_rate)
+    # A weak model doubts right labels; one that was trained on the labels doubts too few.
+    bound, cases = ("At least", "more") if context.config.baseline.folds > 1 else ("At most", "less")
+    logging.info(
+        "%s about %.0f %% of the labels look right. A bag of %d then holds at least one right image "
+        "in %.1f %% of cases or %s. The weighted images are worth as much as %.0f equally weighted ones.",
+        bound, 100 * clean_rate, metadata["bag_size"], 100 * metadata["bag_guarantee"], cases,
+        metadata["effective_sample_size"],
+    )  # fmt: skip
+    return metadata
+
+
+def _describe(
+    config: Config, weighed: recipe.Weighed, labels: np.ndarray, clean_rate: float
+) -> dict[str, Any]:
+    bag_size = config.train.bag.size
+    return {
         "rows": len(labels),
         "effective_sample_size": combine.effective_sample_size(weighed.sample_weight),
         "negative_weight_share": float(np.mean(weighed.sample_weight < 0)),
-        "formulas": config.formulas,
+        "formulas": config.reweight.formulas,
         "predicted_by": weighed.prediction.author,
         "clean_rate_estimate": clean_rate,
-        "bag_guarantee": guarantee,
-        "bag_size": context.config.train.bag.size,
+        "bag_guarantee": bag_saliency.bag_guarantee(clean_rate, bag_size),
+        "bag_size": bag_size,
         "disagreement": float(np.mean(weighed.prediction.label != labels)),
         "factors": {
             name: {"mean": float(f.mean(dtype=float)), "min": float(f.min()), "max": float(f.max())}
             for name, f in (weighed.factors | {"sample_weight": weighed.sample_weight}).items()
         },
     }
-    # A weak model doubts right labels; one that was trained on the labels doubts too few.
-    bound, cases = ("At least", "more") if context.config.baseline.folds > 1 else ("At most", "less")
-    logging.info(
-        "%s about %.0f %% of the labels look right. A bag of %d then holds at least one right image "
-        "in %.1f %% of cases or %s. The weighted images are worth %.0f equal ones.",
-        bound, 100 * clean_rate, context.config.train.bag.size, 100 * guarantee, cases,
-        metadata["effective_sample_size"],
-    )  # fmt: skip
-    return metadata
 
 
 def read_recipe(config: Config) -> factors.Recipe:
@@ -139,7 +152,7 @@ def read_recipe(config: Config) -> factors.Recipe:
     )
 
 
-def _first_prediction(formulas, seen):
+def _first_prediction(formulas: str, seen: dict[str, np.ndarray]) -> factors.Prediction:
     """That of the baseline's folds, which believed every label alike."""
     if formulas == LITERAL:
         return factors.Prediction(schema.BASELINE, seen["given_prob"], seen["topk_ids"], seen["topk_probs"])
@@ -148,7 +161,9 @@ def _first_prediction(formulas, seen):
     return factors.Prediction(schema.BALANCED_BASELINE, *balanced)
 
 
-def _refit(context, labels, folds, weights, num_classes):
+def _refit(
+    context: StageContext, labels: np.ndarray, folds: np.ndarray, weights: np.ndarray, num_classes: int
+) -> factors.Prediction:
     """That of weighted heads on the features of the folds' networks."""
     config, fit = context.config, context.config.reweight.refit
     if not trains(config, "baseline"):
@@ -162,23 +177,27 @@ def _refit(context, labels, folds, weights, num_classes):
         )
     from urnet_tf.training import second_round as refit
 
-    def features_of(fold):
+    def features_of(fold: int) -> np.ndarray:
         if config.model.mode == "frozen":
             return store.read_array(_features_path(context))
         return store.read_array(context.path("extract", f"features_fold{fold}.npy"))
 
     batch_images = images_per_step(fit, len(labels))
-    found = refit.refit_folds(
-        features_of, labels, folds, weights, num_classes=num_classes,
-        k=min(config.extract.top_k, num_classes), epochs=fit.epochs, batch_images=batch_images,
-        settings_prefix="reweight.refit.",
-        fit_settings=lambda counts, images: fit_settings(fit, config.runtime, batch_images, counts, images),
-        dropout=config.model.dropout, seed=config.seed, directory=context.out / "second_round",
-    )  # fmt: skip
+    with settings_named(keys_of(config, "reweight.refit")):
+        found = refit.refit_folds(
+            features_of, labels, folds, weights, num_classes=num_classes,
+            k=min(config.extract.top_k, num_classes), epochs=fit.epochs, batch_images=batch_images,
+            fit_settings=lambda counts, images: fit_settings(
+                fit, config.runtime, batch_images, counts, images
+            ),
+            dropout=config.model.dropout, seed=config.seed, directory=context.out / "second_round",
+        )  # fmt: skip
     return factors.Prediction(schema.SECOND_ROUND, found.given_prob, found.topk_ids, found.topk_probs)
 
 
-def _score_pages(context, table, labels):
+def _score_pages(
+    context: StageContext, table: "pa.Table", labels: np.ndarray
+) -> tuple[np.ndarray, dict[str, Any]]:
     """What each page says of its label: float32 [N], NaN without text; and metadata about the pages."""
     from urnet_tf.text.pages import score_pages
     from urnet_tf.text.sentence_encoder import open_sentence_encoder
@@ -196,10 +215,12 @@ def _score_pages(context, table, labels):
     return score, metadata
 
 
-def _keeping(context):
+def _keeping(context: StageContext) -> OpenUnits:
     """The `open_units` of loops whose units survive when the stage is killed."""
 
-    def open_units(name, column, total, shape, dtype):
+    def open_units(
+        name: str, column: str, total: int, shape: tuple[int, ...], dtype: Any
+    ) -> tuple[np.ndarray, store.UnitLog]:
         kept = store.open_column(context.out / f"{column}.npy", shape, dtype)
         return kept, context.units(name, total, kept)
 
@@ -234,7 +255,7 @@ def describe_scale(weights: np.ndarray) -> list[str]:
     return lines
 
 
-def _read_instances(context):
+def _read_instances(context: StageContext) -> "tuple[pa.Table, np.ndarray, int]":
     path = context.path("pack", "instances.parquet")
     table = store.read_table(
         path, ["split", "label", "path", "source", "query", "rank", "title", "description", "tags"]
@@ -245,25 +266,30 @@ def _read_instances(context):
     return table, store.column(table, "label"), len(classes)
 
 
-def _features_path(context):
+def _features_path(context: StageContext) -> pathlib.Path:
     return context.path(*context.marker("extract")["metadata"]["features"].split("/"))
 
 
-def _cluster(context, labels, prediction, num_classes):
+def _cluster(
+    context: StageContext, labels: np.ndarray, prediction: factors.Prediction, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Groups int32 [N] and their scores float64 [N]."""
     settings = context.config.reweight.cluster_weight
     workers = context.config.runtime.workers or os.cpu_count() or 1
-    return cluster_weight.score_clusters(
-        _features_path(context), labels, prediction.label, prediction.given_prob, num_classes=num_classes,
-        kind=resolve(context.config, "reweight.cluster_weight.kind"), clusters=settings.clusters,
-        neighbors=settings.neighbors, pca_dim=settings.pca_dim, n_init=settings.n_init,
-        seed=context.config.seed, workers=workers if len(labels) >= _POOL_INSTANCES else 1,
-        open_units=_keeping(context),
-        report=lambda found, total: progress(found, "cluster", total=total, unit="classes"),
-    )  # fmt: skip
+    with settings_named(keys_of(context.config, "runtime")):
+        return cluster_weight.score_clusters(
+            _features_path(context), labels, prediction.label, prediction.given_prob, num_classes=num_classes,
+            kind=resolve(context.config, "reweight.cluster_weight.kind"), clusters=settings.clusters,
+            neighbors=settings.neighbors, pca_dim=settings.pca_dim, n_init=settings.n_init,
+            seed=context.config.seed, workers=workers if len(labels) >= _POOL_INSTANCES else 1,
+            open_units=_keeping(context),
+            report=lambda found, total: progress(found, "cluster", total=total, unit="classes"),
+        )  # fmt: skip
 
 
-def _confidence(context, table, labels, num_classes):
+def _confidence(
+    context: StageContext, table: "pa.Table", labels: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, dict[str, Any]]:
     """The image-text confidence float32 [N], and what to report about it."""
     from urnet_tf.text import word_vectors as text
 
@@ -300,12 +326,10 @@ def _confidence(context, table, labels, num_classes):
     return confidence, metadata
 
 
-def _codes(table, name):
-    """A text column as numbers, and the texts they stand for."""
-    import pyarrow.compute
-
-    encoded = pyarrow.compute.dictionary_encode(table.column(name).combine_chunks())
-    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+def _codes(table: "pa.Table", name: str) -> tuple[np.ndarray, list[str]]:
+    """A text column as numbers int64 [N], and the texts they stand for."""
+    numbers, texts = store.codes_of(table.column(name))
+    return numbers.astype(np.int64), texts
 
 
 def estimate(config: Config, plan: PlanContext) -> Estimate:

@@ -3,16 +3,22 @@
 import dataclasses
 import math
 import os
-
-from absl import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from urnet_tf import store
-from urnet_tf.config import Config, FitConfig, RuntimeConfig, select
+from urnet_tf.config import Config, FitConfig, ModelConfig, RuntimeConfig, select
 from urnet_tf.costs import step as step_cost
 from urnet_tf.costs.network import HeadCost, NetworkCost, count_classifier, count_network
 from urnet_tf.costs.step import TrainingCost, training_cost
 from urnet_tf.errors import settings_named
-from urnet_tf.stages.stage import Estimate, PlanContext
+from urnet_tf.models.variants import Variant
+from urnet_tf.stages.stage import PlanContext
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
 
 # What decides the network that `open_backbone` gives, for `Stage.depends_on`.
 BACKBONE_SETTINGS = (
@@ -31,7 +37,7 @@ def keys_of(config: Config, section: str) -> dict[str, str]:
     return {field.name: f"{section}.{field.name}" for field in fields}
 
 
-def open_backbone(config: Config, **changes):
+def open_backbone(config: Config, **changes: Any) -> "keras.Model":
     """The backbone that `model` describes; `changes` are other keywords of `build_backbone`."""
     from urnet_tf.models.backbone import build_backbone
 
@@ -47,7 +53,7 @@ def open_backbone(config: Config, **changes):
         return build_backbone(**(settings | changes))
 
 
-def open_augmenter(config: Config, **changes):
+def open_augmenter(config: Config, **changes: Any) -> Callable:
     """The augmentation that `augment` describes; `changes` are other keywords of `build_augmenter`."""
     from urnet_tf.images.augment import build_augmenter
 
@@ -78,7 +84,11 @@ def fingerprint_weights(config: Config) -> dict[str, str]:
 
 
 def fit_settings(
-    fit: FitConfig, runtime: RuntimeConfig, rows: int, class_counts=None, num_instances: int | None = None
+    fit: FitConfig,
+    runtime: RuntimeConfig,
+    rows: int,
+    class_counts: "np.ndarray | None" = None,
+    num_instances: int | None = None,
 ) -> dict:
     """A section `fit` as `options` and `loss` of `training.fit_model`, for steps of `rows` images or bags.
 
@@ -115,15 +125,15 @@ _STEPS_PER_PASS = 4
 def count_backbone(config: Config) -> NetworkCost:
     """What the backbone that `model` describes costs."""
     model = config.model
-    return count_network(model.backbone, model.image_size_px, **_resnext_settings(model))
+    return count_network(model.backbone, model.image_size_px, Variant(**_resnext_settings(model)))
 
 
-def _backbone_keys(config):
+def _backbone_keys(config: Config) -> dict[str, str]:
     flags = {name: f"--set model.resnext_{name}" for name in _resnext_settings(config.model)}
     return keys_of(config, "model") | flags  # these stand in advice that can be copied
 
 
-def _resnext_settings(model):
+def _resnext_settings(model: ModelConfig) -> dict[str, Any]:
     """The settings of one ResNeXt, which building and counting it share."""
     return {
         "depth": model.resnext_depth,
@@ -159,36 +169,6 @@ def training_seconds(config: Config, fit: FitConfig, images: float, plan: PlanCo
     gpus = plan.gpus if config.runtime.strategy == "mirrored" else min(1, plan.gpus)
     images *= fit.epochs
     return 30.0 + step_cost.training_seconds(count_backbone(config), images, plan.cores, gpus)
-
-
-CHOOSING_FOLDS = 5  # of fitted heads, where the baseline has one fold: the strength still needs some
-# Of fitting linear heads, measured with 1,280 features on two cores: operations a second.
-_FITTING_FLOPS = 1.5e10
-_STRENGTHS_AND_FOLDS = 24  # factorizations of a covariance
-_LOGISTIC_PASSES = 225  # over the features: strengths, folds and steps together
-
-
-def fitted_estimate(config: Config, plan: PlanContext, heads: int) -> Estimate:
-    """What fitting linear heads to convergence costs, of which `heads` are kept."""
-    rows, width, classes = plan.train_images, count_backbone(config).feature_dim, plan.classes
-    if rows is None:
-        return Estimate()
-    operations = 2 * rows * width**2 + _STRENGTHS_AND_FOLDS * width**3
-    operations += 4 * _LOGISTIC_PASSES * rows * width * classes
-    held = 2 * 4 * min(rows * width, 300_000_000) + 8 * (config.baseline.folds + 3) * width**2
-    note = f"{heads} fitted head{'s' if heads > 1 else ''}{plan.guess}"
-    disk = 4 * heads * (width + 1) * classes + 8 * rows
-    return Estimate(rows, 15.0 + operations / _FITTING_FLOPS, disk, 10**9 + held, note)
-
-
-def log_judgement(name: str, judgement) -> None:
-    """Reports how fitted heads were regularized, and how well they do; see `judge.Judgement`."""
-    words = {"discriminant": "shrinkage", "logistic": "penalty"}
-    chosen = ", ".join(f"{kind} ({words[kind]} {value:g})" for kind, value in judgement.strengths.items())
-    logging.info(
-        "%s: %s; out of fold it agrees with %.1f %% of the labels as given, classes counted alike",
-        name, chosen, 100 * judgement.agreement,
-    )  # fmt: skip
 
 
 def forward_seconds(config: Config, images: float, plan: PlanContext) -> float:

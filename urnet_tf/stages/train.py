@@ -6,6 +6,9 @@ weights.parquet with the saliency filled in. A strategy is off when its weights 
 are no other branches in the code. The fit and the pass for the saliency resume.
 """
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from urnet_tf import schema, store
@@ -13,22 +16,26 @@ from urnet_tf.config import Config
 from urnet_tf.costs.network import count_urnet
 from urnet_tf.errors import RunError, settings_named
 from urnet_tf.stages.effects import trains
+from urnet_tf.stages.fitted_heads import estimate_fitting, fit_heads, save_head
 from urnet_tf.stages.settings import (
-    CHOOSING_FOLDS,
     count_backbone,
     count_training,
     fit_settings,
-    fitted_estimate,
     forward_seconds,
     images_per_step,
     inference_bytes,
     keys_of,
-    log_judgement,
     open_augmenter,
     open_backbone,
     training_seconds,
 )
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
+
+if TYPE_CHECKING:
+    import keras
+    import pyarrow as pa
+
+    from urnet_tf.feed.batches import FeatureBatches, ImageBatches
 
 
 def run(context: StageContext) -> dict:
@@ -58,27 +65,18 @@ def run(context: StageContext) -> dict:
     }
 
 
-def _fit_head(context, weights):
-    """A linear head fitted to convergence on the weighted images: the instance branch, without bags."""
-    from urnet_tf.models.classifier import build_classifier
-    from urnet_tf.reweighting.judge import out_of_fold_predictions
-    from urnet_tf.training.saving import save_model
-
-    config = context.config
+def _fit_head(context: StageContext, weights: "pa.Table") -> dict[str, float]:
+    """A linear head fitted to the weighted images: the instance branch, without bags."""
     labels, sample_weight = store.column(weights, "label"), store.column(weights, "sample_weight")
     num_classes = len(store.read_json(context.path("pack", "classes.json")))
     compute_class_mass(labels, sample_weight, num_classes)  # refuses weights that leave nothing to learn
-    features = store.read_array(context.path("features", "features.npy"))[: len(labels)]
     folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
     trust = np.maximum(sample_weight, 0.0)
-    judgement = out_of_fold_predictions(
-        features, labels, folds=folds if config.baseline.folds > 1 else CHOOSING_FOLDS,
-        num_classes=num_classes, kind=config.train.head, sample_weight=trust, trust=trust,
+    judgement = fit_heads(
+        context, labels, folds, num_classes, kind=context.config.train.head, description="urnet",
+        sample_weight=trust, trust=trust,
     )  # fmt: skip
-    log_judgement("urnet", judgement)
-    model = build_classifier(features.shape[1], num_classes, dropout=config.model.dropout)
-    model.set_weights([judgement.head.kernel, judgement.head.bias])
-    save_model(model, context.out / "instance.keras")
+    save_head(context, judgement.head, "instance.keras")
     _write_weights(context, weights, np.ones(len(labels), np.float32))
     return {
         "loss": -judgement.likelihood,
@@ -86,7 +84,7 @@ def _fit_head(context, weights):
     }
 
 
-def _write_weights(context, weights, saliency):
+def _write_weights(context: StageContext, weights: "pa.Table", saliency: np.ndarray) -> None:
     store.write_array(context.out / "saliency.npy", saliency)
     columns = {name: weights.column(name).combine_chunks() for name in schema.WEIGHT_COLUMNS}
     store.write_table(
@@ -102,7 +100,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     model, bag_size = config.model, config.train.bag.size
     network = count_backbone(config)
     if not trains(config, "train"):
-        return fitted_estimate(config, plan, heads=1)
+        return estimate_fitting(config, plan, heads=1)
     heads = count_urnet(network.feature_dim, plan.classes, bag_size, model.attention_dim)
     training = count_training(config, config.train.fit, heads, plan)
     memory = training.host_bytes(plan.gpus)
@@ -120,7 +118,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     return Estimate(rows, 20.0 + seconds, disk, memory, note, training)
 
 
-def _fit(context, labels, sample_weight):
+def _fit(context: StageContext, labels: np.ndarray, sample_weight: np.ndarray) -> None:
     from urnet_tf.models import urnet
     from urnet_tf.training import fit as training
     from urnet_tf.training.saving import save_model
@@ -171,13 +169,13 @@ def compute_class_mass(labels: np.ndarray, weights: np.ndarray, num_classes: int
     return mass * (len(labels) / mass.sum())
 
 
-def _build_model(context, num_classes, synchronized):
+def _build_model(context: StageContext, num_classes: int, synchronized: bool) -> "keras.Model":
     """The URNet on features, or on the network that training starts from."""
     from urnet_tf.models import urnet
 
     config = context.config
     bag_size = config.train.bag.size
-    settings = {
+    settings: dict[str, Any] = {
         "attention_dim": config.model.attention_dim,
         "dropout": config.model.dropout,
         "seed": config.seed,
@@ -189,7 +187,7 @@ def _build_model(context, num_classes, synchronized):
     return urnet.build_image_urnet(backbone, num_classes, bag_size, **settings)
 
 
-def _first_backbone(context, synchronized):
+def _first_backbone(context: StageContext, synchronized: bool) -> "keras.Model":
     """The network that training starts from."""
     from urnet_tf.models.classifier import backbone_of
     from urnet_tf.training.saving import load_model
@@ -204,7 +202,9 @@ def _first_backbone(context, synchronized):
     return backbone
 
 
-def _bag_batches(context, labels, sample_weight, augmented):
+def _bag_batches(
+    context: StageContext, labels: np.ndarray, sample_weight: np.ndarray, augmented: bool
+) -> "FeatureBatches | ImageBatches":
     from urnet_tf.feed import batches
     from urnet_tf.feed.sampling import BagSampler
     from urnet_tf.images.image_store import ImageStore
@@ -228,7 +228,7 @@ def _bag_batches(context, labels, sample_weight, augmented):
     )  # fmt: skip
 
 
-def _measure_saliency(context, model, labels):
+def _measure_saliency(context: StageContext, model: "keras.Model", labels: np.ndarray) -> np.ndarray:
     """Mean attention times bag size over one pass of bags: float32 [N], 1 = neutral."""
     from urnet_tf.evaluation import inference
     from urnet_tf.models.urnet import saliency_model
@@ -239,11 +239,12 @@ def _measure_saliency(context, model, labels):
     rows = data.steps_per_epoch * bags
     attention = store.open_column(context.out / "attention.npy", (rows, bag_size), np.float32)
 
-    def stream(wanted):  # units complete in order, so what is wanted reaches to the end
+    def stream(wanted: np.ndarray) -> Iterator[Any]:
+        # Units complete in order, so what is wanted reaches to the end.
         for x, _, _ in data.dataset(int(wanted[0]) // bags, data.steps_per_epoch):
             yield x
 
-    def write(part, values):
+    def write(part: slice, values: np.ndarray) -> None:
         attention[part] = values
 
     inference.run_units(

@@ -13,11 +13,16 @@ import os
 import pathlib
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from urnet_tf.errors import RunError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _HASH_BLOCK = 1 << 20
 
@@ -116,12 +121,12 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | os.PathLike, value) -> None:
+def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes JSON atomically; numpy scalars and arrays become numbers and lists, NaN becomes null."""
     write_text(path, json.dumps(_plain(value), indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | os.PathLike):
+def read_json(path: str | os.PathLike) -> Any:
     """Reads a JSON file; ValueError where it is none."""
     return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
 
@@ -148,7 +153,7 @@ def write_table(path: str | os.PathLike, columns: Mapping, dtypes: Mapping[str, 
     import pyarrow as pa
     import pyarrow.parquet
 
-    def arrow(values, kind):
+    def arrow(values: Any, kind: Any) -> Any:
         is_arrow = isinstance(values, (pa.Array, pa.ChunkedArray))
         return values.cast(kind) if is_arrow else pa.array(values, type=kind)
 
@@ -159,19 +164,21 @@ def write_table(path: str | os.PathLike, columns: Mapping, dtypes: Mapping[str, 
         )
 
 
-def read_table(path: str | os.PathLike, columns: list[str] | None = None, where=None):
+def read_table(
+    path: str | os.PathLike, columns: Sequence[str] | None = None, where: Any = None
+) -> "pa.Table":
     """Reads a Parquet file as a `pyarrow.Table`; `where` is a `pyarrow.compute` expression on its columns."""
     import pyarrow.parquet
 
     return pyarrow.parquet.read_table(path, columns=columns, filters=where, page_checksum_verification=True)
 
 
-def column(table, name: str) -> np.ndarray:
+def column(table: "pa.Table", name: str) -> np.ndarray:
     """One column of a `pyarrow.Table` as a numpy array (object dtype for strings)."""
     return table.column(name).to_numpy(zero_copy_only=False)
 
 
-def codes_of(column, ordered: bool = False) -> tuple[np.ndarray, list]:
+def codes_of(column: Any, ordered: bool = False) -> tuple[np.ndarray, list]:
     """A text column (`pyarrow.ChunkedArray`) as numbers, int32 [N], and the distinct texts by number.
 
     Args:
@@ -188,13 +195,13 @@ def codes_of(column, ordered: bool = False) -> tuple[np.ndarray, list]:
     return place[numbers], [texts[i] for i in order]
 
 
-def fingerprint(*values) -> str:
+def fingerprint(*values: Any) -> str:
     """A short hash of plain values; equal for equal JSON."""
     text = json.dumps(_plain(values), sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def open_column(path: str | os.PathLike, shape: tuple[int, ...], dtype) -> np.memmap:
+def open_column(path: str | os.PathLike, shape: tuple[int, ...], dtype: DTypeLike) -> np.memmap:
     """Memory-maps a `.npy` column for writing; an existing file of that shape and dtype is continued.
 
     Rows survive a kill of this process once assigned, and a power cut once a `UnitLog` that knows the
@@ -220,7 +227,7 @@ def open_column(path: str | os.PathLike, shape: tuple[int, ...], dtype) -> np.me
     return np.lib.format.open_memmap(path, mode="r+")
 
 
-def _allocate(temporary, path):
+def _allocate(temporary: pathlib.Path, path: pathlib.Path) -> None:
     """Gives a sparse file its blocks."""
     with open(temporary, "r+b") as file:
         size = os.fstat(file.fileno()).st_size
@@ -230,7 +237,7 @@ def _allocate(temporary, path):
             raise OSError(error.errno, error.strerror, os.fspath(path)) from None
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

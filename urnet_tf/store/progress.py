@@ -2,9 +2,13 @@
 
 import sys
 import time
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Iterator, Sized
+from typing import TYPE_CHECKING, Any, Self
 
 from absl import logging
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _SECONDS = 30.0
 
@@ -15,7 +19,7 @@ def progress(
     total: int | None = None,
     unit: str = "it",
     initial: int = 0,
-):
+) -> "tqdm | _LogLines":
     """Wraps an iterable, or gives an object with `update(n)` to use in a `with` statement.
 
     Args:
@@ -38,23 +42,25 @@ def progress(
 class _LogLines:
     """The part of tqdm that is used here; loops of less than half a minute write nothing."""
 
-    def __init__(self, iterable, description, total, unit, initial):
+    def __init__(
+        self, iterable: Iterable | None, description: str, total: int | None, unit: str, initial: int
+    ) -> None:
         self._iterable, self._description, self._total, self._unit = iterable, description, total, unit
         self._initial = self._done = initial
         self._start = self._written = time.monotonic()
 
-    def __iter__(self):
-        for item in self._iterable:
+    def __iter__(self) -> Iterator:
+        for item in self._iterable or ():
             yield item
             self.update()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         pass
 
-    def update(self, n=1):
+    def update(self, n: int = 1) -> None:
         self._done += n
         now = time.monotonic()
         if now - self._written < _SECONDS or self._done == self._total:

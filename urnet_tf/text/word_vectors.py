@@ -15,9 +15,10 @@ import os
 import pathlib
 import re
 import struct
+import types
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import IO, Protocol
 
 import numpy as np
 
@@ -64,20 +65,20 @@ _NO_WORD = re.compile(r"[^\w\s]|_")
 _SIMPLE = re.compile(f"[{''.join(_SCRIPTS)}]*")
 
 
-def _split(folded):
+def _split(folded: str) -> list[str]:
     """The words of a text of the scripts above."""
     runs = ("".join(run.split()) for run in _RUN.findall(folded))
     return [run for run in runs if run]
 
 
-def _fold(text):
+def _fold(text: str) -> str:
     """NFKC, lower case, signs as spaces."""
     folded = unicodedata.normalize("NFKC", text).lower()
     folded = folded.replace("'", "").replace("\u2019", "")  # "devil's" is one word
     return _NO_WORD.sub(lambda sign: " " if unicodedata.category(sign[0])[0] in "PS" else sign[0], folded)
 
 
-def _tokens_of_any_script(plain):
+def _tokens_of_any_script(plain: list[str]) -> list[list[str]]:
     """The words of texts without markup, by ICU's table of scripts."""
     if not plain:
         return []
@@ -94,7 +95,7 @@ def _tokens_of_any_script(plain):
     return [[word for word in (t.decode("utf-8") for t in row) if _WORD.search(word)] for row in tokens]
 
 
-def _import_tensorflow_text(purpose):
+def _import_tensorflow_text(purpose: str) -> types.ModuleType:
     try:
         import tensorflow_text
     except ImportError:
@@ -185,7 +186,7 @@ def text_vectors(texts: Sequence[str], source: TextVectors) -> np.ndarray:
     return _mean_vectors(word_tokens(texts), source)
 
 
-def _mean_vectors(tokenized, source):
+def _mean_vectors(tokenized: Sequence[Sequence[str]], source: TextVectors) -> np.ndarray:
     words = sorted({word for text in tokenized for word in text})
     number = {word: i for i, word in enumerate(words)}
     vectors = _unit(source.vectors(words))
@@ -217,7 +218,7 @@ class HashedVectors:
             result[row] = np.mean([self._bucket_vector(bucket) for bucket in buckets], axis=0)
         return result
 
-    def _bucket_vector(self, bucket):
+    def _bucket_vector(self, bucket: int) -> np.ndarray:
         digest = hashlib.shake_128(bucket.to_bytes(8, "little")).digest(-(-self.dim // 8))
         bits = np.unpackbits(np.frombuffer(digest, np.uint8), count=self.dim)
         return bits.astype(np.float32) * 2.0 - 1.0
@@ -264,11 +265,11 @@ class FastTextVec:
         rows = [found.get(word, respelled.get(word, nothing)) for word in words]
         return np.array(rows, np.float32).reshape(len(words), self.dim)
 
-    def _numbers(self, line, line_number):
+    def _numbers(self, line: bytes, line_number: int) -> np.ndarray:
         try:
             numbers = np.array(line.split()[1:], np.float32)
         except ValueError:
-            numbers = np.empty(0)
+            numbers = np.empty(0, np.float32)
         if len(numbers) != self.dim or not np.isfinite(numbers).all():
             raise UsageError(f"Expected a word and {self.dim} numbers in line {line_number} of {self.path}.")
         return numbers
@@ -310,7 +311,7 @@ class FastTextBin:
                 result[row] = matrix[rows].mean(axis=0)
         return result
 
-    def _read_layout(self, data):
+    def _read_layout(self, data: mmap.mmap) -> None:
         magic, version = struct.unpack_from("<2i", data, 0)
         if magic != self._MAGIC or version not in (11, 12):
             raise self._malformed(f"it starts with {magic}, {version}, not {self._MAGIC}, 11 or 12")
@@ -337,7 +338,7 @@ class FastTextBin:
         if self._matrix_at + 4 * self._rows * self.dim > len(data):
             raise self._malformed("it ends too early")
 
-    def _entries(self, data) -> Iterator[tuple[int, str]]:
+    def _entries(self, data: mmap.mmap) -> Iterator[tuple[int, str]]:
         """Yields (row, word); an entry is text, a zero byte, a count (int64) and a type (int8: 0 = word)."""
         at = self._entries_at
         for row in range(self._num_entries):
@@ -349,7 +350,7 @@ class FastTextBin:
             at = end + 10
         self._entries_end = at
 
-    def _malformed(self, reason):
+    def _malformed(self, reason: str) -> UsageError:
         return UsageError(f"Expected a fastText .bin model in {self.path}; {reason}.")
 
 
@@ -372,24 +373,24 @@ def fnv1a(text: str) -> int:
     return value
 
 
-def _without_markup(text):
+def _without_markup(text: str) -> str:
     return _TAG.sub(" ", html.unescape(text)).encode("utf-8", "replace").decode("utf-8")
 
 
-def _unit(rows):
+def _unit(rows: np.ndarray) -> np.ndarray:
     rows = np.asarray(rows, np.float32)
     length = np.linalg.norm(rows, axis=-1, keepdims=True)
     return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
 
 
-def _opened(path):
+def _opened(path: pathlib.Path) -> IO[bytes]:
     try:
         return open(path, "rb")
     except OSError as error:
         raise UsageError(f"Cannot read the text vectors {path}: {error.strerror}.") from None
 
 
-def _mapped(file, path):
+def _mapped(file: IO[bytes], path: pathlib.Path) -> mmap.mmap:
     try:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (ValueError, OSError):

@@ -11,31 +11,26 @@ an undisturbed one. (On GPUs that also needs `tf.config.experimental.enable_op_d
 import contextlib
 import dataclasses
 import functools
-import json
-import math
 import os
 import pathlib
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from tqdm import tqdm
 
-from urnet_tf import store
-from urnet_tf.errors import RunError, UsageError
+from urnet_tf.errors import UsageError
 from urnet_tf.feed.mixup import MixedBatches
 from urnet_tf.feed.targets import pack_targets
 from urnet_tf.models.urnet import BAG
 from urnet_tf.training.losses import SparseSoftAccuracy, SparseSoftCrossEntropy, SparseSoftLoss
 from urnet_tf.training.optimization import OptimizerOptions, Trainee, build_optimizer
+from urnet_tf.training.passes import Loop, Run
 
 _CHECKPOINT = "checkpoint.npz"
 _VALIDATED_ROWS = 256  # at a time
-_LOG_SECONDS = 10.0  # between lines of a log; passes over small crawls are over in an instant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,16 +57,27 @@ class FitOptions(OptimizerOptions):
     checkpoint_s: float = 60.0
 
 
+class Batches(Protocol):
+    """What a model is trained on, such as `feed.batches.FeatureBatches`."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of a pass."""
+
+    def dataset(self, start_step: int, stop_step: int) -> tf.data.Dataset:
+        """The batches (x, y, sample_weight) of the steps `start_step` to `stop_step - 1`."""
+
+
 def fit_model(
     model: keras.Model,
-    batches,
+    batches: Batches,
     options: FitOptions = FitOptions(),  # noqa: B008  it is frozen
     *,
     epochs: float | None = None,
     total_steps: int | None = None,
     loss: SparseSoftLoss | None = None,
     loss_weights: Mapping[str, float] | None = None,
-    validation_data=None,
+    validation_data: tf.data.Dataset | tuple | None = None,
     checkpoint_dir: str | os.PathLike | None = None,
     log_dir: str | os.PathLike | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -132,7 +138,7 @@ def fit_model(
     loss = loss or SparseSoftCrossEntropy()
     _check_devices(loss, options, replicas)
     if options.mixup is not None:
-        batches = MixedBatches(batches, options.mixup)
+        batches = MixedBatches(batches, options.mixup)  # type: ignore[arg-type]  # looks at more of them
     _check_divisible(batches, replicas, options.accumulate_steps)
     with strategy.scope():
         trainee = build_trainee(model, options.accumulate_steps)
@@ -143,7 +149,7 @@ def fit_model(
         if isinstance(model.output, dict):
             # Or Keras makes the losses' means within the first step, and then traces it once more.
             trainee._compile_loss.build(model.output, model.output)
-    run = _Run(
+    run = Run(
         trainee, loss.state, batches.steps_per_epoch, total_steps, schedule, description, log_dir, validate
     )  # fmt: skip
     checkpoint = pathlib.Path(checkpoint_dir, _CHECKPOINT) if checkpoint_dir is not None else None
@@ -158,20 +164,27 @@ def fit_model(
             epochs=1,
             shuffle=False,
             verbose=0,
-            callbacks=[_Loop(run, checkpoint, options.checkpoint_s, callbacks)],
+            callbacks=[Loop(run, checkpoint, options.checkpoint_s, callbacks)],
         )
     return run.history
 
 
-def _count_total_steps(epochs, total_steps, steps_per_epoch):
-    if (epochs is None) == (total_steps is None):
-        raise UsageError(
-            f"Expected either `epochs` or `total_steps`; received {epochs} and {total_steps}. Give one."
-        )
-    return max(1, round(epochs * steps_per_epoch)) if total_steps is None else total_steps
+def _count_total_steps(epochs: float | None, total_steps: int | None, steps_per_epoch: int) -> int:
+    if epochs is not None and total_steps is None:
+        return max(1, round(epochs * steps_per_epoch))
+    if total_steps is not None and epochs is None:
+        return total_steps
+    raise UsageError(
+        f"Expected either `epochs` or `total_steps`; received {epochs} and {total_steps}. Give one."
+    )
 
 
-def _build_validation(model, data, loss, loss_weights):
+def _build_validation(
+    model: keras.Model,
+    data: tf.data.Dataset | tuple | None,
+    loss: SparseSoftLoss,
+    loss_weights: Mapping[str, float] | None,
+) -> Callable[[], dict[str, float]]:
     """A function that gives losses and metrics on the data as {"val_loss": ...}; {} without data.
 
     It is a model of its own with the same weights, so that nothing of the training changes.
@@ -186,14 +199,14 @@ def _build_validation(model, data, loss, loss_weights):
             y = pack_targets(np.asarray(y)[:, None], np.ones((len(y), 1)))
         data = tf.data.Dataset.from_tensor_slices((x, y, *weights)).batch(_VALIDATED_ROWS)
 
-    def validate():
+    def validate() -> dict[str, float]:
         found = tried.evaluate(data, verbose=0, return_dict=True)
         return {f"val_{name}": float(value) for name, value in found.items()}
 
     return validate
 
 
-def _check_devices(loss, options, replicas):
+def _check_devices(loss: SparseSoftLoss, options: FitOptions, replicas: int) -> None:
     """Refuses what works on one device, or without mixup, only."""
     if loss.needs_instance_ids and (replicas > 1 or options.mixup is not None):
         raise UsageError(
@@ -206,9 +219,16 @@ def _check_devices(loss, options, replicas):
         )
 
 
-def _compile(trainee, rule, loss, loss_weights, jit_compile):
+def _compile(
+    trainee: keras.Model,
+    rule: keras.optimizers.Optimizer | None,
+    loss: SparseSoftLoss,
+    loss_weights: Mapping[str, float] | None,
+    jit_compile: bool,
+) -> None:
     """Gives every output its loss and the accuracy."""
-    losses, metrics = loss, [SparseSoftAccuracy()]
+    losses: Any = loss
+    metrics: Any = [SparseSoftAccuracy()]
     if isinstance(trainee.output, dict):
         losses = {name: loss.for_bags() if name == BAG else loss for name in trainee.output}
         metrics = {name: [SparseSoftAccuracy()] for name in trainee.output}
@@ -261,160 +281,7 @@ def precision_policy(precision: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-class _Run:
-    """Where a run stands: the step, the means of the pass in hand, the passes done."""
-
-    def __init__(
-        self, model, loss_state, steps_per_epoch, total_steps, schedule, description, log_dir, validate
-    ):
-        self.model, self.loss_state, self._validate = model, loss_state, validate
-        self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
-        self.schedule, self.description = schedule, description
-        self.step, self.history = 0, []
-        self._sums, self._count = {}, 0
-        self._writer = tf.summary.create_file_writer(os.fspath(log_dir)) if log_dir is not None else None
-
-    def rate(self) -> float:
-        """The learning rate of the last step; steps that a float16 overflow left out do not count."""
-        return float(self.schedule(max(0, int(self.model.optimizer.iterations.numpy()) - 1)))
-
-    def add(self, values: Mapping[str, float]) -> None:
-        """Counts one step with its own losses and metrics."""
-        self.step += 1
-        if not math.isfinite(values["loss"]):
-            raise self._diverged(f"the loss is {values['loss']}")
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._count += 1
-        if self.step % self.steps_per_epoch == 0 or self.step == self.total_steps:
-            self._close_pass()
-
-    def _close_pass(self):
-        means = {name: total / self._count for name, total in self._sums.items()}
-        metadata = {
-            "step": self.step,
-            "epoch": self.step / self.steps_per_epoch,
-            "learning_rate": self.rate(),
-            **means,
-            **self._validate(),
-        }
-        self.history.append(metadata)
-        self._sums, self._count = {}, 0
-        if self._writer is not None:
-            with self._writer.as_default(step=self.step):
-                for name, value in metadata.items():
-                    tf.summary.scalar(name, value)
-            self._writer.flush()
-
-    def save(self, path) -> None:
-        arrays = {name: variable.numpy() for name, variable in self._variables().items()}
-        if not all(np.isfinite(a).all() for a in arrays.values() if a.dtype.kind == "f"):
-            raise self._diverged("a weight is not finite")
-        state = {"step": self.step, "history": self.history, "sums": self._sums, "count": self._count}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with store.atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, state=np.array(json.dumps(state)), **arrays)
-
-    def restore(self, path) -> None:
-        with np.load(path) as arrays:
-            variables = self._variables()
-            shapes = {name: arrays[name].shape for name in arrays.files if name != "state"}
-            if shapes != {name: tuple(variable.shape) for name, variable in variables.items()}:
-                raise RunError(f"{path} is a checkpoint of another model; delete it to start over.")
-            for name, variable in variables.items():
-                variable.assign(arrays[name])
-            state = json.loads(str(arrays["state"]))
-        self.step, self.history = state["step"], state["history"]
-        self._sums, self._count = state["sums"], state["count"]
-
-    def _variables(self):
-        model = self.model
-        groups = {"model": model.variables, "optimizer": model.optimizer.variables, "loss": self.loss_state}
-        return {f"{group}-{i}": v for group, variables in groups.items() for i, v in enumerate(variables)}
-
-    def _diverged(self, what):
-        return RunError(
-            f"{self.description}: {what} at step {self.step} of {self.total_steps}. Try a lower "
-            f"`learning_rate` (it was {self.rate():.3g}), `clip_norm=1`, a longer `warmup_fraction`, or "
-            "float32 where the precision is mixed."
-        )
-
-
-class _Loop(keras.callbacks.Callback):
-    """Tells the run of each step, writes checkpoints, shows progress, calls callbacks pass by pass."""
-
-    def __init__(self, run, checkpoint, checkpoint_s, callbacks):
-        super().__init__()
-        self._run, self._checkpoint, self._checkpoint_s = run, checkpoint, checkpoint_s
-        self._bar = None
-        self._callbacks = keras.callbacks.CallbackList(
-            list(callbacks), model=run.model, verbose=0, steps=run.steps_per_epoch,
-            epochs=math.ceil(run.total_steps / run.steps_per_epoch),
-        )  # fmt: skip
-
-    def on_train_begin(self, logs=None):
-        self._callbacks.on_train_begin()
-        self._saved_at = self._reported_at = time.monotonic()
-        if sys.stderr.isatty():
-            run = self._run
-            self._bar = tqdm(
-                desc=run.description, total=run.total_steps, initial=run.step, unit="step",
-                mininterval=1.0, dynamic_ncols=True,
-            )  # fmt: skip
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self.model.reset_metrics()  # so that logs are of one step, and a NaN is found at its step
-        epoch, place = divmod(self._run.step, self._run.steps_per_epoch)
-        if batch == 0 or place == 0:
-            self._callbacks.on_epoch_begin(epoch)
-        self._callbacks.on_train_batch_begin(place)
-
-    def on_train_batch_end(self, batch, logs=None):
-        run, passes = self._run, len(self._run.history)
-        epoch, place = divmod(run.step, run.steps_per_epoch)
-        run.add(logs)
-        now = time.monotonic()
-        if (
-            self._checkpoint is not None
-            and now - self._saved_at >= self._checkpoint_s
-            and run.step < run.total_steps
-        ):
-            run.save(self._checkpoint)
-            self._saved_at = time.monotonic()
-        if self._bar is not None:
-            self._bar.update()
-        if len(run.history) > passes:
-            self._report(run.history[-1], now)
-        self._callbacks.on_train_batch_end(place, logs)
-        if len(run.history) > passes:
-            told = {name: value for name, value in run.history[-1].items() if name not in ("step", "epoch")}
-            self._callbacks.on_epoch_end(epoch, told)
-
-    def _report(self, metadata, now):
-        shown = ", ".join(
-            f"{k} {v:.3f}" for k, v in metadata.items() if k not in ("step", "epoch", "learning_rate")
-        )
-        if self._bar is not None:
-            self._bar.set_postfix_str(shown)
-        elif now - self._reported_at >= _LOG_SECONDS or self._run.step == self._run.total_steps:
-            passes = self._run.total_steps / self._run.steps_per_epoch
-            seconds, self._reported_at = now - self._reported_at, now
-            logging.info(
-                "%s: pass %.1f of %.1f, %s (%.1f s)",
-                self._run.description,
-                metadata["epoch"],
-                passes,
-                shown,
-                seconds,
-            )
-
-    def on_train_end(self, logs=None):
-        self._callbacks.on_train_end(logs)
-        if self._bar is not None:
-            self._bar.close()
-
-
-def _check_divisible(batches, replicas, parts):
+def _check_divisible(batches: Batches, replicas: int, parts: int) -> None:
     if replicas * parts == 1:
         return
     element = batches.dataset(0, 1).element_spec[0]

@@ -16,11 +16,15 @@ Source: Menon et al., Long-tail Learning via Logit Adjustment, 2021.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import keras
 from keras import ops
 
 from urnet_tf.feed.targets import unpack_targets
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable(package="urnet_tf")
@@ -48,13 +52,13 @@ class SparseSoftLoss(keras.losses.Loss):
         logit_offsets: Sequence[float] | None = None,
         reduction: str = "sum_over_batch_size",
         name: str | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name, reduction=reduction, **kwargs)
         self.label_smoothing = label_smoothing
         self.logit_offsets = None if logit_offsets is None else [float(offset) for offset in logit_offsets]
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: "tf.Tensor", y_pred: "tf.Tensor") -> "tf.Tensor":
         ids, probs = unpack_targets(y_true, y_pred)
         log_probs = ops.log_softmax(self.adjust(y_pred), axis=-1)
         cost = self.class_cost(ops.take_along_axis(log_probs, ids, axis=-1))
@@ -72,15 +76,15 @@ class SparseSoftLoss(keras.losses.Loss):
         """The loss for outputs of bags, whose targets never hold instance ids."""
         return self
 
-    def class_cost(self, log_prob):
+    def class_cost(self, log_prob: "tf.Tensor") -> "tf.Tensor":
         """The loss l(p) of a sure target by the logarithm of its class's probability, of any shape."""
         raise NotImplementedError
 
-    def adjust(self, logits):
+    def adjust(self, logits: "tf.Tensor") -> "tf.Tensor":
         """Logits [..., C] with the offsets."""
         return logits if self.logit_offsets is None else logits + ops.array(self.logit_offsets, "float32")
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "label_smoothing": self.label_smoothing,
@@ -107,13 +111,13 @@ class SparseSoftCrossEntropy(SparseSoftLoss):
         self,
         from_logits: bool = True,
         label_smoothing: float = 0.0,
-        name="sparse_soft_cross_entropy",
-        **kwargs,
-    ):
+        name: str = "sparse_soft_cross_entropy",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(label_smoothing, name=name, **kwargs)
         self.from_logits = from_logits
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: "tf.Tensor", y_pred: "tf.Tensor") -> "tf.Tensor":
         ids, probs = unpack_targets(y_true, y_pred)
         logits = y_pred if self.from_logits else ops.log(ops.maximum(y_pred, keras.config.epsilon()))
         logits = self.adjust(logits)
@@ -125,7 +129,7 @@ class SparseSoftCrossEntropy(SparseSoftLoss):
             expected = expected + smoothing * ops.mean(logits, axis=-1, keepdims=True)
         return ops.sum(probs * (log_norm - expected), axis=-1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "from_logits": self.from_logits}
 
 
@@ -133,11 +137,13 @@ class SparseSoftCrossEntropy(SparseSoftLoss):
 class SparseSoftAccuracy(keras.metrics.Mean):
     """Share of predictions whose largest entry is the target's most probable class."""
 
-    def __init__(self, name: str = "accuracy", **kwargs):
+    def __init__(self, name: str = "accuracy", **kwargs: Any):
         super().__init__(name=name, **kwargs)
         self._direction = "up"  # what Keras' callbacks look at in their mode "auto"
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(
+        self, y_true: "tf.Tensor", y_pred: "tf.Tensor", sample_weight: "tf.Tensor | None" = None
+    ) -> None:
         ids, probs = unpack_targets(ops.convert_to_tensor(y_true, dtype="float32"), y_pred)
         best = ops.take_along_axis(ids, ops.argmax(probs, axis=-1, keepdims=True), axis=-1)
         hits = ops.equal(ops.cast(ops.argmax(y_pred, axis=-1), "int32"), best[..., 0])

@@ -7,6 +7,8 @@ weights (EMA) after each of them, and with loss scaling it drops one overflown p
 """
 
 import dataclasses
+import os
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -56,11 +58,11 @@ class Trainee(keras.Model):
         super().__init__(model.input, model.output, name=model.name)
         self.micro_batches = micro_batches
 
-    def save(self, filepath, overwrite: bool = True, **settings) -> None:
+    def save(self, filepath: str | os.PathLike, overwrite: bool = True, **settings: Any) -> None:
         """Writes the functional model, which needs no class of ours: for callbacks that keep the best one."""
         keras.Model(self.input, self.output, name=self.name).save(filepath, overwrite, **settings)
 
-    def train_step(self, data):
+    def train_step(self, data: tuple) -> dict[str, tf.Tensor]:
         weights = self.trainable_weights
         gradients = self._gradients(data) if self.micro_batches == 1 else self._mean_gradients(data)
         if tf.distribute.get_strategy().num_replicas_in_sync > 1 and _looks_at_gradients(self.optimizer):
@@ -69,7 +71,7 @@ class Trainee(keras.Model):
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         return self.get_metrics_result()
 
-    def _gradients(self, data):
+    def _gradients(self, data: tuple) -> list[tf.Tensor]:
         x, y, sample_weight = data
         with tf.GradientTape() as tape:
             predictions = self(x, training=True)
@@ -84,12 +86,12 @@ class Trainee(keras.Model):
             scaled, self.trainable_weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
 
-    def _mean_gradients(self, data):
+    def _mean_gradients(self, data: tuple) -> list[tf.Tensor]:
         parts = keras.tree.map_structure(
             lambda rows: tf.reshape(rows, (self.micro_batches, -1, *rows.shape[1:])), data
         )
 
-        def add(part, sums):
+        def add(part: tf.Tensor, sums: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
             gradients = self._gradients(keras.tree.map_structure(lambda rows: rows[part], parts))
             return part + 1, [total + new for total, new in zip(sums, gradients, strict=True)]
 
@@ -151,6 +153,6 @@ def build_optimizer(
     return rule, schedule
 
 
-def _looks_at_gradients(optimizer):
+def _looks_at_gradients(optimizer: keras.optimizers.Optimizer) -> bool:
     """Whether a step depends on more than sums of gradients: their norms, or whether they are finite."""
     return isinstance(optimizer, keras.optimizers.LossScaleOptimizer) or optimizer.clipnorm is not None

@@ -41,14 +41,14 @@ class GeneralizedCrossEntropy(SparseSoftLoss):
     Noisy Labels, 2018.
     """
 
-    def __init__(self, q: float = 0.7, name="generalized_cross_entropy", **kwargs):
+    def __init__(self, q: float = 0.7, name: str = "generalized_cross_entropy", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.q = q
 
-    def class_cost(self, log_prob):
+    def class_cost(self, log_prob: tf.Tensor) -> tf.Tensor:
         return -ops.expm1(self.q * log_prob) / self.q
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "q": self.q}
 
 
@@ -69,14 +69,14 @@ class SymmetricCrossEntropy(SparseSoftLoss):
     Source: Wang et al., Symmetric Cross Entropy for Robust Learning with Noisy Labels, 2019.
     """
 
-    def __init__(self, reverse: float = 1.0, name="symmetric_cross_entropy", **kwargs):
+    def __init__(self, reverse: float = 1.0, name: str = "symmetric_cross_entropy", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.reverse = reverse
 
-    def class_cost(self, log_prob):
+    def class_cost(self, log_prob: tf.Tensor) -> tf.Tensor:
         return -log_prob - self.reverse * 4.0 * ops.expm1(log_prob)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "reverse": self.reverse}
 
 
@@ -94,15 +94,15 @@ class FocalLoss(SparseSoftLoss):
     Differs: softmax for sigmoid.
     """
 
-    def __init__(self, gamma: float = 2.0, name="focal", **kwargs):
+    def __init__(self, gamma: float = 2.0, name: str = "focal", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.gamma = gamma
 
-    def class_cost(self, log_prob):
+    def class_cost(self, log_prob: tf.Tensor) -> tf.Tensor:
         wrong = ops.maximum(-ops.expm1(log_prob), 1e-7)  # 0^gamma has no gradient for gamma < 1
         return -ops.power(wrong, self.gamma) * log_prob
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "gamma": self.gamma}
 
 
@@ -140,8 +140,8 @@ class EarlyLearningLoss(SparseSoftLoss):
 
     def __init__(
         self, num_instances: int, num_classes: int, weight: float = 3.0, momentum: float = 0.7,
-        name="early_learning", **kwargs,
-    ):  # fmt: skip
+        name: str = "early_learning", **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(name=name, **kwargs)
         if 2 * num_instances * num_classes > _LARGEST_MEMORY:
             raise UsageError(
@@ -153,10 +153,10 @@ class EarlyLearningLoss(SparseSoftLoss):
         self.weight, self.momentum = weight, momentum
         self.memory = tf.Variable(tf.zeros((num_instances, num_classes), tf.float16), trainable=False)
 
-    def class_cost(self, log_prob):
+    def class_cost(self, log_prob: tf.Tensor) -> tf.Tensor:
         return -log_prob
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         unpack_targets(y_true, y_pred)
         ids = ops.reshape(unpack_instance_ids(y_true), (-1,))
         probs = ops.softmax(self.adjust(y_pred), axis=-1)
@@ -176,7 +176,7 @@ class EarlyLearningLoss(SparseSoftLoss):
         """The loss without its memory."""
         return SparseSoftCrossEntropy(label_smoothing=self.label_smoothing, logit_offsets=self.logit_offsets)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_instances": self.num_instances,

@@ -56,8 +56,8 @@ def save_model(model: keras.Model, path: str | os.PathLike) -> None:
                 target.writestr(zipfile.ZipInfo(name), content)  # dated 1980
 
 
-def _number_shared_objects(config):
-    numbers = {}
+def _number_shared_objects(config: str) -> str:
+    numbers: dict[str, int] = {}
     return re.sub(
         r'("shared_object_id": )(\d+)',
         lambda m: m[1] + str(numbers.setdefault(m[2], len(numbers) + 1)),

@@ -6,7 +6,6 @@ simulated crawl with a third of wrong labels), at the price of linear heads: net
 are.
 """
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from collections.abc import Callable
 import numpy as np
 
 from urnet_tf import store
-from urnet_tf.errors import settings_named
 from urnet_tf.evaluation import inference
 from urnet_tf.evaluation.predictions import BalancedPredictions
 from urnet_tf.feed.batches import FeatureBatches
@@ -40,7 +38,6 @@ def refit_folds(
     dropout: float,
     seed: int,
     directory: str | os.PathLike,
-    settings_prefix: str = "",
 ) -> BalancedPredictions:
     """Trains a linear head a fold, without the fold, and predicts the fold.
 
@@ -56,8 +53,6 @@ def refit_folds(
       dropout: before the classifier.
       seed: of the run.
       directory: finished heads and checkpoints are kept there, so that a killed call continues.
-      settings_prefix: stands before the names of arguments in errors that advise to change one; where they
-        come from a configuration, the place there.
 
     Returns:
       `BalancedPredictions` of all N; the balanced fields equal the others.
@@ -68,8 +63,6 @@ def refit_folds(
     directory = pathlib.Path(directory)
     directory.mkdir(exist_ok=True)
     found = BalancedPredictions.allocate(len(labels), k)
-    names = ["batch_images", *(field.name for field in dataclasses.fields(training.FitOptions))]
-    keys = {name: f"{settings_prefix}{name}" for name in names}
     label_column = np.asarray(labels, np.int32)[:, None]
     certain = np.ones(label_column.shape, np.float32)
     for fold in np.unique(folds):
@@ -82,15 +75,14 @@ def refit_folds(
             counts = np.bincount(labels[seen], np.maximum(scaled[seen], 0), minlength=num_classes)
             head = build_classifier(features.shape[1], num_classes, dropout=dropout, seed=head_seed)
             sampler = InstanceSampler(seen, batch_images, head_seed)
-            with settings_named(keys):
-                training.fit_model(
-                    head,
-                    FeatureBatches(features, sampler, label_column, certain, scaled),
-                    **fit_settings(counts, len(labels)),
-                    total_steps=training.count_steps(epochs, len(seen), batch_images),
-                    checkpoint_dir=directory / f"checkpoint{fold}",
-                    description=f"second round, fold {fold}",
-                )
+            training.fit_model(
+                head,
+                FeatureBatches(features, sampler, label_column, certain, scaled),
+                **fit_settings(counts, len(labels)),
+                total_steps=training.count_steps(epochs, len(seen), batch_images),
+                checkpoint_dir=directory / f"checkpoint{fold}",
+                description=f"second round, fold {fold}",
+            )
             save_model(head, path)
             store.remove(directory / f"checkpoint{fold}", directory)
         head = load_model(path)

@@ -1,0 +1,191 @@
+"""Lists as text and Parquet, right and damaged."""
+
+import pathlib
+import random
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from urnet_fixtures.crawls import listed, write_list
+
+from urnet_tf.crawl.list_reader import read_list
+from urnet_tf.crawl.readers import (
+    count_rows,
+)
+from urnet_tf.errors import UsageError
+
+FULL = """\
+path,label,source,rank,query,title,description,tags,split
+a/1.jpg,cat,google,7,big cat,"A ""cat"", sitting
+down",,t1,
+a/2.jpg, cat ,google,,big cat,,,,train
+b/1.jpg,dog,,2.0,,,,,
+v.jpg,dog,,,,,,,val
+t.jpg,,,,,,,,test
+"""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_list_of_names(tmp_path, encoding):
+    crawl = read_list(write_list(tmp_path, FULL, encoding=encoding))
+    assert listed(crawl, "split", "label", "source", "rank", "query", "path") == [
+        ("train", 0, "google", 7, "big cat", "a/1.jpg"),
+        ("train", 0, "google", 2, "big cat", "a/2.jpg"),
+        ("train", 1, "", 2, "dog", "b/1.jpg"),
+        ("val", 1, "", 1, "", "v.jpg"),
+        ("test", -1, "", 1, "", "t.jpg"),
+    ]
+    assert crawl.rows["title"][0].as_py() == 'A "cat", sitting\ndown'
+    assert [c["queries"] for c in crawl.classes] == [["big cat"], ["dog"]]
+    assert crawl.root == str(tmp_path)
+
+
+def test_bad_rows_tell_their_line(tmp_path):
+    text = (
+        "path,label,rank,split\na.jpg,x,1,\n,x,1,\nb.jpg,,1,\nc.jpg,x,first,\nd.jpg,x,-3,\n"
+        "e.jpg,x,1,,extra\n\nf.jpg,y,1,dev\ng.jpg,y\n"
+    )
+    crawl = read_list(write_list(tmp_path, text))
+    assert listed(crawl, "path") == [("a.jpg",), ("g.jpg",)]
+    reasons = {r["path"]: r["reason"] for r in crawl.rejected.to_pylist()}
+    assert set(crawl.rejected["status"].to_pylist()) == {"bad_row"}
+    assert reasons[""] == "line 3 of list.csv: the path is missing"
+    assert "line 4" in reasons["b.jpg"] and "label is missing" in reasons["b.jpg"]
+    assert "line 5" in reasons["c.jpg"] and "rank" in reasons["c.jpg"]
+    assert "rank" in reasons["d.jpg"]
+    assert "line 7" in reasons["e.jpg"] and "5 fields" in reasons["e.jpg"]
+    assert "line 9" in reasons["f.jpg"] and "split" in reasons["f.jpg"]
+
+
+def test_bytes_that_are_not_utf8(tmp_path):
+    (tmp_path / "l.csv").write_bytes(b"path,label,title\n\xff.jpg,a,\nb.jpg,a,caf\xe9\n")
+    crawl = read_list(str(tmp_path / "l.csv"))
+    assert listed(crawl, "path", "title") == [("b.jpg", "caf?")]
+    assert [(r["path"], r["status"]) for r in crawl.rejected.to_pylist()] == [("\\xff.jpg", "bad_name")]
+
+
+def test_an_unclosed_quote_costs_few_rows(tmp_path):
+    text = "path,label\na.jpg,x\n" + '"b.jpg,x\n' + "c.jpg,x\n" * 30_000
+    crawl = read_list(write_list(tmp_path, text))
+    assert len(crawl.rows) > 10_000
+    assert "line 3" in crawl.rejected["reason"][0].as_py()
+
+
+def test_numbered_labels(tmp_path):
+    crawl = read_list(write_list(tmp_path, "path,label\na.jpg,1\nb.jpg,0\n"))
+    assert crawl.rows["label"].to_pylist() == [1, 0]
+    assert crawl.classes[1] == {"label": 1, "id": "1", "name": "1", "words": [], "queries": []}
+    (tmp_path / "classes.txt").write_text("cat\ndog\nowl\n")
+    crawl = read_list(str(tmp_path / "list.csv"))
+    assert [c["name"] for c in crawl.classes] == ["cat", "dog", "owl"]
+    assert crawl.rows["query"].to_pylist() == ["dog", "cat"]
+
+
+@pytest.mark.parametrize(
+    ("text", "classes", "words"),
+    [
+        ("path,label\na,0\nb,5\n", "cat\ndog\n", "'5' in line 3 .* outside of the 2 classes"),
+        ("path,label\na,cat\nb,cow\n", "cat\ndog\n", "'cow' in line 3"),
+        ("path,label\na,0\nb,7\n", None, "label 1"),
+        ("path,label\na,0\nb,-2\n", None, "label -2"),
+        ("path,label,split\na,0,train\nb,1,val\n", None, "'1' in line 3"),
+        ("path,label,split\na,cat,train\nb,dog,val\n", None, "'dog' in line 3"),
+        ("file,label\na,0\n", None, "'path' .* received the columns file, label"),
+        ("", None, "columns none"),
+    ],
+)
+def test_lists_that_cannot_be_understood(tmp_path, text, classes, words):
+    if classes:
+        (tmp_path / "classes.txt").write_text(classes)
+    with pytest.raises(UsageError, match=words):
+        read_list(write_list(tmp_path, text))
+
+
+def test_a_list_with_semicolons_a_mark_and_windows_lines(tmp_path):
+    path = write_list(tmp_path, "path;label\r\na,1.jpg;cat\r\nb.jpg;dog\r\n", encoding="utf-8-sig")
+    assert listed(read_list(path), "path", "label") == [("a,1.jpg", 0), ("b.jpg", 1)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_list_in_utf16_is_refused_by_name(tmp_path, encoding):
+    path = write_list(tmp_path, "\ufeffpath,label\r\na.jpg,cat\r\n", encoding=encoding)
+    with pytest.raises(UsageError, match="received UTF-16"):
+        read_list(path)
+
+
+def test_parquet_list(tmp_path):
+    table = pa.table(
+        {
+            "Path": ["a.jpg", "b.jpg", None, "c.jpg"],
+            "label": pa.array([1, 0, 1, 1], pa.int64()),
+            "rank": [3.0, None, 1.0, 2.5],
+            "tags": [["red", "cat"], None, [], []],
+            "other": [1, 2, 3, 4],
+        }
+    )
+    pa.parquet.write_table(table, tmp_path / "list.parquet")
+    path = str(tmp_path / "list.parquet")
+    assert count_rows(path) == 4
+    crawl = read_list(path, image_root="/images")
+    assert listed(crawl, "path", "label", "rank", "tags") == [
+        ("a.jpg", 1, 3, "red, cat"),
+        ("b.jpg", 0, 1, ""),
+    ]
+    assert [r["reason"] for r in crawl.rejected.to_pylist()] == [
+        "row 3 of list.parquet: the path is missing",
+        "row 4 of list.parquet: the rank is not a whole number from 0",
+    ]
+    assert crawl.root == "/images"
+
+
+def test_a_parquet_file_that_is_none(tmp_path):
+    (tmp_path / "l.parquet").write_bytes(b"nothing")
+    with pytest.raises(UsageError, match="Cannot read the list"):
+        read_list(str(tmp_path / "l.parquet"))
+
+
+def not_utf8(*values):
+    """A text column that claims to be UTF-8."""
+    encoded = pa.array([v if isinstance(v, bytes) else v.encode() for v in values], pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(encoded), encoded.buffers())
+
+
+def test_parquet_text_that_is_not_utf8(tmp_path):
+    columns = {
+        "path": not_utf8("a.jpg", b"b\xff.jpg", "c.jpg"),
+        "label": not_utf8("x", "x", b"\xe9"),
+        "title": not_utf8(b"caf\xe9", "", "good"),
+    }
+    path = str(tmp_path / "l.parquet")
+    pa.parquet.write_table(pa.table(columns), path)
+    crawl = read_list(path)
+    assert listed(crawl, "path", "label", "title") == [("a.jpg", 1, "caf\\xe9"), ("c.jpg", 0, "good")]
+    (row,) = crawl.rejected.to_pylist()
+    assert (row["path"], row["status"]) == ("b\\xff.jpg", "bad_name")
+    assert row["reason"] == "row 2 of l.parquet: the path is not valid UTF-8"
+
+
+def test_every_damaged_parquet_file_ends_in_one_sentence(tmp_path):
+    good, path = tmp_path / "good.parquet", str(tmp_path / "l.parquet")
+    table = pa.table({"path": ["a.jpg", "b.jpg"], "label": ["x", "y"], "tags": [["t"], None]})
+    pa.parquet.write_table(table, good)
+    data, draw, refused = good.read_bytes(), random.Random(0), 0
+    for _ in range(300):
+        damaged = bytearray(data)
+        for _ in range(draw.choice([1, 2, 5])):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        pathlib.Path(path).write_bytes(damaged[: draw.choice([len(data), draw.randrange(len(data))])])
+        for read in (read_list, count_rows):
+            try:
+                read(path)
+            except UsageError as error:
+                assert "\n" not in str(error) and len(str(error)) < 400 + len(path)
+                refused += 1
+    assert refused > 100
+
+
+def test_two_parquet_columns_of_one_name(tmp_path):
+    table = pa.table([["a"], ["b"], ["x"]], names=["path", "path", "label"])
+    pa.parquet.write_table(table, tmp_path / "l.parquet")
+    with pytest.raises(UsageError, match="Multiple matches|duplicate field names"):
+        read_list(str(tmp_path / "l.parquet"))

@@ -1,0 +1,193 @@
+"""Where a run of training stands: steps, passes over the data, checkpoints, progress, the caller's callbacks.
+
+`fit` makes one Keras "epoch" of a whole run; here its steps become passes again.
+"""
+
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from tqdm import tqdm
+
+from urnet_tf import store
+from urnet_tf.errors import RunError
+
+_LOG_SECONDS = 10.0  # between lines of a log; passes over small crawls are over in an instant
+
+
+class Run:
+    """Where a run stands: the step, the means of the pass in hand, the passes done."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        loss_state: list[tf.Tensor],
+        steps_per_epoch: int,
+        total_steps: int,
+        schedule: keras.optimizers.schedules.LearningRateSchedule,
+        description: str,
+        log_dir: str | os.PathLike | None,
+        validate: Callable[[], dict[str, float]],
+    ) -> None:
+        self.model, self.loss_state, self._validate = model, loss_state, validate
+        self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
+        self.schedule, self.description = schedule, description
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self._writer = tf.summary.create_file_writer(os.fspath(log_dir)) if log_dir is not None else None
+
+    def rate(self) -> float:
+        """The learning rate of the last step; steps that a float16 overflow left out do not count."""
+        return float(self.schedule(max(0, int(self.model.optimizer.iterations.numpy()) - 1)))
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Counts one step with its own losses and metrics."""
+        self.step += 1
+        if not math.isfinite(values["loss"]):
+            raise self._diverged(f"the loss is {values['loss']}")
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += 1
+        if self.step % self.steps_per_epoch == 0 or self.step == self.total_steps:
+            self._close_pass()
+
+    def _close_pass(self) -> None:
+        means = {name: total / self._count for name, total in self._sums.items()}
+        metadata = {
+            "step": self.step,
+            "epoch": self.step / self.steps_per_epoch,
+            "learning_rate": self.rate(),
+            **means,
+            **self._validate(),
+        }
+        self.history.append(metadata)
+        self._sums, self._count = {}, 0
+        if self._writer is not None:
+            with self._writer.as_default(step=self.step):
+                for name, value in metadata.items():
+                    tf.summary.scalar(name, value)
+            self._writer.flush()
+
+    def save(self, path: pathlib.Path) -> None:
+        arrays = {name: variable.numpy() for name, variable in self._variables().items()}
+        if not all(np.isfinite(a).all() for a in arrays.values() if a.dtype.kind == "f"):
+            raise self._diverged("a weight is not finite")
+        state = {"step": self.step, "history": self.history, "sums": self._sums, "count": self._count}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with store.atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, state=np.array(json.dumps(state)), **arrays)
+
+    def restore(self, path: pathlib.Path) -> None:
+        with np.load(path) as arrays:
+            variables = self._variables()
+            shapes = {name: arrays[name].shape for name in arrays.files if name != "state"}
+            if shapes != {name: tuple(variable.shape) for name, variable in variables.items()}:
+                raise RunError(f"{path} is a checkpoint of another model; delete it to start over.")
+            for name, variable in variables.items():
+                variable.assign(arrays[name])
+            state = json.loads(str(arrays["state"]))
+        self.step, self.history = state["step"], state["history"]
+        self._sums, self._count = state["sums"], state["count"]
+
+    def _variables(self) -> dict[str, Any]:
+        model = self.model
+        groups = {"model": model.variables, "optimizer": model.optimizer.variables, "loss": self.loss_state}
+        return {f"{group}-{i}": v for group, variables in groups.items() for i, v in enumerate(variables)}
+
+    def _diverged(self, what: str) -> RunError:
+        return RunError(
+            f"{self.description}: {what} at step {self.step} of {self.total_steps}. Try a lower "
+            f"`learning_rate` (it was {self.rate():.3g}), `clip_norm=1`, a longer `warmup_fraction`, or "
+            "float32 where the precision is mixed."
+        )
+
+
+class Loop(keras.callbacks.Callback):
+    """Tells the run of each step, writes checkpoints, shows progress, calls callbacks pass by pass."""
+
+    def __init__(
+        self,
+        run: Run,
+        checkpoint: pathlib.Path | None,
+        checkpoint_s: float,
+        callbacks: Sequence[keras.callbacks.Callback],
+    ) -> None:
+        super().__init__()
+        self._run, self._checkpoint, self._checkpoint_s = run, checkpoint, checkpoint_s
+        self._bar: tqdm | None = None
+        self._callbacks = keras.callbacks.CallbackList(
+            list(callbacks), model=run.model, verbose=0, steps=run.steps_per_epoch,
+            epochs=math.ceil(run.total_steps / run.steps_per_epoch),
+        )  # fmt: skip
+
+    def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
+        self._callbacks.on_train_begin()
+        self._saved_at = self._reported_at = time.monotonic()
+        if sys.stderr.isatty():
+            run = self._run
+            self._bar = tqdm(
+                desc=run.description, total=run.total_steps, initial=run.step, unit="step",
+                mininterval=1.0, dynamic_ncols=True,
+            )  # fmt: skip
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        self.model.reset_metrics()  # so that logs are of one step, and a NaN is found at its step
+        epoch, place = divmod(self._run.step, self._run.steps_per_epoch)
+        if batch == 0 or place == 0:
+            self._callbacks.on_epoch_begin(epoch)
+        self._callbacks.on_train_batch_begin(place)
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        run, passes = self._run, len(self._run.history)
+        epoch, place = divmod(run.step, run.steps_per_epoch)
+        run.add(logs or {})
+        now = time.monotonic()
+        if (
+            self._checkpoint is not None
+            and now - self._saved_at >= self._checkpoint_s
+            and run.step < run.total_steps
+        ):
+            run.save(self._checkpoint)
+            self._saved_at = time.monotonic()
+        if self._bar is not None:
+            self._bar.update()
+        if len(run.history) > passes:
+            self._report(run.history[-1], now)
+        self._callbacks.on_train_batch_end(place, logs)
+        if len(run.history) > passes:
+            told = {name: value for name, value in run.history[-1].items() if name not in ("step", "epoch")}
+            self._callbacks.on_epoch_end(epoch, told)
+
+    def _report(self, metadata: dict[str, float], now: float) -> None:
+        shown = ", ".join(
+            f"{k} {v:.3f}" for k, v in metadata.items() if k not in ("step", "epoch", "learning_rate")
+        )
+        if self._bar is not None:
+            self._bar.set_postfix_str(shown)
+        elif now - self._reported_at >= _LOG_SECONDS or self._run.step == self._run.total_steps:
+            passes = self._run.total_steps / self._run.steps_per_epoch
+            seconds, self._reported_at = now - self._reported_at, now
+            logging.info(
+                "%s: pass %.1f of %.1f, %s (%.1f s)",
+                self._run.description,
+                metadata["epoch"],
+                passes,
+                shown,
+                seconds,
+            )
+
+    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
+        self._callbacks.on_train_end(logs)
+        if self._bar is not None:
+            self._bar.close()
