@@ -24,6 +24,8 @@ import dataclasses
 
 import numpy as np
 
+from urnet_tf.reweighting.isotonic import isotonic_steps
+
 _TURNS = 10  # e changes by less than .001 after four
 _QUANTILES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)  # of given scores, where c is looked for
 _FEWEST = 5  # but at least as many images
@@ -74,19 +76,23 @@ def compute_label_posterior(
         raise ValueError("Expected finite probabilities; received NaN or infinity.")
     is_given = np.asarray(topk_ids) == labels[:, None]
     score, planted, share = _score_pairs(given, is_given, probs, num_classes)
-    ordered = np.sort(score)
-    places = (np.asarray(_QUANTILES) * len(score)).astype(int)
-    limits = ordered[np.unique(np.clip(places, min(_FEWEST, len(score)), len(score))) - 1]
-    given_low = np.searchsorted(ordered, limits, side="right") / len(score)
+    scores = np.concatenate([score, planted.ravel()])
+    levels, level_of = np.unique(scores, return_inverse=True)
+    own, others = level_of[: len(score)], level_of[len(score) :]
+    mass = np.bincount(own, minlength=len(levels))  # of given pairs at each level
+    places = np.clip((np.asarray(_QUANTILES) * len(score)).astype(int), min(_FEWEST, len(score)), len(score))
+    limits = np.unique(np.sort(own)[places - 1])
+    given_low = np.cumsum(mass)[limits] / len(score)
 
     right, wrong_share = 1 / (1 + np.exp(-score)), 1.0
     for _ in range(_TURNS):
-        weight = share * right[:, None]
-        planted_low = np.array([weight[planted <= limit].sum() for limit in limits])
-        ratios = given_low * weight.sum() / np.maximum(planted_low, _TINY)
+        weight = np.bincount(others, weights=(share * right[:, None]).ravel(), minlength=len(levels))
+        ratios = given_low * weight.sum() / np.maximum(np.cumsum(weight)[limits], _TINY)
         best = int(ratios.argmin())
         wrong_share = float(min(ratios[best], 1.0))
-        right = np.clip(1.0 - wrong_share / _density_ratio(score, planted, weight), 0.0, 1.0)
+        total = mass + weight * (len(score) / max(weight.sum(), _TINY))
+        among = np.clip(isotonic_steps(mass, total)[own], 1e-3, 1 - 1e-3)  # r / (1 + r)
+        right = np.clip(1.0 - wrong_share * (1 - among) / among, 0.0, 1.0)
         if not right.any():
             break  # no label looks better than a planted one
     right = _interpolate_steps(score, right)
@@ -114,20 +120,6 @@ def _score_pairs(
     planted -= np.log(np.concatenate([rival, best], axis=1) + _TINY)
     share = np.concatenate([np.where(is_given, 0.0, probs), rest], axis=1)
     return score, planted, share / np.maximum(share.sum(axis=1, keepdims=True), _TINY)
-
-
-def _density_ratio(score: np.ndarray, planted: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The rising ratio of the densities of given and planted scores, at the given ones: float64 [N]."""
-    import scipy.optimize
-
-    counted = weight > 0
-    weight = weight[counted] * (len(score) / max(weight.sum(), _TINY))
-    values, place = np.unique(np.concatenate([score, planted[counted]]), return_inverse=True)
-    total = np.bincount(place, weights=np.concatenate([np.ones(len(score)), weight]), minlength=len(values))
-    mass = np.bincount(place[: len(score)], minlength=len(values))
-    among = scipy.optimize.isotonic_regression(mass / total, weights=total).x[place[: len(score)]]
-    among = np.clip(among, 1e-3, 1 - 1e-3)
-    return among / (1 - among)
 
 
 def _interpolate_steps(score: np.ndarray, right: np.ndarray) -> np.ndarray:

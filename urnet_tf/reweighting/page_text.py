@@ -24,6 +24,7 @@ import numpy as np
 
 from urnet_tf.reweighting.class_weight import count_labels
 from urnet_tf.reweighting.combine import scale_to_class_mean
+from urnet_tf.reweighting.isotonic import isotonic_steps
 
 if TYPE_CHECKING:
     from urnet_tf.reweighting.factors import Instances, Recipe
@@ -153,13 +154,9 @@ def _isotonic_means(score: np.ndarray, values: np.ndarray, asked: np.ndarray) ->
 
     Bins of equal counts first: a row alone at an end would otherwise be a step of its own.
     """
-    import scipy.optimize
-
     bins = max(1, min(_MAX_BINS, len(score) // _MIN_ROWS))
     edges = np.unique(np.quantile(score, np.linspace(0, 1, bins + 1)[1:-1], method="inverted_cdf"))
     bin_of = np.searchsorted(edges, score)
     counts = np.bincount(bin_of, minlength=len(edges) + 1)
     sums = np.bincount(bin_of, weights=values, minlength=len(edges) + 1)
-    filled = counts > 0  # all but perhaps the last
-    fitted = scipy.optimize.isotonic_regression(sums[filled] / counts[filled], weights=counts[filled]).x
-    return fitted[(np.cumsum(filled) - 1)[np.searchsorted(edges, asked)]]
+    return isotonic_steps(sums, counts)[np.searchsorted(edges, asked)]

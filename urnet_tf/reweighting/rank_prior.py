@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from urnet_tf.reweighting.combine import scale_to_class_mean
+from urnet_tf.reweighting.isotonic import isotonic_steps
 
 if TYPE_CHECKING:
     from urnet_tf.reweighting.factors import Instances, Recipe
@@ -39,18 +40,14 @@ def compute_rank_prior(
       floor: smallest value, as a share of the class mean.
 
     Source: not in the paper, which keeps the first 15 Flickr results and drops the others (Table 1).
-    Isotonic regression: Barlow et al., Statistical inference under order restrictions, 1972.
     """
-    import scipy.optimize
-
     given_prob, ranks = np.asarray(given_prob, np.float64), np.asarray(ranks)
     prior = np.empty(len(ranks))
     for source in np.unique(sources):
         rows = np.flatnonzero(np.asarray(sources) == source)
         _, place, count = np.unique(ranks[rows], return_inverse=True, return_counts=True)
-        mean = np.bincount(place, weights=given_prob[rows]) / count
-        fitted = scipy.optimize.isotonic_regression(mean, weights=count, increasing=False)
-        prior[rows] = fitted.x[place]
+        sums = np.bincount(place, weights=given_prob[rows])
+        prior[rows] = isotonic_steps(sums, count, increasing=False)[place]
     return scale_to_class_mean(prior, labels, num_classes=num_classes, floor=floor)
 
 
