@@ -176,7 +176,6 @@ def test_minilm_without_its_package_is_refused(without_extras):
         minilm_folder()
 
 
-@pytest.mark.tensorflow
 def imported_at_once(tree):
     """Top-level names of modules that importing this source imports: nothing inside of functions."""
     nodes = [tree]
@@ -198,6 +197,7 @@ def test_extras_are_imported_inside_of_functions():
     assert set(imported_at_once(tree)) == {"a", "b"}
 
 
+@pytest.mark.tensorflow
 @pytest.mark.slow  # starts a program that imports TensorFlow
 def test_every_module_can_be_imported_without_the_extras():
     names = [

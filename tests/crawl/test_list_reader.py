@@ -9,9 +9,7 @@ import pytest
 from urnet_fixtures.crawls import listed, write_list
 
 from urnet_tf.crawl.list_reader import read_list
-from urnet_tf.crawl.readers import (
-    count_rows,
-)
+from urnet_tf.crawl.readers import count_rows
 from urnet_tf.errors import UsageError
 
 FULL = """\

@@ -4,11 +4,7 @@ import numpy as np
 import pytest
 from urnet_fixtures.reports import make_inputs
 
-from urnet_tf.explain import (
-    build_page,
-    pictures,
-    summary,
-)
+from urnet_tf.explain import build_page, pictures, summary
 from urnet_tf.reweighting.combine import effective_sample_size
 
 

@@ -6,9 +6,7 @@ import numpy as np
 from PIL import Image
 
 from urnet_tf.evaluation.metrics import reliability_curve
-from urnet_tf.explain import (
-    ReportInputs,
-)
+from urnet_tf.explain import ReportInputs
 
 
 def draw_jpeg(color=(200, 30, 30), comment=b"from the web"):

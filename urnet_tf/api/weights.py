@@ -162,8 +162,7 @@ def _describe(known: Known, weighed: Weighed) -> dict[str, object]:
     )
     return {
         "predicted_by": last.author,
-        "clean_rate_estimate": 1 - posterior.wrong_share,
-        "clean_rate_interval": [1 - posterior.high, 1 - posterior.low],
+        **posterior.clean_rate(),
         "effective_sample_size": combine.effective_sample_size(weighed.sample_weight),
     }
 

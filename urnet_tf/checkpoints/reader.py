@@ -9,7 +9,6 @@ import io
 import os
 import struct
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import logging
@@ -24,9 +23,6 @@ from urnet_tf.checkpoints.tensor_files import (
     read_torch_zip,
 )
 from urnet_tf.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 
 class Format(enum.Enum):

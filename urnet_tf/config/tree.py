@@ -16,9 +16,7 @@ from urnet_tf.errors import UsageError
 from urnet_tf.text_rules import LINE, bare, check_text, quote
 
 if TYPE_CHECKING:
-    from urnet_tf.config.fields import (
-        Config,
-    )
+    from urnet_tf.config.fields import Config
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 _MOST_BITS = 1000  # what a float can hold

@@ -3,7 +3,7 @@
 In: an image store, ids, models. Out: probabilities float32 [M, B, C] of M models, each the mean of
 the model's probabilities over the V views of an image; streamed, a batch of images at a time. At
 scale s the image is resized to s times the size of the plain view and crops of `image_size_px`
-are cut from it (`data.decode.views`), so every view has the size the network was trained for.
+are cut from it (`images.decode.views`), so every view has the size the network was trained for.
 """
 
 from collections.abc import Callable, Iterator, Sequence

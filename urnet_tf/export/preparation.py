@@ -1,6 +1,6 @@
 """How encoded images become what a network sees: written into every export, obeyed by every reader of one.
 
-It is the preparation of training (`data.decode`), so that served numbers are those that were measured.
+It is the preparation of training (`images.decode`), so that served numbers are those that were measured.
 """
 
 import dataclasses

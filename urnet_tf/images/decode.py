@@ -2,8 +2,8 @@
 evaluation and the served graph.
 
 Only core TensorFlow operations, so that TF Serving can run them. What cannot be read raises
-`tf.errors.InvalidArgumentError`; the first line of its message is for a person. a batch turns
-it into a flag.
+`tf.errors.InvalidArgumentError`; the first line of its message is for a person.
+`build_batch_decoder` turns it into a flag.
 
 There is no Python control flow to rewrite in here, but AutoGraph takes most of the seconds of tracing to look
 for it: the functions that others trace are kept from it.

@@ -27,6 +27,7 @@ from urnet_tf.reweighting.text_network import (
     steps_per_epoch,
     stream_batches,
     through_unit,
+    unit_rows,
 )
 
 if TYPE_CHECKING:
@@ -140,9 +141,7 @@ def text_map_gradient(
     temperature: float,
 ) -> np.ndarray:
     """The gradient of the mean loss: pairwise with negatives `other`, contrastive when that is None."""
-    mapped = images @ text_map
-    length = np.linalg.norm(mapped, axis=1, keepdims=True) + _TINY
-    unit = mapped / length
+    unit, length = unit_rows(images @ text_map)
     if other is None:
         error = softmax(unit @ text_vectors.T / temperature)
         error[np.arange(len(labels)), labels] -= 1.0

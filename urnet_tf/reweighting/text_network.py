@@ -38,7 +38,7 @@ class TwoSidedNetwork:
     def confidence(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """The cosine of each image and the text of its given label: float32 [n]; Eq. 9."""
         embedded = _forward(self.image_side, np.asarray(features, np.float32))[0]
-        unit, _ = _unit_rows(embedded)
+        unit, _ = unit_rows(embedded)
         return np.einsum("ne,ne->n", unit, self.text_embeddings[labels])
 
 
@@ -85,7 +85,7 @@ def fit_two_sided(
         learning_rate=_LEARNING_RATE,
     )  # fmt: skip
     parts = range(0, len(text_vectors), _CHUNK)
-    embedded = [_unit_rows(_forward(text_side, text_vectors[i : i + _CHUNK])[0])[0] for i in parts]
+    embedded = [unit_rows(_forward(text_side, text_vectors[i : i + _CHUNK])[0])[0] for i in parts]
     return TwoSidedNetwork(image_side, np.concatenate(embedded))
 
 
@@ -110,8 +110,8 @@ def two_sided_gradients(
     classes = np.arange(len(text_vectors)) if other is None else np.unique([*labels, *other])
     embedded, hidden = _forward(image_side, images)
     embedded_text, hidden_text = _forward(text_side, text_vectors[classes])
-    unit, length = _unit_rows(embedded)
-    unit_text, length_text = _unit_rows(embedded_text)
+    unit, length = unit_rows(embedded)
+    unit_text, length_text = unit_rows(embedded_text)
     right = np.searchsorted(classes, labels)
     to_text: np.ndarray
     if other is None:
@@ -187,6 +187,12 @@ def descend(
             values -= rate * mean / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
 
 
+def unit_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows L2-normalized, and their lengths [n, 1]."""
+    length = np.linalg.norm(rows, axis=1, keepdims=True) + _TINY
+    return rows / length, length
+
+
 def through_unit(gradient: np.ndarray, unit: np.ndarray, length: np.ndarray) -> np.ndarray:
     """The gradient of rows from that of their L2-normalized ones."""
     return (gradient - unit * (unit * gradient).sum(axis=1, keepdims=True)) / length
@@ -221,8 +227,3 @@ def _forward(side: Side, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _backward(side: Side, rows: np.ndarray, hidden: np.ndarray, gradient: np.ndarray) -> list[np.ndarray]:
     before = (gradient @ side[2].T) * (hidden > 0)
     return [rows.T @ before, before.sum(axis=0), hidden.T @ gradient, gradient.sum(axis=0)]
-
-
-def _unit_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    length = np.linalg.norm(rows, axis=1, keepdims=True) + _TINY
-    return rows / length, length
