@@ -1,5 +1,6 @@
 """The command line as a person meets it: help, exit status, one-sentence errors."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -51,6 +52,41 @@ def test_bad_usage_is_one_sentence_and_exit_2(tmp_path, monkeypatch, urnet_here,
 def test_the_program_itself_ends_so(tmp_path, arguments, message):
     done = urnet(*arguments, cwd=tmp_path, env=os.environ | {"PYTHONPATH": os.getcwd()})
     check_one_sentence(done, message)
+
+
+FULL = "The disk is full: w/x.npy. Free some space, and the same command goes on from here."
+GOES_ON = "When that is mended, the same command goes on from here."
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "w/x.npy"), FULL),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "w/x.npy"), FULL),
+        (RuntimeError("x: No space left on device [Op:Save]"), "The disk is full: in runs/urnet or the"),
+        (OSError(errno.EIO, "Input/output error", "w/x.npy"), f"Input/output error: w/x.npy. {GOES_ON}"),
+        (PermissionError(errno.EACCES, "Permission denied", "w"), f"Permission denied: w. {GOES_ON}"),
+        (OSError(errno.EMFILE, "Too many open files"), f"Too many open files. {GOES_ON}"),
+        (OSError(errno.EXDEV, "Not on one disk", "a", None, "b"), f"Not on one disk: a and b. {GOES_ON}"),
+        (OSError("a library\nsays so"), f"a library says so. {GOES_ON}"),
+        (MemoryError(), "There is not enough memory."),
+    ],
+)
+def test_a_fault_of_the_machine_is_one_sentence_and_exit_1(urnet_here, monkeypatch, error, sentence):
+    def fail(command, arguments):
+        raise error
+
+    monkeypatch.setattr("urnet_tf.__main__._dispatch", fail)
+    done = urnet_here("run")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"urnet: {sentence}")
+
+
+def test_a_fault_of_the_program_is_a_traceback(urnet_here, monkeypatch):
+    monkeypatch.setattr("urnet_tf.__main__._dispatch", lambda command, arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        urnet_here("run")
 
 
 def check_one_sentence(done, message):

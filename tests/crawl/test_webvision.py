@@ -8,7 +8,7 @@ import time
 import pytest
 
 from urnet_tf.crawl import search_metadata
-from urnet_tf.crawl.readers import count_classes, count_rows, detect_kind
+from urnet_tf.crawl.readers import WEBVISION, count_classes, count_rows, detect_kind, fingerprint_files
 from urnet_tf.crawl.webvision import read_webvision
 from urnet_tf.errors import RunError, UsageError
 
@@ -315,3 +315,27 @@ def test_a_disk_that_fails_under_metadata_stops_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda _: None)
     with pytest.raises(RunError, match="Cannot read .*json: Stale file handle"):
         read_webvision(str(tmp_path))
+
+
+def test_the_fingerprint_follows_listed_images_and_their_metadata(tmp_path):
+    path = version_1(tmp_path)
+
+    def found():
+        return fingerprint_files(path, WEBVISION)
+
+    states = [found()]
+    assert found() == states[0]
+    (tmp_path / "google/q0001/not_listed.jpg").write_text("")
+    assert found() == states[0]
+    for name, content in (
+        ("google/q0001/aa.jpg", "changed"), ("google/q0001/cc.jpg", "added"), ("val_images_256/val2.jpg", ""),
+        ("test_images_256/test1.jpg", "changed"), ("meta/flickr/q0001.json", "[]"),
+    ):  # fmt: skip
+        (tmp_path / name).write_text(content)
+        states.append(found())
+    (tmp_path / "google/q0001/bb.jpg").unlink()
+    states.append(found())
+    assert len(set(states)) == 7
+    before = fingerprint_files(path, WEBVISION, sources=("flickr",))
+    (tmp_path / "google/q0001/aa.jpg").write_text("changed again")
+    assert fingerprint_files(path, WEBVISION, sources=("flickr",)) == before, "nobody reads it"

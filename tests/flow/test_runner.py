@@ -186,6 +186,15 @@ def test_a_new_version_and_other_inputs_are_reasons(tmp_path, flow, monkeypatch)
     assert reasons(tmp_path)["ingest"] == "this version of the program computes something else"
 
 
+def test_a_rescan_asks_complete_stages_for_a_reason(tmp_path, flow, monkeypatch):
+    run(tmp_path)
+    ingest = dataclasses.replace(plan.STAGES[0], rescan=lambda config, workdir: "an image changed")
+    monkeypatch.setattr(plan, "STAGES", (ingest, *plan.STAGES[1:]))
+    assert reasons(tmp_path) == {}
+    found = reasons(tmp_path, rescan=True)
+    assert found == {"ingest": "an image changed", "pack": "ingest runs", "train": "pack runs"}
+
+
 def test_settings_without_effect_are_named_and_change_nothing(tmp_path, flow):
     run(tmp_path)
     without = ("train.init=baseline", "train.fit.checkpoint_s=5", "augment.policy=none",

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import time
 
 import numpy as np
@@ -172,6 +173,23 @@ def test_inputs_follow_what_is_read(folder, tmp_path):
     before = ingest.inputs(config)
     (tmp_path / "classes.txt").write_text("b\n")
     assert ingest.inputs(config) != before
+
+
+def test_a_rescan_reads_contents(folder, tmp_path):
+    metadata, _ = run(tmp_path / "work", path=folder)
+    workdir, config = Workdir(tmp_path / "work"), from_dict({"ingest": {"path": str(folder)}})
+    workdir.finish("ingest", {"key": "k", "metadata": metadata})
+    before = ingest.inputs(config)
+    assert ingest.STAGE.rescan(config, workdir) is None
+    for name in ("cat/g/3.png", "dog/f/7.png"):
+        status, data = (folder / name).stat(), (folder / name).read_bytes()
+        (folder / name).write_bytes(data[:-20] + bytes([data[-20] ^ 1]) + data[-19:])
+        os.utime(folder / name, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert ingest.inputs(config) == before, "names, sizes and times are as they were"
+    assert re.fullmatch(
+        r"the contents of 2 images changed \((cat/g/3|dog/f/7)\.png, for one\)",
+        ingest.STAGE.rescan(config, workdir),
+    )
 
 
 def test_estimate_counts_rows(folder):

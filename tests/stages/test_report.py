@@ -141,7 +141,7 @@ def test_writes_one_page(context):
     assert metadata == {"bytes": len(page.encode()), "path": "index.html"}
     for words in (
         "18 training images", "75.0\N{NO-BREAK SPACE}%", "+25.0 points", "flickr/bad.jpg", "Title &lt;0&gt;",
-        "export/urnet/2/README.md", "took 71\N{NO-BREAK SPACE}% of the labels", "keras 3.15.1",
+        "export/urnet/2/README.md", "about 71\N{NO-BREAK SPACE}% of the labels", "keras 3.15.1",
         "12.3 kB packed",
     ):  # fmt: skip
         assert words in page, words

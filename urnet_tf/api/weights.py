@@ -16,7 +16,7 @@ from urnet_tf.api.known import Known, check_known, given
 from urnet_tf.api.recipes import change_recipe, leave_out, open_recipe
 from urnet_tf.config import Config, has_second_round
 from urnet_tf.errors import UsageError
-from urnet_tf.reweighting import combine, self_confidence
+from urnet_tf.reweighting import combine, label_posterior
 from urnet_tf.reweighting.class_moments import check_folds, deal_folds
 from urnet_tf.reweighting.factors import Prediction, Recipe
 from urnet_tf.reweighting.judge import Judgement, out_of_fold_predictions
@@ -96,8 +96,8 @@ def compute_weights(
       weights), `target_ids` and `target_probs` (lists int32 and float32; an id may occur twice and adds)
       and `sample_weight` float32: 0 or more with the mean 1 but for "paper", whose weights can be negative.
       `.to_pandas()` turns it into a data frame where pandas is installed. The metadata `urnet_tf` is JSON:
-      `left_out` (factor → what it needs), `predicted_by`, `clean_rate_estimate`, `effective_sample_size`,
-      `formulas`.
+      `left_out` (factor → what it needs), `predicted_by`, `clean_rate_estimate` (the share of right
+      labels) and its 95 % `clean_rate_interval`, `effective_sample_size`, `formulas`.
 
     Raises:
       UsageError: what is given does not fit together, is no probability, no label, no rank; or a factor that
@@ -149,19 +149,21 @@ def compute_weights(
         prediction = to_prediction(schema.BALANCED_BASELINE, judge())
     cluster, instances, metadata = describe_instances(known, prediction, dealt, used, seed, config)
     weighed = apply_recipe(instances, used, refit if rounds == 2 else None)
-    metadata |= {"left_out": left_out, "formulas": used.formulas, **_describe(known, prediction, weighed)}
+    metadata |= {"left_out": left_out, "formulas": used.formulas, **_describe(known, weighed)}
     return _table(
         {"label": known.labels.astype(np.int32), "cluster": cluster} | _columns(weighed), order, metadata
     )
 
 
-def _describe(known: Known, first: Prediction, weighed: Weighed) -> dict[str, object]:
-    clean_rate = self_confidence.estimate_clean_rate(
-        first.given_prob, first.topk_ids, first.topk_probs, known.labels, num_classes=known.num_classes
+def _describe(known: Known, weighed: Weighed) -> dict[str, object]:
+    last = weighed.prediction
+    posterior = label_posterior.compute_label_posterior(
+        last.given_prob, last.topk_ids, last.topk_probs, known.labels, num_classes=known.num_classes
     )
     return {
-        "predicted_by": weighed.prediction.author,
-        "clean_rate_estimate": clean_rate,
+        "predicted_by": last.author,
+        "clean_rate_estimate": 1 - posterior.wrong_share,
+        "clean_rate_interval": [1 - posterior.high, 1 - posterior.low],
         "effective_sample_size": combine.effective_sample_size(weighed.sample_weight),
     }
 

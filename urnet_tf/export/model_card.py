@@ -255,8 +255,11 @@ def _data(metadata: Mapping) -> str:
             lines.append(f"- {count:,} files {_DUPLICATES.get(kind, _plain(kind))}.")
     noise = data.get("noise") or {}
     clean, agree = noise.get("clean_rate_estimate"), noise.get("disagreement")
+    between = noise.get("clean_rate_interval")
+    interval = f" (95 % interval: {between[0]:.0%} to {between[1]:.0%})" if between else ""
     lines.append(
-        f"- Share of labels that look right (an estimate; the truth is not known): {_number(clean, '.0%')}."
+        "- Share of labels that look right (an estimate; the truth is not known): "
+        f"{_number(clean, '.0%')}{interval}."
     )
     if agree is not None:
         lines.append(f"- Share of images whose predicted label is not the given one: {agree:.0%}.")

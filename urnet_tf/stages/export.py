@@ -162,7 +162,13 @@ def _describe_data(context: StageContext, hashes: np.ndarray) -> dict[str, Any]:
     for content_hash in sorted(hashes):
         digest.update(content_hash.encode())
     counts = ("images", "train_images", "val_images", "test_images")
-    noise = ("clean_rate_estimate", "effective_sample_size", "disagreement", "negative_weight_share")
+    noise = (
+        "clean_rate_estimate",
+        "clean_rate_interval",
+        "effective_sample_size",
+        "disagreement",
+        "negative_weight_share",
+    )
     return {
         **{name: markers["pack"].get(name) for name in counts},
         "content_hash": digest.hexdigest(),

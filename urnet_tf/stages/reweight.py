@@ -24,8 +24,8 @@ from urnet_tf.reweighting import (
     combine,
     factors,
     instance_weight,
+    label_posterior,
     recipe,
-    self_confidence,
 )
 from urnet_tf.reweighting.judge import out_of_fold_predictions
 from urnet_tf.reweighting.units import OpenUnits
@@ -95,23 +95,31 @@ def run(context: StageContext) -> dict:
     }  # fmt: skip
     store.write_table(context.out / "weights.parquet", columns, schema.WEIGHT_COLUMNS)
 
-    clean_rate = self_confidence.estimate_clean_rate(
-        seen["given_prob"], seen["topk_ids"], seen["topk_probs"], labels, num_classes=num_classes
+    last = weighed.prediction
+    posterior = label_posterior.compute_label_posterior(
+        last.given_prob, last.topk_ids, last.topk_probs, labels, num_classes=num_classes
     )
-    metadata |= _describe(context.config, weighed, labels, clean_rate)
-    # A weak model doubts right labels; one that was trained on the labels doubts too few.
-    bound, cases = ("At least", "more") if context.config.baseline.folds > 1 else ("At most", "less")
+    metadata |= _describe(context.config, weighed, labels, posterior)
     logging.info(
-        "%s about %.0f %% of the labels look right. A bag of %d then holds at least one right image "
-        "in %.1f %% of cases or %s. The weighted images are worth as much as %.0f equally weighted ones.",
-        bound, 100 * clean_rate, metadata["bag_size"], 100 * metadata["bag_guarantee"], cases,
-        metadata["effective_sample_size"],
+        "About %.0f %% of the labels look wrong (95 %% interval: %.0f to %.0f %%). A bag of %d then holds at "
+        "least one right image in about %.1f %% of cases. The weighted images are worth as much as %.0f "
+        "equally weighted ones.",
+        100 * posterior.wrong_share, 100 * posterior.low, 100 * posterior.high, metadata["bag_size"],
+        100 * metadata["bag_guarantee"], metadata["effective_sample_size"],
     )  # fmt: skip
+    if context.config.baseline.folds == 1:
+        logging.warning(
+            "The models were trained on these very labels (baseline.folds=1), so more of them may be "
+            "wrong than this says."
+        )
     return metadata
 
 
 def _describe(
-    config: Config, weighed: recipe.Weighed, labels: np.ndarray, clean_rate: float
+    config: Config,
+    weighed: recipe.Weighed,
+    labels: np.ndarray,
+    posterior: label_posterior.LabelPosterior,
 ) -> dict[str, Any]:
     bag_size = config.train.bag.size
     return {
@@ -120,8 +128,9 @@ def _describe(
         "negative_weight_share": float(np.mean(weighed.sample_weight < 0)),
         "formulas": config.reweight.formulas,
         "predicted_by": weighed.prediction.author,
-        "clean_rate_estimate": clean_rate,
-        "bag_guarantee": bag_saliency.bag_guarantee(clean_rate, bag_size),
+        "clean_rate_estimate": 1 - posterior.wrong_share,
+        "clean_rate_interval": [1 - posterior.high, 1 - posterior.low],
+        "bag_guarantee": bag_saliency.bag_guarantee(1 - posterior.wrong_share, bag_size),
         "bag_size": bag_size,
         "disagreement": float(np.mean(weighed.prediction.label != labels)),
         "factors": {
