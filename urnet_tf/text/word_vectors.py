@@ -161,8 +161,7 @@ def class_text_vectors(classes: Sequence[Mapping], source: TextVectors) -> tuple
       classes: entries with "words" and "queries" (lists of texts), "name" and "id", in label order.
 
     Returns:
-      float32 [C, T], L2-normalized, and the labels of the classes with hashed vectors in place of
-      unknown ones.
+      float32 [C, T], L2-normalized, and the labels of classes with hashed vectors for unknown ones.
 
     Source: Sec. 4.3: fastText's vectors with 300 numbers.
     Differs: without a file, hashed n-grams stand for them.
