@@ -143,3 +143,15 @@ def test_nothing_usable():
 def test_running_number():
     assert running_number(np.array([5, 5, 2, 5, 2]), np.array([1, 1, 1, 3, 1])).tolist() == [1, 2, 1, 1, 2]
     assert running_number(np.array([], np.int64)).tolist() == []
+
+
+@pytest.mark.parametrize("given", ["val", "test"])
+def test_nothing_is_drawn_for_a_set_that_is_given(given):
+    rows, probes = tables(
+        [*(("train", label, "", n, f"{label}{n}", 10 * label + n) for label in (0, 1) for n in range(10)),
+         (given, 0, "", 0, "own", 99)]
+    )  # fmt: skip
+    table = build_instance_table(rows, probes, seed=0, val_fraction=0.2, test_fraction=0.2)
+    splits = table.candidates["split"].to_pylist()
+    other = {"val": "test", "test": "val"}[given]
+    assert (splits.count(given), splits.count(other), splits.count("train")) == (1, 4, 16)

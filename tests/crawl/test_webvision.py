@@ -229,6 +229,41 @@ def test_white_space_marks_and_blank_lines(tmp_path):
     assert found["flickr_images_resized/q00002/b.jpg"] == (1, "")
 
 
+def test_a_blank_line_keeps_its_place(tmp_path):
+    """Line n of the metadata list belongs to line n of the file list, as a number in a message does."""
+    path = version_2(tmp_path)
+    images = ("google_images_resized/q00001/a.jpg 0", "", "google_images_resized/q00003/a.jpg 2")
+    metas = ("google/q00001.json 1", "lost.json 1", "google/q00003.json 1")
+    write(
+        tmp_path,
+        {
+            "info/train_filelist_all.txt": "\n".join(images),
+            "info/train_meta_list_all.txt": "\n".join(metas),
+            "google/q00003.json": [{"id": "a", "title": "third", "rank": 1}],
+        },
+    )
+    crawl = read_webvision(path)
+    assert by_path(crawl, "title")["google_images_resized/q00003/a.jpg"] == "third"
+    (row,) = crawl.rejected.to_pylist()
+    assert row["status"] == "bad_row" and "line 2 of info/train_filelist_all.txt" in row["reason"]
+
+
+@pytest.mark.parametrize(("synsets", "queries"), [("1 2 3", [["seven"], ["eight"], ["nine"]]),
+                                                  ("1 2 2", [[], ["seven"], ["eight", "nine"]]),
+                                                  ("0 1 2", [["seven"], ["eight"], ["nine"]])])  # fmt: skip
+def test_the_range_of_synset_ids_decides_where_the_lists_know_no_query(tmp_path, synsets, queries):
+    path = version_2(tmp_path)
+    pairs = zip((7, 8, 9), synsets.split(), strict=True)
+    write(
+        tmp_path,
+        {
+            "info/queries.txt": "7 seven\n8 eight\n9 nine\n",
+            "info/queries_synsets_map.txt": "".join(f"{query} {synset}\n" for query, synset in pairs),
+        },
+    )
+    assert [entry["queries"] for entry in read_webvision(path).classes] == queries
+
+
 def test_webtiny(webtiny):
     crawl = read_webvision(str(webtiny))
     splits = crawl.rows["split"].to_pylist()

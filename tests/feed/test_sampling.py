@@ -56,7 +56,9 @@ def test_bags_are_pure_complete_and_redrawn():
         seen.append({tuple(sorted(bag)) for bag in of_epoch.tolist() if label_of[bag[0]] == 0})
     assert seen[0] != seen[1] != seen[2]
     np.testing.assert_array_equal(epochs, np.broadcast_to(epochs[:, :1], epochs.shape))
-    full = bags[[label_of[i] == 3 for i in bags[:, 0].tolist()]]  # 6 images: no repetition needed
+    in_turn = [label_of[i] for i in bags[epochs[:, 0] == 0][:, 0].tolist()]
+    assert in_turn != sorted(in_turn)
+    full = bags[[label_of[i] in (0, 3, 7) for i in bags[:, 0].tolist()]]  # 10, 6 and 4 images are enough
     assert all(len(set(bag)) == 3 for bag in full.tolist())
 
 

@@ -128,3 +128,13 @@ def test_plain_jpeg_loses_metadata_and_no_pixel(mode):
 )
 def test_other_files_are_encoded_anew(data):
     assert plain_jpeg(data, 30) is None
+
+
+def test_the_marker_that_says_how_colors_are_coded_stays():
+    """Adobe's: three channels without it are taken for brightness and two colors."""
+    data = jpeg(keep_rgb=True)
+    assert b"Adobe" in data and b"JFIF" not in data
+    plain = plain_jpeg(data, 64)
+    assert b"Adobe" in plain
+    pixels = [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in (data, plain)]
+    np.testing.assert_array_equal(*pixels)

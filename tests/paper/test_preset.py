@@ -78,3 +78,10 @@ def test_the_configurations_hold_the_whole_paper(name):
     assert config.ingest.max_rank == ({} if google_alone else {"flickr": 15})
     small = name == "paper_small"
     assert select(config, "model.resnext_depth") == (26 if small else 101)
+
+
+def test_literal_formulas_alone_have_the_papers_constants():
+    config = load_config(None, ["preset=sound", "reweight.formulas=literal"])
+    assert resolve(config, "reweight.class_weight.alpha") == 0.5
+    assert resolve(config, "reweight.cluster_weight.kind") == "size"
+    assert resolve(config, "reweight.confidence.loss") == "pairwise"

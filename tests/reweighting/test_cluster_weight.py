@@ -147,3 +147,21 @@ def test_a_killed_worker_is_one_clear_error(clustering):
     with pytest.raises(RunError, match="was killed"):
         for _ in running:
             pass
+
+
+def test_quality_is_that_of_the_own_images():
+    features = blobs([10, 10, 20])  # class 0 holds the first two blobs, class 1 the third
+    labels = np.repeat([0, 1], 20)
+    given = np.repeat([0.2, 0.6, 0.9], [10, 10, 20])
+    group, scores = cw.score_clusters(
+        features, labels, labels, given, num_classes=2, kind="quality", seed=0, neighbors=1, **SETTINGS
+    )
+    np.testing.assert_allclose(scores, given)
+    assert len(set(group[:20])) == 2
+
+
+def test_pca_leaves_the_other_directions_out():
+    features = np.random.default_rng(0).standard_normal((60, 16)).astype(np.float16)
+    settings = {"clusters": 3, "n_init": 1, "seed": 0}
+    full, one = (cw.compute_groups(features, 60, pca_dim=dim, **settings) for dim in (None, 1))
+    assert one.spread.mean() < 0.2 * full.spread.mean()

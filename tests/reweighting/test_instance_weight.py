@@ -103,3 +103,20 @@ def test_one_class_cannot_be_learned():
     with pytest.raises(ValueError, match="two or more classes"):
         iw.fit_text_map(np.ones((2, 3)), np.zeros(2, int), TEXT[:1], loss="pairwise", temperature=1.0,
                         epochs=1, seed=0)  # fmt: skip
+
+
+@pytest.mark.parametrize("formulas", ["literal", "repaired"])
+def test_maps_are_cross_fitted_but_in_the_papers_form(formulas):
+    features, labels, _ = planted(60, noise=0.2)
+    folds, one = np.arange(60) // 3 % 4, np.zeros(60, int)
+    fit = {"loss": "pairwise", "temperature": 0.1, "epochs": 3, "seed": 0}
+    found, ids = iw.compute_text_confidence(
+        features, labels, TEXT, queries=one, ranks=np.arange(60), eligible=np.ones(60, bool), folds=folds,
+        top_rank=60, formulas=formulas, **fit,
+    )  # fmt: skip
+    assert len(ids) == 60
+    by_folds, by_one = (
+        iw.cross_fit_confidence(features, labels, TEXT, ids, dealt, **fit) for dealt in (folds, one)
+    )
+    np.testing.assert_array_equal(found, by_one if formulas == "literal" else by_folds)
+    assert np.abs(by_one - by_folds).max() > 1e-3

@@ -222,6 +222,27 @@ def test_the_paper_without_its_text_vectors_says_so(workdir, tmp_path, caplog):
     assert metadata["notes"] == []
 
 
+@pytest.mark.parametrize("name", ["confidence", "self_confidence", "page_text", "rank_prior"])
+def test_floors_lift_what_lies_below_a_share_of_the_class_mean(workdir, name):
+    off = [f"reweight.page_text.enabled={name == 'page_text'}".lower()]  # enters the rank prior
+    _, low, _ = run(workdir, "low", *off, f"reweight.{name}.floor=0")
+    _, high, _ = run(workdir, "high", *off, f"reweight.{name}.floor=1")
+    for label in range(3):
+        before = low[name][low["label"] == label].astype(float)  # with mean 1
+        lifted = np.maximum(before, 1.0)
+        np.testing.assert_allclose(high[name][low["label"] == label], lifted / lifted.mean(), rtol=1e-4)
+        assert (before < 0.999).any()
+
+
+def test_bounds_hold_the_weights(workdir):
+    _, columns, _ = run(workdir, "free", "reweight.combine.smallest=0", "reweight.combine.largest=1000")
+    assert columns["sample_weight"].min() < 0.6 and columns["sample_weight"].max() > 1.5
+    bounds = ("reweight.combine.smallest=0.6", "reweight.combine.largest=1.5")
+    _, columns, _ = run(workdir, "bound", *bounds)
+    assert columns["sample_weight"].min() == np.float32(0.6)
+    assert columns["sample_weight"].max() == np.float32(1.5)
+
+
 def test_everything_off_is_ones(workdir):
     names = (
         "class_weight", "cluster_weight", "confidence", "self_confidence", "page_text", "rank_prior",

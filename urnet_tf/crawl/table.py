@@ -199,7 +199,7 @@ def cut_ranks(crawl: Crawl, max_rank: Mapping[str, int], per: str = "query") -> 
       per: "query": a row's rank is the one that is listed; "class": its place among the rows of its class
         from this source, which are taken in turn from their queries by rank.
 
-    Source: Table 1, "the top 15 instances of Flickr of each class": "class".
+    Source: Table 1, the top 15 instances of Flickr of each class: "class".
     Reading: the paper does not say how several queries of a class share the 15 places.
 
     Raises:

@@ -114,7 +114,7 @@ class BagSampler(_EpochStream):
       shape: static shape of the ids of a batch, (B, N_b).
 
     Source: Sec. 4.4.
-    Differs: the paper does not say how its bags are drawn.
+    Reading: the paper does not say how its bags are drawn: anew each pass, each image at least once in it.
     """
 
     def __init__(self, ids: np.ndarray, labels: np.ndarray, bag_size: int, batch_bags: int, seed: int):

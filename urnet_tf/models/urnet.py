@@ -7,7 +7,10 @@
 
 The attention a_i times N_b is the saliency of an image inside its bag: 1 is neutral.
 
-Source: Fig. 4, Sec. 4.4. Differs: the paper gives no sizes; FC2 has D / 4 units and tanh, FC3 one.
+Source: Fig. 4, Sec. 4.4.
+Differs: in nothing that the paper says; `bag_branch` asks FC4 about bags of one, where that is wanted.
+Reading: the paper gives no sizes, dropout or first weights. FC2 has D / 4 units and tanh, FC3 one without a
+bias, which softmax cancels; FC1 and FC4 begin at zero; the instance branch alone is deployed.
 """
 
 from typing import Any
@@ -77,8 +80,6 @@ def build_urnet(
       attention_dim: units of FC2; None = D / 4.
       dropout: rate before FC1 and FC4.
       seed: of the initial weights and of dropout.
-
-    Source: Fig. 4, Sec. 4.4.
     """
     bags = keras.Input((bag_size, feature_dim), name="features")
     return _branches(bags, bags, num_classes, attention_dim, dropout, seed)

@@ -1,6 +1,8 @@
 """The paper's re-weightings, one file a section: arrays in, arrays out.
 
 `formulas` chooses between the "literal" ones of the paper and those that were "repaired".
+
+Source: not in the paper.
 """
 
 from urnet_tf.errors import UsageError

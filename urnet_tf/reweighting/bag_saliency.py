@@ -13,6 +13,7 @@ def bag_guarantee(clean_rate: float, bag_size: int) -> float:
     Source: Sec. 4.4.
     Differs: the paper says that 30 % representative images satisfy this in 97 % of cases. With bags
     of 3 it is 65.7 %; 97.3 % needs 70 % representative images, and 97.2 % bags of 10.
+    Reading: an image is representative as often as its label is right, one independent of the others.
 
     Raises:
       ValueError: clean_rate is no share, or bag_size < 1.
@@ -26,6 +27,8 @@ def compute_bag_weight(instance_weights: np.ndarray) -> np.ndarray:
     """The weight of a bag, the mean of its instances' weights: [..., N_b] to float32 [...].
 
     Attention takes no part, so that the network cannot lower its loss by looking at light images.
+
+    Source: not in the paper, whose bags have no weight (`train.bag.weighted=false`).
     """
     return np.asarray(instance_weights, np.float64).mean(axis=-1).astype(np.float32)
 
@@ -39,6 +42,9 @@ def compute_saliency(attention: np.ndarray, ids: np.ndarray, *, num_instances: i
 
     Returns:
       float32 [num_instances]; 1 = neutral, also for instances in no bag.
+
+    Source: Sec. 4.4, Fig. 4: the attention of each image.
+    Reading: the paper gives one bag's attention; here it is the mean over one pass without augmentation.
     """
     attention, ids = np.asarray(attention, np.float64), np.asarray(ids)
     if attention.shape != ids.shape:

@@ -1,6 +1,8 @@
 """Weights, sums and second moments of features by fold and class, from one pass over them.
 
 They are all that linear discriminant analysis needs, for any fold left out: its own are subtracted.
+
+Source: not in the paper.
 """
 
 import dataclasses

@@ -37,6 +37,7 @@ def compute_class_weight(
     Differs: in "repaired", r_j / sum(r) (which is about 1 / C, so that the paper's weights hardly vary
     when there are many classes) is replaced by N / (C N_j), C counting the classes with images. The
     mean over images is then 1 for every alpha.
+    Reading: a class without images takes no part in the sum.
 
     >>> compute_class_weight(np.array([0, 0, 0, 1]), num_classes=2, alpha=1.0)
     array([0.6666667, 2.       ], dtype=float32)

@@ -40,7 +40,11 @@ class Groups:
 
 
 def confusion_from_predictions(labels: np.ndarray, predicted: np.ndarray, *, num_classes: int) -> np.ndarray:
-    """How many instances of class i were predicted as class j: int32 [C, C] (100 MB at C = 5000)."""
+    """How many instances of class i were predicted as class j: int32 [C, C] (100 MB at C = 5000).
+
+    Source: Sec. 4.2, the matrix M.
+    Differs: `predicted` may come from models that did not see the image (`baseline.folds` above 1).
+    """
     pairs = np.asarray(labels, np.int64) * num_classes + predicted
     counts = np.bincount(pairs, minlength=num_classes * num_classes)
     return counts.reshape(num_classes, num_classes).astype(np.int32)

@@ -76,11 +76,13 @@ def combine_weights(
       RunError: a "literal" product is to be scaled and its mean is not above 0.
       ValueError: a "repaired" product is negative, not finite, or 0 everywhere.
 
-    Source: the product of Eq. 9, Sec. 4.3.
+    Source: Eq. 9, Sec. 4.3, its product.
     Differs: in "repaired" the evidence enters by its geometric mean, since a product of several guesses
     of one thing counts the same evidence several times and leaves few images; the result is clipped
     and scaled once, so that reweighting does not change the learning rate (Keras divides the loss
     by the batch size, not by the sum of weights).
+    Reading: the weight multiplies the cross entropy of its image, and the loss of a step is the mean over its
+    images (Keras' rule), so that the literal mean of weights scales the learning rate; `unit_mean` undoes it.
     """
     product = _product(factors, len(factors[0]))
     if is_literal(formulas):

@@ -8,6 +8,8 @@ images about the mean of their own class,
 
 Nothing is drawn at random; the time is linear in the number of images, and does not depend on the scale of
 the features. Which shrinkage is right depends on how many labels are wrong: judge.py chooses it.
+
+Source: not in the paper.
 """
 
 import numpy as np

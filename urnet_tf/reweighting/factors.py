@@ -3,6 +3,10 @@
 A factor is a new file that computes it and a new row. With the row come its column of weights.parquet, its
 switch `reweight.<name>.enabled`, its words in `urnet why` and in the report, its line in the model card and
 its rows in the ablation. A factor with settings of its own also has a section in `config/fields.py`.
+
+Source: Sec. 4.1-4.4, as `origin` says of each row.
+Differs: rows that are not in the paper, and a mean instead of the product where formulas are repaired.
+Reading: a factor of which nothing is known of any image is left out.
 """
 
 import dataclasses

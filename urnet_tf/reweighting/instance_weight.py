@@ -55,6 +55,10 @@ def select_top_rank(
 
     Returns:
       int64 ids, rising.
+
+    Source: Sec. 4.3, the top 30 results of Google of each class.
+    Reading: the paper does not say how the queries of a class share these places, nor what a class without
+    such results does.
     """
     labels, queries = np.asarray(labels), np.asarray(queries)
     offered = np.flatnonzero(eligible | ~np.isin(labels, labels[eligible]))
@@ -274,6 +278,7 @@ def compute_text_confidence(
       The cosines float32 [N], and the ids of the images that the maps learned from, int64.
 
     Source: Eq. 8-9, Sec. 4.3.
+    Reading: the network that was trained on the best results judges these, too.
     """
     train_ids = select_top_rank(labels, queries, ranks, eligible, top_rank=top_rank)
     confidence = cross_fit_confidence(

@@ -4,6 +4,8 @@ In: features [N, D] and the given, partly wrong labels. Out: the out-of-fold pro
 the likeliest classes, and the judge's head fitted to all images. Linear discriminant analysis, logistic
 regression, or the mean of their log-probabilities; each with the strength of regularization at which
 it agrees best with the labels of images that it did not see.
+
+Source: not in the paper.
 """
 
 import dataclasses

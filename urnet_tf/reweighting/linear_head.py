@@ -2,6 +2,8 @@
 
 Features come as an array or a memory map of float16, float32 or float64 [N, D] and are read in blocks of
 rows, so that a file larger than the memory does.
+
+Source: not in the paper.
 """
 
 from collections.abc import Iterator

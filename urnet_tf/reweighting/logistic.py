@@ -8,6 +8,8 @@ In: features, labels (or sparse soft targets), weights. Out: one Dense layer.
 so that a strength means the same whatever the scale of the features and the number of images; centering and
 scaling are folded into the Dense layer. L-BFGS (scipy) runs in coordinates in which the curvature is about
 the same in all directions, so that ten to twenty steps do.
+
+Source: not in the paper.
 """
 
 from collections.abc import Iterator

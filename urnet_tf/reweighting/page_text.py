@@ -14,7 +14,7 @@ assumed of what a score is worth: g measures it. Where the pages tell nothing, w
 all. Generic words ("IMG_4711") are about as far from all classes, which puts them in the middle;
 rows without text get the mean g of such rows.
 
-Not in the paper. Isotonic regression: Ayer et al., 1955; for calibration: Zadrozny and Elkan, 2002.
+Source: not in the paper. Isotonic regression: Ayer et al., 1955; for calibration: Zadrozny and Elkan, 2002.
 """
 
 from collections.abc import Callable, Iterable

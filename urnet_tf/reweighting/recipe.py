@@ -6,6 +6,10 @@ Arrays in, columns out; no files, no configuration. The factors are those of the
   2. one weight of them, see `combine`
   3. with a second round, models are trained again with these weights, and 1 and 2 repeated
   4. the target: the given label beside what these models predict (Eq. 10)
+
+Source: Sec. 4, its steps in their order.
+Differs: a second round, and evidence that is not in the paper, where a recipe has them.
+Reading: the paper does not say whose predictions each step has: all have those of one baseline.
 """
 
 import dataclasses

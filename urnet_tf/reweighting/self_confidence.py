@@ -1,6 +1,8 @@
 """Self-confidence: how probable is the given label to models that did not see the image?
 
-In: out-of-fold probabilities. Out: a weight an instance. Not in the paper.
+In: out-of-fold probabilities. Out: a weight an instance.
+
+Source: not in the paper.
 """
 
 from typing import TYPE_CHECKING

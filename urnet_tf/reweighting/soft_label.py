@@ -41,6 +41,7 @@ def compute_soft_targets(
     "repaired" the cluster weight is a scalar of the instance (part of its sample weight) and rows sum
     to 1. There the predicted label has a share of (1 - beta) times its probability: the likeliest class of
     a model that is unsure is often wrong, too.
+    Reading: the predicted label is the likeliest class of the baseline, whatever its probability.
     """
     given, predicted = np.asarray(given), np.asarray(predicted)
     agree = given == predicted

@@ -9,9 +9,10 @@ and texts. Numpy only; gradients by hand.
   contrastive:        loss = -log softmax(s_i / temperature)_y over all classes
 
 Source: Fig. 5, Eq. 8, Sec. 4.3.
-Reading: the paper gives no width, no nonlinearity and no optimizer. All four layers have E units (300, as
-many as its text vectors), with a rectifier between the two of a side; Adam with a rate that falls linearly
-to 0.
+Differs: in the contrastive loss and in negatives drawn again each step, where they are asked for.
+Reading: a random other label for each image is drawn once. The paper gives no width, no nonlinearity and no
+optimizer. All four layers have E units (300, as many as its text vectors), with a rectifier between the two
+of a side; Adam with a rate that falls linearly to 0.
 """
 
 import dataclasses

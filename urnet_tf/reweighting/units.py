@@ -2,6 +2,8 @@
 
 The functions that loop take `open_units`, which gives them the column to fill and the record of what is
 already there. A caller whose column and record lie on the disk can be killed and called again.
+
+Source: not in the paper.
 """
 
 from collections.abc import Callable

@@ -161,8 +161,11 @@ def class_text_vectors(classes: Sequence[Mapping], source: TextVectors) -> tuple
       classes: entries with "words" and "queries" (lists of texts), "name" and "id", in label order.
 
     Returns:
-      float32 [C, T], L2-normalized, and the labels of the classes with hashed vectors in place of
-      unknown ones.
+      float32 [C, T], L2-normalized, and the labels of classes with hashed vectors for unknown ones.
+
+    Source: Sec. 4.3: fastText's vectors with 300 numbers.
+    Differs: without a file, hashed n-grams stand for them.
+    Reading: the paper does not say how words make the vector of a class.
     """
     texts = [[*entry["words"], *entry["queries"]] or [entry["name"]] for entry in classes]
     tokens = iter(word_tokens([text for row in texts for text in row]))
