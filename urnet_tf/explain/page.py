@@ -30,8 +30,9 @@ _MODEL_NAMES = {
     URNET: "URNet",
     "folds": "the fold models together",
     "folds_rank": "the fold models together, by rank",
-    "ensemble": "URNet with the fold models",
-    "ensemble_rank": "URNet with the fold models, by rank",
+    "ensemble": "the ensemble",
+    "ensemble_rank": "the ensemble, by rank",
+    "distilled": "one URNet, distilled from the ensemble",
 }
 _SPLIT_NAMES = {schema.VAL: "validation", schema.TEST: "test"}
 

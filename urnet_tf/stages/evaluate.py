@@ -6,7 +6,9 @@ per_class.parquet, confusion.json, predictions_<model>.npz, submission.txt.
     baseline          trained on the labels as given
     urnet             the instance branch (evaluate.bag_branch: its mean with the bag branch)
     folds             mean probability of the fold models; folds_rank: rank fusion
-    ensemble          urnet and folds together; ensemble_rank: rank fusion
+    ensemble          all URNets together, where there are several; evaluate.ensemble: with the folds;
+                      ensemble_rank: rank fusion
+    distilled         what was trained on the ensemble's probabilities
 
 Predictions are kept in parts of a fixed number of images, so a killed run redoes one part.
 """
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import logging
 
-from urnet_tf.config import Config
+from urnet_tf.config import Config, count_members
 from urnet_tf.crawl import submission
 from urnet_tf.errors import UsageError
 from urnet_tf.evaluation import ensemble, metrics
@@ -27,6 +29,7 @@ from urnet_tf.images.crops import num_views
 from urnet_tf.images.image_store import ImageStore
 from urnet_tf.schema import TEST, TRAIN, UNLABELED, VAL
 from urnet_tf.stages.effects import trains
+from urnet_tf.stages.members import DISTILLED, distills, member_directory
 from urnet_tf.stages.settings import (
     BACKBONE_SETTINGS,
     forward_seconds,
@@ -38,7 +41,6 @@ from urnet_tf.store import atomic_path, column, read_array, read_json, read_tabl
 from urnet_tf.store.progress import progress
 
 if TYPE_CHECKING:
-    import keras
     import pyarrow as pa
 
 _KEPT = 5  # predictions kept of an image: what the figures and the submission need
@@ -128,7 +130,8 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     if plan.images is None or plan.train_images is None:
         return Estimate()
     rows = plan.images - plan.train_images
-    models = 2 + (config.baseline.folds if config.baseline.folds > 1 else 0)
+    models = 1 + count_members(config) + distills(config)
+    models += config.baseline.folds if config.baseline.folds > 1 else 0
     kept = rows * (8 * _KEPT + 12) * (models + 4)
     if _uses_cached_features(config):
         return Estimate(rows, 20 + rows * models / 20_000, kept, 2 * 10**9)
@@ -179,33 +182,46 @@ def _build_predictor(
 ) -> tuple[Callable, dict[str, tuple[list[int], str]]]:
     """The graph function → float32 [M, n, C], and model name → (member numbers, fusion)."""
     from urnet_tf.evaluation import multi_view
-    from urnet_tf.models import urnet
     from urnet_tf.training.saving import load_model
 
     config = context.config
-    folds = config.baseline.folds if config.baseline.folds > 1 else 0
-
-    def load(stage: str, name: str) -> "keras.Model":
-        return load_model(context.path(stage, name))
-
-    if config.evaluate.bag_branch and trains(config, "train"):
-        both = load("train", "urnet.keras")
-        ours = multi_view.mean_member(urnet.instance_branch(both), urnet.bag_branch(both))
-    else:
-        ours = multi_view.instance_member(load("train", "instance.keras"))
-    members = [multi_view.instance_member(load("baseline", "model_full.keras")), ours]
-    members += [multi_view.instance_member(load("baseline", f"model_fold{i}.keras")) for i in range(folds)]
+    names = ["model_full", *(f"model_fold{fold}" for fold in range(config.baseline.folds))]
+    plain = names if config.baseline.folds > 1 else names[:1]
+    members = [
+        multi_view.instance_member(load_model(context.path("baseline", f"{name}.keras"))) for name in plain
+    ]
+    ours = load_members(context)
+    folds = list(range(1, len(plain)))
+    urnets = list(range(len(members), len(members) + len(ours)))
+    members += ours
+    groups: dict[str, tuple[list[int], str]] = {"baseline": ([0], ""), "urnet": (urnets[:1], "")}
+    joined = urnets + (folds if config.evaluate.ensemble == "urnets_and_folds" else [])
+    for name, numbers in (("folds", folds), ("ensemble", joined)):
+        if len(numbers) > 1:  # one member needs no fusion
+            groups |= {name: (numbers, "mean_probability"), f"{name}_rank": (numbers, "rank")}
+    if distills(config):
+        groups["distilled"] = ([len(members)], "")
+        members.append(_load_member(context, DISTILLED))
     backbone = None if cached or config.model.mode != "frozen" else open_backbone(config)
-    groups: dict[str, tuple[list[int], str]] = {
-        "baseline": ([0], ""),
-        "urnet": ([1], ""),
-    }  # one member needs no fusion
-    if folds:
-        fold_members = list(range(2, 2 + folds))
-        for suffix, fusion in (("", "mean_probability"), ("_rank", "rank")):
-            groups[f"folds{suffix}"] = (fold_members, fusion)
-            groups[f"ensemble{suffix}"] = ([1, *fold_members], fusion)
     return multi_view.build_predictor(members, backbone), groups
+
+
+def load_members(context: StageContext) -> list[Callable]:
+    """The URNets of a run as functions to probabilities, see `multi_view.instance_member`."""
+    places = map(member_directory, range(count_members(context.config)))
+    return [_load_member(context, place) for place in places]
+
+
+def _load_member(context: StageContext, directory: str) -> Callable:
+    from urnet_tf.evaluation import multi_view
+    from urnet_tf.models import urnet
+    from urnet_tf.training.saving import load_model
+
+    place = (directory,) if directory else ()
+    if context.config.evaluate.bag_branch and trains(context.config, "train"):
+        both = load_model(context.path("train", *place, "urnet.keras"))
+        return multi_view.mean_member(urnet.instance_branch(both), urnet.bag_branch(both))
+    return multi_view.instance_member(load_model(context.path("train", *place, "instance.keras")))
 
 
 def _stream_probs(
@@ -328,8 +344,10 @@ STAGE = Stage(
     name="evaluate",
     needs=("pack", "features", "baseline", "train"),
     depends_on=(
-        "evaluate", "model.mode", "model.crop_fraction", "baseline.folds", "train.head", *BACKBONE_SETTINGS,
+        "evaluate", "model.mode", "model.crop_fraction", "baseline.folds", "train.head", "train.members",
+        "train.distill", *BACKBONE_SETTINGS,
     ),
     run=run,
     estimate=estimate,
+    version=2,
 )  # fmt: skip
