@@ -65,31 +65,33 @@ def run(context: StageContext) -> dict:
     classes = read_json(context.path("pack", "classes.json"))
     table = read_table(context.path("pack", "instances.parquet"), ["split", "label", "rank", "path"])
     splits, labels = column(table, "split"), column(table, "label")
-    split = choose_split(splits, labels, config.evaluate.split)
-    ids = np.flatnonzero(splits == split) if split else np.empty(0, np.int64)
-    wanted = np.concatenate([ids, np.flatnonzero((splits == TEST) & (split != TEST))])
+    split, ids, wanted = held_rows(splits, labels, config.evaluate.split)
     if not wanted.size:
         logging.warning("There is no validation or test image; nothing can be measured.")
         write_json(out / "metrics.json", {"split": None, "models": {}, "views": 0})
         return {"split": None, "models": {}}
 
     predictions, views = _predict(context, wanted, labels[wanted])
-    for name, p in predictions.items():
-        with atomic_path(out / f"predictions_{name}.npz") as temporary, open(temporary, "wb") as file:
-            np.savez(
-                file, instance_id=wanted, label=labels[wanted], top_ids=p.topk_ids,
-                top_probs=p.topk_probs, given_prob=p.given_prob,
-            )  # fmt: skip
+    write_predictions(out, predictions, wanted, labels[wanted])
     measured = np.flatnonzero(labels[ids] >= 0) if split else np.empty(0, np.int64)
-    figures = {}
+    figures = summarize(predictions, labels[wanted], measured, len(classes), config.evaluate.ece_bins)
     if measured.size:
         n_train = np.bincount(labels[splits == TRAIN], minlength=len(classes))
-        figures = _measure(out, predictions, labels[ids[measured]], measured, classes, n_train, config)
-    _write_submissions(context, table, predictions, wanted, labels)
+        _write_classes(out, predictions, labels[ids[measured]], measured, classes, n_train)
+    write_submissions(context, table, predictions, wanted)
     write_json(out / "metrics.json", {"split": split, "models": figures, "views": views})
     logging.info("%s", format_figures(split, figures, views))
     context.remove("parts")
     return {"split": split, "views": views, "models": figures}
+
+
+def held_rows(
+    splits: np.ndarray, labels: np.ndarray, wanted: str | None
+) -> tuple[str | None, np.ndarray, np.ndarray]:
+    """The split that is measured, its images, and all images to predict: those, and all of the test split."""
+    split = choose_split(splits, labels, wanted)
+    ids = np.flatnonzero(splits == split) if split else np.empty(0, np.int64)
+    return split, ids, np.concatenate([ids, np.flatnonzero((splits == TEST) & (split != TEST))])
 
 
 def choose_split(splits: np.ndarray, labels: np.ndarray, wanted: str | None) -> str | None:
@@ -112,7 +114,7 @@ def choose_split(splits: np.ndarray, labels: np.ndarray, wanted: str | None) -> 
     return next((split for split in (TEST, VAL) if (splits == split).any()), None)
 
 
-def format_figures(split: str | None, figures: dict, views: int) -> str:
+def format_figures(split: str | None, figures: dict, views: int | str) -> str:
     """A short table for a person, in percent."""
     if not figures:
         return "No image of the test or validation split has a label: predictions only."
@@ -133,7 +135,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     models = 1 + count_members(config) + distills(config)
     models += config.baseline.folds if config.baseline.folds > 1 else 0
     kept = rows * (8 * _KEPT + 12) * (models + 4)
-    if _uses_cached_features(config):
+    if uses_cached_features(config):
         return Estimate(rows, 20 + rows * models / 20_000, kept, 2 * 10**9)
     views = num_views(config.evaluate.crops, config.evaluate.scales)
     passes = 1 if config.model.mode == "frozen" else models
@@ -142,31 +144,61 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     return Estimate(rows, seconds, kept, memory, f"{views} view(s) an image")
 
 
-def _uses_cached_features(config: Config) -> bool:
+def uses_cached_features(config: Config) -> bool:
+    """Whether the features of stage `features` are all that the models have to see."""
     plain = config.evaluate.crops == "1" and tuple(config.evaluate.scales) == (1.0,)
     return config.model.mode == "frozen" and plain
+
+
+def count_views(config: Config) -> int:
+    """Views of an image that are averaged."""
+    return 1 if uses_cached_features(config) else num_views(config.evaluate.crops, config.evaluate.scales)
 
 
 def _predict(
     context: StageContext, ids: np.ndarray, labels: np.ndarray
 ) -> tuple[dict[str, Predictions], int]:
     """Predictions by model name of all ids, and the number of views."""
-    config = context.config
-    cached = _uses_cached_features(config)
+    cached = uses_cached_features(context.config)
     predictor, groups = _build_predictor(context, cached)
-    parts = context.out / "parts"
+    return predict_parts(
+        context.out / "parts",
+        labels,
+        groups,
+        lambda part: stream_probs(context, predictor, ids[part], cached),
+        part_size=_PART_FEATURES if cached else _PART_IMAGES,
+        views=count_views(context.config),
+    )
+
+
+def predict_parts(
+    parts: pathlib.Path,
+    labels: np.ndarray,
+    groups: dict[str, tuple[list[int], str]],
+    stream: Callable[[slice], Iterable[np.ndarray]],
+    *,
+    part_size: int,
+    views: int,
+) -> tuple[dict[str, Predictions], int]:
+    """Predictions by model name, and the number of views; what an earlier call has finished is read.
+
+    Args:
+      parts: the directory of finished parts; the caller removes it.
+      labels: int [n], -1 = not known.
+      groups: model name → (numbers of its members, how they are fused); one member needs no fusion.
+      stream: of the images of a slice, yields probabilities float32 [M, b, C] of all members in order.
+      part_size: images of a part, the unit of resuming.
+      views: kept beside the predictions.
+    """
     parts.mkdir(exist_ok=True)
-    part_size = _PART_FEATURES if cached else _PART_IMAGES
-    starts = range(0, len(ids), part_size)
-    views = 1 if cached else num_views(config.evaluate.crops, config.evaluate.scales)
+    starts = range(0, len(labels), part_size)
     for start in progress(starts, "evaluate", unit="parts"):
         path = parts / f"{start:09d}.npz"
         if path.exists():  # put there in one piece
             continue
-        part = slice(start, start + part_size)
         blocks: dict[str, list[Predictions]] = {name: [] for name in groups}
         row = start
-        for probs in _stream_probs(context, predictor, ids[part], cached):
+        for probs in stream(slice(start, start + part_size)):
             block_labels = labels[row : row + probs.shape[1]]
             row += probs.shape[1]
             for name, (members, fusion) in groups.items():
@@ -224,7 +256,7 @@ def _load_member(context: StageContext, directory: str) -> Callable:
     return multi_view.instance_member(load_model(context.path("train", *place, "instance.keras")))
 
 
-def _stream_probs(
+def stream_probs(
     context: StageContext, predictor: Callable, ids: np.ndarray, cached: bool
 ) -> Iterator[np.ndarray]:
     """Yields float32 [M, b, C] over the ids in order."""
@@ -259,28 +291,45 @@ def _read_part(path: pathlib.Path, names: Iterable[str]) -> tuple[dict[str, Pred
         return kept, int(part["views"])
 
 
-def _measure(
+def write_predictions(
+    out: pathlib.Path, predictions: dict[str, Predictions], ids: np.ndarray, labels: np.ndarray
+) -> None:
+    """predictions_<model>.npz of the images `ids`."""
+    for name, p in predictions.items():
+        with atomic_path(out / f"predictions_{name}.npz") as temporary, open(temporary, "wb") as file:
+            np.savez(
+                file, instance_id=ids, label=labels, top_ids=p.topk_ids, top_probs=p.topk_probs,
+                given_prob=p.given_prob,
+            )  # fmt: skip
+
+
+def summarize(
+    predictions: dict[str, Predictions], labels: np.ndarray, rows: np.ndarray, num_classes: int, bins: int
+) -> dict[str, Any]:
+    """The figures of each model on the rows that have a label; {} where none has."""
+    figures: dict[str, Any] = {}
+    for name, p in predictions.items() if rows.size else ():
+        figures[name] = metrics.summarize(
+            labels[rows], p.topk_ids[rows], p.topk_probs[rows], num_classes, bins
+        )
+        if name.endswith("_rank"):
+            figures[name]["ece"] = None  # fused ranks are no probabilities
+    return figures
+
+
+def _write_classes(
     out: pathlib.Path,
     predictions: dict[str, Predictions],
     labels: np.ndarray,
     rows: np.ndarray,
     classes: list[dict[str, Any]],
     n_train: np.ndarray,
-    config: Config,
-) -> dict[str, Any]:
-    """Writes per_class.parquet and confusion.json; returns the figures by model."""
-    figures: dict[str, Any] = {}
+) -> None:
+    """per_class.parquet and confusion.json of the baseline and the URNet."""
     columns: dict[str, Any] = {}
     num_classes, confusion = len(classes), {}
-    for name, p in predictions.items():
-        top_ids = p.topk_ids[rows]
-        figures[name] = metrics.summarize(
-            labels, top_ids, p.topk_probs[rows], num_classes, config.evaluate.ece_bins
-        )
-        if name.endswith("_rank"):
-            figures[name]["ece"] = None  # fused ranks are no probabilities
-        if name not in ("baseline", "urnet"):
-            continue
+    for name in ("baseline", "urnet"):
+        top_ids = predictions[name].topk_ids[rows]
         per_class = metrics.per_class_table(labels, top_ids, num_classes)
         columns |= {"label": per_class["label"], "n": per_class["n"]}
         columns |= {f"{name}_{k}": per_class[k] for k in ("top1", "top5")}
@@ -288,7 +337,6 @@ def _measure(
     columns |= {"name": [c["name"] for c in classes], "n_train": n_train}
     write_table(out / "per_class.parquet", columns, _PER_CLASS_COLUMNS)
     write_json(out / "confusion.json", confusion)
-    return figures
 
 
 def _confused_pairs(
@@ -310,12 +358,8 @@ def _confused_pairs(
     ]
 
 
-def _write_submissions(
-    context: StageContext,
-    table: "pa.Table",
-    predictions: dict[str, Predictions],
-    wanted: np.ndarray,
-    labels: np.ndarray,
+def write_submissions(
+    context: StageContext, table: "pa.Table", predictions: dict[str, Predictions], wanted: np.ndarray
 ) -> None:
     """submission.txt (urnet) and submission_ensemble.txt for the test images, in list order."""
     is_test = column(table, "split")[wanted] == TEST
@@ -330,7 +374,7 @@ def _write_submissions(
     if len(np.unique([*ranks, *lost_ranks])) < len(ids) + len(lost_ranks):
         # Ranks count inside classes, or were not given; WebVision's lists are in path order.
         ranks, lost_ranks = np.zeros(len(ids), np.int64), np.zeros(len(lost_paths), np.int64)
-    train_labels = labels[column(table, "split") == TRAIN]
+    train_labels = column(table, "label")[column(table, "split") == TRAIN]
     for name, file in (("urnet", "submission.txt"), ("ensemble", "submission_ensemble.txt")):
         if name not in predictions:
             continue

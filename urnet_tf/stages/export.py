@@ -9,6 +9,7 @@ so a server that watches a copy of it sees a newer model.
 """
 
 import hashlib
+import pathlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +44,17 @@ _CONVERTER_BYTES = 10**9  # of the graphs that are written; measured with Effici
 
 def run(context: StageContext) -> dict:
     """Builds the model image → logits, exports it, checks it on images of the store."""
+    return write_export(context, _image_model(context), context.workdir.path("export"))
+
+
+def write_export(context: StageContext, model: "keras.Model", earlier: pathlib.Path) -> dict:
+    """Writes and checks the files of a model; what the marker of stage export says of it.
+
+    Args:
+      context: of the run whose images it is checked on; `context.out` is filled.
+      model: images → logits, and features.
+      earlier: an export directory, whose versions come before.
+    """
     config, settings = context.config, context.config.export
     if (context.out / settings.name).is_dir():
         context.remove(settings.name)  # of a killed run: the version must not grow with it
@@ -53,15 +65,12 @@ def run(context: StageContext) -> dict:
     store = ImageStore(context.path("pack"))
     trusted = _choose_calibration(context) if "tflite_int8" in settings.formats else ()
     metadata = export.export_classifier(
-        _image_model(context),
+        model,
         [c["name"] for c in classes],
         context.out,
         settings.name,
         store.read(ids),
-        preparation=Preparation(
-            config.model.image_size_px, config.model.crop_fraction, config.pack.short_side_px,
-            config.ingest.max_pixels, settings.crops, settings.scales,
-        ),
+        preparation=preparation_of(config),
         check_labels=labels[ids],
         check_split=str(splits[ids[0]]),
         calibration_images=store.read(trusted),
@@ -71,7 +80,7 @@ def run(context: StageContext) -> dict:
             settings.tolerance_float32, settings.tolerance_float16, settings.tolerance_int8_points
         ),
         allow_drift=settings.allow_drift,
-        first_version=next_version(context.workdir.path("export") / settings.name),
+        first_version=next_version(earlier / settings.name),
         data=_describe_data(context, column(table, "content_hash")),
         settings=config_lib.to_dict(config),
     )  # fmt: skip
@@ -83,6 +92,14 @@ def run(context: StageContext) -> dict:
     return {key: metadata[key] for key in ("name", "version", "machine", "check", "reference")} | {
         "path": place, "formats": formats
     }  # fmt: skip
+
+
+def preparation_of(config: Config) -> Preparation:
+    """How an exported model prepares images: as the run did, in the views of `export`."""
+    return Preparation(
+        config.model.image_size_px, config.model.crop_fraction, config.pack.short_side_px,
+        config.ingest.max_pixels, config.export.crops, config.export.scales,
+    )  # fmt: skip
 
 
 def choose_check_ids(splits: np.ndarray, labels: np.ndarray, count: int | None) -> np.ndarray:
