@@ -42,7 +42,7 @@ urnet {version}: train image classifiers from noisy web images, and see why each
   urnet serve  --model MODEL [--port N] [--host ADDRESS] [--engine ENGINE] [--dry_run]
                                         starts TF Serving, its Docker image or MLflow's server
   urnet promote --workdir DIR [--out saved_models]    put a run's export where servers look
-  urnet ensemble RUN RUN ... [--workdir runs/ensemble] [--dry_run] [--set export.key=value ...]
+  urnet ensemble RUN RUN ... [--workdir runs/ensemble] [--dry_run] [--set export.name=NAME ...]
                                         joins finished runs (their work directories) with the same classes
                                         and held images: accuracy, submission file, one exported model
   urnet draw   --out DIR                draw a small noisy crawl to try things on
