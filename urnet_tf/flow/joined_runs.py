@@ -33,7 +33,7 @@ from urnet_tf.flow.plan import Identity
 from urnet_tf.schema import TRAIN
 from urnet_tf.stages import evaluate, export
 from urnet_tf.stages.effects import effective_settings
-from urnet_tf.stages.members import member_directory
+from urnet_tf.stages.members import build_member_predictor, member_directory
 from urnet_tf.stages.settings import BACKBONE_SETTINGS, open_backbone
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store import Workdir, column, fingerprint, read_json, read_table, remove, write_json, write_text
@@ -306,11 +306,8 @@ def _groups(members: Sequence[int]) -> dict[str, tuple[list[int], str]]:
 
 def _stream_of(run: Run) -> Callable[[np.ndarray], np.ndarray]:
     """A function of numbers of held images to probabilities float32 [M, n, C] of the run's URNets."""
-    from urnet_tf.evaluation import multi_view
-
     cached = evaluate.uses_cached_features(run.config)
-    backbone = None if cached or run.config.model.mode != "frozen" else open_backbone(run.config)
-    predictor = multi_view.build_predictor(evaluate.load_members(run.context), backbone)
+    predictor = build_member_predictor(run.context, cached)
 
     def probs_of(rows: np.ndarray) -> np.ndarray:
         blocks = evaluate.stream_probs(run.context, predictor, run.ids[rows], cached)

@@ -22,18 +22,20 @@ from urnet_tf.stages.urnet_fit import fit_urnet
 
 if TYPE_CHECKING:
     import keras
-    import pyarrow as pa
 
 SOFT_CLASSES = 20  # of a target; what the members give to others is left out, and the rest scaled to 1
 _BATCH = 64
 
 
-def distill(context: StageContext, weights: "pa.Table", members: list["keras.Model"]) -> dict[str, Any]:
+def distill(
+    context: StageContext, labels: np.ndarray, sample_weight: np.ndarray, members: list["keras.Model"]
+) -> dict[str, Any]:
     """Trains one URNet on the mean probabilities of several.
 
     Args:
       context: of stage `train`.
-      weights: weights.parquet of `reweight`.
+      labels: int [N], given ones.
+      sample_weight: float [N].
       members: instance branches.
 
     Returns:
@@ -45,12 +47,11 @@ def distill(context: StageContext, weights: "pa.Table", members: list["keras.Mod
     out = context.out / DISTILLED
     out.mkdir(exist_ok=True)
     student = dataclasses.replace(context, config=_student_config(context.config), out=out)
-    labels = store.column(weights, "label")
     targets = _write_targets(student, members, len(labels))
     path = out / "urnet.keras"
     if not path.exists():
         log_dir = context.out / "tensorboard" / DISTILLED
-        fit_urnet(student, labels, store.column(weights, "sample_weight"), log_dir, DISTILLED, targets)
+        fit_urnet(student, labels, sample_weight, log_dir, DISTILLED, targets)
     for name in ("checkpoint", "units_targets"):
         student.remove(name)
     save_model(urnet.instance_branch(load_model(path)), out / "instance.keras")

@@ -28,8 +28,7 @@ from urnet_tf.evaluation.predictions import Predictions
 from urnet_tf.images.crops import num_views
 from urnet_tf.images.image_store import ImageStore
 from urnet_tf.schema import TEST, TRAIN, UNLABELED, VAL
-from urnet_tf.stages.effects import trains
-from urnet_tf.stages.members import DISTILLED, distills, member_directory
+from urnet_tf.stages.members import DISTILLED, distills, load_member, load_members
 from urnet_tf.stages.settings import (
     BACKBONE_SETTINGS,
     forward_seconds,
@@ -233,27 +232,9 @@ def _build_predictor(
             groups |= {name: (numbers, "mean_probability"), f"{name}_rank": (numbers, "rank")}
     if distills(config):
         groups["distilled"] = ([len(members)], "")
-        members.append(_load_member(context, DISTILLED))
+        members.append(load_member(context, DISTILLED))
     backbone = None if cached or config.model.mode != "frozen" else open_backbone(config)
     return multi_view.build_predictor(members, backbone), groups
-
-
-def load_members(context: StageContext) -> list[Callable]:
-    """The URNets of a run as functions to probabilities, see `multi_view.instance_member`."""
-    places = map(member_directory, range(count_members(context.config)))
-    return [_load_member(context, place) for place in places]
-
-
-def _load_member(context: StageContext, directory: str) -> Callable:
-    from urnet_tf.evaluation import multi_view
-    from urnet_tf.models import urnet
-    from urnet_tf.training.saving import load_model
-
-    place = (directory,) if directory else ()
-    if context.config.evaluate.bag_branch and trains(context.config, "train"):
-        both = load_model(context.path("train", *place, "urnet.keras"))
-        return multi_view.mean_member(urnet.instance_branch(both), urnet.bag_branch(both))
-    return multi_view.instance_member(load_model(context.path("train", *place, "instance.keras")))
 
 
 def stream_probs(

@@ -5,8 +5,12 @@ follows lies in train/member1/, train/member2/ ..., and what is distilled from a
 """
 
 import dataclasses
+from collections.abc import Callable
 
 from urnet_tf.config import Config, count_members
+from urnet_tf.stages.effects import trains
+from urnet_tf.stages.settings import open_backbone
+from urnet_tf.stages.stage import StageContext
 
 DISTILLED = "distilled"
 
@@ -38,3 +42,30 @@ def member_config(config: Config, number: int) -> Config:
         seed=layer_seed(config.seed, f"member{number}"),
         train=dataclasses.replace(config.train, bag=bag),
     )
+
+
+def load_members(context: StageContext) -> list[Callable]:
+    """The URNets of a run as functions to probabilities, see `multi_view.instance_member`."""
+    places = map(member_directory, range(count_members(context.config)))
+    return [load_member(context, place) for place in places]
+
+
+def build_member_predictor(context: StageContext, cached: bool) -> Callable:
+    """The graph function of a run's URNets, for `stream_probs`."""
+    from urnet_tf.evaluation import multi_view
+
+    backbone = None if cached or context.config.model.mode != "frozen" else open_backbone(context.config)
+    return multi_view.build_predictor(load_members(context), backbone)
+
+
+def load_member(context: StageContext, directory: str) -> Callable:
+    """One URNet in train/<directory>, likewise: its instance branch, or the mean of both branches."""
+    from urnet_tf.evaluation import multi_view
+    from urnet_tf.models import urnet
+    from urnet_tf.training.saving import load_model
+
+    place = (directory,) if directory else ()
+    if context.config.evaluate.bag_branch and trains(context.config, "train"):
+        both = load_model(context.path("train", *place, "urnet.keras"))
+        return multi_view.mean_member(urnet.instance_branch(both), urnet.bag_branch(both))
+    return multi_view.instance_member(load_model(context.path("train", *place, "instance.keras")))

@@ -40,12 +40,13 @@ def run(context: StageContext) -> dict:
     weights = store.read_table(context.path("reweight", "weights.parquet"))
     if not trains(context.config, "train"):
         return _fit_head(context, weights)
-    members = [_train_member(context, number, weights) for number in range(count_members(context.config))]
+    columns = store.column(weights, "label"), store.column(weights, "sample_weight")
+    members = [_train_member(context, number, *columns) for number in range(count_members(context.config))]
     saliency = np.stack([measured for _, measured in members]).mean(axis=0, dtype=np.float64)
     _write_weights(context, weights, saliency.astype(np.float32))
     several: dict[str, Any] = {"members": [told for told, _ in members]} if len(members) > 1 else {}
     if distills(context.config):
-        several["distilled"] = _distill(context, weights)
+        several["distilled"] = _distill(context, *columns)
     first = {key: value for key, value in members[0][0].items() if key not in ("seed", "bag_size")}
     return {
         **first,
@@ -54,15 +55,16 @@ def run(context: StageContext) -> dict:
     }
 
 
-def _distill(context: StageContext, weights: "pa.Table") -> dict[str, Any]:
+def _distill(context: StageContext, labels: np.ndarray, sample_weight: np.ndarray) -> dict[str, Any]:
     from urnet_tf.training.saving import load_model
 
     places = map(member_directory, range(count_members(context.config)))
-    return distill(context, weights, [load_model(context.out / place / "instance.keras") for place in places])
+    members = [load_model(context.out / place / "instance.keras") for place in places]
+    return distill(context, labels, sample_weight, members)
 
 
 def _train_member(
-    context: StageContext, number: int, weights: "pa.Table"
+    context: StageContext, number: int, labels: np.ndarray, sample_weight: np.ndarray
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Sees to it that a member is there; its figures, and its saliency float32 [N]."""
     from urnet_tf.models import urnet
@@ -72,13 +74,12 @@ def _train_member(
     out = context.out / member_directory(number)
     out.mkdir(exist_ok=True)
     member = dataclasses.replace(context, config=config, out=out)
-    labels = store.column(weights, "label")
     path, measured = out / "urnet.keras", out / "saliency.npy"
     if not path.exists():
         several = count_members(config) > 1
         name = f"urnet {number + 1} of {count_members(config)}" if several else "urnet"
         log_dir = context.out / "tensorboard" / member_directory(number)
-        fit_urnet(member, labels, store.column(weights, "sample_weight"), log_dir, name)
+        fit_urnet(member, labels, sample_weight, log_dir, name)
     member.remove("checkpoint")
     # What lies there of the first is the mean of all members, where the stage was killed at its end.
     if number == 0 or not measured.exists():
