@@ -10,21 +10,22 @@ import pytest
 from urnet_fixtures.squares import CLASSES, TRAIN, run_stage as run, small_settings as settings
 
 from urnet_tf import config as config_lib, store
-from urnet_tf.stages import baseline, train
+from urnet_tf.stages import features, train
+from urnet_tf.stages.members import member_config
 from urnet_tf.stages.stage import PlanContext
 
-MEMBERS = {"members": 3, "member_bag_sizes": [2, 4], "distill": True, "bag": {"size": 3}}
+MEMBERS = {"members": 2, "member_bag_sizes": [2], "distill": True, "bag": {"size": 3}}
 
 
-def member_settings(**others):
-    tree = config_lib.to_dict(settings("frozen", 2, **MEMBERS, **others))
+def member_settings():
+    tree = config_lib.to_dict(settings("frozen", 1, **MEMBERS))
     tree["train"]["fit"]["loss"]["logit_adjustment"] = 1.0
     return config_lib.from_dict(tree)
 
 
 def test_members_are_urnets_of_their_own_and_are_distilled_into_one(tiny, workdir, monkeypatch):
     config = member_settings()
-    run(baseline, config, workdir)
+    run(features, config, workdir)
     alone = dataclasses.replace(config, train=dataclasses.replace(config.train, members=1))
     before = run(train, alone, workdir)
     out = workdir / "train"
@@ -46,13 +47,13 @@ def test_members_are_urnets_of_their_own_and_are_distilled_into_one(tiny, workdi
 
 
 def _check_members(out, told, one_saliency):
-    assert [member["bag_size"] for member in told["members"]] == [3, 2, 4]
-    assert len({member["seed"] for member in told["members"]}) == 3
+    assert [member["bag_size"] for member in told["members"]] == [3, 2]
+    assert len({member["seed"] for member in told["members"]}) == 2
     kernels = [keras.saving.load_model(path).get_weights()[0] for path in out.rglob("instance.keras")]
-    assert len(kernels) == 4  # with the distilled one
+    assert len(kernels) == 3  # with the distilled one
     for one, other in itertools.combinations(kernels, 2):
         assert np.abs(one - other).max() > 1e-3
-    each = [one_saliency, *(np.load(out / f"member{i}" / "saliency.npy") for i in (1, 2))]
+    each = [one_saliency, np.load(out / "member1" / "saliency.npy")]
     np.testing.assert_allclose(np.load(out / "saliency.npy"), np.mean(each, axis=0), rtol=1e-6)
     left = {path.name for path in (out / "member1").iterdir()}
     assert left == {"urnet.keras", "instance.keras", "history.json", "saliency.npy"}
@@ -62,7 +63,7 @@ def _check_distilled(out, features):
     columns = np.asarray(store.read_array(features), np.float32)[:TRAIN]
     student, *members = [
         keras.ops.softmax(keras.saving.load_model(out / place / "instance.keras")(columns)).numpy()
-        for place in ("distilled", "", "member1", "member2")
+        for place in ("distilled", "", "member1")
     ]
     mean = np.mean(members, axis=0)
     ids, soft = (np.load(out / "distilled" / f"target_{name}.npy") for name in ("ids", "probs"))
@@ -79,7 +80,7 @@ def _check_kills(config, workdir, monkeypatch, whole):
     """A kill loses the member in hand at most, and in the end all bytes are the same."""
     from urnet_tf.training import saving
 
-    written_models, kills, saved = [], iter([1, 4]), saving.save_model
+    written_models, kills, saved = [], iter([1, 3]), saving.save_model
     at = [next(kills)]
 
     def killed(model, path):
@@ -96,7 +97,7 @@ def _check_kills(config, workdir, monkeypatch, whole):
         with pytest.raises(KeyboardInterrupt):
             run(train, config, workdir)
     run(train, config, workdir)
-    assert written_models == ["train.partial", "member1", "member1", "member2", "distilled", "distilled"]
+    assert written_models == ["train.partial", "member1", "member1", "distilled", "distilled"]
     assert {path.relative_to(workdir): path.read_bytes() for path in written(workdir)} == whole
 
 
@@ -105,6 +106,15 @@ def written(workdir):
     skipped = (store.MARKER, "key.txt")
     files = [path for path in (workdir / "train").rglob("*") if path.is_file() and path.name not in skipped]
     return [path for path in files if "tensorboard" not in path.parts]
+
+
+def test_bag_sizes_are_taken_in_turn_after_the_first_member():
+    config = settings("frozen", 1, members=5, member_bag_sizes=[2, 4], bag={"size": 3})
+    members = [member_config(config, number) for number in range(5)]
+    assert [member.train.bag.size for member in members] == [3, 2, 4, 2, 4]
+    assert members[0] == config and len({member.seed for member in members}) == 5
+    same = member_config(settings("frozen", 1, members=5, bag={"size": 3}), 4)
+    assert same.train.bag.size == 3 and same.seed == members[4].seed
 
 
 def test_the_plan_counts_every_member(workdir):

@@ -67,6 +67,7 @@ GLOSSARY = (
     ),
     ("right_prob", "How probable it is that the label is right, by all evidence that was used."),
     ("doubtful", "The label is more probably wrong than right: right_prob is below one half."),
+    ("ensemble", "Several networks that differ in their seed; the mean of their probabilities."),
     ("balanced accuracy", "Share of right guesses in each class, then the mean over classes."),
     ("calibration error", "How far the stated probability is from the share that is right, on average."),
 )

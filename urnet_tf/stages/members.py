@@ -2,6 +2,10 @@
 
 The first member is the URNet as it is without others: the same settings, the same files in train/. What
 follows lies in train/member1/, train/member2/ ..., and what is distilled from all in train/distilled/.
+
+Source: Table 1, the ensemble of 29 trained models.
+Reading: the paper does not say in what its models differ. These differ in their seed, and in the bag size
+where `train.member_bag_sizes` asks for it; other networks and image sizes join by `flow.joined_runs`.
 """
 
 import dataclasses
