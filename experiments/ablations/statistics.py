@@ -36,7 +36,7 @@ def paired_interval(values: Sequence[float], reference: Sequence[float], level: 
 
 
 def check_equal_steps(units: Mapping[str, Mapping[int, dict]]) -> int | None:
-    """The number of optimizer steps of all rows of a table; None when nothing was measured.
+    """The number of optimizer steps of all trained rows of a table; None where heads were fitted instead.
 
     Raises:
       RunError: rows differ, so that they must not stand beside each other.
@@ -44,7 +44,7 @@ def check_equal_steps(units: Mapping[str, Mapping[int, dict]]) -> int | None:
     steps = {}
     for name, by_seed in units.items():
         for unit in by_seed.values():
-            if "error" not in unit:
+            if "error" not in unit and unit["steps"] is not None:
                 steps.setdefault(unit["steps"], set()).add(name)
     if len(steps) > 1:
         counts = "; ".join(f"{count}: {', '.join(sorted(names))}" for count, names in sorted(steps.items()))

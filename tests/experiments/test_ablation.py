@@ -134,6 +134,8 @@ def test_unequal_steps_have_no_table():
     assert statistics.check_equal_steps(good) == 7
     with pytest.raises(RunError, match="7: baseline, sound; 8: long"):
         statistics.check_equal_steps(good | {"long": {0: _unit(0.6, steps=8)}})
+    fitted = {"best": {0: _unit(0.6, steps=None)}}  # to convergence, beside what was trained
+    assert statistics.check_equal_steps(fitted) is None and statistics.check_equal_steps(good | fitted) == 7
 
 
 def test_unequal_budgets_are_refused_before_anything_is_computed(tmp_path):
