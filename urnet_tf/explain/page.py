@@ -9,7 +9,7 @@ import numpy as np
 
 from urnet_tf import schema
 from urnet_tf.costs.units import format_bytes
-from urnet_tf.explain import figures, pictures, summary
+from urnet_tf.explain import figures, groups, pictures, summary
 from urnet_tf.explain.formats import format_count, format_points, format_times
 from urnet_tf.explain.summary import BASELINE, URNET, ReportInputs
 from urnet_tf.export.model_card import FORMAT_NAMES
@@ -77,6 +77,7 @@ def build_page(
     classes: int = 12,
     images_per_class: int = 8,
     thumbnail_px: int = 96,
+    grouped_classes: int = 2,
 ) -> str:
     """Renders the report.
 
@@ -84,6 +85,7 @@ def build_page(
       classes: how many classes are shown with pictures.
       images_per_class: pictures of each of them, half of those that counted most, half least.
       thumbnail_px: side of a picture on the page.
+      grouped_classes: how many classes are shown with their groups of look-alikes.
 
     Returns:
       HTML; equal inputs give equal text. Pictures stop at 3 MB, tables at a few hundred rows.
@@ -107,6 +109,7 @@ def build_page(
     template = environment.from_string((_HERE / "page.html").read_text(encoding="utf-8"))
     thumbnails = pictures.Thumbnails(inputs, thumbnail_px)
     doubtful = summary.find_doubtful(inputs.given_prob, inputs.label, inputs.num_classes)
+    galleries = pictures.build_galleries(inputs, doubtful, thumbnails, classes, images_per_class)
     return template.render(
         css=_style(thumbnail_px),
         title=title,
@@ -119,7 +122,9 @@ def build_page(
         noise=_noise(inputs, doubtful),
         weights=_weights(inputs),
         pairs=_pairs(inputs, thumbnails),
-        galleries=pictures.build_galleries(inputs, doubtful, thumbnails, classes, images_per_class),
+        galleries=galleries,
+        group_rule=groups.RULES.get(inputs.cluster_kind, groups.RULES["purity"]),
+        grouped=groups.build_groups(inputs, thumbnails, grouped_classes),
         changes=_changes(inputs),
         calibration=_calibration(inputs),
         table=_class_table(inputs, doubtful),
