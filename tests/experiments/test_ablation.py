@@ -17,7 +17,7 @@ from urnet_tf.errors import RunError, UsageError
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
-from ablations import figure, measure, other_methods, rows, search, statistics  # noqa: E402
+from ablations import figure, look_alikes, measure, other_methods, rows, search, statistics  # noqa: E402
 
 EVERY_ROW = {name: settings for group in rows.GROUPS.values() for name, settings in group.items()}
 
@@ -190,7 +190,11 @@ def small_experiment(drawn_crawl, tmp_path_factory):
 def test_a_killed_ablation_goes_on_and_a_failing_row_stops_nothing(small_experiment):
     names = ("baseline", "best", "cleanlab_filter", "co_teaching", "oracle")
     wanted = {name: EVERY_ROW[name] for name in names}
-    wanted |= {"broken": ("train.fit.learning_rate=1e30",), "flickr_top15": EVERY_ROW["flickr_top15"]}
+    wanted |= {
+        "broken": ("train.fit.learning_rate=1e30",),
+        "best+flickr_top15": EVERY_ROW["best+flickr_top15"],
+    }
+    wanted["best+ensemble"] = (*EVERY_ROW["best"], "ensemble.members=2")
     told = []
     measure.run_units(small_experiment, wanted, [0, 1], told.append)
     units = measure.read_units(small_experiment, wanted, [0, 1])
@@ -199,8 +203,13 @@ def test_a_killed_ablation_goes_on_and_a_failing_row_stops_nothing(small_experim
     assert failed == {"broken"} | without_cleanlab
     statistics.check_equal_steps(units)
     assert units["oracle"][0]["auroc"]["sample_weight"] == 1.0
-    assert units["flickr_top15"][0]["steps"] == units["best"][0]["steps"]
-    assert set(measure.fuse_seeds(small_experiment, "best", [0, 1])) == {"val"}  # a test list without labels
+    assert units["best+flickr_top15"][0]["steps"] == units["best"][0]["steps"]
+    assert set(units["best+ensemble"][0]["figures"]) == {"val"}  # a test list without labels
+    assert units["best+ensemble"][0]["model"] == "2 members"
+    assert small_experiment.unit_path("best+ensemble.member", 1001).exists()
+
+    page = look_alikes.write_figure(small_experiment, rows.PAPER, small_experiment.out, 0)
+    assert "with a right label" in page and (small_experiment.out / "fig6.png").stat().st_size > 10_000
 
     good = {name: settings for name, settings in wanted.items() if name not in failed}
     told.clear()

@@ -19,6 +19,7 @@ WEIGHTS = np.array([0.5, 0.5, 0.5, 1.75, 1.75])
 
 def test_groups_by_weight_with_the_nearest_pictures():
     first, second, last = groups.describe_groups(MEMBERS, LABELS, WEIGHTS)
+    assert (first.number, second.number, last.number) == (1, 0, 2)
     assert (first.weight, first.size, first.own, first.others) == (1.75, 5, 2, [(2, 3)])
     assert first.ids.tolist() == [16, 15, 26, 25, 24]
     assert (second.weight, second.own, second.others) == (0.5, 3, [(0, 2)])

@@ -30,6 +30,7 @@ _SMALLEST = 12  # images of a class that is worth showing
 class Group:
     """One group of look-alikes."""
 
+    number: int  # in the column `cluster`
     weight: float | None  # of an own image, in average images of the class; None = there is none
     size: int
     own: int
@@ -72,6 +73,7 @@ def describe_groups(members: "Members", labels: np.ndarray, weights: np.ndarray)
         mine = weights[here[: members.num_own]]
         groups.append(
             Group(
+                number=number,
                 weight=float(mine[0]) if len(mine) else None,
                 size=int(here.sum()),
                 own=len(mine),
