@@ -17,8 +17,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "experiment
 from ablations import look_alikes, measure, members, panels, paper, rows, statistics, tables  # noqa: E402
 
 
-def _config(settings):
-    return load_config(None, rows.split_settings(settings)[0])
+def _config(settings, path=None):
+    return load_config(path, rows.split_settings(settings)[0])
 
 
 def test_the_ladder_has_the_steps_of_the_paper_in_its_order():
@@ -39,13 +39,19 @@ def test_the_ladder_has_the_steps_of_the_paper_in_its_order():
     assert {c.reweight.formulas for c in configs} == {"literal"} and {c.train.fit for c in configs} == {
         configs[0].train.fit
     }
+    # A configuration of the whole paper has the tricks of Table 1; the ladder has none.
+    whole = [_config(settings, "paper_webvision") for settings in ladder.rows.values()]
+    assert {(str(c.ingest.max_rank), c.evaluate.crops, c.evaluate.scales) for c in whole} == {
+        ("{}", "1", (1.0,))
+    }
+    assert {c.model.resnext_depth for c in whole} == {101} and whole[-1].train.bag.target == "label"
     assert list(ladder.papers.values()) == [71.7, 72.8, 75.3, 76.0, 76.3, 76.5]
 
 
 @pytest.mark.parametrize("form", ["paper", "best"])
 def test_tricks_are_stacked_on_both_forms(form):
     part = {p.name: p for p in paper.plan_parts(["table1"], 5)}[f"table1_{form}"]
-    configs = [_config(settings) for settings in part.rows.values()]
+    configs = [_config(settings, "paper_webvision") for settings in part.rows.values()]
     assert {c.preset for c in configs} == {form}
     own = [rows.split_settings(settings)[1] for settings in part.rows.values()]
     assert own == [{}, {}, *[{"ensemble.members": "5"}] * 3]
