@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ablations import members, other_methods, rows as row_lists
+from ablations import members, other_methods, rows as row_lists, views
 from ablations.truth import read_truth
 from urnet_tf import schema, store
 from urnet_tf.config import load_config
@@ -257,6 +257,10 @@ def _measure(experiment, config, own):
     workdir, identities = _prepare_seed(experiment, config), plan.identify_stages(config)
     stages = {name: plan.find_stage(name) for name in _ROW_STAGES}
     stages |= other_methods.replace_stages(stages, method, experiment.truth_path)
+    model, images = own.get("figures.model", "urnet"), _count_images(experiment, config)
+    shared = views.are_shared(config, model, images[schema.VAL] + images[schema.TEST])
+    if shared:
+        del stages["evaluate"]
     with runner.lock(workdir):
         for name, stage in stages.items():
             workdir.recover(name)
@@ -265,12 +269,19 @@ def _measure(experiment, config, own):
             if marker is None or marker["key"] != own_key:
                 runner.run_stage(stage, config, workdir, identity)
     keras.utils.clear_session()  # or every row would be slower than the one before
-    return _read_results(experiment, workdir, own.get("figures.model", "urnet"))
+    if shared:
+        key = identities["features"].key
+        directory = experiment.out / "features" / key[:12]
+        predictions = views.predict(config, workdir, directory, key, model)
+    else:
+        predictions = _read_predictions(workdir, model)
+    return _read_results(
+        experiment, workdir, model, ("baseline", "extract", *stages), predictions
+    ), predictions
 
 
-def _read_results(experiment, workdir, model):
-    markers = {name: workdir.marker(name) for name in ("baseline", "extract", *_ROW_STAGES)}
-    predictions = _read_predictions(workdir, model)
+def _read_results(experiment, workdir, model, stages, predictions):
+    markers = {name: workdir.marker(name) for name in stages}
     unit = {
         "model": model,
         "figures": _summarize(**predictions),
@@ -281,7 +292,7 @@ def _read_results(experiment, workdir, model):
     }
     if model in ("baseline", "folds", "folds_rank"):
         unit["steps"] = store.read_json(workdir.path("baseline") / "history_full.json")[-1].get("step")
-        return unit, predictions
+        return unit
     weights = store.read_table(workdir.path("train") / "weights.parquet")
     sample_weight = store.column(weights, "sample_weight")
     unit["effective_share"] = effective_sample_size(sample_weight) / len(sample_weight)
@@ -292,7 +303,7 @@ def _read_results(experiment, workdir, model):
         if not markers["train"]["settings"].get("train.bag.loss_weight"):
             columns.pop("saliency")
         unit["auroc"] = {n: metrics.auroc(v, right) for n, v in columns.items() if v.min() < v.max()}
-    return unit, predictions
+    return unit
 
 
 def _read_predictions(workdir, model):

@@ -13,11 +13,12 @@ import pytest
 from urnet_tf import store
 from urnet_tf.config import load_config, to_dict
 from urnet_tf.errors import RunError, UsageError
+from urnet_tf.evaluation import metrics
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
-from ablations import figure, look_alikes, measure, other_methods, rows, search, statistics  # noqa: E402
+from ablations import figure, look_alikes, measure, other_methods, rows, search, statistics, views  # noqa: E402
 
 EVERY_ROW = {name: settings for group in rows.GROUPS.values() for name, settings in group.items()}
 
@@ -184,6 +185,21 @@ def small_experiment(drawn_crawl, tmp_path_factory):
     )  # fmt: skip
     truth = str(drawn_crawl.with_name("crawl_truth.csv"))
     return measure.Experiment(tmp_path_factory.mktemp("ablation"), settings, truth_path=truth)
+
+
+@pytest.mark.slow
+def test_views_that_are_kept_say_what_the_stage_says(small_experiment, monkeypatch):
+    settings = (*EVERY_ROW["paper"], "evaluate.crops=5", "evaluate.scales=[1.0, 1.2]")
+    rows_of = {"kept": settings, "stage": (*settings, "evaluate.batch_images=32")}
+    measure.run_units(small_experiment, {"kept": rows_of["kept"]}, [0], print)
+    monkeypatch.setattr(views, "_MOST_BYTES", 0)
+    measure.run_units(small_experiment, {"stage": rows_of["stage"]}, [0], print)
+    kept, stage = (dict(np.load(small_experiment.out / f"units/{name}.seed0.npz")) for name in rows_of)
+    known = metrics.labeled(stage["labels"])
+    np.testing.assert_array_equal(kept["labels"], stage["labels"][known])
+    np.testing.assert_allclose(kept["top_probs"], stage["top_probs"][known], atol=2e-3)
+    assert (kept["top_ids"][:, 0] == stage["top_ids"][known][:, 0]).mean() > 0.98
+    assert list((small_experiment.out / "features").glob("*/views-*.npy"))
 
 
 @pytest.mark.slow
