@@ -4,7 +4,7 @@ import os
 import textwrap
 from collections.abc import Sequence
 
-from ablations.tables import Line
+from ablations.tables import SPLITS, Line
 from urnet_tf import store
 
 _OURS, _TOP5, _PAPER, _INK, _SOFT = "#0067a5", "#00795a", "#8a5a00", "#1d1f23", "#5d636e"
@@ -39,11 +39,9 @@ def draw_panels(path: str | os.PathLike, title: str, tells: str, lines: Sequence
         panels[0].set_yticks(range(len(lines)), [textwrap.fill(line.words, 34) for line in lines])
         panels[0].invert_yaxis()
         canvas.suptitle(title, fontsize=14, fontweight="bold", x=0.01, ha="left")
-        where = (
-            f"Each class counts the same; {lines[0].split} list. Dots are means, bars one standard deviation "
-        )
+        where = f"Each class counts the same; {SPLITS[lines[0].split]} list. Dots are means, bars one standard deviation "
         where += f"of {max(len(line.seeds) for line in lines)} seeds."
-        words = textwrap.fill(f"{tells} {where}", int(46 * count))
+        words = textwrap.fill(f"{tells} {where}", int(60 * count))
         canvas.tight_layout(rect=(0, 0.02 + 0.19 * (words.count("\n") + 1) / height, 1, 0.97))
         canvas.text(0.01, 0.02, words, fontsize=10, color=_SOFT, ha="left", va="bottom")
         with store.atomic_path(path) as temporary:
@@ -77,7 +75,13 @@ def _draw_values(axes, values, title, ladder):
     axes.plot(*zip(*known, strict=True), "o-" if ladder else "o", color=_PAPER, linewidth=1.2, markersize=7)
     for value, place in known:
         axes.annotate(
-            f"{value:.1f}", (value, place), (7, 0), textcoords="offset points", va="center", fontsize=10
+            f"{value:.1f}",
+            (value, place),
+            (7, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=10,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.85},
         )
     _finish(axes, title, values, values)
 

@@ -177,5 +177,5 @@ def _write_part(experiment, part, seeds, directory):
     store.write_text(directory / f"{part.name}.csv", tables.format_csv(lines))
     text = tables.format_page(part.title, part.tells, lines, summary, steps, len(seeds), part.after)
     store.write_text(directory / f"{part.name}.md", text)
-    panels.draw_panels(directory / f"{part.name}.png", part.title, part.tells, lines, part.ladder)
-    return f"{text}\n![{part.title}]({part.name}.png)\n"
+    drawn = panels.draw_panels(directory / f"{part.name}.png", part.title, part.tells, lines, part.ladder)
+    return text + (f"\n![{part.title}]({part.name}.png)\n" if drawn else "")

@@ -6,11 +6,13 @@ import io
 from collections.abc import Mapping, Sequence
 
 from ablations.statistics import FIGURES, PLAIN
+from urnet_tf import schema
 
 _NAMES = {
     "balanced_top1": "top-1, each class alike", "balanced_top5": "top-5, each class alike",
     "top1": "top-1, each image alike", "top5": "top-5, each image alike",
 }  # fmt: skip
+SPLITS = {schema.VAL: "validation", schema.TEST: "test"}
 _NONE = "–"
 
 
@@ -80,14 +82,14 @@ def format_page(
     """The table as Markdown, with what it shows, and which rows could not be measured."""
     failed = [f"{name} was not measured: {row['error']}" for name, row in summary.items() if row["error"]]
     if not lines:
-        return "\n".join([f"## {title}", "", *failed, ""])
+        return "\n".join([f"## {title}", "", *(failed or ["Nothing has been measured."]), ""])
     paper = any(line.paper is not None for line in lines)
     trained = "" if steps is None else f" {steps:,} optimizer steps in every row that is trained by steps."
     head = ["", *(_NAMES[figure] for figure in (*FIGURES, *PLAIN)), "change of top-1", "change of top-5"]
     head += ["images' worth"] + ["the paper, top-5 on WebVision"] * paper
     text = [
         f"## {title}", "",
-        f"{tells}{trained} Accuracy on the {lines[0].split} list in percent, mean ± standard deviation of "
+        f"{tells}{trained} Accuracy on the {SPLITS[lines[0].split]} list in percent, mean ± standard deviation of "
         f"{seeds} seeds. A change is the mean over the seeds with its 95 % interval; one that reaches over 0 "
         "may be chance. Images' worth: how many equal images the weighted ones are worth, as a share of all.",
         "", _line(head), _line(["---"] * len(head)),
