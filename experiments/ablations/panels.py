@@ -39,8 +39,11 @@ def draw_panels(path: str | os.PathLike, title: str, tells: str, lines: Sequence
         panels[0].set_yticks(range(len(lines)), [textwrap.fill(line.words, 34) for line in lines])
         panels[0].invert_yaxis()
         canvas.suptitle(title, fontsize=14, fontweight="bold", x=0.01, ha="left")
-        where = f"Each class counts the same; {SPLITS[lines[0].split]} list. Dots are means, bars one standard deviation "
-        where += f"of {max(len(line.seeds) for line in lines)} seeds."
+        seeds = max(len(line.seeds) for line in lines)
+        where = (
+            f"Each class counts the same; {SPLITS[lines[0].split]} list. Dots are means, bars one standard "
+        )
+        where += f"deviation of {seeds} seeds."
         words = textwrap.fill(f"{tells} {where}", int(60 * count))
         canvas.tight_layout(rect=(0, 0.02 + 0.19 * (words.count("\n") + 1) / height, 1, 0.97))
         canvas.text(0.01, 0.02, words, fontsize=10, color=_SOFT, ha="left", va="bottom")

@@ -89,9 +89,10 @@ def format_page(
     head += ["images' worth"] + ["the paper, top-5 on WebVision"] * paper
     text = [
         f"## {title}", "",
-        f"{tells}{trained} Accuracy on the {SPLITS[lines[0].split]} list in percent, mean ± standard deviation of "
-        f"{seeds} seeds. A change is the mean over the seeds with its 95 % interval; one that reaches over 0 "
-        "may be chance. Images' worth: how many equal images the weighted ones are worth, as a share of all.",
+        f"{tells}{trained} Accuracy on the {SPLITS[lines[0].split]} list in percent, mean ± standard "
+        f"deviation of {seeds} seeds. A change is the mean over the seeds with its 95 % interval; one that "
+        "reaches over 0 may be chance. Images' worth: how many equal images the weighted ones are worth, as "
+        "a share of all.",
         "", _line(head), _line(["---"] * len(head)),
     ]  # fmt: skip
     for line in lines:

@@ -119,7 +119,7 @@ def write_weights(root):
         "instance_id": np.arange(N), "label": TRAIN_LABELS, "path": [""] * N, "class_weight": ones,
         "cluster": cluster, "cluster_weight": score, "confidence": ones,
         "self_confidence": given / given.mean(), "saliency": ones, "page_text": ones,
-        "rank_prior": ones, "predicted_label": top,
+        "rank_prior": ones, "label_posterior": ones, "right_prob": given, "predicted_label": top,
         "sample_weight": given / given.mean(),
     }  # fmt: skip
     store.write_table(root / "train" / "weights.parquet", columns, schema.WEIGHT_COLUMNS)
@@ -186,6 +186,7 @@ def test_the_formats_of_the_export_are_shown(context):
 
 
 def test_the_groups_of_a_class_are_those_that_its_images_were_weighed_by(context):
+    context = dataclasses.replace(context, config=config_lib.load_config(None, ["preset=sound"]))
     report.run(context)
     page = (context.out / "index.html").read_text(encoding="utf-8")
     section = page[page.index('<section id="groups">') :].split("</section>")[0]
@@ -208,7 +209,7 @@ def test_the_groups_of_a_class_are_those_that_its_images_were_weighed_by(context
     report.run(literal)  # k-means from another seed: not the groups of the columns
     page = (context.out / "index.html").read_text(encoding="utf-8")
     assert "Its groups came out differently" in page and "The larger a group" in page
-    off = config_lib.load_config(None, ["reweight.cluster_weight.enabled=false"])
+    off = config_lib.load_config(None, ["report.grouped_classes=0"])
     report.run(dataclasses.replace(context, config=off))
     assert '<section id="groups">' not in (context.out / "index.html").read_text(encoding="utf-8")
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from urnet_tf.explain.summary import ReportInputs
+from urnet_tf.explain.summary import ReportInputs, class_means
 
 if TYPE_CHECKING:
     from urnet_tf.explain.pictures import Thumbnails
     from urnet_tf.reweighting.cluster_weight import Members
 
-RULES = {  # kind of cluster weight → in words
+_RULES = {  # kind of cluster weight → in words
     "purity": "The more of a group belongs to the class, the more its images count",
     "size": "The larger a group, the more its images count",
     "quality": "The more probable the models find the label in a group, the more its images count",
@@ -38,15 +38,45 @@ class Group:
     ids: np.ndarray  # int64, the pictures to show: own ones first, each nearest to the center first
 
 
+def have_counted(inputs: ReportInputs) -> bool:
+    """Whether the groups changed what images count."""
+    return bool(np.ptp(inputs.weights["cluster_weight"]) > 1e-6)
+
+
+def describe_rule(inputs: ReportInputs) -> str:
+    """What the number of a group says, and which classes are shown: sentences."""
+    if have_counted(inputs):
+        return (
+            f"{_RULES.get(inputs.cluster_kind, _RULES['purity'])}: 1× is the average of the class. Shown are "
+            "the classes whose groups count most differently."
+        )
+    return (
+        "In this run the groups changed nothing. The number says what they would count if a group counted "
+        "the more, the more of it belongs to the class: 1× is the average of the class. Shown are the classes "
+        "that lose most of their images to others, as the models see it."
+    )
+
+
 def choose_classes(inputs: ReportInputs, limit: int) -> list[int]:
-    """The classes whose groups weigh most differently, those with few images last."""
+    """The classes whose groups weigh most differently, or that lose most images to others where none weigh.
+
+    Those with few images come last.
+    """
+    if not have_counted(inputs):
+        lost = class_means(np.asarray(inputs.top_ids[:, 0]) != inputs.label, inputs.label, inputs.num_classes)
+        return _largest(lost, inputs, limit)
     weights, size = relative_weights(inputs), np.bincount(inputs.label, minlength=inputs.num_classes)
     mean = np.maximum(size, 1)
     square = np.bincount(inputs.label, weights=np.square(weights), minlength=inputs.num_classes) / mean
     spread = np.sqrt(np.maximum(square - 1.0, 0.0))
+    return _largest(spread, inputs, limit)
+
+
+def _largest(values: np.ndarray, inputs: ReportInputs, limit: int) -> list[int]:
+    size = np.bincount(inputs.label, minlength=inputs.num_classes)
     few = size < min(_SMALLEST, size.max())
-    order = np.lexsort((np.arange(len(size)), -spread, few))
-    return [int(label) for label in order if spread[label] > 1e-6][:limit]
+    order = np.lexsort((np.arange(len(size)), -values, few))
+    return [int(label) for label in order if values[label] > 1e-6][:limit]
 
 
 def relative_weights(inputs: ReportInputs) -> np.ndarray:
@@ -99,13 +129,20 @@ def build_groups(inputs: ReportInputs, thumbnails: "Thumbnails", limit: int) -> 
     if inputs.read_members is None or not limit:
         return []
     entries = []
-    relative = relative_weights(inputs)
+    counted, relative = have_counted(inputs), relative_weights(inputs)
     for label in choose_classes(inputs, limit):
         members = inputs.read_members(label)
-        rows = members.ids[: members.num_own]
-        same = np.array_equal(members.group[: members.num_own], inputs.weights["cluster"][rows])
+        rows, own_groups = members.ids[: members.num_own], members.group[: members.num_own]
+        if counted:
+            same, weights = np.array_equal(own_groups, inputs.weights["cluster"][rows]), relative[rows]
+        else:
+            same = True
+            weights = (np.bincount(own_groups) / np.bincount(members.group)[: own_groups.max() + 1])[
+                own_groups
+            ]
+            weights = weights / weights.mean()
         entry = {"name": inputs.classes[label]["name"], "size": members.num_own, "found_again": same}
-        groups = describe_groups(members, inputs.label, relative[rows]) if same else []
+        groups = describe_groups(members, inputs.label, weights) if same else []
         joined = dict.fromkeys(inputs.label[members.ids[members.num_own :]].tolist())  # most confused first
         entry["joined"] = [inputs.classes[other]["name"] for other in joined]
         entry["groups"] = [_show(inputs, thumbnails, group, label) for group in groups]

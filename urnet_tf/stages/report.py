@@ -98,13 +98,11 @@ def read_inputs(context: StageContext) -> "ReportInputs":
     )
 
 
-def open_members(
-    context: StageContext, labels: np.ndarray, num_classes: int
-) -> "Callable[[int], Members] | None":
-    """A function from a class to the members of its groups; None where images were not clustered.
+def open_members(context: StageContext, labels: np.ndarray, num_classes: int) -> "Callable[[int], Members]":
+    """A function from a class to the members of its groups of look-alikes.
 
-    Only the groups of a class's own images are kept, so the few classes that are shown are clustered again,
-    with the seed and the features of `reweight`: the same groups.
+    The stage `reweight` keeps the groups of a class's own images at most, so the few classes that are shown
+    are clustered again, with its seed and features: the same groups.
 
     Args:
       labels: int [N] of the training images.
@@ -112,8 +110,6 @@ def open_members(
     from urnet_tf.reweighting.cluster_weight import find_members, join_neighbors
 
     settings = context.config.reweight.cluster_weight
-    if not settings.enabled:
-        return None
     # As `reweight` reads them: literal formulas take the baseline as it is.
     name = "topk_ids" if is_literal(context.config.reweight.formulas) else "balanced_topk_ids"
     predicted = np.asarray(store.read_array(context.path("extract", f"{name}.npy")))[:, 0]
@@ -137,11 +133,9 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
         return Estimate()
     shown = config.report.classes * config.report.images_per_class
     memory = 5 * 10**8 + 300 * plan.train_images
-    seconds = 5 + shown / 100 + plan.train_images / 1e6
-    if config.reweight.cluster_weight.enabled:
-        joined = 1 + config.reweight.cluster_weight.neighbors
-        clustered = config.report.grouped_classes * joined * plan.train_images / plan.classes
-        seconds += clustered * _CLUSTER_SECONDS
+    joined = 1 + config.reweight.cluster_weight.neighbors
+    clustered = config.report.grouped_classes * joined * plan.train_images / plan.classes
+    seconds = 5 + shown / 100 + plan.train_images / 1e6 + clustered * _CLUSTER_SECONDS
     return Estimate(shown, seconds, 5 * 10**6, memory)
 
 
