@@ -69,7 +69,8 @@ def _draw(axes, lines, figure, title, color, ladder):
             va="center",
             fontsize=10,
         )
-    _finish(axes, title, [m - s for m, s in zip(means, spreads, strict=True)], means)
+    ends = list(zip(means, spreads, strict=True))
+    _finish(axes, title, [mean - spread for mean, spread in ends], [mean + spread for mean, spread in ends])
 
 
 def _draw_values(axes, values, title, ladder):

@@ -52,8 +52,8 @@ def describe_rule(inputs: ReportInputs) -> str:
         )
     return (
         "In this run the groups changed nothing. The number says what they would count if a group counted "
-        "the more, the more of it belongs to the class: 1× is the average of the class. Shown are the classes "
-        "that lose most of their images to others, as the models see it."
+        "the more, the more of it belongs to the class: 1× is the average of the class. Shown are the "
+        "classes that lose most of their images to others, as the models see it."
     )
 
 
