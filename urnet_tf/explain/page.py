@@ -10,7 +10,7 @@ import numpy as np
 from urnet_tf import schema
 from urnet_tf.costs.units import format_bytes
 from urnet_tf.evaluation.wording import shown_accuracies, whose_labels
-from urnet_tf.explain import figures, pictures, summary
+from urnet_tf.explain import figures, groups, pictures, summary
 from urnet_tf.explain.formats import format_count, format_points, format_times
 from urnet_tf.explain.summary import BASELINE, URNET, ReportInputs
 from urnet_tf.export.model_card import FORMAT_NAMES
@@ -82,6 +82,7 @@ def build_page(
     classes: int = 12,
     images_per_class: int = 8,
     thumbnail_px: int = 96,
+    grouped_classes: int = 2,
 ) -> str:
     """Renders the report.
 
@@ -89,6 +90,7 @@ def build_page(
       classes: how many classes are shown with pictures.
       images_per_class: pictures of each of them, half of those that counted most, half least.
       thumbnail_px: side of a picture on the page.
+      grouped_classes: how many classes are shown with their groups of look-alikes.
 
     Returns:
       HTML; equal inputs give equal text. Pictures stop at 3 MB, tables at a few hundred rows.
@@ -111,6 +113,7 @@ def build_page(
     environment.filters |= filters
     template = environment.from_string((_HERE / "page.html").read_text(encoding="utf-8"))
     thumbnails = pictures.Thumbnails(inputs, thumbnail_px)
+    galleries = pictures.build_galleries(inputs, thumbnails, classes, images_per_class)
     return template.render(
         css=_style(thumbnail_px),
         title=title,
@@ -123,7 +126,9 @@ def build_page(
         noise=_noise(inputs),
         weights=_weights(inputs),
         pairs=_pairs(inputs, thumbnails),
-        galleries=pictures.build_galleries(inputs, thumbnails, classes, images_per_class),
+        galleries=galleries,
+        group_rule=groups.describe_rule(inputs),
+        grouped=groups.build_groups(inputs, thumbnails, grouped_classes),
         changes=_changes(inputs),
         calibration=_calibration(inputs),
         table=_class_table(inputs),
