@@ -13,6 +13,9 @@ TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
 UNLABELED = -1
 
+# What a list of images may tell of each.
+LIST_COLUMNS = ("path", "label", "source", "rank", "query", "title", "description", "tags", "split")
+
 # instances.parquet (and, without instance_id, candidates.parquet). Strings are never null: "" is
 # "not given". `rank` is 1-based inside (label, source, query); `label` -1 only outside of training.
 INSTANCE_COLUMNS = {
@@ -55,6 +58,7 @@ DUPLICATE_KINDS = ("train_and_evaluation", "several_labels", "same_label")
 
 STATUS = {
     "bad_row": "the row of the list cannot be read",
+    "repeated_row": "the same file is listed before with the same label",
     "bad_name": "the file name is not valid UTF-8 or holds a null byte",
     "missing": "there is no such file",
     "not_a_file": "a directory or device, not a file",

@@ -213,12 +213,12 @@ def test_evaluation_images_from_elsewhere(tmp_path):
     plant(tmp_path / "else", "b/v.jpg")
     classes = read_folder(str(tmp_path / "crawl")).classes[:2]
     root = str(tmp_path / "crawl")
-    rows, _ = read_evaluation(str(tmp_path / "else"), "val", classes, root)
+    rows = read_evaluation(str(tmp_path / "else"), "val", classes, root).rows
     assert rows.to_pylist()[0] | {"rank": 1} == {
         "split": "val", "label": 1, "source": "", "rank": 1, "query": "", "title": "", "description": "",
         "tags": "", "path": str(tmp_path / "else" / "b" / "v.jpg"),
     }  # fmt: skip
-    rows, _ = read_evaluation(str(tmp_path / "crawl" / "val"), "test", classes, root)
+    rows = read_evaluation(str(tmp_path / "crawl" / "val"), "test", classes, root).rows
     assert rows["path"].to_pylist() == ["val/x.jpg"]
     path = write_list(tmp_path, "path,label\ncrawl/a/1.jpg,a\nx.jpg,1\n")
     with pytest.raises(UsageError, match="'1' in line 3"):

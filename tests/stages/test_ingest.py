@@ -309,3 +309,35 @@ def test_many_missing_files_are_told(tmp_path, caplog):
     with caplog.at_level("WARNING"):
         run(tmp_path / "work", path=tmp_path / "list.csv")
     assert "2 of the 10 listed files are not there" in caplog.text
+
+
+def test_a_list_of_which_nothing_can_be_used_says_why(tmp_path):
+    (tmp_path / "list.csv").write_text("path,label\n1.jpg,\n2.jpg,nan\n")
+    with pytest.raises(
+        UsageError, match="2 rows were set aside, the first as: line 2 of list.csv: the label is"
+    ):
+        run(tmp_path / "work", path=tmp_path / "list.csv")
+
+
+def test_a_list_whose_files_are_elsewhere_tells_where(tmp_path):
+    draw_images(tmp_path / "there", [f"{n}.png" for n in range(4)])
+    (tmp_path / "list.csv").write_text("path,label\n" + "".join(f"{n}.png,c{n % 2}\n" for n in range(4)))
+    with pytest.raises(RunError) as caught:
+        run(tmp_path / "work", path=tmp_path / "list.csv")
+    message = str(caught.value)
+    assert f"for example 0.png, 1.png, 2.png in {tmp_path}; files of these names are found with" in message
+    assert f"ingest.image_root={tmp_path / 'there'}: give that" in message
+    table = read_table(re.search(r"All missing rows are in (.*)\.$", message)[1])
+    assert table["status"].to_pylist() == ["missing"] * 4
+    metadata, _ = run(tmp_path / "work", path=tmp_path / "list.csv", image_root=str(tmp_path / "there"))
+    assert metadata["images"] == 4
+
+
+def test_what_was_guessed_of_a_list_is_in_the_log(tmp_path, caplog):
+    draw_images(tmp_path, [f"{n}.png" for n in range(4)])
+    text = "file_name,label\n" + "".join(f"{n}.png,{'thé' if n % 2 else 'café'}\n" for n in range(4))
+    (tmp_path / "list.csv").write_text(text, encoding="cp1252")
+    with caplog.at_level("WARNING"):
+        run(tmp_path / "work", path=tmp_path / "list.csv")
+    assert "'file_name' of list.csv is read as the path" in caplog.text
+    assert "is read as cp1252" in caplog.text and "name the encoding: ingest.encoding" in caplog.text

@@ -60,6 +60,12 @@ class IngestConfig:
     path: str | None = _path(None)  # folder, list file or WebVision tree; required
     kind: str = _choice("auto", "folder", "list", "webvision")
     image_root: str | None = _path(None)  # list: what relative paths start from; None = the list's folder
+    # list: the encoding of its text, like cp1252; None = UTF-8, or what its bytes say for certain
+    encoding: str | None = _text(None, LINE, 40)
+    # list: {path: file, label: breed}, which of its columns mean what; others are found by their usual names
+    columns: Mapping[str, str] = _several({}, 9, 0, form=LINE, max_length=200)
+    # {puma: cougar}: classes that are counted to another; one merged into itself stays apart from its like
+    merge: Mapping[str, str] = _several({}, 10_000, 0, form=LINE, max_length=200)
     val_path: str | None = _path(None)  # a folder or list with validation images; None = as the input says
     test_path: str | None = _path(None)  # the same for test images
     val_fraction: float = _between(0.1, 0.0, 0.9)  # drawn per class when no validation set is given

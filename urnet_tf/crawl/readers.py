@@ -4,6 +4,7 @@ Input: a directory `class/image.jpg` or `class/source/image.jpg`, maybe below `t
 `test/`. Output: a `Crawl`. Lists are read by `list_reader`, WebVision trees by `webvision`.
 """
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -14,6 +15,8 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from urnet_tf.crawl import list_reader, webvision
+from urnet_tf.crawl.class_names import ClassNames
+from urnet_tf.crawl.list_tables import ListOptions
 from urnet_tf.crawl.table import (
     REJECTED_SCHEMA,
     ROW_SCHEMA,
@@ -92,7 +95,10 @@ def count_classes(path: str, kind: str = "auto", first_classes: int | None = Non
 
 
 def fingerprint_files(
-    path: str, kind: str, image_root: str | None = None, sources: Sequence[str] | None = None
+    path: str,
+    kind: str,
+    options: ListOptions | None = None,
+    sources: Sequence[str] | None = None,
 ) -> str:
     """The number of listed files, and a hash of their names, sizes and times: "120 files #5e0c...".
 
@@ -104,7 +110,7 @@ def fingerprint_files(
     if kind == FOLDER:
         root, files = path, walk(path)
     elif kind == LIST:
-        root, listed = list_reader.listed_files(path, image_root)
+        root, listed = list_reader.listed_files(path, options)
         files = ((name, None) for name in listed)
     else:
         root, files = path, ((name, None) for name in webvision.listed_files(path, sources))
@@ -123,7 +129,7 @@ def fingerprint_files(
     return f"{count:,} files #{digest.hexdigest()}"
 
 
-def read_folder(path: str) -> Crawl:
+def read_folder(path: str, names: ClassNames | None = None) -> Crawl:
     """Lists a tree of class folders.
 
     Classes are the sorted folder names. The rank of an image is its place (from 1) in the natural
@@ -138,17 +144,18 @@ def read_folder(path: str) -> Crawl:
     if not os.path.isdir(root):
         raise UsageError(f"Expected a folder of class folders at {path}; there is no such folder.")
     rows, rejected = RowBuilder(ROW_SCHEMA), RowBuilder(REJECTED_SCHEMA)
-    splits, names = _split_folders(root, _folders(root)), _class_names(root)
-    if not names:
+    names, splits, folders = names or ClassNames(), _split_folders(root, _folders(root)), _class_names(root)
+    if not folders:
         found = "only files" if next(walk(root), None) else "an empty folder"
         raise UsageError(
             f"Expected class folders like {os.path.join(path, 'cat')}; received {found}; give each class a "
             "folder with its images, or write a list with the columns path and label."
         )
-    classes = [class_entry(label, name) for label, name in enumerate(names)]
+    settled = sorted({names.settle(name) for name in folders})
+    classes = [class_entry(label, name) for label, name in enumerate(settled)]
     for name, split in (splits or {"": TRAIN}).items():
-        _list_split(root, name, split, classes, rows, rejected)
-    return Crawl(root, classes, rows.table(), rejected.table())
+        _list_split(root, name, split, classes, names, rows, rejected)
+    return Crawl(root, classes, rows.table(), rejected.table(), tuple(names.check()))
 
 
 def _class_names(root: str) -> list[str]:
@@ -159,31 +166,42 @@ def _class_names(root: str) -> list[str]:
     return sorted(name for name in names if is_utf8(name))
 
 
-def read_evaluation(path: str, split: str, classes: Sequence[dict], root: str) -> tuple[pa.Table, pa.Table]:
+def read_evaluation(
+    path: str,
+    split: str,
+    classes: Sequence[dict],
+    root: str,
+    *,
+    options: ListOptions | None = None,
+    names: ClassNames | None = None,
+) -> Crawl:
     """Lists the validation or test images of a folder or list outside of the training input.
 
     Args:
       split: "val" or "test"; test images may come without labels.
       classes: the classes of the training input.
       root: paths below it are given relative to it, all others absolute.
+      options: how a list is written; its paths start beside it.
+      names: which names of classes are one.
 
     Returns:
-      Rows of ROW_SCHEMA and rejected rows of REJECTED_SCHEMA.
+      The images, with the classes that were given.
 
     Raises:
       UsageError: there is no such input, or it holds a class that is not trained.
     """
     if detect_kind(path) == LIST:
-        crawl = list_reader.read_list(path, classes=classes, split=split)
-        start, tables = crawl.root, (crawl.rows, crawl.rejected)
+        options = dataclasses.replace(options or ListOptions(), image_root=None)
+        crawl = list_reader.read_list(path, options=options, classes=classes, split=split, names=names)
     else:
         rows, rejected = RowBuilder(ROW_SCHEMA), RowBuilder(REJECTED_SCHEMA)
         start = os.path.abspath(path)
-        _list_split(start, "", split, classes, rows, rejected)
-        tables = rows.table(), rejected.table()
-    if not len(tables[0]):
+        _list_split(start, "", split, classes, names or ClassNames(), rows, rejected)
+        crawl = Crawl(start, list(classes), rows.table(), rejected.table())
+    if not len(crawl.rows):
         raise UsageError(f"Expected {split} images in class folders or in a list; received none at {path}.")
-    return tuple(_rebased(table, start, root) for table in tables)
+    rows_there, rejected_there = (_rebased(t, crawl.root, root) for t in (crawl.rows, crawl.rejected))
+    return Crawl(root, list(classes), rows_there, rejected_there, crawl.notes)
 
 
 def walk(root: str) -> Iterator[tuple[str, str | None]]:  # noqa: C901  (a loop, as trees are deeper than stacks)
@@ -283,7 +301,13 @@ def _split_folders(root: str, folders: list[str]) -> dict[str, str]:
 
 
 def _list_split(
-    root: str, folder: str, split: str, classes: Sequence[dict], rows: RowBuilder, rejected: RowBuilder
+    root: str,
+    folder: str,
+    split: str,
+    classes: Sequence[dict],
+    names: ClassNames,
+    rows: RowBuilder,
+    rejected: RowBuilder,
 ) -> None:
     """Appends the images of one split, whose class folders lie in root/folder."""
     top = os.path.join(root, folder)
@@ -299,7 +323,8 @@ def _list_split(
             reason = "the image lies outside of a class folder" if problem is None else None
             rejected.append(rejected_row(path, problem or "bad_row", split=split, reason=reason))
             continue
-        label = UNLABELED if flat else labels.get(name, UNLABELED)
+        known = labels.get(name) if is_utf8(name) else UNLABELED
+        label = UNLABELED if flat else labels.get(names.settle(name), UNLABELED) if known is None else known
         if label == UNLABELED and not flat and len(parts) > 1:
             raise UsageError(
                 f"The {split} folder {top} holds the class {name!r}, which has no training images."

@@ -6,12 +6,13 @@ FILES_PER_UNIT; a killed run takes up behind the last finished unit.
 """
 
 import concurrent.futures
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from urnet_tf.config import Config, IngestConfig
-from urnet_tf.errors import RunError, UsageError, settings_named
+from urnet_tf.errors import RunError, UsageError, name_settings, settings_named
 from urnet_tf.schema import DUPLICATE_COLUMNS, DUPLICATE_KINDS, QUARANTINE_COLUMNS, TEST, TRAIN, VAL
 from urnet_tf.stages.settings import keys_of
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from urnet_tf.crawl.instance_table import InstanceTable
+    from urnet_tf.crawl.list_tables import ListOptions
     from urnet_tf.crawl.table import Crawl
 
 FILES_PER_UNIT = 20_000
@@ -46,7 +48,7 @@ def run(context: StageContext) -> dict:
         with settings_named(keys_of(context.config, "ingest")):
             crawl = cut_ranks(crawl, settings.max_rank, settings.max_rank_per)
     if not len(crawl.rows):
-        raise UsageError(f"Expected images at {settings.path}; none of the rows there can be used.")
+        raise _no_rows(settings.path, crawl)
     if not context.named:
         _check_folders(context.workdir, crawl.root)
     probes = _probe(context, crawl)
@@ -77,23 +79,32 @@ def read_crawl(config: Config) -> "Crawl":
     Raises:
       UsageError: no path is set, nothing is there, or it cannot be understood.
     """
-    from urnet_tf.crawl import list_reader, readers, table as crawls, webvision
+    keys = keys_of(config, "ingest")
+    with settings_named(keys):
+        crawl = _read_crawl(config.ingest)
+    return dataclasses.replace(crawl, notes=tuple(name_settings(note, keys) for note in crawl.notes))
 
-    settings = config.ingest
+
+def _read_crawl(settings: IngestConfig) -> "Crawl":
+    from urnet_tf.crawl import list_reader, readers, table as crawls, webvision
+    from urnet_tf.crawl.class_names import ClassNames
+
     path, kind = _find(settings)
+    names = ClassNames(settings.merge)
     if kind == readers.WEBVISION:
         crawl = webvision.read_webvision(path, sources=settings.sources, first_classes=settings.first_classes)
     elif kind == readers.LIST:
-        crawl = list_reader.read_list(path, image_root=settings.image_root)
+        crawl = list_reader.read_list(path, options=_list_options(settings), names=names)
     else:
-        crawl = readers.read_folder(path)
+        crawl = readers.read_folder(path, names)
     for split, extra in ((VAL, settings.val_path), (TEST, settings.test_path)):
         if extra is not None:
-            rows, rejected = readers.read_evaluation(extra, split, crawl.classes, crawl.root)
-            crawl = crawls.replace_split(crawl, split, rows, rejected)
+            found = readers.read_evaluation(
+                extra, split, crawl.classes, crawl.root, options=_list_options(settings), names=names
+            )
+            crawl = crawls.replace_split(crawl, split, found)
     if settings.sources is not None:
-        with settings_named(keys_of(config, "ingest")):
-            crawl = crawls.keep_sources(crawl, settings.sources)
+        crawl = crawls.keep_sources(crawl, settings.sources)
     if settings.first_classes is not None:
         crawl = crawls.keep_first_classes(crawl, settings.first_classes)
     return crawl
@@ -120,15 +131,18 @@ def inputs(config: Config) -> dict:
     from urnet_tf.crawl import readers
 
     settings = config.ingest
-    found = _fingerprint_input("the crawl", *_find(settings), settings.image_root, settings.sources)
+    options = _list_options(settings)
+    with settings_named(keys_of(config, "ingest")):
+        found = _fingerprint_input("the crawl", *_find(settings), options, settings.sources)
     for split, path in ((VAL, settings.val_path), (TEST, settings.test_path)):
         if path is not None:
-            found |= _fingerprint_input(f"ingest.{split}_path", path, readers.detect_kind(path))
+            options = dataclasses.replace(options, image_root=None)
+            found |= _fingerprint_input(f"ingest.{split}_path", path, readers.detect_kind(path), options)
     return found
 
 
 def _fingerprint_input(
-    name: str, path: str, kind: str, image_root: str | None = None, sources: Sequence[str] | None = None
+    name: str, path: str, kind: str, options: "ListOptions", sources: Sequence[str] | None = None
 ) -> dict[str, Any]:
     from urnet_tf.crawl import list_reader, readers, webvision
 
@@ -139,7 +153,7 @@ def _fingerprint_input(
     elif kind == readers.WEBVISION:
         texts = {f"info/{os.path.basename(file)} of {name}": file for file in webvision.info_files(path)}
     found = {key: _file_hash(file) for key, file in texts.items()}
-    found[f"the files of {name}"] = readers.fingerprint_files(path, kind, image_root, sources)
+    found[f"the files of {name}"] = readers.fingerprint_files(path, kind, options, sources)
     return found
 
 
@@ -167,6 +181,12 @@ def rescan(config: Config, workdir: Workdir) -> str | None:
     if not changed:
         return None
     return f"the contents of {len(changed):,} images changed ({changed[0]}, for one)"
+
+
+def _list_options(settings: IngestConfig) -> "ListOptions":
+    from urnet_tf.crawl.list_tables import ListOptions
+
+    return ListOptions(settings.image_root, settings.encoding, settings.columns)
 
 
 def _find(settings: IngestConfig) -> tuple[str, str]:
@@ -256,18 +276,37 @@ def _holds_something(folder: str) -> bool:
         return True
 
 
+def _no_rows(path: str | None, crawl: "Crawl") -> UsageError:
+    """The end of a listing of which nothing can be used."""
+    count = len(crawl.rejected)
+    cause = (
+        f"; {count} rows were set aside, the first as: {crawl.rejected['reason'][0].as_py()}" if count else ""
+    )
+    return UsageError(f"Expected images at {path}; none of the rows there can be used{cause.rstrip('.')}.")
+
+
 def _check_missing(context: StageContext, crawl: "Crawl", probes: "pa.Table") -> None:
-    """Tells of many missing files, and stops where nearly all are: the disk that holds them is not there."""
+    """Tells of many missing files, and stops where nearly all are: the disk that holds them is not there.
+
+    What is missing is told by three examples, the folder that was searched, the setting that would find them
+    where there is one, and the table that lists all.
+    """
     import numpy as np
     from absl import logging
+
+    from urnet_tf.crawl.list_paths import suggest_root
+    from urnet_tf.crawl.table import rejections
 
     rows = np.flatnonzero(probes["status"].to_numpy() == "missing")
     share = len(rows) / len(probes)
     if share < _MISSING_TO_WARN:
         return
-    paths = (crawl.rows["path"][int(row)].as_py() for row in rows[:3])
-    examples = ", ".join(os.path.join(crawl.root, path) for path in paths)
-    what = f"{len(rows)} of the {len(probes)} listed files are not there, for example {examples}"
+    paths = [crawl.rows["path"][int(row)].as_py() for row in rows[:3]]
+    examples = ", ".join(show_path(path) for path in paths)
+    what = (
+        f"{len(rows)} of the {len(probes)} listed files are not there, for example {examples} in "
+        f"{show_path(crawl.root)}"
+    )
     if share < _MISSING_TO_STOP:
         logging.warning(
             "ingest: %s. If a disk or share is not mounted, mount it and run with --from ingest; else they "
@@ -275,10 +314,23 @@ def _check_missing(context: StageContext, crawl: "Crawl", probes: "pa.Table") ->
         )  # fmt: skip
         return
     context.remove("units_probe")  # nothing of it is worth going on with
+    missing = rejections(
+        crawl.rows.take(rows),
+        probes["status"].take(rows).to_pylist(),
+        probes["reason"].take(rows).to_pylist(),
+    )
+    table = context.out / "quarantine.parquet"
+    write_table(table, _columns(_joined(crawl.rejected, missing)), QUARANTINE_COLUMNS)
+    elsewhere = suggest_root(crawl.root, paths)
+    if elsewhere is not None and _find(context.config.ingest)[1] == "list":
+        raise RunError(
+            f"{what}; files of these names are found with ingest.image_root={show_path(elsewhere)}: give "
+            f"that. All missing rows are in {show_path(table)}."
+        )
     raise RunError(
         f"{what}. If a disk or share is not mounted, mount it; if the images lie elsewhere, give that "
         "folder (ingest.image_root for a list); if they are gone, remove their rows. Then run the same "
-        "command again."
+        f"command again. All missing rows are in {show_path(table)}."
     )
 
 
@@ -322,7 +374,7 @@ STAGE = Stage(
     depends_on=("ingest",),
     run=run,
     estimate=estimate,
-    version=2,
+    version=3,
     inputs=inputs,
     rescan=rescan,
 )
