@@ -59,6 +59,9 @@ DUPLICATE_KINDS = ("train_and_evaluation", "several_labels", "same_label")
 STATUS = {
     "bad_row": "the row of the list cannot be read",
     "repeated_row": "the same file is listed before with the same label",
+    "no_class": "the file lies in a folder that is taken for no class",
+    "excluded_class": "its class is left out by ingest.classes or ingest.exclude",
+    "small_class": "its class has fewer usable training images than ingest.min_class_images",
     "bad_name": "the file name is not valid UTF-8 or holds a null byte",
     "missing": "there is no such file",
     "not_a_file": "a directory or device, not a file",

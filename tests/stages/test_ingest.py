@@ -122,7 +122,13 @@ def test_list_with_evaluation_images_from_elsewhere(folder, tmp_path):
 def test_sources_ranks_and_first_classes(folder, tmp_path):
     draw_images(folder, [f"owl/g/{n}.png" for n in range(3)], seed=5)
     metadata, _ = run(
-        tmp_path / "work", path=folder, sources=["g"], max_rank={"g": 4}, first_classes=2, val_fraction=0
+        tmp_path / "work",
+        path=folder,
+        sources=["g"],
+        max_rank={"g": 4},
+        first_classes=2,
+        rank="name",
+        val_fraction=0,
     )
     assert (metadata["images"], metadata["num_classes"]) == (8, 2)
     assert metadata["quarantined"]["rank_cut"] == 14  # 10 + bad.jpg - 4, and 10 + copy.png - 4
@@ -137,7 +143,11 @@ def test_sources_ranks_and_first_classes(folder, tmp_path):
         ({"path": "crawl", "kind": "list"}, "Expected a list"),
         ({"path": "crawl", "sources": ["bing"]}, "bing"),
         ({"path": "crawl", "max_rank": {"bing": 3}}, "bing"),
-        ({"path": "crawl", "max_rank": {"g": 1, "f": 0}}, "'cat' .one image.* rejected as: .* rank_cut"),
+        ({"path": "crawl", "max_rank": {"g": 1}}, "search ranks of the source 'g' for ingest.max_rank"),
+        (
+            {"path": "crawl", "rank": "name", "max_rank": {"g": 1, "f": 0}},
+            "'cat' .one image.* rejected as: .* rank_cut",
+        ),
         ({"path": "crawl", "val_path": "crawl"}, "Expected val images|has no training"),
         ({"path": "crawl", "val_path": "absent"}, "absent"),
     ],
@@ -155,9 +165,32 @@ def test_wrong_settings_are_told_in_one_sentence(folder, tmp_path, monkeypatch, 
 def test_the_quarantine_is_there_when_a_class_is_too_small(folder, tmp_path):
     draw_images(folder, ["owl/1.png"])
     (folder / "owl/2.png").write_bytes(b"")
-    with pytest.raises(UsageError, match=r"'owl' \(one image\); their files were rejected as: 1 empty"):
-        run(tmp_path / "work", path=folder)
+    with pytest.raises(UsageError, match=r"20 usable .* 'cat' \(18 images\)"):
+        run(tmp_path / "work", path=folder, min_class_images=20)
     assert "empty" in read_table(tmp_path / "work/ingest.partial/quarantine.parquet")["status"].to_pylist()
+
+
+def test_classes_without_usable_images_are_left_out_and_counted(folder, tmp_path, caplog):
+    draw_images(folder, ["owl/1.png", "ant/1.png", "ant/2.png"], seed=7)
+    (folder / "owl/2.png").write_bytes(b"")
+    (folder / "zebra").mkdir()
+    (folder / "models").mkdir()
+    (folder / "models/x.pth").write_bytes(b"weights")
+    with caplog.at_level("WARNING"):
+        metadata, out = run(tmp_path / "work", path=folder)
+    assert [c["name"] for c in read_json(out / "classes.json")] == ["ant", "cat", "dog"]
+    assert [c["label"] for c in read_json(out / "classes.json")] == [0, 1, 2]
+    assert "2 classes with fewer than 2 usable training images are left out" in caplog.text
+    assert "'owl' (1), 'zebra' (0)" in caplog.text
+    assert metadata["quarantined"] == {"empty": 1, "not_a_file": 1, "not_an_image": 1, "small_class": 1}
+    table = read_table(out / "candidates.parquet")
+    assert sorted({(row["path"].split("/")[0], row["label"]) for row in table.to_pylist()}) == [
+        ("ant", 0), ("cat", 1), ("dog", 2)
+    ]  # fmt: skip
+    rows = {row["path"]: row for row in read_table(out / "quarantine.parquet").to_pylist()}
+    assert rows["owl/1.png"]["status"] == "small_class" and rows["owl/1.png"]["reason"].endswith("('owl': 1)")
+    metadata, _ = run(tmp_path / "more", path=folder, min_class_images=5)
+    assert metadata["num_classes"] == 2
 
 
 def test_inputs_follow_what_is_read(folder, tmp_path):

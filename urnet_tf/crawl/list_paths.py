@@ -15,9 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from urnet_tf.crawl.trees import IMAGE_SUFFIXES
 from urnet_tf.text_rules import quote
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 _SAMPLE = 100  # paths of each kind
 _FOLDERS_TO_TRY = 200
 _TEXT = pa.large_string()

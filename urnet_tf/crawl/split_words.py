@@ -4,6 +4,7 @@ Input: names of folders, files or values of a column. Output: splits.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 from urnet_tf.schema import TEST, TRAIN, VAL
@@ -13,6 +14,11 @@ _WORDS = {
     "val": VAL, "valid": VAL, "validation": VAL, "validate": VAL, "validating": VAL, "dev": VAL,
     "development": VAL, "eval": VAL, "evaluation": VAL, "holdout": VAL,
     "test": TEST, "testing": TEST, "tst": TEST,
+    # Spanish, Portuguese, French, Italian, Chinese
+    "entrenamiento": TRAIN, "prueba": TEST, "pruebas": TEST, "validacion": VAL,
+    "treino": TRAIN, "treinamento": TRAIN, "teste": TEST, "validacao": VAL,
+    "entrainement": TRAIN, "apprentissage": TRAIN, "addestramento": TRAIN, "validazione": VAL,
+    "训练": TRAIN, "训练集": TRAIN, "验证": VAL, "验证集": VAL, "测试": TEST, "测试集": TEST,
 }  # fmt: skip
 # What may stand beside them: training_set, train_images, split-test.
 _FILLERS = frozenset(
@@ -53,14 +59,35 @@ def splits_of(names: Iterable[str]) -> dict[str, str]:
 
 def _parse(name: str) -> tuple[str | None, tuple[str, ...]]:
     """The split, and the words that are no fillers; (None, ...) without one word for a split."""
-    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
-    words = [part for word in words for part in _without_set(word.casefold())]
+    plain = "".join(sign for sign in unicodedata.normalize("NFKD", name) if not unicodedata.combining(sign))
+    plain = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", plain)  # TrainSet
+    words = [part for word in re.findall(r"[^\W\d_]+", plain) for part in _without_set(word.casefold())]
     splits = [_WORDS[word] for word in words if word in _WORDS]
     rest = tuple(word for word in words if word not in _WORDS and word not in _FILLERS)
-    others = re.findall(r"[^\W\d_a-zA-Z]+", name)  # letters beyond ASCII are words of their own
-    return (splits[0] if len(splits) == 1 else None), (*rest, *others)
+    return (splits[0] if len(splits) == 1 else None), rest
 
 
 def _without_set(word: str) -> tuple[str, ...]:
     stem = word.removesuffix("set")
     return (stem, "set") if stem != word and stem in _WORDS else (word,)
+
+
+def names_split(name: str, split: str) -> bool:
+    """Whether a name holds a word for this split, and none for another.
+
+    >>> names_split("seg_train", "train"), names_split("cat", "train")
+    (True, False)
+    """
+    return _parse(name)[0] == split
+
+
+def looks_like_split(name: str) -> bool:
+    """Whether a name holds a word for a split, or a numbered part: train_v2, fold3.
+
+    >>> looks_like_split("train_v2"), looks_like_split("fold 3"), looks_like_split("red fox")
+    (True, True, False)
+    """
+    numbered = re.fullmatch(
+        r"\W*(fold|part|split|subset|set|batch)\W*\d+\W*", name.casefold().replace("_", " ")
+    )
+    return _parse(name)[0] is not None or numbered is not None

@@ -224,6 +224,13 @@ def cut_ranks(crawl: Crawl, max_rank: Mapping[str, int], per: str = "query") -> 
         ranks = np.zeros(len(ranks), np.int64)
         labels, listed = crawl.rows["label"].to_numpy(), crawl.rows["rank"].to_numpy()
         ranks[rows] = _places_in_class(labels[rows], codes[rows], queries[rows], listed[rows])
+    for place, source in enumerate(sources):
+        mine = is_train & (codes == place)
+        if source in max_rank and mine.any() and not crawl.rows["rank"].to_numpy()[mine].any():
+            raise UsageError(
+                f"Expected search ranks of the source {source!r} for `max_rank`; received none, as the names "
+                "of its files do not look numbered like results; `rank=name` takes their order."
+            )
     cut = is_train & (ranks > limits[codes])
     gone = crawl.rows.filter(pa.array(cut))
     names = {s: f"{STATUS['rank_cut']} ({s}: {n} a {per})" for s, n in max_rank.items()}

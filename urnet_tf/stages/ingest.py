@@ -7,6 +7,7 @@ FILES_PER_UNIT; a killed run takes up behind the last finished unit.
 
 import concurrent.futures
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from urnet_tf.crawl.instance_table import InstanceTable
     from urnet_tf.crawl.list_tables import ListOptions
+    from urnet_tf.crawl.listing import Reading
     from urnet_tf.crawl.table import Crawl
 
 FILES_PER_UNIT = 20_000
@@ -37,7 +39,7 @@ def run(context: StageContext) -> dict:
     """Fills the stage's directory and returns the metadata of the crawl."""
     from absl import logging
 
-    from urnet_tf.crawl.instance_table import CANDIDATE_COLUMNS, build_instance_table, check_classes
+    from urnet_tf.crawl.instance_table import CANDIDATE_COLUMNS, check_classes
     from urnet_tf.crawl.table import cut_ranks
 
     settings, out = context.config.ingest, context.out
@@ -53,13 +55,10 @@ def run(context: StageContext) -> dict:
         _check_folders(context.workdir, crawl.root)
     probes = _probe(context, crawl)
     _check_missing(context, crawl, probes)
-    tables = build_instance_table(
-        crawl.rows, probes, seed=settings.split_seed, val_fraction=settings.val_fraction,
-        test_fraction=settings.test_fraction,
-    )  # fmt: skip
+    crawl, probes, tables = _without_small_classes(settings, crawl, probes)
     quarantine = _joined(crawl.rejected, tables.quarantine)
     write_table(out / "quarantine.parquet", _columns(quarantine), QUARANTINE_COLUMNS)
-    check_classes(tables.candidates, quarantine, crawl.classes)
+    check_classes(tables.candidates, quarantine, crawl.classes, settings.min_class_images)
     write_table(out / "candidates.parquet", _columns(tables.candidates), CANDIDATE_COLUMNS)
     write_table(out / "duplicates.parquet", _columns(tables.duplicates), DUPLICATE_COLUMNS)
     write_json(out / "classes.json", crawl.classes)
@@ -73,41 +72,40 @@ def run(context: StageContext) -> dict:
     return metadata
 
 
+def _without_small_classes(
+    settings: IngestConfig, crawl: "Crawl", probes: "pa.Table"
+) -> tuple["Crawl", "pa.Table", "InstanceTable"]:
+    """The listing, its probes and tables without the classes of too few usable training images."""
+    from absl import logging
+
+    from urnet_tf.crawl.class_choice import keep_large_classes, named_counts
+    from urnet_tf.crawl.instance_table import build_instance_table
+
+    build = functools.partial(
+        build_instance_table, seed=settings.split_seed, val_fraction=settings.val_fraction,
+        test_fraction=settings.test_fraction,
+    )  # fmt: skip
+    crawl, probes, tables, dropped = keep_large_classes(crawl, probes, build, settings.min_class_images)
+    if dropped:
+        logging.warning(
+            "ingest: %d classes with fewer than %d usable training images are left out "
+            "(ingest.min_class_images): %s.", len(dropped), settings.min_class_images, named_counts(dropped),
+        )  # fmt: skip
+    return crawl, probes, tables
+
+
 def read_crawl(config: Config) -> "Crawl":
     """Lists the crawl that `config.ingest` points at; opens no image.
 
     Raises:
       UsageError: no path is set, nothing is there, or it cannot be understood.
     """
+    from urnet_tf.crawl import listing
+
     keys = keys_of(config, "ingest")
     with settings_named(keys):
-        crawl = _read_crawl(config.ingest)
+        crawl = listing.list_crawl(*_find(config.ingest), _reading(config.ingest))
     return dataclasses.replace(crawl, notes=tuple(name_settings(note, keys) for note in crawl.notes))
-
-
-def _read_crawl(settings: IngestConfig) -> "Crawl":
-    from urnet_tf.crawl import list_reader, readers, table as crawls, webvision
-    from urnet_tf.crawl.class_names import ClassNames
-
-    path, kind = _find(settings)
-    names = ClassNames(settings.merge)
-    if kind == readers.WEBVISION:
-        crawl = webvision.read_webvision(path, sources=settings.sources, first_classes=settings.first_classes)
-    elif kind == readers.LIST:
-        crawl = list_reader.read_list(path, options=_list_options(settings), names=names)
-    else:
-        crawl = readers.read_folder(path, names)
-    for split, extra in ((VAL, settings.val_path), (TEST, settings.test_path)):
-        if extra is not None:
-            found = readers.read_evaluation(
-                extra, split, crawl.classes, crawl.root, options=_list_options(settings), names=names
-            )
-            crawl = crawls.replace_split(crawl, split, found)
-    if settings.sources is not None:
-        crawl = crawls.keep_sources(crawl, settings.sources)
-    if settings.first_classes is not None:
-        crawl = crawls.keep_first_classes(crawl, settings.first_classes)
-    return crawl
 
 
 def estimate(config: Config, plan: PlanContext) -> Estimate:
@@ -131,7 +129,7 @@ def inputs(config: Config) -> dict:
     from urnet_tf.crawl import readers
 
     settings = config.ingest
-    options = _list_options(settings)
+    options = _reading(settings).list_options
     with settings_named(keys_of(config, "ingest")):
         found = _fingerprint_input("the crawl", *_find(settings), options, settings.sources)
     for split, path in ((VAL, settings.val_path), (TEST, settings.test_path)):
@@ -183,10 +181,11 @@ def rescan(config: Config, workdir: Workdir) -> str | None:
     return f"the contents of {len(changed):,} images changed ({changed[0]}, for one)"
 
 
-def _list_options(settings: IngestConfig) -> "ListOptions":
-    from urnet_tf.crawl.list_tables import ListOptions
+def _reading(settings: IngestConfig) -> "Reading":
+    """How the crawl is to be read."""
+    from urnet_tf.crawl.listing import Reading
 
-    return ListOptions(settings.image_root, settings.encoding, settings.columns)
+    return Reading(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Reading)})
 
 
 def _find(settings: IngestConfig) -> tuple[str, str]:
