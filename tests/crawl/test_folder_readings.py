@@ -22,7 +22,8 @@ def pair(*places, names="ab", suffix=".jpg"):
 
 SPLIT_NAMES = [
     ("Train", "Test"), ("training", "testing"), ("training_set", "test_set"), ("train", "dev"),
-    ("TRAIN", "VAL"), ("seg_train", "seg_test"), ("train", "valid"), ("train", "validation"), ("TrainSet", "TestSet"),
+    ("TRAIN", "VAL"), ("seg_train", "seg_test"), ("train", "valid"), ("train", "validation"),
+    ("TrainSet", "TestSet"),
     ("train2017", "val2017"), ("1_train", "2_test"), ("dogs-train", "dogs-test"), ("trainset", "valset"),
     ("Training Images", "Validation Images"), ("imgs_train", "imgs_eval"), ("entrenamiento", "prueba"),
     ("Train_Data", "Test_Data"), ("训练集", "测试集"),
