@@ -152,7 +152,7 @@ def test_what_stands_where_a_file_should_be(tmp_path):
     with pytest.raises(UsageError, match="a pipe, socket or device"):
         read_list(path)
     os.symlink("/dev/zero", tmp_path / "endless.csv")
-    with pytest.raises(UsageError, match="Expected a folder, a WebVision tree or a list"):
+    with pytest.raises(UsageError, match="Expected a folder, a WebVision tree, an archive"):
         detect_kind(str(tmp_path / "endless.csv"))
 
 

@@ -57,8 +57,9 @@ def _several(default: Any, max_count: int, min_count: int = 1, **rules_of_items:
 
 @dataclass(frozen=True)
 class IngestConfig:
-    path: str | None = _path(None)  # folder, list file or WebVision tree; required
-    kind: str = _choice("auto", "folder", "list", "webvision")
+    path: str | None = _path(None)  # folder, archive, list, tree or dataset; required
+    # dataset: as img2dataset, webdataset, Hugging Face, TFDS or FiftyOne write one
+    kind: str = _choice("auto", "folder", "list", "webvision", "dataset")
     image_root: str | None = _path(None)  # list: what relative paths start from; None = the list's folder
     # list: the encoding of its text, like cp1252; None = UTF-8, or what its bytes say for certain
     encoding: str | None = _text(None, LINE, 40)

@@ -7,15 +7,14 @@ the classes of a training input, it may be the number of one instead, from 0.
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from urnet_tf.crawl.class_names import ClassNames, plain_name
-from urnet_tf.crawl.list_tables import A_LIST, row_name
+from urnet_tf.crawl.list_tables import A_LIST
 from urnet_tf.crawl.table import class_entry, open_text
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import TEST, TRAIN, UNLABELED
@@ -127,12 +126,13 @@ class _Resolver:
 
 
 def resolve_labels(
-    path: str, table: pa.Table, labels: Labels, splits: np.ndarray, *, classes: Sequence[dict] | None,
-    listed: Sequence[str] | None, names: ClassNames,
+    lines: tuple[Callable[[int], str], Any], labels: Labels, splits: np.ndarray, *,
+    classes: Sequence[dict] | None, listed: Sequence[str] | None, names: ClassNames,
 ) -> tuple[list[dict], np.ndarray]:  # fmt: skip
     """The classes and the id of every row, int32 [N].
 
     Args:
+      lines: what a line is called, and the line of each row.
       classes: of the training input, or None.
       listed: the names in classes.txt, or None.
       names: which spellings are one class.
@@ -158,7 +158,7 @@ def resolve_labels(
         label = resolver.find(texts[code])
         if label is None:
             row = int(np.flatnonzero((codes == code) & labeled)[0])
-            place = row_name(path, table["line"][row].as_py())
+            place = lines[0](lines[1][row].as_py())
             raise UsageError(
                 f"The label {quote(texts[code])} in {place} is outside of the {len(classes)} classes "
                 f"({given})."

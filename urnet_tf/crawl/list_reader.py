@@ -30,14 +30,13 @@ from urnet_tf.crawl.list_tables import (
     ListTable,
     count_rows as count_rows,
     read_table,
-    row_name,
 )
 from urnet_tf.crawl.split_words import split_of
 from urnet_tf.crawl.table import ROW_SCHEMA, Crawl, rejected_row, running_number
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import STATUS, TEST, TRAIN
 from urnet_tf.store import codes_of
-from urnet_tf.text_rules import quote, show_path
+from urnet_tf.text_rules import quote
 
 _TEXT = pa.large_string()
 _NO_RANK = np.iinfo(np.int32).max
@@ -75,26 +74,48 @@ def read_list(
     Raises:
       UsageError: the list cannot be read, lacks a column, or a label lies outside of the classes.
     """
-    options, names = options or ListOptions(), names or ClassNames()
-    found = read_table(path, options)
-    table, root = found.table, _image_root(path, options)
+    options = options or ListOptions()
+    listed = read_class_names(path) if classes is None else None
+    return crawl_of_table(
+        read_table(path, options), _image_root(path, options), os.path.basename(path), classes=classes,
+        listed=listed, split=split, names=names,
+    )  # fmt: skip
+
+
+def crawl_of_table(
+    found: ListTable, root: str, name: str, *, classes: Sequence[dict] | None = None,
+    listed: Sequence[str] | None = None, split: str | None = None, names: ClassNames | None = None,
+) -> Crawl:  # fmt: skip
+    """A list of any format as a crawl.
+
+    Args:
+      found: its rows as they are.
+      root: where relative paths start.
+      name: of the list, for messages.
+      classes, split, names: see `read_list`.
+      listed: names of classes in the order of their numbers, or None.
+
+    Raises:
+      UsageError: a label lies outside of the classes, or all paths are addresses.
+    """
+    names, table = names or ClassNames(), found.table
     table = _with_column(table, "path", _trimmed(table["path"]))
     splits, ranks = _splits(table, split), _ranks(table["rank"])
-    listed = read_class_names(path) if classes is None else None
     known = listed or [entry["name"] for entry in classes or ()]
-    labels = read_labels(table["label"], splits, known, os.path.basename(path))
+    labels = read_labels(table["label"], splits, known, name)
     found.notes += labels.notes
     faults = _faults(table, splits, ranks, labels)
-    _check_urls(path, table["path"], faults)
-    good = _set_aside(path, found, table, splits, faults)
+    _check_urls(name, table["path"], faults)
+    good = _set_aside(found, table, splits, faults)
     table, splits, ranks = table.filter(pa.array(good)), splits[good], ranks[good]
     labels = labels._replace(codes=labels.codes[good], faults=labels.faults[good])
 
-    entries, ids = resolve_labels(path, table, labels, splits, classes=classes, listed=listed, names=names)
+    lines = found.row_name, table["line"]
+    entries, ids = resolve_labels(lines, labels, splits, classes=classes, listed=listed, names=names)
     found.notes += names.check() if classes is None else []
     paths, notes = mend_paths(root, table["path"])
     table, found.notes = _with_column(table, "path", paths), found.notes + notes
-    once = _set_repeated_aside(path, found, table, splits, ids)
+    once = _set_repeated_aside(found, table, splits, ids)
     table, splits, ids, ranks = table.filter(pa.array(once)), splits[once], ids[once], ranks[once]
     rows = _rows(table, splits, ids, ranks, entries)
     return Crawl(root, entries, rows, found.bad.table(), tuple(found.notes))
@@ -142,32 +163,28 @@ def _faults(table: pa.Table, splits: np.ndarray, ranks: np.ndarray, labels: Labe
     return faults
 
 
-def _check_urls(path: str, paths: Any, faults: np.ndarray) -> None:
+def _check_urls(name: str, paths: Any, faults: np.ndarray) -> None:
     """Sets rows aside whose path is an address; refuses a list of nothing else."""
     urls = np.array([is_url(text) for text in paths.to_pylist()], bool)
     if len(urls) and urls.all():
         raise UsageError(
-            f"Expected files in the column 'path' of {show_path(path)}; received addresses like "
+            f"Expected files in the column 'path' of {name}; received addresses like "
             f"{quote(paths[0].as_py())}; download them first, with img2dataset for one."
         )
     faults[urls] = "the path is an address, not a file"
 
 
-def _set_aside(
-    path: str, found: ListTable, table: pa.Table, splits: np.ndarray, faults: np.ndarray
-) -> np.ndarray:
+def _set_aside(found: ListTable, table: pa.Table, splits: np.ndarray, faults: np.ndarray) -> np.ndarray:
     """Rejects the rows with faults: bool [N], the others."""
     good = faults == None  # noqa: E711 (elementwise)
     for row in np.flatnonzero(~good).tolist():
-        reason = f"{row_name(path, table['line'][row].as_py())}: {faults[row]}"
+        reason = f"{found.row_name(table['line'][row].as_py())}: {faults[row]}"
         split = splits[row] or TRAIN
         found.bad.append(rejected_row(table["path"][row].as_py(), "bad_row", split=split, reason=reason))
     return np.array(good, bool)
 
 
-def _set_repeated_aside(
-    path: str, found: ListTable, table: pa.Table, splits: np.ndarray, ids: np.ndarray
-) -> np.ndarray:
+def _set_repeated_aside(found: ListTable, table: pa.Table, splits: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Rejects rows that list a file again, with the same label and split: bool [N], the others."""
     first: dict[tuple[str, str, int], int] = {}
     once = np.ones(len(splits), bool)
@@ -178,7 +195,7 @@ def _set_repeated_aside(
         if seen == row:
             continue
         once[row] = False
-        lines = [row_name(path, table["line"][number].as_py()) for number in (row, seen)]
+        lines = [found.row_name(table["line"][number].as_py()) for number in (row, seen)]
         reason = f"{lines[0]}: {STATUS['repeated_row']} ({lines[1]})"
         rejected = rejected_row(listed, "repeated_row", split=split, label=label, reason=reason)
         found.bad.append(rejected)

@@ -6,9 +6,10 @@ its line, rows that cannot be read, and notes. What the columns mean is decided 
 
 import csv
 import dataclasses
+import functools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from urnet_tf.text_rules import show_path
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".pq")
 _TEXT = pa.large_string()
-_UNREADABLE = (OSError, pa.ArrowException, UnicodeError, KeyError)  # what damaged Parquet files raise
+UNREADABLE = (OSError, pa.ArrowException, UnicodeError, KeyError)  # what damaged Parquet files raise
 LIST_SCHEMA = pa.schema([("line", pa.int64())] + [(name, _TEXT) for name in LIST_COLUMNS])
 _LONG_TEXTS = ("title", "description", "tags", "query")
 A_LIST = "\0list"  # marks a label that is a list; no text of a list can hold it
@@ -56,6 +57,14 @@ class ListTable:
     table: pa.Table
     bad: RowBuilder
     notes: list[str]
+    row_name: Callable[[int], str]  # what messages call the row of a line
+
+
+def empty_table(path: str) -> ListTable:
+    """A list without rows yet; its lines are called by the name of the file."""
+    return ListTable(
+        LIST_SCHEMA.empty_table(), RowBuilder(REJECTED_SCHEMA), [], functools.partial(row_name, path)
+    )
 
 
 def is_parquet(path: str) -> bool:
@@ -78,7 +87,7 @@ def count_rows(path: str) -> int:
             for block in blocks:
                 lines, last = lines + block.count(b"\n"), block[-1:]
         return max(0, lines + (last != b"\n") - (not path.lower().endswith(".jsonl")))
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise unreadable(path, error) from None
 
 
@@ -95,7 +104,7 @@ def read_table(path: str, options: ListOptions, required: Sequence[str] = REQUIR
         if path.lower().endswith(".jsonl"):
             return _read_json_lines(path, options, required)
         return _read_text(path, options, required)
-    except (*_UNREADABLE, csv.Error) as error:
+    except (*UNREADABLE, csv.Error) as error:
         raise unreadable(path, error) from None
 
 
@@ -110,7 +119,7 @@ def unreadable(path: str, error: Exception) -> UsageError | RunError:
 
 def _read_text(path: str, options: ListOptions, required: Sequence[str]) -> ListTable:
     """CSV or TSV."""
-    found = ListTable(pa.table({}), RowBuilder(REJECTED_SCHEMA), [])
+    found = empty_table(path)
     rows, stray, damaged = RowBuilder(LIST_SCHEMA), list[int](), 0
     for opened in open_list(path, options.encoding):
         places, notes = find_columns(path, opened.header, options.columns, required=required)
@@ -172,7 +181,7 @@ def _values(fields: Sequence[str], places: Mapping[str, int]) -> list[str]:
 
 def _read_json_lines(path: str, options: ListOptions, required: Sequence[str]) -> ListTable:
     """One JSON object a line, like the metadata.jsonl of image folders."""
-    found, rows = ListTable(pa.table({}), RowBuilder(REJECTED_SCHEMA), []), RowBuilder(LIST_SCHEMA)
+    found, rows = empty_table(path), RowBuilder(LIST_SCHEMA)
     objects, header = [], dict[str, None]()
     for line, value in _json_lines(path):
         if isinstance(value, dict):
@@ -211,16 +220,54 @@ def _json_text(name: str, value: Any) -> str:
 
 
 def _read_parquet(path: str, options: ListOptions, required: Sequence[str]) -> ListTable:
-    names = pa.parquet.read_schema(path).names
-    places, notes = find_columns(path, names, options.columns, required=required)
-    known = {name: names[place] for name, place in places.items()}
-    table = pa.parquet.read_table(path, columns=list(known.values()))
-    columns, bad = {"line": pa.array(np.arange(1, len(table) + 1))}, RowBuilder(REJECTED_SCHEMA)
+    schema = pa.parquet.read_schema(path)
+    places, notes = find_columns(path, schema.names, options.columns, required=required)
+    known = {name: schema.names[place] for name, place in places.items()}
+    images = known.get("path")
+    embedded = images is not None and holds_images(schema.field(images).type)
+    wanted = [column for column in known.values() if not (embedded and column == images)]
+    table = pa.parquet.read_table(path, columns=wanted)
+    if embedded:
+        count = pa.parquet.read_metadata(path).num_rows
+        cells = image_paths(table_place(path, options), str(images), count)
+        table = table.append_column(str(images), cells) if wanted else pa.table({images: cells})
+    return of_arrow(path, table, known, notes)
+
+
+def table_place(path: str, options: ListOptions) -> str:
+    """How paths into a table begin, seen from the root of its list."""
+    return os.path.basename(path) if options.image_root is None else os.path.abspath(path)
+
+
+def holds_images(kind: pa.DataType) -> bool:
+    """Whether cells of a column are encoded images: bytes, or structures with the field `bytes`."""
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def image_paths(place: str, column: str, count: int) -> pa.Array:
+    """Paths of the images of a table's column, see `images.containers`."""
+    return pa.array([f"{place}/{column}/{row}" for row in range(count)], _TEXT)
+
+
+def of_arrow(path: str, table: pa.Table, known: Mapping[str, str], notes: list[str]) -> ListTable:
+    """An Arrow table as a list.
+
+    Args:
+      path: names the list in messages.
+      known: column of the list → of the table. Numbers of classes become names where the schema has them.
+      notes: so far.
+    """
+    found, notes = empty_table(path), list(notes)
+    columns: dict[str, Any] = {"line": pa.array(np.arange(1, len(table) + 1))}
     good = np.ones(len(table), bool)
     for name in LIST_COLUMNS:
         text, damaged = pa.array([""] * len(table), _TEXT), list[int]()
         if name in known:
-            text, damaged = _as_text(path, table[known[name]], name)
+            column = table[known[name]]
+            names = class_labels(table.schema).get(known[name]) if name == "label" else None
+            text, damaged = (_named(column, names), []) if names else _as_text(path, column, name)
         columns[name] = pc.utf8_slice_codeunits(text, 0, TEXT_LIMIT) if name in _LONG_TEXTS else text
         if name in _LONG_TEXTS:
             columns[name] = _blanked(columns[name], damaged)
@@ -231,9 +278,30 @@ def _read_parquet(path: str, options: ListOptions, required: Sequence[str]) -> L
         for row in damaged:
             status = "bad_name" if name == "path" else "bad_row"
             picture = columns["path"][row].as_py()
-            reason = f"{row_name(path, row + 1)}: the {name} is not valid UTF-8"
-            bad.append(rejected_row(picture, status, reason=reason))
-    return ListTable(pa.table(columns, schema=LIST_SCHEMA).filter(pa.array(good)), bad, notes)
+            reason = f"{found.row_name(row + 1)}: the {name} is not valid UTF-8"
+            found.bad.append(rejected_row(picture, status, reason=reason))
+    found.table, found.notes = pa.table(columns, schema=LIST_SCHEMA).filter(pa.array(good)), notes
+    return found
+
+
+def class_labels(schema: pa.Schema) -> dict[str, list[str]]:
+    """Column → names of its classes, as Hugging Face's `datasets` writes them into a schema."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {
+            name: [str(label) for label in feature["names"]]
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
+        }
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _named(column: Any, names: Sequence[str]) -> Any:
+    """Names for the numbers of classes; "" for -1 and other numbers of none."""
+    labels = column.to_pylist()
+    texts = [names[k] if isinstance(k, int) and 0 <= k < len(names) else "" for k in labels]
+    return pa.chunked_array([pa.array(texts, _TEXT)], _TEXT)
 
 
 def _blanked(column: Any, rows: Sequence[int]) -> Any:

@@ -6,11 +6,11 @@ Input: a path, its kind, and how it is to be read. Output: one `Crawl`. Opens no
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from urnet_tf.crawl import class_choice, folders, list_reader, readers, webvision
+from urnet_tf.crawl import class_choice, datasets, folders, list_reader, readers, webvision
 from urnet_tf.crawl.class_names import ClassNames
 from urnet_tf.crawl.list_tables import ListOptions
 from urnet_tf.crawl.table import Crawl, keep_first_classes, keep_sources, replace_split
-from urnet_tf.crawl.trees import Tree
+from urnet_tf.crawl.trees import open_tree
 from urnet_tf.schema import TEST, VAL
 
 
@@ -49,8 +49,10 @@ def list_crawl(path: str, kind: str, reading: Reading) -> Crawl:
         crawl = class_choice.merge_classes(crawl, reading.merge)
     elif kind == readers.LIST:
         crawl = list_reader.read_list(path, options=reading.list_options, names=names)
+    elif kind == readers.DATASET:
+        crawl = datasets.read_dataset(path, options=reading.list_options, names=names)
     else:
-        crawl = folders.read_folder(Tree(path), names, rank=reading.rank, believed=reading.classes or ())
+        crawl = folders.read_folder(open_tree(path), names, rank=reading.rank, believed=reading.classes or ())
     for split, extra in ((VAL, reading.val_path), (TEST, reading.test_path)):
         if extra is not None:
             found = readers.read_evaluation(

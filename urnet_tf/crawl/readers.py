@@ -12,20 +12,25 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from urnet_tf.crawl import folders, list_reader, webvision
+from urnet_tf.crawl import datasets, folders, list_reader, webvision
 from urnet_tf.crawl.class_names import ClassNames
 from urnet_tf.crawl.list_tables import ListOptions
 from urnet_tf.crawl.table import Crawl, is_utf8, printable
-from urnet_tf.crawl.trees import Tree, walk
+from urnet_tf.crawl.trees import open_tree, walk
 from urnet_tf.errors import UsageError
+from urnet_tf.images.containers import ARCHIVES
 from urnet_tf.images.probe import os_reason, os_status, retried_or_stop
 from urnet_tf.text_rules import show_path
 
-FOLDER, LIST, WEBVISION = "folder", "list", "webvision"
+FOLDER, LIST, WEBVISION, DATASET = "folder", "list", "webvision", "dataset"
+# Streams, of which no image can be read without all before it.
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".gz", ".7z", ".rar")
 
 
 def detect_kind(path: str) -> str:
-    """Tells whether a path is a "folder", "list" or "webvision" input.
+    """Tells whether a path is a "folder", "list", "webvision" or "dataset" input.
+
+    A "folder" may be an archive, and a "dataset" is what another tool writes, see `datasets`.
 
     Raises:
       UsageError: there is nothing at the path, a file that is no list, or its name is not UTF-8.
@@ -44,12 +49,22 @@ def detect_kind(path: str) -> str:
         raise UsageError(
             f"Expected images at {show_path(path)}; it cannot be opened: {os_reason(error)}."
         ) from None
-    if stat.S_ISDIR(mode):
-        return WEBVISION if webvision.looks_like(path) else FOLDER
+    if stat.S_ISDIR(mode) and webvision.looks_like(path):
+        return WEBVISION
+    if (stat.S_ISDIR(mode) or stat.S_ISREG(mode)) and datasets.looks_like(path):
+        return DATASET
+    if stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and path.lower().endswith(ARCHIVES)):
+        return FOLDER
+    if stat.S_ISREG(mode) and path.lower().endswith(_COMPRESSED):
+        raise UsageError(
+            f"Expected an archive of which each image can be read on its own (.tar, .zip); received "
+            f"{show_path(path)}; unpack it, or pack it anew without compression."
+        )
     if stat.S_ISREG(mode) and os.path.splitext(path)[1].lower() in list_reader.SUFFIXES:
         return LIST
     raise UsageError(
-        f"Expected a folder, a WebVision tree or a list ({', '.join(list_reader.SUFFIXES)}); received "
+        f"Expected a folder, a WebVision tree, an archive ({', '.join(ARCHIVES)}) or a list "
+        f"({', '.join(list_reader.SUFFIXES)}); received "
         f"{show_path(path)}."
     )
 
@@ -66,15 +81,17 @@ def count_rows(path: str, kind: str = "auto", sources: Sequence[str] | None = No
         return webvision.count_rows(path, sources)
     if kind == LIST:
         return list_reader.count_rows(path)
-    return sum(1 for _ in walk(path))
+    if kind == DATASET:
+        return datasets.count_rows(path)
+    return sum(1 for _ in open_tree(path).walk())
 
 
 def count_classes(path: str, kind: str = "auto", first_classes: int | None = None) -> int | None:
-    """Counts the classes without listing an image; None for a list, whose rows would have to be read."""
+    """Counts the classes without listing an image; None where rows would have to be read."""
     kind = resolve_kind(path, kind)
-    if kind == LIST:
+    if kind in (LIST, DATASET):
         return None
-    count = webvision.count_classes(path) if kind == WEBVISION else folders.count_classes(Tree(path))
+    count = webvision.count_classes(path) if kind == WEBVISION else folders.count_classes(open_tree(path))
     return min(count, first_classes or count)
 
 
@@ -91,8 +108,10 @@ def fingerprint_files(
     Raises:
       RunError: the disk or network fails, which is no change of the files.
     """
-    if kind == FOLDER:
+    if kind == FOLDER and os.path.isdir(path):
         root, files = path, walk(path)
+    elif kind in (FOLDER, DATASET):
+        root, files = datasets.root_of(path), ((name, None) for name in datasets.files_of(path))
     elif kind == LIST:
         root, listed = list_reader.listed_files(path, options)
         files = ((name, None) for name in listed)
@@ -137,11 +156,13 @@ def read_evaluation(
     Raises:
       UsageError: there is no such input, or it holds a class that is not trained.
     """
-    if detect_kind(path) == LIST:
+    kind = detect_kind(path)
+    if kind in (LIST, DATASET):
         options = dataclasses.replace(options or ListOptions(), image_root=None)
-        crawl = list_reader.read_list(path, options=options, classes=classes, split=split, names=names)
+        read = list_reader.read_list if kind == LIST else datasets.read_dataset
+        crawl = read(path, options=options, classes=classes, split=split, names=names)
     else:
-        crawl = folders.read_evaluation_folder(Tree(path), split, classes, names)
+        crawl = folders.read_evaluation_folder(open_tree(path), split, classes, names)
     if not len(crawl.rows):
         raise UsageError(f"Expected {split} images in class folders or in a list; received none at {path}.")
     rows_there, rejected_there = (_rebased(t, crawl.root, root) for t in (crawl.rows, crawl.rejected))

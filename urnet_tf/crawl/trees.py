@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from urnet_tf.crawl.table import is_utf8
 from urnet_tf.errors import UsageError
+from urnet_tf.images.containers import DAMAGED, open_container
 from urnet_tf.images.probe import os_reason, os_status, retried_or_stop
 from urnet_tf.text_rules import show_path
 
@@ -64,6 +65,57 @@ class Tree:
 
 
 _IMAGE_NAME = re.compile(r".*\.(jpe?g|png|gif|bmp|webp|tiff?|heic|avif|jp2)(?![a-z0-9])")
+
+
+class ArchiveTree(Tree):
+    """The files of a tar or zip archive, as a tree.
+
+    Raises:
+      UsageError: it is none, or damaged.
+    """
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self._folders: dict[str, dict[str, None]] = {"": {}}
+        self._files: dict[str, list[str]] = {}
+        try:
+            members = retried_or_stop(self.root, lambda: list(open_container(self.root).members()))
+        except (*DAMAGED, OSError) as error:
+            raise UsageError(
+                f"Expected a tar or zip archive at {show_path(self.root)}; it cannot be read: {error}."
+            ) from None
+        for member in members:
+            parts = member.split("/")
+            if any(part.startswith(".") or part.lower() in _SYSTEM_FOLDERS for part in parts):
+                continue
+            for place in range(len(parts) - 1):
+                self._folders.setdefault("/".join(parts[:place]), {})[parts[place]] = None
+            self._files.setdefault("/".join(parts[:-1]), []).append(parts[-1])
+
+    def folders(self, relative: str = "") -> list[str]:
+        return sorted(self._folders.get(relative, ()), key=natural)
+
+    def files(self, relative: str = "") -> list[str]:
+        return sorted((n for n in self._files.get(relative, ()) if not is_side_file(n)), key=natural)
+
+    def holds_images(self, relative: str = "") -> bool:
+        return any(names_image(path) for path, _ in self.walk(relative))
+
+    def walk(self, relative: str = "") -> Iterator[tuple[str, str | None]]:
+        waiting = [""]
+        while waiting:
+            place = waiting.pop()
+            full = "/".join(part for part in (relative, place) if part)
+            if place and full not in self._folders and full not in self._files:  # a file
+                yield place, None if is_utf8(place) else "bad_name"
+                continue
+            names = sorted({*self.folders(full), *self.files(full)}, key=natural, reverse=True)
+            waiting += [f"{place}/{name}" if place else name for name in names]
+
+
+def open_tree(path: str) -> Tree:
+    """The tree of a directory or an archive; raises as these."""
+    return Tree(path) if os.path.isdir(path) else ArchiveTree(path)
 
 
 def names_image(path: str) -> bool:

@@ -166,16 +166,20 @@ def _file_hash(path: str) -> str | None:
 
 def rescan(config: Config, workdir: Workdir) -> str | None:
     """Hashes all images again: a clause about those that changed without another size or time, or None."""
+    from urnet_tf.images.probe import environment_failure, hash_image
+
     table = read_table(workdir.checked("ingest", "candidates.parquet"), ["path", "content_hash"])
     root, changed = workdir.completed("ingest")["metadata"]["root"], []
-    listed = table["path"].to_pylist()
+    listed, max_bytes = table["path"].to_pylist(), config.ingest.max_bytes
     workers = (config.runtime.workers or os.cpu_count() or 1) * _THREADS_PER_CORE
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        hashes = pool.map(_file_hash, (os.path.join(root, path) for path in listed))
+        hashes = pool.map(lambda path: hash_image(os.path.join(root, path), max_bytes), listed)
         found = progress(hashes, "rescan", total=len(table), unit="files")
-        for path, before, now in zip(listed, table["content_hash"].to_pylist(), found, strict=True):
-            if before != now:
-                changed.append(path)
+        try:
+            for path, before, now in zip(listed, table["content_hash"].to_pylist(), found, strict=True):
+                changed += [path] if before != now else []
+        except OSError as error:
+            raise environment_failure(error) from error
     if not changed:
         return None
     return f"the contents of {len(changed):,} images changed ({changed[0]}, for one)"
@@ -195,9 +199,15 @@ def _find(settings: IngestConfig) -> tuple[str, str]:
     if settings.path is None:
         raise UsageError("Expected --data CRAWL (or ingest.path in the configuration): where the images are.")
     kind, found = readers.resolve_kind(settings.path, settings.kind), readers.detect_kind(settings.path)
-    if (kind == readers.LIST) != (found == readers.LIST):
+    rows = (readers.LIST, readers.DATASET)
+    if kind != found and (kind in rows or found in rows) and not _may_be(kind, settings.path):
         raise UsageError(f"Expected a {kind} at ingest.path; {show_path(settings.path)} is a {found}.")
     return settings.path, kind
+
+
+def _may_be(kind: str, path: str) -> bool:
+    """Whether a dataset of another tool is to be read as class folders or as a list, as the user says."""
+    return (kind == "folder" and os.path.isdir(path)) or (kind == "list" and path.endswith(".parquet"))
 
 
 def _probe(context: StageContext, crawl: "Crawl") -> "pa.Table":
@@ -265,12 +275,17 @@ def _check_folders(workdir: Workdir, root: str) -> None:
 
 
 def _holds_something(folder: str) -> bool:
-    """Whether a folder is there and not empty, like the place of a disk that is not mounted."""
+    """Whether a folder is there and not empty, like the place of a disk that is not mounted.
+
+    What lies in an archive is there with it.
+    """
+    from urnet_tf.images.containers import find_container
+
     try:
         with os.scandir(folder) as entries:
             return next(entries, None) is not None
     except (FileNotFoundError, NotADirectoryError):
-        return False
+        return find_container(os.path.join(folder, "x")) is not None
     except OSError:  # probing its files says what fails
         return True
 
