@@ -59,7 +59,7 @@ TREES = {
         [*pair(""), "__MACOSX/a/._1.jpg", "__MACOSX/x.jpg", "@eaDir/x.jpg", "a/@eaDir/x1.jpg",
          "__pycache__/x.pyc", ".ipynb_checkpoints/x.jpg", "a/.ipynb_checkpoints/x.jpg"], "a b", 4, 0, 0, []),
     "own work directory": (
-        [*pair(""), "run/.lock", "run/config.yaml", "run/report/x.jpg", "c/w/.lock", "c/w/config.yaml",
+        [*pair(""), "run/.lock", "run/config.yaml", "run/report/x.jpg", "c/w/.lock", "c/w/ingest/x.jpg",
          "c/w/x.jpg", "c/1.jpg"], "a b c", 5, 0, 0, []),
     "loose images": ([*pair(""), "loose.jpg"], "a b", 4, 0, 1, []),
     "loose images above": ([*pair("images/"), "loose.jpg", "LICENSE.rst"], "a b", 4, 0, 1, ["'images'"]),
@@ -74,6 +74,9 @@ TREES = {
     "an empty class": ([*pair(""), "c/.keep"], "a b c", 4, 0, 0, []),
     "odd names of images": (["a/x.jpg?w=640", "a/5f3a9c", "b/X.JPG", "b/y.jpg_large"], "a b", 4, 0, 0, []),
     "only one class": (["a/1.jpg", "a/2.jpg"], "a", 2, 0, 0, []),
+    "models in splits": ([*pair("train/", "val/"), "train/models/x.pth", "val/models/y.png"], "a b", 4, 4, 1,
+                         ["'models' are taken for no cl"]),
+    "images in splits": (pair("train/images/", "val/images/"), "a b", 4, 4, 0, []),
     "flat test images": ([*pair("train/"), "test/1.jpg", "test/2.jpg"], "a b", 4, 2, 0, []),
 }  # fmt: skip
 
@@ -102,6 +105,7 @@ REFUSALS = {
         ["train/cat.0.jpg", "train/dog.0.jpg", "test/1.jpg"],
         "a folder for each class in .*'test', 'tra",
     ),
+    "an archive alone": (["crawl.zip", "readme.md"], "only files, one of them an archive: give .*crawl.zip"),
     "no training": (pair("val/", "test/"), "Expected a folder of training images"),
     "two validation sets": (pair("train/", "val/", "valid/"), "one folder of each split .* 'val', 'valid'"),
     "splits and classes": ([*pair("train/", "val/"), "extra/1.jpg"], "received both: .* and 'extra'"),
@@ -143,15 +147,16 @@ def test_merged_chosen_and_excluded_classes(tmp_path):
         assert len(crawl.rows) + len(crawl.rejected) == 12
         return [entry["name"] for entry in crawl.classes], listed(crawl, "label", "split"), crawl
 
-    names, rows, _ = read(merge={"puma": "cougar"})
-    assert names == ["cougar", "data", "owl"]
+    names, rows, crawl = read(merge={"puma": "cougar"})
+    assert names == ["cougar", "owl"] and "'data' are taken for no classes" in " ".join(crawl.notes)
     assert sorted(rows).count((0, "train")) == 4 and sorted(rows).count((0, "val")) == 2
     names, rows, crawl = read(exclude=["owl"], merge={"puma": "cougar"})
-    assert names == ["cougar", "data"] and len(rows) == 8
-    assert set(crawl.rejected["status"].to_pylist()) == {"excluded_class"}
-    assert "('owl')" in crawl.rejected["reason"][0].as_py()
+    assert names == ["cougar"] and len(rows) == 6
+    assert set(crawl.rejected["status"].to_pylist()) == {"excluded_class", "no_class"}
+    assert any("('owl')" in reason for reason in crawl.rejected["reason"].to_pylist())
     assert set(crawl.rejected["label"].to_pylist()) == {-1}
     assert read(classes=["owl", "puma"])[0] == ["owl", "puma"]
+    assert read(classes=["owl", "data"])[0] == ["data", "owl"]
     for settings, words in (
         ({"classes": ["owll"]}, "`?ingest.classes`?; received 'owll'; did you mean 'owl'"),
         ({"exclude": ["zebra"]}, "ingest.exclude; received 'zebra'; there are 'cougar'"),

@@ -24,6 +24,7 @@ def read(path, rows):
         ("/home/other/crawl/img/{}", "without '/home/other/crawl/' in front"),
         ("crawl/img/{}", "without 'crawl/' in front"),
         ("file:///home/other/img/{}", "without '/home/other/' in front"),
+        ("/img/{}", "without '/' in front"),
         ("IMG/{}", "other Unicode form or case"),
         ("img/{}", "other Unicode form or case"),
     ],
@@ -54,3 +55,10 @@ def test_files_that_differ_in_case_only_are_not_mixed_up(tmp_path):
     plant(tmp_path, "A.jpg", "a.jpg", "b.jpg")
     crawl = read(write_list(tmp_path, "path,label\nA.jpg,x\na.jpg,y\nB.jpg,y\nA.JPG,x\n"), 4)
     assert crawl.rows["path"].to_pylist() == ["A.jpg", "a.jpg", "b.jpg", "A.JPG"]
+
+
+def test_percent_signs_in_paths(tmp_path):
+    plant(tmp_path, "a b/1.jpg", "c%d/2.jpg")
+    crawl = read(write_list(tmp_path, "path,label\na%20b/1.jpg,x\nc%d/2.jpg,y\n"), 2)
+    assert crawl.rows["path"].to_pylist() == ["a b/1.jpg", "c%d/2.jpg"]
+    assert "%20 and the like decoded" in crawl.notes[0]

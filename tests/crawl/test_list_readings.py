@@ -12,8 +12,6 @@ import pyarrow.parquet
 import pytest
 from urnet_fixtures.crawls import listed, write_list
 
-from urnet_tf.config import from_dict
-from urnet_tf.crawl.class_names import ClassNames
 from urnet_tf.crawl.list_reader import ListOptions, read_list
 from urnet_tf.errors import UsageError
 
@@ -94,6 +92,15 @@ READINGS = {
         2,
         [],
         ["quotes are read"],
+    ),
+    "empty fields at the end": (
+        "l.csv",
+        "path,label\n1.jpg,a,,\n2.jpg,b,\n3.jpg,b,x\n",
+        "utf-8",
+        "a b",
+        2,
+        ["line 4 of l.csv: 3 fields where the header has 2"],
+        [],
     ),
     "blank lines": ("l.csv", "path,label\n\n1.jpg,a\n\n \n2.jpg,b\n\n", "utf-8", "a b", 2, [], []),
     "blanks": ("l.csv", " path , label \n 1.jpg , a \n2.jpg,a\n3.jpg,b\n", "utf-8", "a b", 3, [], []),
@@ -256,6 +263,10 @@ REFUSALS = {
         f"path,label,title\n1.jpg,a,{Q}5 inch\n2.jpg,b,x\n3.jpg,c,6{Q}\n4.jpg,c,x\n",
         "closing quote in line 2 .* goes on to line 4 and holds 2 lines like rows",
     ),
+    "ids in a field": (
+        f"path,label,title\n00a1,a,{Q}5 inch\n00b2,b,x\n00c3,c,6{Q}\n00d4,c,x\n",
+        "closing quote in line 2 .* goes on to line 4 and holds 2 lines like rows",
+    ),
     "case": (
         "path,label\n1.jpg,Red Fox\n2.jpg,red fox\n",
         "'Red Fox' and 'red fox'; .* `merge={red fox: Red",
@@ -283,6 +294,12 @@ def test_the_text_of_fields_is_that_of_the_file(tmp_path):
     assert crawl.rows["title"].to_pylist() == [title for _, _, title in rows] and not crawl.notes
     tsv = f"path\tlabel\ttitle\n1.jpg\ta\t{Q}6 inch\n2.jpg\tb\t{Q}x{Q}\n"
     assert read(write_list(tmp_path, tsv, "l.tsv"), 2).rows["title"].to_pylist() == [f"{Q}6 inch", f"{Q}x{Q}"]
+
+
+def test_a_long_text_of_many_lines_is_read(tmp_path):
+    text = "\n".join(f"so, line {n}, of prose" for n in range(5000))
+    crawl = read(write_list(tmp_path, f"path,label,description\n1.jpg,a,{Q}{text}{Q}\n2.jpg,b,\n"), 2)
+    assert crawl.rows["description"][0].as_py() == text[:4000]
 
 
 def test_generated_lists_are_read_as_they_are_written(tmp_path):
@@ -362,35 +379,3 @@ def test_labels_that_a_classes_file_names(tmp_path):
         1,
         0,
     ]
-
-
-def test_columns_that_the_user_names(tmp_path):
-    text = "id,breed,label,caption\n1.jpg,pug,x,A dog\n2.jpg,lab,x,\n"
-    path = write_list(tmp_path, text)
-    crawl = read(path, 2, columns={"path": "id", "label": "Breed", "title": "caption"})
-    assert [entry["name"] for entry in crawl.classes] == ["lab", "pug"]
-    assert crawl.rows["title"].to_pylist() == ["A dog", ""]
-    with pytest.raises(
-        UsageError, match="column 'nothing' of `columns` for the label .* received the columns id, br"
-    ):
-        read(path, columns={"path": "id", "label": "nothing"})
-    with pytest.raises(UsageError, match="keys of ingest.columns; received 'lable'"):
-        from_dict({"ingest": {"columns": {"lable": "breed"}}})
-
-
-def test_an_encoding_that_the_user_names(tmp_path):
-    path = write_list(tmp_path, "path,label\n1.jpg,кошка\n2.jpg,жук\n", encoding="koi8-r")
-    assert [entry["name"] for entry in read(path, 2, encoding="koi8-r").classes] == ["жук", "кошка"]
-    with pytest.raises(UsageError, match="Expected an encoding like utf-8"):
-        read(path, encoding="klingon")
-
-
-def test_merged_classes(tmp_path):
-    text = "path,label\n1.jpg,puma\n2.jpg,cougar\n3.jpg,A\n4.jpg,a\n"
-    path = write_list(tmp_path, text)
-    crawl = read_list(path, names=ClassNames({"puma": "cougar", "A": "A"}))
-    assert [entry["name"] for entry in crawl.classes] == ["A", "a", "cougar"]
-    assert crawl.rows["label"].to_pylist() == [2, 2, 0, 1]
-    assert crawl.notes == ("merged classes: 'puma' into 'cougar'",)
-    with pytest.raises(UsageError, match="received 'pumma', which is none; did you mean 'puma'"):
-        read_list(path, names=ClassNames({"pumma": "cougar", "A": "A"}))

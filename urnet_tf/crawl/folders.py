@@ -26,6 +26,7 @@ from urnet_tf.crawl.table import (
 )
 from urnet_tf.crawl.trees import Tree, names_image
 from urnet_tf.errors import UsageError
+from urnet_tf.images.containers import ARCHIVES
 from urnet_tf.schema import TEST, TRAIN, UNLABELED
 from urnet_tf.text_rules import quote, show_path
 
@@ -77,7 +78,7 @@ def find_layout(tree: Tree, believed: Collection[str] = ()) -> Layout:
         folders = tree.folders(base)
         splits, beside = _find_splits(tree, base, folders)
         if splits:
-            return _split_layout(tree, base, splits, beside, notes)
+            return _split_layout(tree, base, splits, beside, believed, notes)
         deeper = _only_folder_with_classes(tree, base, folders, believed)
         if deeper is None:
             break
@@ -87,14 +88,17 @@ def find_layout(tree: Tree, believed: Collection[str] = ()) -> Layout:
     classes, aside = _class_folders(tree, base, folders, believed)
     if not classes:
         found = "only files" if next(tree.walk(), None) else "an empty folder"
+        archives = [name for name in tree.files() if name.lower().endswith(ARCHIVES)]
+        found += (
+            f", one of them an archive: give {show_path(_join(tree.root, archives[0]))}" if archives else ""
+        )
         raise UsageError(
             f"Expected class folders like {show_path(_join(tree.root, 'cat'))}; received {found}; give each "
             "class a folder with its images, or write a list with the columns path and label."
         )
     _check_repeated_sources(tree, base, classes)
     if aside:
-        shown = ", ".join(map(quote, aside))
-        notes.append(f"the folders {shown} are taken for no classes; name them in `classes` if they are")
+        notes.append(_aside_note(aside))
     return Layout({base: TRAIN}, classes, [_join(base, name) for name in aside], notes)
 
 
@@ -137,7 +141,12 @@ def _named(names: Collection[str]) -> str:
 
 
 def _split_layout(
-    tree: Tree, base: str, splits: Mapping[str, str], beside: list[str], notes: list[str]
+    tree: Tree,
+    base: str,
+    splits: Mapping[str, str],
+    beside: list[str],
+    believed: Collection[str],
+    notes: list[str],
 ) -> Layout:
     """The layout of folders of splits; one that holds itself once more is entered (seg_train/seg_train)."""
     places = {}
@@ -159,7 +168,14 @@ def _split_layout(
     if beside:
         notes = [*notes, f"the folders {_named(beside)} beside them are left out"]
     train = next(place for place, split in places.items() if split == TRAIN)
-    return Layout(places, tree.folders(train), [_join(base, name) for name in beside], notes)
+    classes, aside = _class_folders(tree, train, tree.folders(train), believed)
+    if aside:
+        notes = [*notes, _aside_note(aside)]
+    return Layout(places, classes, [_join(place, name) for place in places for name in aside], notes)
+
+
+def _aside_note(aside: Collection[str]) -> str:
+    return f"the folders {_named(aside)} are taken for no classes; name them in `classes` if they are"
 
 
 def _holds_again(name: str, split: str) -> bool:

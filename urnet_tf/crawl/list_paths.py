@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from urnet_tf.crawl.trees import IMAGE_SUFFIXES
 from urnet_tf.text_rules import quote
@@ -21,15 +22,10 @@ from urnet_tf.text_rules import quote
 _SAMPLE = 100  # paths of each kind
 _FOLDERS_TO_TRY = 200
 _TEXT = pa.large_string()
-_URL = re.compile(r"(https?|ftp|s3|gs)://", re.IGNORECASE)
+URL = r"^(https?|ftp|s3|gs)://"  # an address in a network
 _DRIVE = re.compile(r"[A-Za-z]:[/\\]|\\\\")
 
 Rewriting = Callable[[str], str]
-
-
-def is_url(path: str) -> bool:
-    """Whether a listed path is an address in a network."""
-    return bool(_URL.match(path))
 
 
 def mend_paths(root: str, paths: Any) -> tuple[Any, list[str]]:
@@ -98,11 +94,8 @@ def _sample(paths: Any) -> list[str]:
     count = len(paths)
     step = max(1, count // _SAMPLE)
     found = [paths[place].as_py() for place in range(0, count, step)]
-    odd: list[str] = []
-    for chunk in paths.chunks if isinstance(paths, pa.ChunkedArray) else [paths]:
-        if len(odd) >= _SAMPLE:
-            break
-        odd += [path for path in chunk.to_pylist() if not path.isascii() or "\\" in path][:_SAMPLE]
+    is_odd = pc.or_(pc.invert(pc.string_is_ascii(paths)), pc.match_substring_regex(paths, r"[\\%]"))
+    odd = paths.filter(is_odd).slice(0, _SAMPLE).to_pylist()
     return [path for path in [*found, *odd] if path and "\0" not in path]
 
 
@@ -118,6 +111,8 @@ def _notations(paths: Iterable[str]) -> list[tuple[str, Rewriting]]:
         ways.append(("as the path of their file: address", _from_file_url))
     if any("\\" in path for path in some):
         ways.append(("with slashes for backslashes", _with_slashes))
+    if any("%" in path for path in some):
+        ways.append(("with %20 and the like decoded", urllib.parse.unquote))
     return ways
 
 

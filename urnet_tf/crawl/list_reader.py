@@ -22,7 +22,7 @@ from urnet_tf.crawl.list_labels import (
     read_labels,
     resolve_labels,
 )
-from urnet_tf.crawl.list_paths import is_url, mend_paths
+from urnet_tf.crawl.list_paths import URL, mend_paths
 from urnet_tf.crawl.list_tables import (
     LIST_SCHEMA,
     SUFFIXES as SUFFIXES,
@@ -34,7 +34,7 @@ from urnet_tf.crawl.list_tables import (
 from urnet_tf.crawl.split_words import split_of
 from urnet_tf.crawl.table import ROW_SCHEMA, Crawl, rejected_row, running_number
 from urnet_tf.errors import UsageError
-from urnet_tf.schema import STATUS, TEST, TRAIN
+from urnet_tf.schema import SPLITS, STATUS, TEST, TRAIN
 from urnet_tf.store import codes_of
 from urnet_tf.text_rules import quote
 
@@ -165,7 +165,7 @@ def _faults(table: pa.Table, splits: np.ndarray, ranks: np.ndarray, labels: Labe
 
 def _check_urls(name: str, paths: Any, faults: np.ndarray) -> None:
     """Sets rows aside whose path is an address; refuses a list of nothing else."""
-    urls = np.array([is_url(text) for text in paths.to_pylist()], bool)
+    urls = pc.match_substring_regex(paths, URL, ignore_case=True).to_numpy()
     if len(urls) and urls.all():
         raise UsageError(
             f"Expected files in the column 'path' of {name}; received addresses like "
@@ -186,20 +186,27 @@ def _set_aside(found: ListTable, table: pa.Table, splits: np.ndarray, faults: np
 
 def _set_repeated_aside(found: ListTable, table: pa.Table, splits: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Rejects rows that list a file again, with the same label and split: bool [N], the others."""
-    first: dict[tuple[str, str, int], int] = {}
-    once = np.ones(len(splits), bool)
-    rows = zip(table["path"].to_pylist(), splits.tolist(), ids.tolist(), strict=True)
-    for row, (listed, split, label) in enumerate(rows):
-        plain = posixpath.normpath(listed) if "./" in listed or "//" in listed else listed
-        seen = first.setdefault((plain, split, label), row)
-        if seen == row:
-            continue
-        once[row] = False
-        lines = [found.row_name(table["line"][number].as_py()) for number in (row, seen)]
+    if not len(splits):
+        return np.ones(0, bool)
+    codes, values = codes_of(table["path"])
+    plain: dict[str, int] = {}
+    same = np.array(
+        [plain.setdefault(_plain_path(value), code) for code, value in enumerate(values)], np.int64
+    )
+    keys = (same[codes] * len(SPLITS) + [SPLITS.index(split) for split in splits]) * (ids.max() + 2) + ids + 1
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    once = first[group] == np.arange(len(splits))
+    for row in np.flatnonzero(~once).tolist():
+        lines = [found.row_name(table["line"][number].as_py()) for number in (row, int(first[group[row]]))]
         reason = f"{lines[0]}: {STATUS['repeated_row']} ({lines[1]})"
-        rejected = rejected_row(listed, "repeated_row", split=split, label=label, reason=reason)
+        path, label = table["path"][row].as_py(), int(ids[row])
+        rejected = rejected_row(path, "repeated_row", split=splits[row], label=label, reason=reason)
         found.bad.append(rejected)
-    return once
+    return np.array(once, bool)
+
+
+def _plain_path(path: str) -> str:
+    return posixpath.normpath(path) if "./" in path or "//" in path else path
 
 
 def _splits(table: pa.Table, split: str | None) -> np.ndarray:

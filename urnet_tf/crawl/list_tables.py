@@ -160,7 +160,7 @@ def _damage_note(path: str, damaged: int) -> list[str]:
 def _fault_of(record: Record, places: Mapping[str, int], width: int) -> tuple[str, str] | None:
     """Status and reason of a row that cannot be used, or None."""
     fields = record.fields
-    if len(fields) > width:
+    if any(field.strip() for field in fields[width:]):
         kind = "; a quote in it is not closed" if record.stray else ""
         return "bad_row", f"{len(fields)} fields where the header has {width}{kind}"
     for name, place in places.items():

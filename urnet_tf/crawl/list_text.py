@@ -16,7 +16,7 @@ from urnet_tf.text_rules import quote, show_path
 
 _UTF16_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _SAMPLE_BYTES = 64 * 1024  # of lines that are not UTF-8: what the encoding is guessed from
-_LONGEST_FIELD_LINES, _LONGEST_FIELD = 1000, 1 << 20  # of one quoted field: lines, characters
+_LONGEST_FIELD_LINES, _LONGEST_FIELD = 100_000, 1 << 24  # of one quoted field: lines, characters
 # In the order of preference where a header holds none of the others.
 _DELIMITERS = (",", ";", "\t", "|")
 _WESTERN = "cp1252"  # what spreadsheets of western Europe and America write as "CSV"
@@ -192,9 +192,9 @@ def _records(path: str, lines: _Lines, delimiter: str, quoting: bool) -> Iterato
             if fields is None:
                 record = Record(start, bare.split(delimiter), stray=True)
             else:
-                if taken:
-                    _check_no_rows_inside(path, start, taken, delimiter, width)
                 record = Record(start, fields)
+                if taken:
+                    _check_no_rows_inside(path, record, taken, delimiter, width)
         width = width or len(record.fields)
         yield record
 
@@ -251,9 +251,10 @@ def _split(text: str, delimiter: str) -> list[str] | None:
         place = end + 1
 
 
-def _check_no_rows_inside(path: str, start: int, taken: list[str], delimiter: str, width: int) -> None:
+def _check_no_rows_inside(path: str, record: Record, taken: list[str], delimiter: str, width: int) -> None:
     """Refuses a field of several lines that look like rows: its quote is a stray one, most likely."""
-    like = [number for number, line in enumerate(taken, start + 1) if _like_row(line, delimiter, width)]
+    start, own = record.line, record.fields[0]
+    like = [n for n, line in enumerate(taken, start + 1) if _like_row(line, delimiter, width, own)]
     if like:
         raise UsageError(
             f"Expected a closing quote in line {start} of {show_path(path)}; the quoted field goes on to "
@@ -265,6 +266,11 @@ def _check_no_rows_inside(path: str, start: int, taken: list[str], delimiter: st
 _FILE = re.compile(r"\S.*\.(jpe?g|png|gif|bmp|webp|tiff?|heic|avif)\s*", re.IGNORECASE)
 
 
-def _like_row(line: str, delimiter: str, width: int) -> bool:
+def _like_row(line: str, delimiter: str, width: int, own: str) -> bool:
+    """Whether a line has the fields of a row, and a file or an id like that of the row before among them."""
     fields = [field.strip(' "') for field in line.rstrip("\r\n").split(delimiter)]
-    return width > 1 and len(fields) >= width and any(_FILE.fullmatch(field) for field in fields)
+    if width < 2 or len(fields) < width:
+        return False
+    first, own = fields[0], own.strip()
+    is_id = " " not in first + own and any(map(str.isdigit, first)) and abs(len(first) - len(own)) <= 2
+    return is_id or any(_FILE.fullmatch(field) for field in fields)

@@ -23,7 +23,8 @@ _SYSTEM_FOLDERS = {
     "__macosx", "@eadir", "__pycache__", "$recycle.bin", "system volume information", "lost+found",
     "#recycle", "node_modules",
 }  # fmt: skip
-_OWN_FILES = (".lock", "config.yaml")  # of a work directory, which may lie in the crawl
+# In a work directory of this program, which may lie in the crawl: the first, and one of the others.
+_OWN_LOCK, _OWN_NAMES = ".lock", ("config.yaml", "ingest", "ingest.partial")
 _LINKED_LEVELS = 2  # class and source folders may be symbolic links; deeper ones are not followed
 
 
@@ -179,7 +180,7 @@ def _entries(directory: str) -> list[os.DirEntry[str]]:
     with os.scandir(directory) as entries:
         found = list(entries)
     names = {entry.name for entry in found}
-    if names.issuperset(_OWN_FILES):
+    if _OWN_LOCK in names and not names.isdisjoint(_OWN_NAMES):
         return []
     shown = (e for e in found if not e.name.startswith(".") and e.name.lower() not in _SYSTEM_FOLDERS)
     return sorted(shown, key=lambda e: natural(e.name))
@@ -216,4 +217,11 @@ def list_folders(directory: str) -> list[str]:
     """Names of the folders in a directory, in natural order; raises as `Tree.folders`."""
     entries = _listed(directory)
     folders = (e for e in entries if _is_directory(e) and _suffix(e.name) not in IMAGE_SUFFIXES)
-    return [e.name for e in folders if not all(os.path.exists(os.path.join(e.path, n)) for n in _OWN_FILES)]
+    return [e.name for e in folders if not _is_work_directory(e.path)]
+
+
+def _is_work_directory(path: str) -> bool:
+    def holds(name: str) -> bool:
+        return os.path.exists(os.path.join(path, name))
+
+    return holds(_OWN_LOCK) and any(map(holds, _OWN_NAMES))
