@@ -1,5 +1,6 @@
 """Trees of folders as people have them, with the right reading of each."""
 
+import numpy as np
 import pytest
 from urnet_fixtures.crawls import listed, plant
 
@@ -9,7 +10,7 @@ from urnet_tf.crawl.class_names import ClassNames
 from urnet_tf.crawl.file_ranks import FileRanks
 from urnet_tf.crawl.folders import count_classes, read_folder
 from urnet_tf.crawl.split_words import split_of, splits_of
-from urnet_tf.crawl.trees import Tree
+from urnet_tf.crawl.trees import Tree, names_image
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import STATUS
 from urnet_tf.stages import ingest
@@ -77,6 +78,8 @@ TREES = {
     "models in splits": ([*pair("train/", "val/"), "train/models/x.pth", "val/models/y.png"], "a b", 4, 4, 1,
                          ["'models' are taken for no cl"]),
     "images in splits": (pair("train/images/", "val/images/"), "a b", 4, 4, 0, []),
+    "two levels of classes": ([*pair("animals/"), *pair("plants/", names="cd")], "animals plants", 8, 0, 0,
+                              ["'animals', 'plants' holds folders of its own ('a', 'b', 'c')"]),
     "flat test images": ([*pair("train/"), "test/1.jpg", "test/2.jpg"], "a b", 4, 2, 0, []),
 }  # fmt: skip
 
@@ -105,6 +108,19 @@ REFUSALS = {
         ["train/cat.0.jpg", "train/dog.0.jpg", "test/1.jpg"],
         "a folder for each class in .*'test', 'tra",
     ),
+    "a split beside its classes": (
+        [*pair(""), "test/a/1.jpg"],
+        "received 'test' beside them, which looks",
+    ),
+    "an older split": (
+        [*pair("train/"), "Train_old/a/1.jpg"],
+        "'Train_old', 'train', which look",
+    ),
+    "detection": (
+        ["train/images/1.jpg", "train/labels/1.txt", "val/images/2.jpg"],
+        "folder 'images' alone",
+    ),
+    "flat images": (["JPEGImages/1.jpg", "Annotations/1.xml"], "the folder 'JPEGImages' alone"),
     "an archive alone": (["crawl.zip", "readme.md"], "only files, one of them an archive: give .*crawl.zip"),
     "no training": (pair("val/", "test/"), "Expected a folder of training images"),
     "two validation sets": (pair("train/", "val/", "valid/"), "one folder of each split .* 'val', 'valid'"),
@@ -224,3 +240,31 @@ def test_ranks_of_names(tmp_path):
     plant(tmp_path, "c/x.jpg")
     assert read_folder(Tree(tmp_path)).rows["rank"].to_pylist() == [0] * 4
     assert read_folder(Tree(tmp_path), rank="name").rows["rank"].to_pylist() == [1, 2, 1, 1]
+
+
+def test_no_image_of_a_tree_is_lost_without_a_word(tmp_path):
+    """Whatever the folders are called: each image is a row or a rejected row, once, or all is refused."""
+    words = "cat dog owl train Test val images models fold1 @eaDir café Cat 1".split()
+    names = ["1.jpg", "2.PNG", "x.pth", "y", "z.txt", "0001.jpg"]
+    ends = {"read": 0, "refused": 0}
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        root = tmp_path / str(seed)
+        for _ in range(rng.integers(1, 16)):
+            folders = [str(rng.choice(words)) for _ in range(rng.integers(0, 4))]
+            plant(root, "/".join([*folders, str(rng.choice(names))]))
+        tree = Tree(root)
+        try:
+            crawl = read_folder(tree)
+        except UsageError as error:
+            assert str(error).count(". ") == 0 and len(str(error)) < 400 + len(str(root))
+            ends["refused"] += 1
+            continue
+        ends["read"] += 1
+        told = crawl.rows["path"].to_pylist() + crawl.rejected["path"].to_pylist()
+        assert len(told) == len(set(told)), seed
+        images = {path for path, _ in tree.walk() if names_image(path)}
+        assert images <= set(told), seed
+        for row in crawl.rows.to_pylist():
+            assert crawl.classes[row["label"]]["name"] in row["path"].split("/") or row["label"] == -1
+    assert min(ends.values()) > 20, ends

@@ -7,8 +7,6 @@ import csv
 import io
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet
 import pytest
 from urnet_fixtures.crawls import listed, write_list
 
@@ -23,6 +21,15 @@ READINGS = {
     "plain": ("l.csv", "path,label\n" + THREE, "utf-8", "a b c", 6, [], []),
     "mark": ("l.csv", "path,label\n" + THREE, "utf-8-sig", "a b c", 6, [], []),
     "utf-16": ("l.csv", "path,label\n" + THREE, "utf-16", "a b c", 6, [], ["UTF-16"]),
+    "utf-16 without a mark": (
+        "l.csv",
+        "path,label\n" + THREE,
+        "utf-16-le",
+        "a b c",
+        6,
+        [],
+        ["first bytes"],
+    ),
     "cp1252": (
         "l.csv",
         "path,label\n1.jpg,café\n2.jpg,cafè\n3.jpg,thé\n",
@@ -172,7 +179,15 @@ READINGS = {
     ),
     "Image Path": ("l.csv", "Image Path,CLASS\n1.jpg,a\n2.jpg,b\n", "utf-8", "a b", 2, [], ["'Image Path'"]),
     "y": ("l.csv", "image,y\n1.jpg,3\n2.jpg,4\n", "utf-8", "3 4", 2, [], ["'y'"]),
-    "own name first": ("l.csv", "path,label,class\n1.jpg,a,0\n2.jpg,b,1\n", "utf-8", "a b", 2, [], []),
+    "own name first": (
+        "l.csv",
+        "path,label,class\n1.jpg,a,0\n2.jpg,b,1\n",
+        "utf-8",
+        "a b",
+        2,
+        [],
+        ["is read, and 'class' is not"],
+    ),
     "repeated": (
         "l.csv",
         "path,label\n1.jpg,a\n./1.jpg,a\n2.jpg,b\n1.jpg,a\n1.jpg,b\n",
@@ -271,6 +286,7 @@ REFUSALS = {
         "path,label\n1.jpg,Red Fox\n2.jpg,red fox\n",
         "'Red Fox' and 'red fox'; .* `merge={red fox: Red",
     ),
+    "another encoding": ("path,label\n1.jpg,café\n2.jpg,thé\n", "line 2 is not"),
     "unknown encoding": (
         "path,label\n1.jpg,кошка\n2.jpg,жук\n",
         "line 2 is not.* name the encoding: `encod",
@@ -278,10 +294,13 @@ REFUSALS = {
 }
 
 
+ENCODINGS = {"unknown encoding": "koi8-r", "another encoding": "mac_roman"}
+
+
 @pytest.mark.parametrize("name", REFUSALS)
 def test_refusals(tmp_path, name):
     text, words = REFUSALS[name]
-    path = write_list(tmp_path, text, encoding="koi8-r" if name == "unknown encoding" else "utf-8")
+    path = write_list(tmp_path, text, encoding=ENCODINGS.get(name, "utf-8"))
     with pytest.raises(UsageError, match=words):
         read(path)
 
@@ -347,35 +366,3 @@ def test_damaged_lists_lose_no_row_without_a_word(tmp_path):
             assert "line" in str(error)
             ends["refused"] += 1
     assert ends["read"] > 50
-
-
-def test_parquet_labels(tmp_path):
-    path = str(tmp_path / "l.parquet")
-    names = [f"{n}.jpg" for n in range(5)]
-    for labels, classes, rows in (
-        (pa.array([0.0, 1.0, float("nan"), None, 2.0]), ["0", "1", "2"], 3),
-        (pa.array(["a", "b", "nan", None, "a"]), ["a", "b"], 3),
-        (pa.array([3, 4, 3, None, 4]), ["3", "4"], 4),
-        (pa.array(["a", "b", "a", "b", "a"]).dictionary_encode(), ["a", "b"], 5),
-    ):
-        pa.parquet.write_table(pa.table({"path": names, "label": labels}), path)
-        crawl = read(path, 5)
-        assert [entry["name"] for entry in crawl.classes] == classes and len(crawl.rows) == rows
-    pa.parquet.write_table(pa.table({"path": names, "label": [["a"], ["a", "b"], [], ["b"], ["a"]]}), path)
-    assert len(read(path, 5).rows) == 0
-
-
-def test_labels_that_a_classes_file_names(tmp_path):
-    path = write_list(tmp_path, "path,label\n1.jpg,1\n2.jpg,0\n3.jpg,none\n")
-    (tmp_path / "classes.txt").write_text("cat\ndog\nnone\n")
-    with pytest.raises(UsageError, match="'none' in line 4|'1' in line 2"):  # ids and names mixed
-        read(path)
-    path = write_list(tmp_path, "path,label\n1.jpg,dog\n2.jpg,cat\n3.jpg,none\n")
-    assert read(path).rows["label"].to_pylist() == [1, 0, 2]
-    path = write_list(tmp_path, "path,label\n1.jpg,1.0\n2.jpg,0.0\n3.jpg,2.0\n")
-    assert read(path).rows["label"].to_pylist() == [1, 0, 2]
-    (tmp_path / "classes.txt").write_text("2005\n1999\n")
-    assert read(write_list(tmp_path, "path,label\n1.jpg,1999\n2.jpg,2005\n")).rows["label"].to_pylist() == [
-        1,
-        0,
-    ]

@@ -59,6 +59,9 @@ def find_columns(
             )
         if found:
             places[column] = found[0]
+            if own and others and column in REQUIRED:
+                left = ", ".join(quote(header[place]) for place in others[:3])
+                notes.append(f"the column {column!r} of {os.path.basename(path)} is read, and {left} is not")
             if not own:
                 given = quote(header[found[0]])
                 notes.append(f"the column {given} of {os.path.basename(path)} is read as the {column}")

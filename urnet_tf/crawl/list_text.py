@@ -57,9 +57,9 @@ def find_encoding(path: str, chosen: str | None = None) -> tuple[str, list[str]]
     if chosen is not None:
         return _known_encoding(chosen), []
     with open_bytes(path) as file:
-        start = file.read(2)
-        if start in _UTF16_MARKS:
-            return _UTF16_MARKS[start], [f"{os.path.basename(path)} is read as UTF-16, as its mark says"]
+        wide = _utf16_of(file.read(64))
+        if wide is not None:
+            return wide, [f"{os.path.basename(path)} is read as UTF-16, as its first bytes say"]
         file.seek(0)
         sample, first, valid = bytearray(), 0, False
         for number, line in enumerate(file, 1):
@@ -89,6 +89,16 @@ def find_encoding(path: str, chosen: str | None = None) -> tuple[str, list[str]]
     ]
 
 
+def _utf16_of(start: bytes) -> str | None:
+    """UTF-16 that the first bytes of a file tell: by a mark, or as each second one of its header is zero."""
+    if start[:2] in _UTF16_MARKS:
+        return _UTF16_MARKS[start[:2]]
+    for name, first in (("utf-16-le", 1), ("utf-16-be", 0)):
+        if len(start) >= 8 and not any(start[first::2]) and all(start[1 - first :: 2]):
+            return name
+    return None
+
+
 def _known_encoding(name: str) -> str:
     import codecs
 
@@ -112,6 +122,7 @@ def _guess(sample: bytes) -> str | None:
     if words and all(sign.isascii() or sign.isalpha() or sign in _SIGNS for word in words for sign in word):
         letters = [sign for word in words for sign in word if sign.isalpha()]
         inside = [word for word in words if re.search(r"\w[^\w\s'\u2019\u2013\u2014\xa0\xb7-]\w", word)]
+        inside += [word for word in words if re.search(r"[a-z][\u00c0-\u00de\u0160\u017d\u0178]", word)]
         foreign = sum(not sign.isascii() for sign in letters)
         # Words of other scripts consist of bytes beyond ASCII alone; western ones hold a few.
         if not inside and foreign <= 0.5 * max(len(letters), 1):

@@ -7,7 +7,7 @@ program) is passed over here and nowhere else.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from urnet_tf.crawl.table import is_utf8
 from urnet_tf.errors import UsageError
@@ -23,8 +23,7 @@ _SYSTEM_FOLDERS = {
     "__macosx", "@eadir", "__pycache__", "$recycle.bin", "system volume information", "lost+found",
     "#recycle", "node_modules",
 }  # fmt: skip
-# In a work directory of this program, which may lie in the crawl: the first, and one of the others.
-_OWN_LOCK, _OWN_NAMES = ".lock", ("config.yaml", "ingest", "ingest.partial")
+_OWN_LOCK = ".lock"  # in a work directory of this program, which may lie in the crawl
 _LINKED_LEVELS = 2  # class and source folders may be symbolic links; deeper ones are not followed
 
 
@@ -180,7 +179,7 @@ def _entries(directory: str) -> list[os.DirEntry[str]]:
     with os.scandir(directory) as entries:
         found = list(entries)
     names = {entry.name for entry in found}
-    if _OWN_LOCK in names and not names.isdisjoint(_OWN_NAMES):
+    if _are_of_a_run(names):
         return []
     shown = (e for e in found if not e.name.startswith(".") and e.name.lower() not in _SYSTEM_FOLDERS)
     return sorted(shown, key=lambda e: natural(e.name))
@@ -221,7 +220,9 @@ def list_folders(directory: str) -> list[str]:
 
 
 def _is_work_directory(path: str) -> bool:
-    def holds(name: str) -> bool:
-        return os.path.exists(os.path.join(path, name))
+    return os.path.exists(os.path.join(path, _OWN_LOCK)) and _are_of_a_run(os.listdir(path))
 
-    return holds(_OWN_LOCK) and any(map(holds, _OWN_NAMES))
+
+def _are_of_a_run(names: Collection[str]) -> bool:
+    """Whether a directory holds what a run leaves: its lock, and its configuration or first stage."""
+    return _OWN_LOCK in names and any(n == "config.yaml" or n.partition(".")[0] == "ingest" for n in names)
