@@ -87,6 +87,8 @@ WEIGHT_COLUMNS = {
     "path": "string",
     "cluster": "int32",  # k-means group inside the class, -1 when switched off
     **{factor.name: "float32" for factor in FACTORS},
+    # P(label right) by all evidence that was used; too high where models were trained on these labels (paper)
+    "right_prob": "float32",
     "predicted_label": "int32",  # what the author named in PREDICTED_BY predicts
     # What Keras receives. repaired: 0 and more, mean 1. literal: any finite number; below 0 an image counts
     # against its label, and the mean is 1 with reweight.combine.unit_mean only.

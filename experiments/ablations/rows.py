@@ -36,8 +36,8 @@ STEPS = {"sound": tuple(OFF), "paper": tuple(step for step in OFF if step != "se
 # What makes `best`, and how each of it is off.
 BEST_OFF = {
     "second_round": "reweight.rounds=1",
-    **{factor.step: off for factor, off in _FACTORS_OFF.items() if factor.name != "class_weight"},
-    "fitted_head": "train.head=trained",  # bags, mixup, logit adjustment and soft targets in its place
+    **{factor.step: off for factor, off in _FACTORS_OFF.items() if not factor.in_sound},
+    "fitted_head": "train.head=trained",  # bags, mixup and logit adjustment in its place
 }
 # What fits a linear head to convergence, its strength chosen out of fold, as `best` does.
 _FITTED = ("train.head=logistic",)

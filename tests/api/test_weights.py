@@ -48,17 +48,24 @@ def test_everything_known_everything_used(crawl):
     right = crawl["truth"] == crawl["labels"]
     np.testing.assert_array_equal(columns["label"], crawl["labels"])
     np.testing.assert_array_equal(columns["predicted_label"], crawl["truth"])
-    for name in ("cluster_weight", "confidence", "self_confidence", "sample_weight"):
+    for name in ("label_posterior", "right_prob", "sample_weight"):
         assert columns[name][right].mean() > 1.2 * columns[name][~right].mean(), name
     assert columns["sample_weight"].mean(dtype=float) == pytest.approx(1, abs=1e-5)
-    assert (
-        columns["rank_prior"].std() > 0
-        and columns["page_text"].std() > 0
-        and (columns["class_weight"] == 1).all()
-    )
+    for name in ("class_weight", "cluster_weight", "confidence", "self_confidence"):
+        assert (columns[name] == 1).all(), name
+    product = columns["label_posterior"] * columns["rank_prior"] * columns["page_text"]
+    np.testing.assert_allclose(product, columns["right_prob"], rtol=1e-5)
     ids, probs = (np.array(table[f"target_{part}"].to_pylist()) for part in ("ids", "probs"))
     np.testing.assert_array_equal(ids[:, 0], crawl["labels"])
-    np.testing.assert_allclose(probs.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(probs, np.tile([1, 0], (len(ids), 1)))
+
+
+def test_sound_uses_its_evidence(crawl):
+    table = urnet_tf.compute_weights(**all_of(crawl, recipe="sound"))
+    right = crawl["truth"] == crawl["labels"]
+    for name in ("cluster_weight", "confidence", "self_confidence", "sample_weight"):
+        values = table[name].to_numpy()
+        assert values[right].mean() > 1.2 * values[~right].mean(), name
 
 
 def test_a_table_becomes_a_data_frame(crawl):
@@ -80,9 +87,17 @@ def test_the_order_of_the_images_does_not_matter(crawl):
 
 
 def test_without_more_than_predictions_their_confidence_is_left(crawl):
-    table = urnet_tf.compute_weights(crawl["labels"], crawl["pred_probs"])
-    assert set(told(table)["left_out"]) == {"cluster_weight", "confidence", "page_text", "rank_prior"}
-    assert told(table)["left_out"]["confidence"] == ["features", "class_names"]
+    own = urnet_tf.Recipe({"self_confidence": {}})
+    table = urnet_tf.compute_weights(crawl["labels"], crawl["pred_probs"], recipe=own)
+    sound = urnet_tf.compute_weights(crawl["labels"], crawl["pred_probs"], recipe="sound")
+    assert set(told(sound)["left_out"]) == {"cluster_weight", "confidence"}
+    assert told(sound)["left_out"]["confidence"] == ["features", "class_names"]
+    best = urnet_tf.compute_weights(crawl["labels"], crawl["pred_probs"])
+    assert set(told(best)["left_out"]) == {"page_text", "rank_prior"}
+    prob, weight = best["right_prob"].to_numpy(), best["sample_weight"].to_numpy()
+    ratio = (weight / prob)[weight > 0.051]  # the others are lifted to .05
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5)
+    assert len(ratio) > 20
     counts = np.bincount(crawl["labels"])
     balanced = crawl["pred_probs"] / counts
     balanced /= balanced.sum(axis=1, keepdims=True)
@@ -97,7 +112,8 @@ def test_without_more_than_predictions_their_confidence_is_left(crawl):
 
 def test_class_weights_and_targets_follow_alpha_and_beta(crawl):
     labels, probs = crawl["labels"], crawl["pred_probs"]
-    table = urnet_tf.compute_weights(labels, probs, alpha=0.5, beta=0.6)
+    recipe = urnet_tf.Recipe({"self_confidence": {}})
+    table = urnet_tf.compute_weights(labels, probs, alpha=0.5, beta=0.6, recipe=recipe)
     expected = 0.5 + 0.5 * len(labels) / (3 * np.bincount(labels))
     np.testing.assert_allclose(table["class_weight"].to_numpy(), expected[labels], rtol=1e-6)
     shares = np.array(table["target_probs"].to_pylist())[:, 0]

@@ -65,15 +65,37 @@ def test_order_quarantine_and_duplicates_by_hand():
 
 
 def test_shares_drawn_of_a_class():
-    # 20 images give 2 and 4; 5 give round(.5) = 1 and 1; 3 can spare one, test comes first; 2 none.
+    # 20 images give 2 and 4; 5 give .5, which the limit .12 of the second class rounds down, and 1; 3 can
+    # spare one, test comes first; 2 none.
     labels = np.repeat([0, 1, 2, 3], [20, 5, 3, 2])
     all_of_them = np.ones(30, bool)
     keys = np.random.default_rng(0).integers(0, 2**63, 30, dtype=np.uint64)
     drawn = draw_splits(labels, all_of_them, all_of_them, keys, val_fraction=0.1, test_fraction=0.2)
     shares = [np.bincount(drawn[labels == y], minlength=3).tolist() for y in range(4)]
-    assert shares == [[14, 2, 4], [3, 1, 1], [2, 0, 1], [2, 0, 0]]
+    assert shares == [[14, 2, 4], [4, 0, 1], [2, 0, 1], [2, 0, 0]]
     smallest = np.sort(keys[:20])[:2]
     assert set(keys[:20][drawn[:20] == 1]) == set(smallest)
+
+
+@pytest.mark.parametrize("size", [3, 4, 7])
+def test_what_is_left_of_small_classes_is_spread_over_them(size):
+    labels = np.repeat(np.arange(3000), size)
+    all_of_them = np.ones(len(labels), bool)
+    keys = np.arange(len(labels), dtype=np.uint64)
+    drawn = draw_splits(labels, all_of_them, all_of_them, keys, val_fraction=0.1, test_fraction=0.0)
+    held = np.bincount(labels, drawn == 1)
+    assert held.max() == 1 and held.sum() == pytest.approx(300 * size, abs=3)
+    assert np.bincount(np.arange(3000) // 100, held).min() > 8 * size  # in each hundred classes
+
+
+def test_a_class_is_drawn_from_whatever_others_have():
+    def held(*sizes):
+        labels = np.repeat(np.arange(len(sizes)), sizes)
+        all_of_them, keys = np.ones(len(labels), bool), np.arange(len(labels), dtype=np.uint64)
+        drawn = draw_splits(labels, all_of_them, all_of_them, keys, val_fraction=0.3, test_fraction=0.1)
+        return [np.bincount(drawn[labels == y], minlength=3).tolist() for y in range(len(sizes))]
+
+    assert held(7, 9, 8)[1:] == held(41, 9, 8)[1:]
 
 
 def test_the_draw_follows_seed_and_content_not_order():

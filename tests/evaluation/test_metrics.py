@@ -108,6 +108,41 @@ def test_auroc_by_hand_and_with_ties():
         metrics.auroc(np.array([np.nan, 1.0]), np.array([0, 1]))
 
 
+def test_interval_of_an_accuracy_by_hand():
+    # One class, 2 of 4 right: 3 of 6 with two more, then (2 + 2 / 2) / 6 = .5; variance .25 / 4.
+    low, high = metrics.accuracy_interval([1, 1, 0, 0], [0] * 4, 1, balanced=False)
+    assert (low, high) == pytest.approx((0.5 - 1.96 * 0.25, 0.5 + 1.96 * 0.25))
+    # A second class with 1 of 1: all have 4 of 7; the classes (2 + 8/7) / 6 and (1 + 8/7) / 3.
+    first, second = (2 + 8 / 7) / 6, (1 + 8 / 7) / 3
+    variances = np.array([first * (1 - first) / 4, second * (1 - second)])
+    low, high = metrics.accuracy_interval([1, 1, 0, 0, 1], [0, 0, 0, 0, 2], 3, balanced=True)
+    assert (low, high) == pytest.approx((0.75 - 1.96 * np.sqrt(variances.sum() / 4), 1.0))
+    low, _ = metrics.accuracy_interval([1, 1, 0, 0, 1], [0, 0, 0, 0, 2], 3, balanced=False)
+    assert low == pytest.approx(0.6 - 1.96 * np.sqrt(variances @ [0.64, 0.04]))
+
+
+def test_interval_of_a_difference_by_hand():
+    # 1, 0, 0, -1: the mean is 0 and of squares with two more images (2 + 1) / 6 = .5.
+    found = metrics.accuracy_interval([1, 0, 0, -1], [0] * 4, 1, balanced=False, difference=True)
+    assert found == pytest.approx((-1.96 * np.sqrt(0.125), 1.96 * np.sqrt(0.125)))
+    assert metrics.accuracy_interval([0] * 100, [0] * 100, 1, balanced=True, difference=True)[1] < 0.02
+    assert all(math.isnan(end) for end in metrics.accuracy_interval([], np.zeros(0, int), 2, balanced=True))
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("sizes", [[200] * 5, [300, 40, 12, 5, 5, 3], [2] * 60])
+def test_nine_of_ten_intervals_hold_the_truth(sizes, balanced):
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    inside = 0
+    for _ in range(300):
+        chance = generator.beta(6, 2, len(sizes))
+        hits = generator.random(len(labels)) < chance[labels]
+        low, high = metrics.accuracy_interval(hits, labels, len(sizes), balanced=balanced)
+        inside += low <= (chance.mean() if balanced else chance[labels].mean()) <= high
+    assert 270 <= inside <= 299
+
+
 def test_summarize_leaves_out_unlabeled_instances():
     top_ids = np.array([[0, 1], [1, 0], [1, 0], [0, 1]])
     top_probs = np.array([[1.0, 0.0]] * 4)
@@ -117,4 +152,7 @@ def test_summarize_leaves_out_unlabeled_instances():
     assert figures["balanced_top1"] == pytest.approx(0.75)
     assert figures["top5"] == figures["balanced_top5"] == 1.0
     assert figures["ece"] == pytest.approx(1 / 3)
+    assert sorted(figures["intervals"]) == ["balanced_top1", "balanced_top5", "top1", "top5"]
+    for name, (low, high) in figures["intervals"].items():
+        assert low < figures[name] <= high, name
     assert math.isnan(metrics.summarize(np.array([-1]), top_ids[:1], top_probs[:1], 2)["top1"])

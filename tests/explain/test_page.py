@@ -110,10 +110,10 @@ def test_cards_and_tables_say_what_the_columns_say():
                         ("have a weight below 0 and count against their label",
                          (weight < 0).mean())):  # fmt: skip
         assert f"{figures.format_percent(share)} {told}".replace("\xa0", " ") in text.replace("\xa0", " ")
-    for entry in summary.by_source(made, made.label == 0):
+    for entry in summary.by_source(made):
         rows = made.source == made.source_names.index(entry["name"])
         assert entry["weight"] == pytest.approx(relative[rows].mean(), rel=1e-5)
-    for row in page_lib._class_table(made, made.label == 0)["rows"]:
+    for row in page_lib._class_table(made)["rows"]:
         assert row["weight"] == pytest.approx(relative[made.label == row["label"]].mean(), rel=1e-5)
     assert f"where {average:.2g} is an average image" in text
     assert "The product of the factors; an average image has" in text and "within limits" not in text
@@ -133,7 +133,8 @@ def test_weights_of_mean_one_are_told_as_before():
 def test_the_say_of_doubtful_images_is_that_for_their_labels():
     made = make_inputs()
     made.weights["sample_weight"][:] = np.tile(np.float32([0.2, 0.1, -0.5]), 16)
-    metadata = page_lib._metadata(made, np.arange(48) % 3 != 0)  # 0.1 of 0.3, and nothing
+    made.weights["right_prob"][:] = np.where(np.arange(48) % 3 != 0, 0.1, 0.9)
+    metadata = page_lib._metadata(made)  # 0.1 of 0.3, and nothing
     assert metadata["doubtful_weight"] == pytest.approx(1 / 3)
     # 16 (0.2 + 0.1 + 0.5) squared / 16 (0.04 + 0.01 + 0.25)
     assert metadata["effective"] == pytest.approx(16 * 0.8**2 / 0.3, rel=1e-5)
@@ -224,7 +225,7 @@ def test_page_without_evaluation_ranks_or_weights():
     inputs = ReportInputs(
         classes=[{"name": "a"}, {"name": "b"}], label=label, source=np.zeros(8, np.int64), source_names=[""],
         rank=np.zeros(8, np.int32), given_prob=ones, top_ids=label[:, None], top_probs=ones[:, None],
-        weights={name: ones for name in ("class_weight", "cluster_weight", "sample_weight")},
+        weights={name: ones for name in ("class_weight", "cluster_weight", "right_prob", "sample_weight")},
         quarantine={k: np.array([], object) for k in ("path", "status", "reason")},
         duplicates={k: np.array([], object) for k in ("content_hash", "kind", "path")},
         read_rows=lambda ids: [{"title": "", "path": f"{i}.jpg", "query": ""} for i in ids],

@@ -8,11 +8,20 @@ from urnet_tf.explain import build_page, pictures, summary
 from urnet_tf.reweighting.combine import effective_sample_size
 
 
-def test_find_doubtful_compares_inside_the_class():
-    given = np.array([0.9, 0.3, 0.03, 0.09, 0.004, 0.01], np.float32)
-    label = np.array([0, 0, 0, 1, 1, 1])
-    # class means 0.41 and 0.0347: limits 0.041 and 0.00347
-    assert summary.find_doubtful(given, label, 2).tolist() == [False, False, True, False, False, False]
+def test_doubtful_is_more_probably_wrong_than_right():
+    inputs = make_inputs()
+    inputs.weights["right_prob"][:3] = [0.5, 0.49, 0.0]
+    assert inputs.doubtful[:3].tolist() == [False, True, True]
+
+
+def test_shares_of_wrong_labels_have_intervals():
+    inputs = make_inputs()
+    inputs.weights["right_prob"][:] = np.where(inputs.label == 0, 0.6, 1.0)
+    first, second, *_, absent = summary.shares_wrong(inputs, inputs.label, 5)
+    # 12 images: chance sqrt(.4 .6 / 12) = .1414, error of the estimate .05 + .15 .4 = .11
+    assert first == pytest.approx((0.4, 0.4 - 1.96 * 0.17916, 0.4 + 1.96 * 0.17916), abs=1e-4)
+    assert second == pytest.approx((0.0, 0.0, 1.96 * 0.05), abs=1e-6)
+    assert absent is None
 
 
 def test_effective_sample_size():
@@ -41,10 +50,9 @@ def test_by_rank_means_of_bins():
 
 def test_by_source():
     inputs = make_inputs()
-    wrong = np.arange(48) % 3 == 2
-    rows = summary.by_source(inputs, wrong)
+    rows = summary.by_source(inputs)
     assert [(r["name"], r["images"]) for r in rows] == [("flickr", 24), ("google", 24)]
-    assert rows[0]["doubtful"] == pytest.approx(1 / 3)
+    assert rows[0]["wrong"][0] == pytest.approx((0.9 + 2 * 0.1) / 3, abs=1e-6)
     assert rows[0]["weight"] == pytest.approx(1)
 
 
@@ -89,9 +97,9 @@ def test_quarantined_and_duplicates_are_grouped():
 
 def test_choose_classes_takes_extremes_without_repeats():
     inputs = make_inputs(classes=6)
-    doubtful = inputs.label == 3
-    chosen = pictures.choose_classes(inputs, doubtful, 4)
+    inputs.weights["right_prob"][:] = np.where(inputs.label == 3, 0.1, 0.9)
+    chosen = pictures.choose_classes(inputs, 4)
     assert len({label for label, _ in chosen}) == 4
     assert dict(chosen)[3] == "most doubtful images"
     assert dict(chosen)[5] == "biggest gain"
-    assert len(pictures.choose_classes(inputs, doubtful, 100)) == 6
+    assert len(pictures.choose_classes(inputs, 100)) == 6

@@ -28,7 +28,6 @@ LITERAL = {
     "reweight.confidence.negatives": ("once", "each_step"),
     "reweight.confidence.top_rank": (30, 30),
     "reweight.confidence.source": ("google", "google"),
-    "reweight.self_confidence.enabled": (False, True),
     "reweight.soft_label.beta": (0.8, 0.8),
     "reweight.combine.unit_mean": (False, False),
     "train.init": ("baseline_with_classifier", "pretrained"),
@@ -41,8 +40,11 @@ LITERAL = {
 }
 # In the paper and in sound, and otherwise in best.
 STEPS = {
-    "reweight.rounds": 1, "reweight.page_text.enabled": False, "reweight.rank_prior.enabled": False,
-    "reweight.soft_label.kind": "predicted", "reweight.class_weight.enabled": True, "train.head": "trained",
+    "reweight.rounds": 1, "reweight.label_posterior.enabled": False,
+    "reweight.page_text.enabled": False, "reweight.rank_prior.enabled": False,
+    "reweight.soft_label.kind": "predicted", "reweight.soft_label.enabled": True,
+    "reweight.class_weight.enabled": True, "reweight.cluster_weight.enabled": True,
+    "reweight.confidence.enabled": True, "train.head": "trained",
     "train.fit.mixup": None, "train.fit.loss.logit_adjustment": 0.0, "train.fit.loss.kind": "cross_entropy",
     "train.fit.label_smoothing": 0.0,
 }  # fmt: skip

@@ -165,8 +165,8 @@ def test_wrong_settings_are_told_in_one_sentence(folder, tmp_path, monkeypatch, 
 def test_the_quarantine_is_there_when_a_class_is_too_small(folder, tmp_path):
     draw_images(folder, ["owl/1.png"])
     (folder / "owl/2.png").write_bytes(b"")
-    with pytest.raises(UsageError, match=r"20 usable .* 'cat' \(18 images\)"):
-        run(tmp_path / "work", path=folder, min_class_images=20)
+    with pytest.raises(UsageError, match=r"30 usable .* 'cat' \(18 images\)"):
+        run(tmp_path / "work", path=folder, min_class_images=30)
     assert "empty" in read_table(tmp_path / "work/ingest.partial/quarantine.parquet")["status"].to_pylist()
 
 
@@ -191,6 +191,13 @@ def test_classes_without_usable_images_are_left_out_and_counted(folder, tmp_path
     assert rows["owl/1.png"]["status"] == "small_class" and rows["owl/1.png"]["reason"].endswith("('owl': 1)")
     metadata, _ = run(tmp_path / "more", path=folder, min_class_images=5)
     assert metadata["num_classes"] == 2
+    for least, classes in ((20, 2), (21, 0)):  # images that are drawn for validation count, too
+        if classes:
+            metadata, _ = run(tmp_path / str(least), path=folder, min_class_images=least, val_fraction=0.3)
+            assert metadata["num_classes"] == 2 and metadata["train_images"] < 40
+            continue
+        with pytest.raises(UsageError, match="at least 21 usable training images in each of two classes"):
+            run(tmp_path / str(least), path=folder, min_class_images=least)
 
 
 def test_inputs_follow_what_is_read(folder, tmp_path):

@@ -106,7 +106,7 @@ def write_weights(root):
         "instance_id": np.arange(N), "label": TRAIN_LABELS, "path": [""] * N, "class_weight": ones,
         "cluster": np.zeros(N, np.int32), "cluster_weight": ones, "confidence": ones,
         "self_confidence": given / given.mean(), "saliency": ones, "page_text": ones,
-        "rank_prior": ones, "predicted_label": top,
+        "rank_prior": ones, "label_posterior": ones, "right_prob": given, "predicted_label": top,
         "sample_weight": given / given.mean(),
     }  # fmt: skip
     store.write_table(root / "train" / "weights.parquet", columns, schema.WEIGHT_COLUMNS)

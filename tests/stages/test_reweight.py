@@ -20,6 +20,12 @@ QUICK = (
     "reweight.confidence.epochs=10", "reweight.rounds=1",
     "reweight.refit.learning_rate=0.05",  # few images: few steps
 )  # fmt: skip
+# Every kind of evidence, where no preset is named.
+EVIDENCE = (
+    "label_posterior", "rank_prior", "page_text", "cluster_weight", "confidence", "self_confidence",
+    "soft_label",
+)  # fmt: skip
+EVERYTHING = tuple(f"reweight.{name}.enabled=true" for name in EVIDENCE)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +84,8 @@ def workdir(tmp_path_factory, mark_complete):
 
 def run(workdir, key, *overrides):
     out = workdir.open_partial("reweight", key)
-    context = StageContext(load_config(None, [*QUICK, *overrides]), workdir, out)
+    chosen = () if any(setting.startswith("preset=") for setting in overrides) else EVERYTHING
+    context = StageContext(load_config(None, [*QUICK, *chosen, *overrides]), workdir, out)
     metadata = reweight.run(context)
     json.dumps(metadata)
     table = store.read_table(out / "weights.parquet")
@@ -90,13 +97,16 @@ def test_weights_prefer_right_labels(workdir):
     metadata, columns, out = run(workdir, "sound")
     right = np.load(workdir.root / "truth.npy") == columns["label"]
     assert columns["sample_weight"].mean(dtype=float) == pytest.approx(1.0, abs=1e-5)
-    evidence = ("cluster_weight", "confidence", "self_confidence", "page_text")
-    for name in (*evidence, "sample_weight"):
+    evidence = ("cluster_weight", "confidence", "self_confidence")
+    for name in (*evidence, "label_posterior", "right_prob", "sample_weight"):
         assert columns[name][right].mean() > 1.3 * columns[name][~right].mean(), name
     for label in range(3):
         own = columns["label"] == label
-        for name in (*evidence, "rank_prior"):
+        for name in evidence:
             assert columns[name][own].mean() == pytest.approx(1.0, abs=1e-5)
+    product = columns["label_posterior"] * columns["rank_prior"] * columns["page_text"]
+    np.testing.assert_allclose(product, columns["right_prob"], rtol=1e-5)
+    assert columns["page_text"].std() > 0
     assert set(columns["cluster"]) <= set(range(5)) and columns["path"][3] == "a/3.jpg"
     assert (columns["saliency"] == 1).all()
 
@@ -147,7 +157,7 @@ def test_arrays_give_what_the_stage_writes(workdir, preset):
         recipe=reweight.read_recipe(load_config(None, [*QUICK, *settings])),
     )  # fmt: skip
     shared = set(found.column_names) & set(columns)
-    assert len(shared) == 10
+    assert len(shared) == 12
     # The heads of a second round are fitted to a gradient of 1e-3; the order of the rows and the BLAS of the
     # processor decide where below that they stop.
     rtol, atol = (1e-4, 1e-5) if rounds == 1 else (5e-3, 1e-3)
@@ -222,11 +232,10 @@ def test_the_paper_without_its_text_vectors_says_so(workdir, tmp_path, caplog):
     assert metadata["notes"] == []
 
 
-@pytest.mark.parametrize("name", ["confidence", "self_confidence", "page_text", "rank_prior"])
+@pytest.mark.parametrize("name", ["confidence", "self_confidence"])
 def test_floors_lift_what_lies_below_a_share_of_the_class_mean(workdir, name):
-    off = [f"reweight.page_text.enabled={name == 'page_text'}".lower()]  # enters the rank prior
-    _, low, _ = run(workdir, "low", *off, f"reweight.{name}.floor=0")
-    _, high, _ = run(workdir, "high", *off, f"reweight.{name}.floor=1")
+    _, low, _ = run(workdir, "low", f"reweight.{name}.floor=0")
+    _, high, _ = run(workdir, "high", f"reweight.{name}.floor=1")
     for label in range(3):
         before = low[name][low["label"] == label].astype(float)  # with mean 1
         lifted = np.maximum(before, 1.0)
@@ -244,10 +253,7 @@ def test_bounds_hold_the_weights(workdir):
 
 
 def test_everything_off_is_ones(workdir):
-    names = (
-        "class_weight", "cluster_weight", "confidence", "self_confidence", "page_text", "rank_prior",
-        "soft_label",
-    )  # fmt: skip
+    names = ("class_weight", *EVIDENCE)
     metadata, columns, out = run(workdir, "off", *(f"reweight.{name}.enabled=false" for name in names))
     for name in (*names[:-1], "sample_weight"):
         assert (columns[name] == 1).all()
@@ -283,7 +289,7 @@ def test_soft_targets_reach_a_small_class_outside_of_the_raw_best():
     seen = {name: np.array(values) for name, values in seen.items()}
 
     def targets(formulas, *settings):
-        chosen = [f"reweight.formulas={formulas}", "reweight.soft_label.beta=0.8", *settings]
+        chosen = [f"reweight.formulas={formulas}", "reweight.soft_label.enabled=true", *settings]
         config = load_config(None, chosen)
         prediction = reweight._first_prediction(formulas, seen)
         return make_targets(np.array([0]), prediction, reweight.read_recipe(config))
@@ -339,7 +345,7 @@ def test_estimate_grows_with_the_data():
 
 def test_another_file_of_text_vectors_is_another_input(tmp_path):
     path = tmp_path / "a.vec"
-    config = load_config(None, [f"reweight.confidence.text_vectors={path}"])
+    config = load_config(None, ["preset=sound", f"reweight.confidence.text_vectors={path}"])
     with pytest.raises(UsageError, match="No such file"):
         reweight.inputs(config)
     path.write_text("1 2\nlion 1 2\n")

@@ -39,7 +39,8 @@ def make_inputs(per_class=12, classes=4, names=None, seed=0, **changes):
         "weights": {
             "class_weight": ones, "cluster": np.zeros(n, np.int32), "cluster_weight": rng.random(n) + 0.5,
             "confidence": ones, "self_confidence": given, "saliency": ones, "page_text": ones,
-            "rank_prior": ones, "predicted_label": top,
+            "rank_prior": ones, "label_posterior": ones, "predicted_label": top,
+            "right_prob": np.where(wrong, 0.1, 0.9).astype(np.float32),
             "sample_weight": weight,
         },
         "quarantine": {k: np.array([], object) for k in ("path", "status", "reason")},

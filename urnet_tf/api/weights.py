@@ -16,7 +16,7 @@ from urnet_tf.api.known import Known, check_known, given
 from urnet_tf.api.recipes import change_recipe, leave_out, open_recipe
 from urnet_tf.config import Config, has_second_round
 from urnet_tf.errors import UsageError
-from urnet_tf.reweighting import combine, label_posterior
+from urnet_tf.reweighting import combine
 from urnet_tf.reweighting.class_moments import check_folds, deal_folds
 from urnet_tf.reweighting.factors import Prediction, Recipe
 from urnet_tf.reweighting.judge import Judgement, out_of_fold_predictions
@@ -92,12 +92,14 @@ def compute_weights(
     Returns:
       A table of N rows in the order of the labels, with `label` int32, `cluster` int32 (the group of look-
       alikes inside its class, -1 without), a float32 column a factor (see `reweighting.factors`),
-      `predicted_label` int32, `given_prob` float32 (the probability of the given label behind the last
-      weights), `target_ids` and `target_probs` (lists int32 and float32; an id may occur twice and adds)
+      `right_prob` float32 (P(the label is right) by all evidence of the recipe), `predicted_label` int32,
+      `given_prob` float32 (the probability of the given label behind the last weights), `target_ids` and
+      `target_probs` (lists int32 and float32; an id may occur twice and adds)
       and `sample_weight` float32: 0 or more with the mean 1 but for "paper", whose weights can be negative.
       `.to_pandas()` turns it into a data frame where pandas is installed. The metadata `urnet_tf` is JSON:
       `left_out` (factor → what it needs), `predicted_by`, `clean_rate_estimate` (the share of right
-      labels) and its 95 % `clean_rate_interval`, `effective_sample_size`, `formulas`.
+      labels) and its 95 % `clean_rate_interval` (null where `labels_seen`: the models were trained on these
+      very labels), `effective_sample_size`, `formulas`.
 
     Raises:
       UsageError: what is given does not fit together, is no probability, no label, no rank; or a factor that
@@ -149,20 +151,17 @@ def compute_weights(
         prediction = to_prediction(schema.BALANCED_BASELINE, judge())
     cluster, instances, metadata = describe_instances(known, prediction, dealt, used, seed, config)
     weighed = apply_recipe(instances, used, refit if rounds == 2 else None)
-    metadata |= {"left_out": left_out, "formulas": used.formulas, **_describe(known, weighed)}
+    seen = probs is None and not judgement and np.ptp(dealt) == 0
+    metadata |= {"left_out": left_out, "formulas": used.formulas, **_describe(weighed, bool(seen))}
     return _table(
         {"label": known.labels.astype(np.int32), "cluster": cluster} | _columns(weighed), order, metadata
     )
 
 
-def _describe(known: Known, weighed: Weighed) -> dict[str, object]:
-    last = weighed.prediction
-    posterior = label_posterior.compute_label_posterior(
-        last.given_prob, last.topk_ids, last.topk_probs, known.labels, num_classes=known.num_classes
-    )
+def _describe(weighed: Weighed, labels_seen: bool) -> dict[str, object]:
     return {
-        "predicted_by": last.author,
-        **posterior.clean_rate(),
+        "predicted_by": weighed.prediction.author,
+        **weighed.posterior.clean_rate(labels_seen=labels_seen),
         "effective_sample_size": combine.effective_sample_size(weighed.sample_weight),
     }
 
@@ -171,6 +170,7 @@ def _columns(weighed: Weighed) -> dict[str, np.ndarray]:
     return {
         **weighed.factors,
         "predicted_label": weighed.prediction.label.astype(np.int32),
+        "right_prob": weighed.right_prob,
         "given_prob": weighed.prediction.given_prob.astype(np.float32),
         "target_ids": weighed.target_ids,
         "target_probs": weighed.target_probs,

@@ -176,7 +176,7 @@ class ClassWeightConfig:
 
 @dataclass(frozen=True)
 class ClusterWeightConfig:
-    enabled: bool = True
+    enabled: bool = False
     kind: str | None = _choice(
         None, "purity", "quality", "density", "size"
     )  # None: repaired purity, literal size
@@ -191,7 +191,7 @@ class ClusterWeightConfig:
 
 @dataclass(frozen=True)
 class ConfidenceConfig:
-    enabled: bool = True
+    enabled: bool = False
     text_vectors: str = _path("hashed")  # "hashed" character n-grams, or a fastText .vec or .bin file
     text_dim: int = _between(300, 8, _UNITS)  # of hashed vectors
     top_rank: int = _between(30, 1, _IMAGES)  # trained on the best results of a class ...
@@ -209,7 +209,7 @@ class ConfidenceConfig:
 
 @dataclass(frozen=True)
 class SelfConfidenceConfig:
-    enabled: bool | None = None  # None: on if repaired, off if literal
+    enabled: bool = False
     floor: float = _between(0.05, 0.0, 1.0)  # smallest weight, as a share of the class mean
 
 
@@ -218,18 +218,11 @@ class PageTextConfig:
     enabled: bool = True  # evidence from title, description and tags; nothing happens where there are none
     # "hashed" words; "minilm" (docs/settings.md); a .vec or .bin file; a folder with a BERT
     encoder: str = _path("hashed")
-    floor: float = _between(0.05, 0.0, 1.0)  # smallest weight, as a share of the class mean
-
-
-@dataclass(frozen=True)
-class RankPriorConfig:
-    enabled: bool = True  # base rate P(right | source, rank), read off the crawl
-    floor: float = _between(0.05, 0.0, 1.0)  # smallest weight, as a share of the class mean
 
 
 @dataclass(frozen=True)
 class SoftLabelConfig:
-    enabled: bool = True
+    enabled: bool = False
     kind: str = _choice(
         "distribution", "predicted"
     )  # the whole prediction of the folds, or one label (Eq. 10)
@@ -254,7 +247,6 @@ class ReweightConfig:
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     self_confidence: SelfConfidenceConfig = field(default_factory=SelfConfidenceConfig)
     page_text: PageTextConfig = field(default_factory=PageTextConfig)
-    rank_prior: RankPriorConfig = field(default_factory=RankPriorConfig)
     soft_label: SoftLabelConfig = field(default_factory=SoftLabelConfig)
     combine: CombineConfig = field(default_factory=CombineConfig)
 

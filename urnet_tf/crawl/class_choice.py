@@ -10,12 +10,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from urnet_tf.crawl.class_names import plain_name
 from urnet_tf.crawl.instance_table import InstanceTable
 from urnet_tf.crawl.table import Crawl, rejections
 from urnet_tf.errors import UsageError
-from urnet_tf.schema import STATUS, TRAIN
+from urnet_tf.schema import STATUS, TEST, TRAIN, VAL
 from urnet_tf.text_rules import quote
 
 _SHOWN = 5
@@ -92,11 +93,11 @@ def drop_classes(
 
 def keep_large_classes(
     crawl: Crawl, probes: pa.Table, build: Callable[[pa.Table, pa.Table], InstanceTable], minimum: int
-) -> tuple[Crawl, pa.Table, InstanceTable, dict[str, int]]:
+) -> tuple[Crawl, pa.Table, InstanceTable, dict[str, int] | None]:
     """Without the classes of too few usable training images.
 
-    A class loses images to its own evaluation set, and gains some where another class goes that had copies
-    of them, so it is asked again until none goes. With fewer than two classes left, all stay, to be told.
+    Those that are drawn for validation or test count as well. A class gains images where another one goes
+    that had copies of them in an evaluation set, so it is asked again until none goes.
 
     Args:
       probes: line-aligned with the rows.
@@ -104,21 +105,23 @@ def keep_large_classes(
       minimum: training images that a class has to have.
 
     Returns:
-      The listing, its probes, its instance table, and {name of a class that went: its images}.
+      The listing, its probes, its instance table, and {name of a class that went: its images}; all as they
+      were, and None, with fewer than two classes left.
     """
+    drawn = [split for split in (VAL, TEST) if not pc.any(pc.equal(crawl.rows["split"], split)).as_py()]
     dropped: dict[str, int] = {}
     whole: tuple[Crawl, pa.Table, InstanceTable] | None = None
     while True:
         tables = build(crawl.rows, probes)
         whole = whole or (crawl, probes, tables)
-        trained = np.array(tables.candidates["split"].to_numpy() == TRAIN, bool)
+        trained = np.isin(tables.candidates["split"].to_numpy().astype(str), [TRAIN, *drawn])
         labels = tables.candidates["label"].to_numpy()[trained]
         counts = np.bincount(labels, minlength=len(crawl.classes))
         small = np.flatnonzero(counts < minimum).tolist()
         if not small:
             return crawl, probes, tables, dropped
         if len(crawl.classes) - len(small) < 2:
-            return *whole, {}
+            return *whole, None
         dropped |= {crawl.classes[label]["name"]: int(counts[label]) for label in small}
         gone = np.isin(crawl.rows["label"].to_numpy(), small)
         crawl = _reject_failed(crawl, probes, gone & (probes["status"].to_numpy() != ""))

@@ -25,6 +25,7 @@ from urnet_tf.store.hashing import splitmix64
 
 CANDIDATE_COLUMNS = {name: dtype for name, dtype in INSTANCE_COLUMNS.items() if name != "instance_id"}
 MIN_TRAIN_IMAGES = 2
+_GOLDEN = 0.5 * (5**0.5 - 1)  # its multiples are spread more evenly than any other number's
 _TAKE_ROWS = 1_000_000
 _TRAIN, _VAL, _TEST = range(len(SPLITS))
 
@@ -116,8 +117,9 @@ def draw_splits(
 ) -> np.ndarray:  # fmt: skip
     """Draws validation and test images, stratified by class.
 
-    A class of n training images gives round(n * fraction) images to each set, but never its last
-    MIN_TRAIN_IMAGES.
+    A class of n training images gives n * fraction of them to each set, rounded down or up so that what
+    is left of many small classes is spread over them (of 3,000 classes of 4, a tenth is an image of every
+    third class or so), but never its last MIN_TRAIN_IMAGES.
 
     Args:
       labels: int [N].
@@ -133,8 +135,8 @@ def draw_splits(
         return drawn
     sizes = np.bincount(labels[trainable])
     room = np.maximum(sizes - MIN_TRAIN_IMAGES, 0)
-    num_test = np.minimum(np.floor(sizes * test_fraction + 0.5).astype(np.int64), room)
-    num_val = np.minimum(np.floor(sizes * val_fraction + 0.5).astype(np.int64), room - num_test)
+    num_test = np.minimum(_share_out(sizes, test_fraction), room)
+    num_val = np.minimum(_share_out(sizes, val_fraction), room - num_test)
     chosen = np.flatnonzero(drawable)
     chosen = chosen[np.lexsort((keys[chosen], labels[chosen]))]
     counts = np.bincount(labels[chosen], minlength=len(sizes))
@@ -143,6 +145,16 @@ def draw_splits(
     drawn[chosen[place < val]] = _VAL
     drawn[chosen[(place >= val) & (place < val + test)]] = _TEST
     return drawn
+
+
+def _share_out(sizes: np.ndarray, fraction: float) -> np.ndarray:
+    """sizes * fraction in whole images, int64 [C], in total as much as without rounding, to about one image.
+
+    Each class rounds up from a limit of its own, and the limits lie evenly in [0, 1); so a class is not
+    moved by what another one gains or loses.
+    """
+    limits = (np.arange(len(sizes)) * _GOLDEN + 0.5) % 1.0
+    return np.floor(sizes * fraction + limits).astype(np.int64)
 
 
 def check_classes(

@@ -11,6 +11,8 @@ float [N, K], best first; never N x C at once. Out: numbers and small tables. A 
     AUROC          P(score of a positive > score of a negative) + P(equal) / 2
 """
 
+from typing import Any
+
 import numpy as np
 
 from urnet_tf.errors import UsageError
@@ -192,18 +194,63 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
     return float((rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
 
 
+def accuracy_interval(
+    values: np.ndarray, labels: np.ndarray, num_classes: int, *, balanced: bool, difference: bool = False
+) -> tuple[float, float]:
+    """95 % interval of an accuracy, or of the difference of two models' accuracies on the same images.
+
+    Images are drawn class by class. The variance in a class is that of its images and of two more that are
+    like those of all classes; these in turn have two more that say nothing. So a class whose few images are
+    all right is not taken for certain, nor are ten images that are all right.
+
+    Args:
+      values: [N], hits 0 or 1; or differences of two models' hits, -1, 0 or 1.
+      labels: int [N].
+      balanced: of the mean over classes with images; else of the mean over images.
+      difference: whether values are differences.
+
+    Returns:
+      Lower and upper end around the mean; NaN without images.
+
+    Source: after Agresti and Coull, Approximate is better than "exact" for interval estimation, 1998.
+    """
+    values, labels = np.asarray(values, np.float64), _checked_labels(labels, num_classes)
+    count = np.bincount(labels, minlength=num_classes)
+    there = count > 0
+    if not there.any():
+        return float("nan"), float("nan")
+    usual = (values.sum() + (not difference)) / (len(values) + 2)
+    usual_square = (np.square(values).sum() + 1) / (len(values) + 2)
+    first = (np.bincount(labels, values, num_classes) + 2 * usual) / (count + 2)
+    second = (np.bincount(labels, np.square(values), num_classes) + 2 * usual_square) / (count + 2)
+    variance = (second - np.square(first))[there] / count[there]
+    share = np.full(there.sum(), 1.0 / there.sum()) if balanced else count[there] / count.sum()
+    mean = balanced_mean(values, labels, num_classes) if balanced else float(values.mean())
+    error = 1.96 * float(np.sqrt((np.square(share) * variance).sum()))
+    return max(mean - error, -1.0 if difference else 0.0), min(mean + error, 1.0)
+
+
 def summarize(
     labels: np.ndarray, top_ids: np.ndarray, top_probs: np.ndarray, num_classes: int, ece_bins: int = 15
-) -> dict[str, float | int]:
+) -> dict[str, Any]:
     """The figures of one model on the labeled instances: shares from 0 to 1.
 
     Returns:
-      `top1`, `top5`, `balanced_top1`, `balanced_top5`, `ece`, `n`.
+      `top1`, `top5`, `balanced_top1`, `balanced_top5`, `ece`, `n`, and `intervals`: name of an accuracy → its
+      95 % interval (see `accuracy_interval`).
     """
     keep = labeled(labels)
     labels, top_ids, top_probs = (np.asarray(a)[keep] for a in (labels, top_ids, top_probs))
     top1, top5 = top_k_hits(labels, top_ids, 1), top_k_hits(labels, top_ids, 5)
+    intervals = {
+        f"{'balanced_' if balanced else ''}{name}": accuracy_interval(
+            hits, labels, num_classes, balanced=balanced
+        )
+        for name, hits in (("top1", top1), ("top5", top5))
+        for balanced in (False, True)
+    }
     return {
+        "intervals": intervals,
         "top1": float(top1.mean()) if labels.size else float("nan"),
         "top5": float(top5.mean()) if labels.size else float("nan"),
         "balanced_top1": balanced_mean(top1, labels, num_classes),

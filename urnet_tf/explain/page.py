@@ -64,7 +64,8 @@ GLOSSARY = (
         "effective sample size",
         "(sum of |weights|) squared / sum of squared weights: how many equal images these are worth.",
     ),
-    ("doubtful", "The label gets less than a tenth of the probability that is usual in its class."),
+    ("right_prob", "How probable it is that the label is right, by all evidence that was used."),
+    ("doubtful", "The label is more probably wrong than right: right_prob is below one half."),
     ("balanced accuracy", "Share of right guesses in each class, then the mean over classes."),
     ("calibration error", "How far the stated probability is from the share that is right, on average."),
 )
@@ -106,23 +107,22 @@ def build_page(
     environment.filters |= filters
     template = environment.from_string((_HERE / "page.html").read_text(encoding="utf-8"))
     thumbnails = pictures.Thumbnails(inputs, thumbnail_px)
-    doubtful = summary.find_doubtful(inputs.given_prob, inputs.label, inputs.num_classes)
     return template.render(
         css=_style(thumbnail_px),
         title=title,
         inputs=inputs,
         split=_SPLIT_NAMES.get(inputs.evaluated_on, inputs.evaluated_on),
         glossary=_glossary(inputs),
-        metadata=_metadata(inputs, doubtful),
+        metadata=_metadata(inputs),
         accuracy=_accuracy(inputs),
         holdings=_holdings(inputs),
-        noise=_noise(inputs, doubtful),
+        noise=_noise(inputs),
         weights=_weights(inputs),
         pairs=_pairs(inputs, thumbnails),
-        galleries=pictures.build_galleries(inputs, doubtful, thumbnails, classes, images_per_class),
+        galleries=pictures.build_galleries(inputs, thumbnails, classes, images_per_class),
         changes=_changes(inputs),
         calibration=_calibration(inputs),
-        table=_class_table(inputs, doubtful),
+        table=_class_table(inputs),
         export=_export(inputs.export),
     )
 
@@ -152,15 +152,16 @@ def _glossary(inputs: ReportInputs) -> list[tuple[str, str]]:
         )
     else:
         combined = (
-            "Class weight, page text and rank prior times the mean of the other evidence, within limits; "
+            "Class weight, rank prior and page text times the mean of the other evidence, within limits; "
             "mean 1."
         )
     return [(word, meaning.format(author=author, combined=combined)) for word, meaning in GLOSSARY]
 
 
-def _metadata(inputs: ReportInputs, doubtful: np.ndarray) -> dict[str, float]:
+def _metadata(inputs: ReportInputs) -> dict[str, float]:
     weight, pro = inputs.relative_weight, np.maximum(inputs.relative_weight, 0.0)
     size = np.bincount(inputs.label, minlength=inputs.num_classes)
+    doubtful = inputs.doubtful
     return {
         "images": len(weight),
         "classes": inputs.num_classes,
@@ -227,27 +228,26 @@ def _holdings(inputs: ReportInputs) -> dict[str, Any]:
     }
 
 
-def _noise(inputs: ReportInputs, doubtful: np.ndarray) -> dict[str, Any]:
-    share = summary.class_means(doubtful, inputs.label, inputs.num_classes)
+def _noise(inputs: ReportInputs) -> dict[str, Any]:
+    wrong = summary.shares_wrong(inputs, inputs.label, inputs.num_classes)
+    share = np.array([0.0 if found is None else found[0] for found in wrong])
     agrees = np.asarray(inputs.top_ids[:, 0]) == inputs.label
     agree = summary.class_means(agrees, inputs.label, inputs.num_classes)
     size = np.bincount(inputs.label, minlength=inputs.num_classes)
     there = np.flatnonzero(size)
     order = there[np.argsort(-share[there], kind="stable")]
 
-    def bars(labels: np.ndarray) -> list[tuple[str, float, float, int]]:
-        return [(inputs.classes[j]["name"], float(share[j]), float(agree[j]), int(size[j])) for j in labels]
+    def bars(labels: np.ndarray) -> list[tuple]:
+        return [(inputs.classes[j]["name"], wrong[j], float(agree[j]), int(size[j])) for j in labels]
 
     ends = min(8, (len(order) + 1) // 2)
-    doubt = summary.by_rank(inputs, doubtful)
-    belief = summary.by_rank(inputs, summary.relative_belief(inputs))
+    by_rank = summary.by_rank(inputs, 1.0 - np.asarray(inputs.right_prob, np.float64))
     return {
-        "sources": summary.by_source(inputs, doubtful),
+        "sources": summary.by_source(inputs),
         "noisiest": bars(order[:ends]),
         "cleanest": bars(order[max(len(order) - ends, ends) :][::-1]),
         "top": float(share.max()) or 1.0,
-        "doubt_by_rank": _rank_drawing(doubt, "Doubtful share of the images of each source"),
-        "belief_by_rank": _rank_drawing(belief, "Probability of the label, 100 % = usual in its class"),
+        "wrong_by_rank": _rank_drawing(by_rank, "Share of labels that look wrong, by source"),
     }
 
 
@@ -339,9 +339,9 @@ def _calibration(inputs: ReportInputs) -> dict[str, Any] | None:
     return {"errors": errors, "drawing": drawing} if errors or drawing else None
 
 
-def _class_table(inputs: ReportInputs, doubtful: np.ndarray) -> dict[str, Any]:
+def _class_table(inputs: ReportInputs) -> dict[str, Any]:
     size = np.bincount(inputs.label, minlength=inputs.num_classes)
-    share = summary.class_means(doubtful, inputs.label, inputs.num_classes)
+    wrong = summary.shares_wrong(inputs, inputs.label, inputs.num_classes)
     weight = summary.class_means(inputs.relative_weight, inputs.label, inputs.num_classes)
     order = np.argsort(-size, kind="stable")[:_TABLE_ROWS]
     accuracies = [np.asarray(values, float) for values in inputs.per_class.values()]
@@ -352,7 +352,7 @@ def _class_table(inputs: ReportInputs, doubtful: np.ndarray) -> dict[str, Any]:
                 "label": int(j),
                 "name": inputs.classes[j]["name"],
                 "images": int(size[j]),
-                "doubtful": float(share[j]),
+                "wrong": wrong[j],
                 "weight": float(weight[j]),
                 "accuracies": [float(a[j]) if np.isfinite(a[j]) else None for a in accuracies],
             }

@@ -65,10 +65,10 @@ def encode_thumbnail(data: bytes, px: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
 
 
-def choose_classes(inputs: ReportInputs, doubtful: np.ndarray, limit: int) -> list[tuple[int, str]]:
+def choose_classes(inputs: ReportInputs, limit: int) -> list[tuple[int, str]]:
     """(class, why it is shown): the extremes of each kind in turn, without repeats."""
     size = np.bincount(inputs.label, minlength=inputs.num_classes)
-    share = class_means(doubtful, inputs.label, inputs.num_classes)
+    share = class_means(inputs.doubtful, inputs.label, inputs.num_classes)
     there = np.flatnonzero(size >= min(4, size.max()))
     orders = [there[np.argsort(key[there], kind="stable")] for key in (-size, size, -share, share)]
     gain = class_gains(inputs)
@@ -94,16 +94,16 @@ def class_gains(inputs: ReportInputs) -> np.ndarray | None:
 
 
 def build_galleries(
-    inputs: ReportInputs, doubtful: np.ndarray, thumbnails: Thumbnails, classes: int, images_per_class: int
+    inputs: ReportInputs, thumbnails: Thumbnails, classes: int, images_per_class: int
 ) -> list[dict]:
     """For each chosen class the images that counted most and least, with captions."""
     size = np.bincount(inputs.label, minlength=inputs.num_classes)
-    share = class_means(doubtful, inputs.label, inputs.num_classes)
+    share = class_means(inputs.doubtful, inputs.label, inputs.num_classes)
     weight, galleries = inputs.weights["sample_weight"], []
     class_weight = inputs.weights["class_weight"]
     usual = float(np.mean(class_weight, dtype=float)) or 1.0
     gains = class_gains(inputs)
-    for label, why in choose_classes(inputs, doubtful, classes):
+    for label, why in choose_classes(inputs, classes):
         start, stop = np.searchsorted(inputs.label, (label, label + 1))
         order = start + np.argsort(-weight[start:stop], kind="stable")
         most = order[: min((images_per_class + 1) // 2, (len(order) + 1) // 2)]

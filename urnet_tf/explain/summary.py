@@ -1,13 +1,11 @@
 """Numbers of the report: arrays of N rows in, small tables out. Nothing of size N x C, no drawing.
 
-An image *looks doubtful* when the models that did not see it give its label less than a tenth of
-the probability that images of its class get on average:
+An image *looks doubtful* when its label is more probably wrong than right:
 
-    doubtful_i = [ p_i < DOUBTFUL_BELOW * mean_{j in class of i} p_j ]
+    doubtful_i = [ P(label of i is right) < 1/2 ]
 
-The comparison inside the class keeps a class that is merely hard from being called noisy. On a
-simulated crawl with known truth (59 classes, 32 % wrong labels) it marks 27 % of the images; 73 %
-of the marked ones are wrong, and 64 % of the wrong ones are marked.
+P is the column `right_prob` of weights.parquet, calibrated on labels that were planted (see
+`reweighting.label_posterior`).
 """
 
 import dataclasses
@@ -19,9 +17,9 @@ import numpy as np
 from urnet_tf import schema
 from urnet_tf.errors import UsageError
 from urnet_tf.reweighting.combine import average_amount
+from urnet_tf.reweighting.label_posterior import estimate_wrong_share
 
 BASELINE, URNET = "baseline", "urnet"  # the two models that are compared
-DOUBTFUL_BELOW = 0.1
 _RANK_BINS = 16
 _MIN_IN_BIN = 30
 _COLUMNS_IN_PROFILE = 120
@@ -78,15 +76,19 @@ class ReportInputs:
         return np.asarray(self.weights["sample_weight"], np.float64) / self.average_weight
 
     @property
+    def right_prob(self) -> np.ndarray:
+        """P(the label is right): float32 [N]."""
+        return self.weights["right_prob"]
+
+    @functools.cached_property
+    def doubtful(self) -> np.ndarray:
+        """Which images look doubtful: bool [N]; see the top of this file."""
+        return np.asarray(self.right_prob) < 0.5
+
+    @property
     def is_literal(self) -> bool:
         """Whether the weights are the paper's literal ones."""
         return self.reweighting.get("formulas") == "literal"
-
-
-def find_doubtful(given_prob: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:
-    """Which images look doubtful: bool [N]; see the top of this file."""
-    means = class_means(given_prob, label, num_classes)
-    return np.asarray(given_prob) < (DOUBTFUL_BELOW * means).astype(np.float32)[label]
 
 
 def class_means(values: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:
@@ -95,10 +97,13 @@ def class_means(values: np.ndarray, label: np.ndarray, num_classes: int) -> np.n
     return np.bincount(label, weights=values, minlength=num_classes) / np.maximum(count, 1)
 
 
-def relative_belief(inputs: ReportInputs) -> np.ndarray:
-    """Probability of the given label over its class's mean, float [N]: comparable between classes."""
-    means = class_means(inputs.given_prob, inputs.label, inputs.num_classes)
-    return inputs.given_prob / np.maximum(means, 1e-12).astype(np.float32)[inputs.label]
+def shares_wrong(
+    inputs: ReportInputs, group: np.ndarray, num_groups: int
+) -> list[tuple[float, float, float] | None]:
+    """The share of wrong labels in each group [N] and its 95 % interval; None where it has no images."""
+    order = np.argsort(group, kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(group, minlength=num_groups))[:-1])
+    return [estimate_wrong_share(inputs.right_prob[rows]) if len(rows) else None for rows in parts]
 
 
 def class_sizes(inputs: ReportInputs) -> np.ndarray:
@@ -115,16 +120,16 @@ def size_profile(sizes: np.ndarray) -> np.ndarray:
     return np.array([part.mean(0) for part in parts])
 
 
-def by_source(inputs: ReportInputs, doubtful: np.ndarray) -> list[dict]:
-    """Images, doubtful share and mean weight, in average images, of each source."""
+def by_source(inputs: ReportInputs) -> list[dict]:
+    """Images, share of wrong labels and mean weight, in average images, of each source."""
     count = np.bincount(inputs.source, minlength=len(inputs.source_names))
-    wrong = np.bincount(inputs.source, weights=doubtful, minlength=len(count))
+    wrong = shares_wrong(inputs, inputs.source, len(count))
     weight = np.bincount(inputs.source, weights=inputs.relative_weight, minlength=len(count))
     return [
         {
             "name": name or "source not given",
             "images": int(count[i]),
-            "doubtful": float(wrong[i] / count[i]),
+            "wrong": wrong[i],
             "weight": float(weight[i] / count[i]),
         }
         for i, name in enumerate(inputs.source_names)

@@ -253,21 +253,26 @@ def _data(metadata: Mapping) -> str:
     for kind, count in (data.get("duplicates") or {}).items():
         if count:
             lines.append(f"- {count:,} files {_DUPLICATES.get(kind, _plain(kind))}.")
-    noise = data.get("noise") or {}
+    return "\n".join(lines + _noise(data.get("noise") or {}))
+
+
+def _noise(noise: Mapping) -> list[str]:
     clean, agree = noise.get("clean_rate_estimate"), noise.get("disagreement")
     between = noise.get("clean_rate_interval")
     interval = f" (95 % interval: {between[0]:.0%} to {between[1]:.0%})" if between else ""
-    lines.append(
+    if noise.get("labels_seen"):
+        interval = ", at most: the models that judged were trained on these very labels"
+    lines = [
         "- Share of labels that look right (an estimate; the truth is not known): "
         f"{_number(clean, '.0%')}{interval}."
-    )
+    ]
     if agree is not None:
         lines.append(f"- Share of images whose predicted label is not the given one: {agree:.0%}.")
     if (effective := noise.get("effective_sample_size")) is not None:
         lines.append(f"- The weighted images are worth as much as {effective:,.0f} equally weighted ones.")
     if against := noise.get("negative_weight_share"):
         lines.append(f"- Share of images that counted against their label: {against:.1%}.")
-    return "\n".join(lines)
+    return lines
 
 
 def _limits(metadata: Mapping) -> str:

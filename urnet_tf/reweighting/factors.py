@@ -20,10 +20,12 @@ from urnet_tf.reweighting import (
     class_weight,
     cluster_weight,
     instance_weight,
+    label_posterior,
     page_text,
     rank_prior,
     self_confidence,
 )
+from urnet_tf.reweighting.evidence import update_right_prob
 
 # What a factor does to the weight: it multiplies it; or it is one of several guesses whether the label is
 # right, which share a mean (see `combine`); or it is observed afterwards and changes nothing.
@@ -79,14 +81,32 @@ class Instances:
     page_score: np.ndarray | None = None  # float [N], see `page_text.compute_page_score`; NaN without text
 
     @functools.cached_property
-    def expected_of_page(self) -> np.ndarray | None:
-        """float64 [N], see `page_text.calibrate_page_score`."""
-        if self.page_score is None:
-            return None
-        return page_text.calibrate_page_score(
-            self.page_score, self.labels, self.sources, self.prediction.given_prob, self.folds,
-            num_classes=self.num_classes,
-        )  # fmt: skip
+    def posterior(self) -> label_posterior.LabelPosterior:
+        """What the pictures alone say of the labels."""
+        seen = self.prediction
+        return label_posterior.compute_label_posterior(
+            seen.given_prob, seen.topk_ids, seen.topk_probs, self.labels, num_classes=self.num_classes
+        )
+
+    def right_probs(self, recipe: Recipe) -> dict[str, np.ndarray]:
+        """P(the label is right), float [N], after each kind of evidence of a recipe, the pictures first."""
+        prob = self.posterior.prob
+        found = {"label_posterior": prob}
+        if "rank_prior" in recipe.factors:
+            column = rank_prior.rank_column(self.ranks)
+            prob = update_right_prob(prob, column, self.sources, self.folds, relative_to_group=False)
+            found["rank_prior"] = prob
+        if "page_text" in recipe.factors and self.page_score is not None:
+            prob = update_right_prob(prob, self.page_score, self.sources, self.folds, relative_to_group=True)
+            found["page_text"] = prob
+        return found
+
+    def share_of_evidence(self, name: str, recipe: Recipe) -> np.ndarray:
+        """By how much one kind of evidence changes P(right): float32 [N], so that their product is P."""
+        probs = self.right_probs(recipe)
+        order = list(probs)
+        before = probs[order[order.index(name) - 1]]
+        return (probs[name] / before).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,17 +186,18 @@ FACTORS: tuple[Factor, ...] = (
         ablation="self",
     ),
     Factor(
-        # Page text and rank are calibrated: flat where they say nothing, so they need no share of a mean.
-        name="page_text",
-        role=FACTOR,
+        name="label_posterior",
+        role=EVIDENCE,
         origin="not in the paper",
-        holds="What title, description and tags of the page say about the label.",
-        question="Does the text of its page fit the class?",
-        low="the text of its page fits the class worse than is usual",
-        high="the text of its page fits the class better than is usual",
-        compute=page_text.weigh,
+        holds="The probability that the label is right, as far as the picture tells.",
+        question="Is the label right, by what the models see?",
+        low="by what the models see in it, its label is probably wrong",
+        high="by what the models see in it, its label is probably right",
+        compute=label_posterior.weigh,
+        ablation="posterior",
     ),
     Factor(
+        # Rank and page change the probability above, so they need no share of a mean.
         name="rank_prior",
         role=FACTOR,
         origin="not in the paper",
@@ -185,6 +206,16 @@ FACTORS: tuple[Factor, ...] = (
         low="results of its source and rank are wrong more often than others",
         high="results of its source and rank are right more often than others",
         compute=rank_prior.weigh,
+    ),
+    Factor(
+        name="page_text",
+        role=FACTOR,
+        origin="not in the paper",
+        holds="What title, description and tags of the page say about the label.",
+        question="Does the text of its page fit the class?",
+        low="the text of its page fits the class worse than is usual",
+        high="the text of its page fits the class better than is usual",
+        compute=page_text.weigh,
     ),
     Factor(
         name="saliency",

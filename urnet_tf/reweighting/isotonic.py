@@ -14,7 +14,7 @@ def isotonic_steps(sums: np.ndarray, weights: np.ndarray, *, increasing: bool = 
     Returns:
       float64 [B]; an empty bin has the value of the one before it, or of the first filled one.
 
-    Source: Barlow et al., Statistical inference under order restrictions, 1972.
+    Source: not in the paper; Barlow et al., Statistical inference under order restrictions, 1972.
     """
     import scipy.optimize
 

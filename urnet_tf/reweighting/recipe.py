@@ -19,6 +19,7 @@ import numpy as np
 
 from urnet_tf.reweighting import combine, soft_label
 from urnet_tf.reweighting.factors import EVIDENCE, FACTOR, Instances, Prediction, Recipe, weighing
+from urnet_tf.reweighting.label_posterior import LabelPosterior
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Weighed:
 
     factors: dict[str, np.ndarray]  # name → float32 [N]; ones where it is switched off
     sample_weight: np.ndarray  # float32 [N]
+    right_prob: np.ndarray  # float32 [N], P(the label is right) by all evidence of the recipe
+    posterior: LabelPosterior  # by the pictures alone
     prediction: Prediction  # behind the last weights and the targets
     target_ids: np.ndarray  # int32 [N, K]
     target_probs: np.ndarray  # float32 [N, K]
@@ -51,7 +54,11 @@ def apply_recipe(
     ones = np.ones(len(instances.labels), np.float32)
     every = {factor.name: factors.get(factor.name, ones) for factor in weighing()}
     target_ids, target_probs = make_targets(instances.labels, instances.prediction, recipe)
-    return Weighed(every, sample_weight, instances.prediction, target_ids, target_probs)
+    *_, right_prob = instances.right_probs(recipe).values()
+    return Weighed(
+        every, sample_weight, right_prob.astype(np.float32), instances.posterior, instances.prediction,
+        target_ids, target_probs,
+    )  # fmt: skip
 
 
 def weigh(instances: Instances, recipe: Recipe) -> tuple[dict[str, np.ndarray], np.ndarray]:

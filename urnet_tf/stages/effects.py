@@ -158,12 +158,11 @@ RULES = (
 
 
 # What the program chooses where a setting is None, as far as other settings decide it.
-_CHOSEN = {
+_CHOSEN: dict[str, Callable[[Config], Any]] = {
     "reweight.rounds": lambda c: 1 if _is_whole(c) else 2,
     "reweight.class_weight.alpha": lambda c: 1.0 if _is_repaired(c) else 0.5,
     "reweight.cluster_weight.kind": lambda c: "purity" if _is_repaired(c) else "size",
     "reweight.confidence.loss": lambda c: "contrastive" if _is_repaired(c) else "pairwise",
-    "reweight.self_confidence.enabled": _is_repaired,
 }
 
 

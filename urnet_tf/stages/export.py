@@ -165,6 +165,7 @@ def _describe_data(context: StageContext, hashes: np.ndarray) -> dict[str, Any]:
     noise = (
         "clean_rate_estimate",
         "clean_rate_interval",
+        "labels_seen",
         "effective_sample_size",
         "disagreement",
         "negative_weight_share",

@@ -39,7 +39,7 @@ def run(context: StageContext) -> dict:
     """Fills the stage's directory and returns the metadata of the crawl."""
     from absl import logging
 
-    from urnet_tf.crawl.instance_table import CANDIDATE_COLUMNS, check_classes
+    from urnet_tf.crawl.instance_table import CANDIDATE_COLUMNS, MIN_TRAIN_IMAGES, check_classes
     from urnet_tf.crawl.table import cut_ranks
 
     settings, out = context.config.ingest, context.out
@@ -55,10 +55,11 @@ def run(context: StageContext) -> dict:
         _check_folders(context.workdir, crawl.root)
     probes = _probe(context, crawl)
     _check_missing(context, crawl, probes)
-    crawl, probes, tables = _without_small_classes(settings, crawl, probes)
+    crawl, probes, tables, enough = _without_small_classes(settings, crawl, probes)
     quarantine = _joined(crawl.rejected, tables.quarantine)
     write_table(out / "quarantine.parquet", _columns(quarantine), QUARANTINE_COLUMNS)
-    check_classes(tables.candidates, quarantine, crawl.classes, settings.min_class_images)
+    minimum = MIN_TRAIN_IMAGES if enough else settings.min_class_images
+    check_classes(tables.candidates, quarantine, crawl.classes, minimum)
     write_table(out / "candidates.parquet", _columns(tables.candidates), CANDIDATE_COLUMNS)
     write_table(out / "duplicates.parquet", _columns(tables.duplicates), DUPLICATE_COLUMNS)
     write_json(out / "classes.json", crawl.classes)
@@ -74,8 +75,8 @@ def run(context: StageContext) -> dict:
 
 def _without_small_classes(
     settings: IngestConfig, crawl: "Crawl", probes: "pa.Table"
-) -> tuple["Crawl", "pa.Table", "InstanceTable"]:
-    """The listing, its probes and tables without the classes of too few usable training images."""
+) -> tuple["Crawl", "pa.Table", "InstanceTable", bool]:
+    """The listing, its probes and tables without small classes; and whether two classes or more are left."""
     from absl import logging
 
     from urnet_tf.crawl.class_choice import keep_large_classes, named_counts
@@ -91,7 +92,7 @@ def _without_small_classes(
             "ingest: %d classes with fewer than %d usable training images are left out "
             "(ingest.min_class_images): %s.", len(dropped), settings.min_class_images, named_counts(dropped),
         )  # fmt: skip
-    return crawl, probes, tables
+    return crawl, probes, tables, dropped is not None
 
 
 def read_crawl(config: Config) -> "Crawl":

@@ -24,7 +24,6 @@ from urnet_tf.reweighting import (
     combine,
     factors,
     instance_weight,
-    label_posterior,
     recipe,
 )
 from urnet_tf.reweighting.judge import out_of_fold_predictions
@@ -91,36 +90,31 @@ def run(context: StageContext) -> dict:
     columns = weighed.factors | {
         "instance_id": np.arange(len(labels)), "label": labels, "cluster": cluster,
         "path": table.column("path").combine_chunks(), "saliency": np.ones(len(labels), np.float32),
-        "predicted_label": weighed.prediction.label, "sample_weight": weighed.sample_weight,
+        "predicted_label": weighed.prediction.label, "right_prob": weighed.right_prob,
+        "sample_weight": weighed.sample_weight,
     }  # fmt: skip
     store.write_table(context.out / "weights.parquet", columns, schema.WEIGHT_COLUMNS)
 
-    last = weighed.prediction
-    posterior = label_posterior.compute_label_posterior(
-        last.given_prob, last.topk_ids, last.topk_probs, labels, num_classes=num_classes
-    )
-    metadata |= _describe(context.config, weighed, labels, posterior)
-    logging.info(
-        "About %.0f %% of the labels look wrong (95 %% interval: %.0f to %.0f %%). A bag of %d then holds at "
-        "least one right image in about %.1f %% of cases. The weighted images are worth as much as %.0f "
-        "equally weighted ones.",
-        100 * posterior.wrong_share, 100 * posterior.low, 100 * posterior.high, metadata["bag_size"],
-        100 * metadata["bag_guarantee"], metadata["effective_sample_size"],
-    )  # fmt: skip
-    if context.config.baseline.folds == 1:
-        logging.warning(
-            "The models were trained on these very labels (baseline.folds=1), so more of them may be "
-            "wrong than this says."
-        )
+    metadata |= _describe(context.config, weighed, labels)
+    _log(metadata)
     return metadata
 
 
-def _describe(
-    config: Config,
-    weighed: recipe.Weighed,
-    labels: np.ndarray,
-    posterior: label_posterior.LabelPosterior,
-) -> dict[str, Any]:
+def _log(metadata: dict[str, Any]) -> None:
+    wrong, between = 1 - metadata["clean_rate_estimate"], metadata["clean_rate_interval"]
+    share = f"About {100 * wrong:.0f} %"
+    note = "the models were trained on these very labels, so more may be wrong"
+    if between is not None:
+        note = f"95 % interval: {100 * (1 - between[1]):.0f} to {100 * (1 - between[0]):.0f} %"
+    logging.info(
+        "%s of the labels look wrong (%s). A bag of %d then holds at least one right image in about %.1f %% "
+        "of cases. The weighted images are worth as much as %.0f equally weighted ones.",
+        share, note, metadata["bag_size"], 100 * metadata["bag_guarantee"],
+        metadata["effective_sample_size"],
+    )  # fmt: skip
+
+
+def _describe(config: Config, weighed: recipe.Weighed, labels: np.ndarray) -> dict[str, Any]:
     bag_size = config.train.bag.size
     return {
         "rows": len(labels),
@@ -128,8 +122,8 @@ def _describe(
         "negative_weight_share": float(np.mean(weighed.sample_weight < 0)),
         "formulas": config.reweight.formulas,
         "predicted_by": weighed.prediction.author,
-        **posterior.clean_rate(),
-        "bag_guarantee": bag_saliency.bag_guarantee(1 - posterior.wrong_share, bag_size),
+        **weighed.posterior.clean_rate(labels_seen=config.baseline.folds == 1),
+        "bag_guarantee": bag_saliency.bag_guarantee(1 - weighed.posterior.wrong_share, bag_size),
         "bag_size": bag_size,
         "disagreement": float(np.mean(weighed.prediction.label != labels)),
         "factors": {
