@@ -38,6 +38,7 @@ _TEXT = pa.large_string()
 UNREADABLE = (OSError, pa.ArrowException, UnicodeError, KeyError)  # what damaged Parquet files raise
 LIST_SCHEMA = pa.schema([("line", pa.int64())] + [(name, _TEXT) for name in LIST_COLUMNS])
 _LONG_TEXTS = ("title", "description", "tags", "query")
+_LONG_PLACES = tuple(map(LIST_COLUMNS.index, _LONG_TEXTS))
 A_LIST = "\0list"  # marks a label that is a list; no text of a list can hold it
 
 
@@ -124,17 +125,20 @@ def _read_text(path: str, options: ListOptions, required: Sequence[str]) -> List
     for opened in open_list(path, options.encoding):
         places, notes = find_columns(path, opened.header, options.columns, required=required)
         found.notes += opened.notes + notes
-        width = len(opened.header)
+        width, order = len(opened.header), [places.get(name) for name in LIST_COLUMNS]
         for record in opened.records:
-            if not any(field.strip() for field in record.fields):
+            text = "".join(record.fields)
+            if not text or text.isspace():
                 continue
-            fault = _fault_of(record, places, width)
+            sound = is_utf8(text)
+            fault = _fault_of(record, places, width, sound)
             if fault is None:
                 stray += [record.line] if record.stray else []
-                values = _values(record.fields, places)
-                kept = [value if is_utf8(value) else "" for value in values]
-                damaged += sum(value != other for value, other in zip(values, kept, strict=True))
-                rows.append((record.line, *kept))
+                values = _values(record.fields, order)
+                if not sound:
+                    damaged += sum(not is_utf8(value) for value in values)
+                    values = [value if is_utf8(value) else "" for value in values]
+                rows.append((record.line, *values))
                 continue
             status, reason = fault
             picture = record.fields[places["path"]] if places["path"] < len(record.fields) else ""
@@ -157,26 +161,28 @@ def _damage_note(path: str, damaged: int) -> list[str]:
     return [f"{damaged} texts of {os.path.basename(path)} are not valid UTF-8 and are left out"]
 
 
-def _fault_of(record: Record, places: Mapping[str, int], width: int) -> tuple[str, str] | None:
-    """Status and reason of a row that cannot be used, or None."""
+def _fault_of(record: Record, places: Mapping[str, int], width: int, sound: bool) -> tuple[str, str] | None:
+    """Status and reason of a row that cannot be used, or None; `sound`: all of it is valid text."""
     fields = record.fields
-    if any(field.strip() for field in fields[width:]):
+    if len(fields) > width and any(field.strip() for field in fields[width:]):
         kind = "; a quote in it is not closed" if record.stray else ""
         return "bad_row", f"{len(fields)} fields where the header has {width}{kind}"
+    if sound:
+        return None
     for name, place in places.items():
         if name not in _LONG_TEXTS and place < len(fields) and not is_utf8(fields[place]):
             return ("bad_name" if name == "path" else "bad_row"), f"the {name} is not valid UTF-8"
     return None
 
 
-def _values(fields: Sequence[str], places: Mapping[str, int]) -> list[str]:
-    values = [
-        fields[places[name]] if places.get(name, len(fields)) < len(fields) else "" for name in LIST_COLUMNS
-    ]
-    return [
-        value[:TEXT_LIMIT] if name in _LONG_TEXTS else value
-        for name, value in zip(LIST_COLUMNS, values, strict=True)
-    ]
+def _values(fields: Sequence[str], order: Sequence[int | None]) -> list[str]:
+    """The fields of LIST_COLUMNS, whose places are in `order`; "" for those that the row or list lacks."""
+    count = len(fields)
+    values = [fields[place] if place is not None and place < count else "" for place in order]
+    for place in _LONG_PLACES:
+        if len(values[place]) > TEXT_LIMIT:
+            values[place] = values[place][:TEXT_LIMIT]
+    return values
 
 
 def _read_json_lines(path: str, options: ListOptions, required: Sequence[str]) -> ListTable:

@@ -5,6 +5,7 @@ file belongs to one record. What cannot be known is refused with its line; what 
 """
 
 import collections
+import csv
 import os
 import re
 from collections.abc import Iterator
@@ -242,6 +243,11 @@ _OPEN: list[str] = []  # `_split` of a text that ends inside of quotes
 
 def _split(text: str, delimiter: str) -> list[str] | None:
     """Fields of a record after RFC 4180; _OPEN inside of an unclosed quote, None where one means nothing."""
+    if ' "' not in text:  # the library knows no blanks in front of quotes, and refuses what is doubtful
+        try:
+            return next(csv.reader((text,), delimiter=delimiter, strict=True))
+        except csv.Error:
+            pass
     fields, place = [], 0
     while True:
         end = text.find(delimiter, place)
