@@ -5,6 +5,7 @@ saved datasets, tensorflow-datasets' records, FiftyOne's exports. Output: a `Cra
 stay where they lie, see `images.containers`.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from types import ModuleType
@@ -12,7 +13,7 @@ from types import ModuleType
 from urnet_tf.crawl import fiftyone, huggingface, shards, tfds
 from urnet_tf.crawl.class_names import ClassNames
 from urnet_tf.crawl.list_reader import crawl_of_table
-from urnet_tf.crawl.list_tables import ListOptions, ListTable
+from urnet_tf.crawl.list_tables import UNREADABLE, ListOptions, ListTable, unreadable
 from urnet_tf.crawl.table import Crawl
 from urnet_tf.errors import UsageError
 from urnet_tf.text_rules import show_path
@@ -28,7 +29,17 @@ def looks_like(path: str) -> bool:
 
 
 def _format_of(path: str) -> ModuleType | None:
-    return next((module for module in _FORMATS if module.looks_like(path)), None)
+    with _told(path):
+        return next((module for module in _FORMATS if module.looks_like(path)), None)
+
+
+@contextlib.contextmanager
+def _told(path: str) -> Iterator[None]:
+    """What damaged files raise, as one sentence that names them."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise unreadable(getattr(error, "filename", None) or path, error) from None
 
 
 def root_of(path: str) -> str:
@@ -56,7 +67,8 @@ def read_dataset(
             f"Expected what img2dataset, webdataset, Hugging Face, TFDS or FiftyOne write at "
             f"{show_path(path)}; received something else."
         )
-    found: ListTable = written_by.read(path, options or ListOptions())
+    with _told(path):
+        found: ListTable = written_by.read(path, options or ListOptions())
     name = os.path.basename(os.path.abspath(path))
     return crawl_of_table(found, root_of(path), name, classes=classes, split=split, names=names)
 
@@ -75,4 +87,5 @@ def files_of(path: str) -> Iterator[str]:
 def count_rows(path: str) -> int:
     """Counts the images without opening one; raises as `read_dataset`."""
     written_by = _format_of(path)
-    return int(written_by.count_rows(path)) if written_by is not None else 0
+    with _told(path):
+        return int(written_by.count_rows(path)) if written_by is not None else 0

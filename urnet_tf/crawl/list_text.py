@@ -16,7 +16,7 @@ from urnet_tf.errors import UsageError
 from urnet_tf.text_rules import quote, show_path
 
 _UTF16_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-_SAMPLE_BYTES = 64 * 1024  # of lines that are not UTF-8: what the encoding is guessed from
+_SAMPLE_BYTES = 4096  # of lines that are not UTF-8: what the encoding is guessed from; more takes minutes
 _LONGEST_FIELD_LINES, _LONGEST_FIELD = 100_000, 1 << 24  # of one quoted field: lines, characters
 # In the order of preference where a header holds none of the others.
 _DELIMITERS = (",", ";", "\t", "|")
@@ -72,7 +72,7 @@ def find_encoding(path: str, chosen: str | None = None) -> tuple[str, list[str]]
             except UnicodeDecodeError:
                 first = first or number
                 if len(sample) < _SAMPLE_BYTES:
-                    sample += line[:_SAMPLE_BYTES] + (b"" if line.endswith(b"\n") else b"\n")
+                    sample += line[: _SAMPLE_BYTES - len(sample)].rstrip(b"\r\n") + b"\n"
     if not first or valid:
         return "utf-8", []
     encoding = _guess(bytes(sample))

@@ -132,7 +132,7 @@ def _class_names(folder: str, label: str) -> list[str]:
     try:
         with open(os.path.join(folder, f"{label}.labels.txt"), encoding="utf-8") as file:
             return [line.strip() for line in file if line.strip()]
-    except OSError:
+    except FileNotFoundError:
         return []
 
 
