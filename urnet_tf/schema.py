@@ -12,6 +12,8 @@ from urnet_tf.reweighting.factors import FACTORS
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
 UNLABELED = -1
+# Whose labels held images have: their own list's, or the crawl's, from which they were drawn.
+GIVEN, DRAWN = "given", "drawn"
 
 # instances.parquet (and, without instance_id, candidates.parquet). Strings are never null: "" is
 # "not given". `rank` is 1-based inside (label, source, query); `label` -1 only outside of training.

@@ -9,6 +9,7 @@ import numpy as np
 
 from urnet_tf import schema
 from urnet_tf.costs.units import format_bytes
+from urnet_tf.evaluation.wording import shown_accuracies, whose_labels
 from urnet_tf.explain import figures, groups, pictures, summary
 from urnet_tf.explain.formats import format_count, format_points, format_times
 from urnet_tf.explain.summary import BASELINE, URNET, ReportInputs
@@ -36,12 +37,13 @@ _MODEL_NAMES = {
 }
 _SPLIT_NAMES = {schema.VAL: "validation", schema.TEST: "test"}
 
-METRICS = (
-    ("balanced_top1", "First guess right", "each class counts the same"),
-    ("balanced_top5", "Right among five guesses", "each class counts the same"),
-    ("top1", "First guess right", "each image counts the same"),
-    ("top5", "Right among five guesses", "each image counts the same"),
-)
+METRICS = {
+    "balanced_top1": ("First guess right", "each class counts the same"),
+    "top1": ("First guess right", "each image counts the same"),
+    "balanced_top5": ("Right among five guesses", "each class counts the same"),
+    "top5": ("Right among five guesses", "each image counts the same"),
+}
+_FEWEST_HELD = 10  # held images of a class whose gain or loss is worth a line
 
 DUPLICATE_WORDS = {
     "train_and_evaluation": "also a validation or test image: not trained on",
@@ -197,15 +199,19 @@ def _accuracy(inputs: ReportInputs) -> dict[str, Any] | None:
             "before": before[key],
             "after": after[key],
             "change": after[key] - before[key],
+            "between": after.get("change", {}).get(key, (None, None, None))[1:],
+            "intervals": [m.get("intervals", {}).get(key) for m in (before, after)],
         }
-        for key, name, note in METRICS
+        for key in shown_accuracies(inputs.num_classes)
         if before.get(key) is not None and after.get(key) is not None
+        for name, note in [METRICS[key]]
     ]
-    values = [(row["before"], row["after"]) for row in rows]
-    if len(rows) == len(METRICS) and np.allclose(values[:2], values[2:], atol=5e-4):
-        rows = rows[:2]  # classes of equal size: the second pair says the same
+    by_class, by_image = ([(row["before"], row["after"]) for row in rows[start::2]] for start in (0, 1))
+    if len(by_class) == len(by_image) and np.allclose(by_class, by_image, atol=5e-4):
+        rows = rows[::2]  # classes of equal size: both ways of counting say the same
     others = [(name, m) for name, m in inputs.metrics.items() if name not in (BASELINE, URNET)]
-    return {"rows": rows, "others": others, "n": after["n"]} if rows else None
+    note = whose_labels(inputs.evaluation)
+    return {"rows": rows, "others": others, "n": after["n"], "note": note} if rows else None
 
 
 def _holdings(inputs: ReportInputs) -> dict[str, Any]:
@@ -302,8 +308,10 @@ def _changes(inputs: ReportInputs) -> dict[str, Any] | None:
         return None
     before, after = inputs.per_class[BASELINE], inputs.per_class[URNET]
     known = np.flatnonzero(np.isfinite(gains))
+    few = known[inputs.held[known] < _FEWEST_HELD] if inputs.held is not None else known[:0]
+    known = np.setdiff1d(known, few)
     order = known[np.argsort(-gains[known], kind="stable")]
-    widest = float(np.abs(gains[known]).max()) or 1.0
+    widest = float(np.abs(gains[known]).max(initial=0.0)) or 1.0
 
     def bars(labels: list[int]) -> list[dict[str, Any]]:
         return [
@@ -313,6 +321,7 @@ def _changes(inputs: ReportInputs) -> dict[str, Any] | None:
                 "length": abs(float(gains[j])) / widest,
                 "before": float(before[j]),
                 "after": float(after[j]),
+                "held": None if inputs.held is None else int(inputs.held[j]),
             }
             for j in labels
         ]
@@ -321,6 +330,8 @@ def _changes(inputs: ReportInputs) -> dict[str, Any] | None:
         "better": int((gains[known] > 0).sum()),
         "equal": int((gains[known] == 0).sum()),
         "worse": int((gains[known] < 0).sum()),
+        "few": len(few),
+        "fewest": _FEWEST_HELD,
         "gains": bars([j for j in order[:_CHANGES] if gains[j] > 0]),
         "losses": bars([j for j in order[::-1][:_CHANGES] if gains[j] < 0]),
     }

@@ -54,6 +54,8 @@ class ReportInputs:
     per_class: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # model → top-1 [C]
     reliability: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)  # model → bins
     evaluated_on: str = ""  # the split
+    evaluation: Mapping = dataclasses.field(default_factory=dict)  # metrics.json without the models
+    held: np.ndarray | None = None  # int [C], labeled images that were measured
     reweighting: Mapping = dataclasses.field(default_factory=dict)  # metadata of the stage
     export: Mapping = dataclasses.field(default_factory=dict)  # metadata of the stage
     settings: str = ""  # YAML

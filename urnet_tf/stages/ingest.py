@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from urnet_tf.config import Config, IngestConfig
 from urnet_tf.errors import RunError, UsageError, settings_named
-from urnet_tf.schema import DUPLICATE_COLUMNS, DUPLICATE_KINDS, QUARANTINE_COLUMNS, TEST, TRAIN, VAL
+from urnet_tf.schema import (
+    DRAWN,
+    DUPLICATE_COLUMNS,
+    DUPLICATE_KINDS,
+    GIVEN,
+    QUARANTINE_COLUMNS,
+    TEST,
+    TRAIN,
+    VAL,
+)
 from urnet_tf.stages.settings import keys_of
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store import DamagedResult, Workdir, hash_file, read_table, write_json, write_table
@@ -303,7 +312,11 @@ def _metadata(
     splits = counts(tables.candidates["split"])
     kinds = counts(tables.duplicates["kind"])
     statuses = counts(quarantine["status"])
+    given = counts(crawl.rows["split"])
     return {
+        "held_labels": {
+            split: GIVEN if split in given else DRAWN for split in (VAL, TEST) if splits.get(split)
+        },
         "images": len(tables.candidates),
         "train_images": splits.get(TRAIN, 0),
         "val_images": splits.get(VAL, 0),

@@ -146,6 +146,8 @@ def _read_evaluation(context: StageContext, num_classes: int) -> dict[str, Any]:
     table = store.read_table(context.path("evaluate", "per_class.parquet"))
     labels = store.column(table, "label")
     per_class, reliability = {}, {}
+    held = np.zeros(num_classes, np.int64)
+    held[labels] = store.column(table, "n")
     for model in _COMPARED:
         per_class[model] = np.full(num_classes, np.nan)
         per_class[model][labels] = store.column(table, f"{model}_top1").astype(float)
@@ -155,6 +157,8 @@ def _read_evaluation(context: StageContext, num_classes: int) -> dict[str, Any]:
         "per_class": per_class,
         "reliability": reliability,
         "evaluated_on": metrics["split"],
+        "evaluation": {name: value for name, value in metrics.items() if name != "models"},
+        "held": held,
     }
 
 
