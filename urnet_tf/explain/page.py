@@ -1,7 +1,7 @@
 """Puts the report together: numbers from `summary`, drawings from `figures`, pictures, one template."""
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import markupsafe
@@ -11,9 +11,9 @@ from urnet_tf import schema
 from urnet_tf.costs.units import format_bytes
 from urnet_tf.evaluation.wording import shown_accuracies, whose_labels
 from urnet_tf.explain import figures, groups, pictures, summary
+from urnet_tf.explain.exported import describe_export
 from urnet_tf.explain.formats import format_count, format_points, format_times
 from urnet_tf.explain.summary import BASELINE, URNET, ReportInputs
-from urnet_tf.export.model_card import FORMAT_NAMES
 from urnet_tf.reweighting.combine import effective_sample_size
 from urnet_tf.reweighting.factors import FACTORS, OBSERVED
 from urnet_tf.text_rules import one_line
@@ -130,7 +130,7 @@ def build_page(
         changes=_changes(inputs),
         calibration=_calibration(inputs),
         table=_class_table(inputs),
-        export=_export(inputs.export),
+        export=describe_export(inputs.export, _SPLIT_NAMES),
     )
 
 
@@ -375,37 +375,4 @@ def _class_table(inputs: ReportInputs) -> dict[str, Any]:
             for j in order
         ],
         "left_out": max(inputs.num_classes - _TABLE_ROWS, 0),
-    }
-
-
-def _export(metadata: Mapping) -> dict[str, Any] | None:
-    """Rows of the exported files, Keras before them; None where nothing was exported."""
-    formats = metadata.get("formats")
-    if not formats:
-        return None
-    keras = {"accuracy": metadata.get("reference"), "kept": True, "refused": None}
-    check, machine, rows = metadata.get("check") or {}, metadata.get("machine") or {}, []
-    for kind, entry in {"Keras, before export": keras, **formats}.items():
-        accuracy, parity = entry.get("accuracy") or {}, entry.get("parity") or {}
-        rows.append({
-            "name": FORMAT_NAMES.get(kind, kind),
-            "file": entry.get("file") if entry["kept"] else None,
-            "bytes": entry.get("bytes"),
-            "top1": accuracy.get("top1"),
-            "top5": accuracy.get("top5"),
-            "difference": parity.get("max_difference"),
-            "agreement": parity.get("top1_agreement"),
-            "latency_ms": entry.get("latency_ms"),
-            "kept": entry["kept"],
-            "refused": entry.get("refused"),
-        })  # fmt: skip
-    return {
-        "path": metadata.get("path"),
-        "rows": rows,
-        "images": check.get("images"),
-        "labeled": check.get("labeled"),
-        "split": _SPLIT_NAMES.get(check.get("split", ""), check.get("split")),
-        "processor": machine.get("processor"),
-        "cores": machine.get("cores"),
-        "refused": sum(not row["kept"] for row in rows),
     }
