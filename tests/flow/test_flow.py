@@ -545,10 +545,13 @@ def test_a_missing_folder_is_refused(urnet_here, tmp_path):
     assert_refused(done, tmp_path / "no such crawl", "no such file or folder")
 
 
-def test_a_class_with_one_image_is_refused(folder, urnet_here, tmp_path):
+def test_a_class_with_one_image_is_left_out_and_a_crawl_of_such_classes_refused(folder, urnet_here, tmp_path):
     paint(folder / "emu", 1)
-    done = urnet_here("run", "--data", folder, "--workdir", tmp_path / "w")
-    assert_refused(done, "emu", "at least 2 usable training images", "one image")
+    done = urnet_here("ingest", "--data", folder, "--workdir", tmp_path / "w")
+    assert done.returncode == 0 and "left out (ingest.min_class_images): 'emu' (1)" in done.stderr
+    strict = "--set=ingest.min_class_images=9"
+    done = urnet_here("ingest", "--data", folder, "--workdir", tmp_path / "v", strict)
+    assert_refused(done, "emu", "at least 9 usable training images", "one image")
 
 
 @pytest.mark.parametrize("kind", ["no class folders", "empty class folders", "no pictures", "header only"])
@@ -568,7 +571,7 @@ def test_no_images_at_all_is_refused(urnet_here, tmp_path, kind):
     assert_refused(done, "Expected")
 
 
-@pytest.mark.parametrize("label", ["2", "-1", "emu"])
+@pytest.mark.parametrize("label", ["2", "-2", "emu"])  # -1 says that there is none
 def test_a_label_outside_of_the_list_is_refused(urnet_here, tmp_path, label):
     paint(tmp_path / "pictures", 4)
     (tmp_path / "classes.txt").write_text("cat\ndog\n")

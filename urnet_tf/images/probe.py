@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 from urnet_tf.errors import RunError
+from urnet_tf.images.containers import find_container, read_member
 from urnet_tf.images.headers import Refused, read_size
 
 PROBE_COLUMNS = {
@@ -139,6 +140,22 @@ def content_hash(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
+def hash_image(path: str, max_bytes: int) -> str:
+    """`content_hash` of an image where it lies, or the status of a file that cannot be read.
+
+    Raises:
+      OSError: the disk or network fails.
+    """
+    try:
+        return content_hash(read_file(path, max_bytes))
+    except Refused as refused:
+        return refused.status
+    except OSError as error:
+        if is_environment_fault(error):
+            raise
+        return os_status(error)
+
+
 def is_environment_fault(error: OSError) -> bool:
     """Whether a failed call tells of the machine, its disks or its network, and not of the file.
 
@@ -202,6 +219,8 @@ def os_reason(error: OSError) -> str:
 def read_file(path: str, max_bytes: int) -> bytes:
     """The bytes of a regular file that is not empty; faults of the environment are tried again.
 
+    The path may lead into an archive or a table of images, see `containers`.
+
     Raises:
       Refused: no regular file, empty, longer than `max_bytes`, or its name cannot be a file's.
       OSError: it cannot be read; `filename` is the path.
@@ -209,7 +228,13 @@ def read_file(path: str, max_bytes: int) -> bytes:
     if "\0" in path:
         raise Refused("bad_name", "the file name holds a null byte")
     try:
-        return retried(lambda: _read(path, max_bytes))
+        try:
+            return retried(lambda: _read(path, max_bytes))
+        except NotADirectoryError:
+            inside = find_container(path)
+            if inside is None:
+                raise
+            return retried(lambda: read_member(*inside, max_bytes))
     except OSError as error:
         error.filename = path  # failed reads do not name it
         raise

@@ -114,7 +114,7 @@ def list_images(inputs: Iterable[str]) -> Iterator[str]:
     Hidden files and files without the suffix of an image are passed over; directories that cannot be
     entered are yielded, so that they are reported.
     """
-    from urnet_tf.crawl.readers import walk
+    from urnet_tf.crawl.trees import walk
 
     for given in inputs:
         if not os.path.isdir(given):
