@@ -115,7 +115,7 @@ def test_every_fit_of_a_stage_says_where_its_settings_are():
                 continue
             (given,) = [inner for item in node.items for inner in calls(item, "keys_of")]
             sections.append((path.stem, given.args[1].value))
-    expected = {"baseline": "baseline.fit", "reweight": "reweight.refit", "train": "train.fit"}
+    expected = {"baseline": "baseline.fit", "reweight": "reweight.refit", "urnet_fit": "train.fit"}
     assert dict(sections) == expected and len(sections) == 3
     for _, section in sections:
         assert isinstance(config.select(config.Config(), section), config.FitConfig)

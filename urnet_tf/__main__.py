@@ -42,6 +42,9 @@ urnet {version}: train image classifiers from noisy web images, and see why each
   urnet serve  --model MODEL [--port N] [--host ADDRESS] [--engine ENGINE] [--dry_run]
                                         starts TF Serving, its Docker image or MLflow's server
   urnet promote --workdir DIR [--out saved_models]    put a run's export where servers look
+  urnet ensemble RUN RUN ... [--workdir runs/ensemble] [--dry_run] [--set export.name=NAME ...]
+                                        joins finished runs (their work directories) with the same classes
+                                        and held images: accuracy, submission file, one exported model
   urnet draw   --out DIR                draw a small noisy crawl to try things on
 
 CRAWL is a folder with one sub-folder a class, a CSV or Parquet list (path,label,...), or a
@@ -151,6 +154,8 @@ def _dispatch(command: str | None, arguments: list[str]) -> int:
     if command == "promote":
         _reject_extra(command, arguments)
         return _promote()
+    if command == "ensemble":
+        return _ensemble(arguments)
     if command == "predict":
         return _predict(arguments)
     if command == "serve":
@@ -163,7 +168,9 @@ def _dispatch(command: str | None, arguments: list[str]) -> int:
         _reject_extra(command, arguments)
         return _run(command)
     received = "none" if command is None else repr(command)
-    known = ", ".join(("run", "verify", "why", "predict", "promote", "serve", "draw", *stages.NAMES))
+    known = ", ".join(
+        ("run", "verify", "why", "predict", "promote", "ensemble", "serve", "draw", *stages.NAMES)
+    )
     raise UsageError(f"Expected a command ({known}); received {received}. See `urnet --help`.")
 
 
@@ -232,9 +239,13 @@ def _closing_lines(workdir: "Workdir") -> str:
 
 def _report_refusals(workdir: "Workdir") -> int:
     """Tells which files lie too far from Keras; the exit status."""
+    return _tell_refusals(workdir.completed("export")["metadata"]["formats"])
+
+
+def _tell_refusals(formats: dict[str, dict]) -> int:
     from urnet_tf.export.parity import explain_refusals
 
-    sentences, is_error = explain_refusals(workdir.completed("export")["metadata"]["formats"])
+    sentences, is_error = explain_refusals(formats)
     for sentence in sentences:
         print(f"urnet: {sentence} --allow_drift keeps it.", file=sys.stderr)
     return 1 if is_error else 0
@@ -290,6 +301,34 @@ def _promote() -> int:
     version = workdir.checked("export", *marker["metadata"]["path"].split("/"))
     print(f"Promoted: {promote(version, _OUT.value or 'saved_models')}")
     return 0
+
+
+def _ensemble(arguments: list[str]) -> int:
+    from urnet_tf.flow import joined_runs
+
+    out = _WORKDIR.value if _WORKDIR.present else "runs/ensemble"
+    for flag in (_CONFIG, _DATA, _FROM):
+        if flag.value is not None:
+            raise UsageError(
+                f"Did not expect --{flag.name} with `ensemble`; the runs keep what they were made with."
+            )
+    overrides = [*_SET.value, *(["export.allow_drift=true"] if _ALLOW_DRIFT.value else [])]
+    if _DRY_RUN.value:
+        print(joined_runs.format_plan(*joined_runs.open_runs(arguments, out, overrides)))
+        return 0
+    promise("the same command goes on from here")
+    done = joined_runs.join_runs(arguments, out, overrides)
+    for name, m in done["metrics"]["models"].items():
+        top1, top5 = 100 * m["balanced_top1"], 100 * m["balanced_top5"]
+        split = done["metrics"]["split"]
+        print(f"{name:<13} class-balanced top-1 {top1:5.1f} %   top-5 {top5:5.1f} %   ({split})")
+    if "no_export" in done:
+        print(f"urnet: No model was exported, since {done['no_export']}.", file=sys.stderr)
+        print(f"Results: {os.path.join(out, 'evaluate')}")
+        return 0
+    status = _tell_refusals(done["export"]["formats"])
+    print(f"Results: {os.path.join(out, 'evaluate')}  {os.path.join(out, 'export', done['export']['path'])}")
+    return status
 
 
 def _draw() -> int:

@@ -40,6 +40,35 @@ def test_one_member_keeps_its_order():
         assert np.array_equal(np.argsort(-ensemble.fuse(probs, fusion)), np.argsort(-probs[0]))
 
 
+def test_rank_fusion_joins_the_best_classes_of_each_member():
+    few, many = ensemble.RANKED, 2 * ensemble.RANKED + 10  # more than both members can name
+    ascending = np.arange(1, many + 1, dtype=np.float32)
+    probs = np.stack([ascending[::-1], ascending])[:, None] / ascending.sum()  # opposite orders
+    fused = ensemble.rank_fusion(probs)[0]
+    joined = np.r_[:few, many - few : many]  # the ten in the middle are among the best of neither
+    scores = np.zeros(many)
+    scores[joined] = 1 / (60 + np.arange(1, 2 * few + 1))
+    scores += scores[::-1]
+    np.testing.assert_allclose(fused, scores / scores.sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [7, ensemble.RANKED, 160])
+def test_the_best_of_rank_fusion_are_those_of_sorting_all_classes(classes):
+    rng = np.random.default_rng(1)
+    logits = 2 * rng.normal(size=(1, 40, classes)) + 0.2 * rng.normal(size=(3, 40, classes))
+    probs = (np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)).astype(np.float32)
+    ranks = 1 + np.argsort(np.argsort(-probs, axis=-1), axis=-1)
+    expected = (1 / (60 + ranks)).sum(axis=0)
+    expected /= expected.sum(axis=1, keepdims=True)
+    fused = ensemble.rank_fusion(probs)
+    if classes < 3 * ensemble.RANKED:
+        np.testing.assert_allclose(fused, expected, rtol=1e-5)
+    best = [
+        np.argsort(-scores, axis=1, kind="stable")[:, :5] for scores in (fused, expected.astype(np.float32))
+    ]
+    np.testing.assert_array_equal(*best)
+
+
 def test_unknown_fusion_and_wrong_shape_are_named():
     with pytest.raises(UsageError, match="'median'"):
         ensemble.fuse(np.ones((1, 1, 2)), "median")

@@ -16,6 +16,15 @@ def test_top_k_breaks_ties_by_the_smaller_class():
     assert ids.dtype == np.int32 and probs.dtype == np.float32
 
 
+def test_top_k_gives_what_a_stable_sort_of_all_classes_gives():
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 6, (50, 40)).astype(np.float32)  # ties everywhere, at the last place too
+    for probs in (coarse, rng.random((50, 40)).astype(np.float32), np.where(coarse == 3, np.nan, coarse)):
+        for k in (1, 3, 39, 40):
+            expected = np.argsort(-probs, axis=1, kind="stable")[:, :k]
+            np.testing.assert_array_equal(metrics.top_k(probs, k)[0], expected)
+
+
 def test_top_k_with_more_places_than_classes_gives_all_classes():
     ids, probs = metrics.top_k(np.array([[0.3, 0.7]]), 5)
     assert ids.tolist() == [[1, 0]]

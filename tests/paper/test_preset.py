@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from urnet_tf.config import file, has_second_round, load_config, select
+from urnet_tf.config import count_members, file, has_second_round, load_config, select
 from urnet_tf.stages.effects import resolve
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "experiments" / "configs"
@@ -79,6 +79,7 @@ def test_the_configurations_hold_the_whole_paper(name):
     google_alone = name == "paper_mini_webvision"
     assert config.ingest.max_rank == ({} if google_alone else {"flickr": 15})
     small = name == "paper_small"
+    assert count_members(config) == (3 if small else 29) and config.evaluate.ensemble == "urnets"
     assert select(config, "model.resnext_depth") == (26 if small else 101)
 
 

@@ -15,7 +15,7 @@ from paper import equations
 from urnet_tf import store
 from urnet_tf.config import load_config
 from urnet_tf.flow import plan, runner
-from urnet_tf.stages import train as train_stage
+from urnet_tf.stages import urnet_fit
 from urnet_tf.stages.stage import StageContext
 
 CONFIG = pathlib.Path(__file__).resolve().parents[2] / "experiments" / "configs" / "paper_small.yaml"
@@ -66,7 +66,7 @@ class Run:
     def bags(self, step):
         """The ids of the bags of a step [B, N_b]."""
         weight = self.weights["sample_weight"]
-        data = train_stage._bag_batches(self.context(), self.labels, weight, augmented=True)
+        data = urnet_fit.bag_batches(self.context(), self.labels, weight, augmented=True)
         return data.sampler.batch(step)[0], data.steps_per_epoch
 
 
@@ -85,7 +85,7 @@ def paper(drawn_crawl, tmp_path_factory):
     settings = (
         f"ingest.path={drawn_crawl}", f"seed={SEED}", "model.image_size_px=16", "pack.short_side_px=16",
         "augment.policy=none", "baseline.fit.epochs=6", "baseline.fit.learning_rate=0.5",
-        "train.fit.learning_rate=1.0", "train.fit.epochs=2", "model.attention_dim=8",
+        "train.fit.learning_rate=1.0", "train.fit.epochs=2", "train.members=1", "model.attention_dim=8",
         "ingest.max_rank={flickr: 8}", f"reweight.confidence.text_vectors={root / 'words.vec'}",
         f"reweight.confidence.top_rank={TOP_RANK}", f"reweight.confidence.embedding_dim={WIDTH}",
         f"reweight.confidence.epochs={PASSES}",
@@ -208,7 +208,7 @@ def test_the_first_loss_starts_from_the_baseline_and_is_that_of_the_equations(pa
     out = paper.workdir.root / "standing"
     out.mkdir()
     context = StageContext(config, paper.workdir, out)
-    train_stage._fit(context, paper.labels, paper.weights["sample_weight"])
+    urnet_fit.fit_urnet(context, paper.labels, paper.weights["sample_weight"], out / "tensorboard")
     history = json.loads((out / "history.json").read_text())[0]
 
     kernel, bias = paper.dense(paper.model("baseline", "model_full.keras"), "instance_logits")
@@ -247,7 +247,7 @@ def trained(paper):
     from urnet_tf.models.classifier import backbone_of
 
     model = paper.model("train", "urnet.keras")
-    data = train_stage._bag_batches(
+    data = urnet_fit.bag_batches(
         paper.context(), paper.labels, np.ones(paper.count, np.float32), augmented=False
     )
     steps = range(data.steps_per_epoch)

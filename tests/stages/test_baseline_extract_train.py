@@ -5,106 +5,20 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+from urnet_fixtures.squares import (
+    PER_CLASS,
+    TRAIN,
+    VAL,
+    run_stage as run,
+    small_settings as settings,
+)
 
-from urnet_tf import config as config_lib, schema, store
+from urnet_tf import config as config_lib, store
 from urnet_tf.errors import RunError, UsageError
-from urnet_tf.images import image_store
 from urnet_tf.reweighting.judge import out_of_fold_predictions
-from urnet_tf.stages import baseline, extract, features, fitted_heads, train
+from urnet_tf.stages import baseline, extract, features, fitted_heads, train, urnet_fit
 from urnet_tf.stages.settings import images_per_step
 from urnet_tf.stages.stage import PlanContext, StageContext
-
-CLASSES, PER_CLASS, VAL = 3, 20, 6
-TRAIN = CLASSES * PER_CLASS
-
-
-def tiny_backbone(name, image_size_px, weights=None, *, seed=0, synchronized=False, **_):
-    image = keras.Input((image_size_px, image_size_px, 3), name="image")
-    x = keras.layers.Rescaling(1 / 128, -1.0, name="rescale")(image)
-    x = keras.layers.Conv2D(
-        16, 8, strides=4, kernel_initializer=keras.initializers.HeNormal(seed=seed), name="conv"
-    )(x)
-    x = keras.layers.BatchNormalization(synchronized=synchronized, name="bn")(x)
-    x = keras.layers.ReLU(name="relu")(x)
-    return keras.Model(
-        image, keras.layers.GlobalAveragePooling2D(dtype="float32", name="features")(x), name="tiny"
-    )
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    monkeypatch.setattr("urnet_tf.models.backbone.build_backbone", tiny_backbone)
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory):
-    """pack/ and reweight/ of colored squares: class 0 red, 1 green, 2 blue, with noise."""
-    import tensorflow as tf
-
-    root = tmp_path_factory.mktemp("work")
-    rng = np.random.default_rng(0)
-    labels = np.concatenate([np.repeat(np.arange(CLASSES), PER_CLASS), np.arange(VAL) % CLASSES])
-    images = rng.integers(0, 120, (len(labels), 24, 24, 3))
-    images[np.arange(len(labels)), :, :, labels] += 100
-    (root / "pack").mkdir()
-    records = [tf.io.encode_jpeg(image.astype("uint8")).numpy() for image in images]
-    image_store.write_shard(root / "pack", 0, records)
-    image_store.write_index(root / "pack", [len(records)])
-    hashes = [f"h{i}" for i in range(len(labels))]
-    hashes[5] = hashes[4]
-    hashes[25] = hashes[4]  # one file under two labels
-    columns = {
-        "instance_id": np.arange(len(labels)), "label": labels, "content_hash": hashes,
-        "split": [schema.TRAIN] * TRAIN + [schema.VAL] * VAL,
-        **{name: [""] * len(labels) for name in ("source", "query", "title", "description", "tags", "path")},
-        **{name: [1] * len(labels) for name in ("rank", "width_px", "height_px")},
-    }  # fmt: skip
-    store.write_table(root / "pack" / "instances.parquet", columns, schema.INSTANCE_COLUMNS)
-    store.write_json(root / "pack" / "classes.json", [{"label": i, "name": str(i)} for i in range(CLASSES)])
-    store.Workdir(root).write_marker(root / "pack", {"metadata": {}})
-    (root / "reweight").mkdir()
-    labels, ones = labels[:TRAIN], np.ones(TRAIN, np.float32)
-    weights = {"instance_id": np.arange(TRAIN), "label": labels, "path": [""] * TRAIN}
-    weights |= {name: ones for name, dtype in schema.WEIGHT_COLUMNS.items() if dtype == "float32"}
-    weights |= {"cluster": -ones.astype("int32"), "predicted_label": labels.astype("int32")}
-    weights["sample_weight"] = rng.uniform(0.5, 1.5, TRAIN).astype("float32")
-    store.write_table(root / "reweight" / "weights.parquet", weights, schema.WEIGHT_COLUMNS)
-    store.write_array(
-        root / "reweight" / "target_ids.npy", np.stack([labels, (labels + 1) % 3], 1).astype("int32")
-    )
-    store.write_array(root / "reweight" / "target_probs.npy", np.tile(np.float32([0.9, 0.1]), (TRAIN, 1)))
-    store.Workdir(root).write_marker(root / "reweight", {"metadata": {}})
-    return root
-
-
-def settings(mode, folds, epochs=20, head="trained", **train_section):
-    fit = {"epochs": epochs, "batch_images": 12, "learning_rate": 0.02}
-    return config_lib.from_dict(
-        {
-            "model": {"mode": mode, "image_size_px": 16, "weights": None, "dropout": 0.1},
-            "augment": {"min_area": 0.5},
-            "baseline": {"folds": folds, "fit": fit, "head": head},
-            "extract": {"top_k": 2, "batch_images": 16},
-            "train": {"fit": fit, "head": head, **train_section},
-        }
-    )
-
-
-def run(module, config, root):
-    if module is baseline:
-        run(features, config, root)
-    workdir = store.Workdir(root)
-    out = workdir.open_partial(module.STAGE.name, "key")
-    metadata = module.run(StageContext(config, workdir, out))
-    workdir.finish(module.STAGE.name, {"metadata": metadata})
-    return metadata
-
-
-@pytest.fixture
-def workdir(packed, tmp_path):
-    for stage in ("pack", "reweight"):
-        (tmp_path / stage).symlink_to(packed / stage)
-    return tmp_path
 
 
 def test_folds_are_stratified_seeded_and_keep_copies_together():
@@ -201,9 +115,9 @@ def test_the_mass_of_a_class_is_counted_in_average_images():
     labels = np.array([0, 0, 0, 1, 1, 2])
     # 0.03, 0.01, -0.5 | 0.02, 0.04 | -0.1: 0.04, 0.06 and 0 of 0.1 for their labels, on 6 images
     weights = np.array([0.03, 0.01, -0.5, 0.02, 0.04, -0.1])
-    np.testing.assert_allclose(train.compute_class_mass(labels, weights, 4), [2.4, 3.6, 0, 0], rtol=1e-12)
+    np.testing.assert_allclose(urnet_fit.compute_class_mass(labels, weights, 4), [2.4, 3.6, 0, 0], rtol=1e-12)
     with pytest.raises(RunError, match="all 6 weigh 0 or less"):
-        train.compute_class_mass(labels, -np.abs(weights), 4)
+        urnet_fit.compute_class_mass(labels, -np.abs(weights), 4)
 
 
 @pytest.mark.parametrize(("images", "size"), [(10_000, 256), (1024, 256), (1023, 128), (30, 4), (2, 1)])
@@ -264,7 +178,7 @@ def test_training_starts_from_what_was_asked_for(tiny, workdir, init):
     config = settings("finetune", 1, epochs=2, init=init)
     run(baseline, config, workdir)
     context = StageContext(config, store.Workdir(workdir), workdir / "unused")
-    model = train._build_model(context, 3, synchronized=False)
+    model = urnet_fit.build_model(context, 3, synchronized=False)
     full = keras.models.load_model(workdir / "baseline" / "model_full.keras")
     kernels = [backbone_of(network).get_layer("conv").kernel.numpy() for network in (model, full)]
     assert np.array_equal(*kernels) == (init != "pretrained")
@@ -284,7 +198,7 @@ def test_bags_count_as_their_settings_say(workdir, own):
     context = StageContext(config, store.Workdir(workdir), workdir / "unused")
     table = store.read_table(workdir / "reweight" / "weights.parquet")
     labels, weights = store.column(table, "label"), store.column(table, "sample_weight")
-    data = train._bag_batches(context, labels, weights, augmented=True)
+    data = urnet_fit.bag_batches(context, labels, weights, augmented=True)
     ((_, y, w),) = data.dataset(0, 1).as_numpy_iterator()
     if own:
         np.testing.assert_array_equal(y["bag"][:, 0, 0], y["instance"][:, 0, 0, 0])

@@ -9,7 +9,7 @@ import pytest
 
 from urnet_tf import config as config_lib, store
 from urnet_tf.errors import UsageError
-from urnet_tf.evaluation import metrics
+from urnet_tf.evaluation import ensemble, metrics
 from urnet_tf.schema import QUARANTINE_COLUMNS, TEST, TRAIN, VAL
 from urnet_tf.stages import evaluate
 from urnet_tf.stages.stage import PlanContext, StageContext
@@ -72,6 +72,14 @@ def write_workdir(root, test_labels=True, finetune=False):
     return labels
 
 
+def write_members(root, count=3):
+    """More URNets beside the first."""
+    for number in range(1, count):
+        (root / "train" / f"member{number}").mkdir()
+        head(10 + number).save(root / "train" / f"member{number}" / "instance.keras")
+    return ("train.head=trained", f"train.members={count}")
+
+
 def context_of(root, *overrides):
     settings = [f"baseline.folds={FOLDS}", f"model.image_size_px={SIZE}", "evaluate.batch_images=8"]
     config = config_lib.load_config(None, [*settings, *overrides])
@@ -100,17 +108,19 @@ def test_cached_features_give_all_figures(tmp_path):
     metadata = evaluate.run(context)
     written = json.loads((context.out / "metrics.json").read_text())
     assert written["split"] == metadata["split"] == TEST and written["views"] == 1
-    models = ["baseline", "urnet", "folds", "ensemble", "folds_rank", "ensemble_rank"]
-    assert sorted(written["models"]) == sorted(models)
+    assert sorted(written["models"]) == ["baseline", "folds", "folds_rank", "urnet"]
+    assert not list(context.out.glob("*ensemble*")), "one URNet is no ensemble"
 
     ids = np.arange(43, 60)
     ours = expected_probs(tmp_path, "train/instance.keras", ids)
     folds = [expected_probs(tmp_path, f"baseline/model_fold{f}.keras", ids) for f in range(FOLDS)]
-    means = {"urnet": ours, "folds": np.mean(folds, 0), "ensemble": np.mean([ours, *folds], 0)}
-    for name, probs in means.items():
+    for name, probs in {"urnet": ours, "folds": np.mean(folds, 0)}.items():
         expected = metrics.summarize(labels[ids], *metrics.top_k(probs, 5), C)
-        assert written["models"][name] == pytest.approx(expected, abs=1e-5)
-    assert written["models"]["ensemble_rank"]["ece"] is None
+        found = written["models"][name]
+        intervals, others = found.pop("intervals"), expected.pop("intervals")
+        assert found == pytest.approx(expected, abs=1e-5)
+        assert all(intervals[key] == pytest.approx(others[key]) for key in others)
+    assert written["models"]["folds_rank"]["ece"] is None
     with np.load(context.out / "predictions_urnet.npz") as kept:
         assert kept["instance_id"].tolist() == ids.tolist()
         np.testing.assert_allclose(kept["given_prob"], ours[np.arange(17), labels[ids]], atol=1e-6)
@@ -124,6 +134,25 @@ def test_cached_features_give_all_figures(tmp_path):
     assert sum(pair["count"] for pair in confused) == round(wrong)
     assert confused[0]["name"] == f"class {confused[0]['label']}"
     assert not (context.out / "parts").exists()
+
+
+@pytest.mark.parametrize("joined", ["urnets", "urnets_and_folds"])
+def test_the_ensemble_joins_the_urnets_and_the_folds_where_that_is_asked_for(tmp_path, joined):
+    write_workdir(tmp_path, test_labels=False)
+    members = write_members(tmp_path)
+    context = context_of(tmp_path, *members, f"evaluate.ensemble={joined}")
+    evaluate.run(context)
+    files = ["train/instance.keras", "train/member1/instance.keras", "train/member2/instance.keras"]
+    if joined == "urnets_and_folds":
+        files += [f"baseline/model_fold{fold}.keras" for fold in range(FOLDS)]
+    ids = np.arange(30, 60)
+    probs = np.stack([expected_probs(tmp_path, file, ids) for file in files])
+    for name, fused in (("ensemble", probs.mean(0)), ("ensemble_rank", ensemble.rank_fusion(probs))):
+        with np.load(context.out / f"predictions_{name}.npz") as kept:
+            np.testing.assert_allclose(kept["top_probs"], metrics.top_k(fused, 5)[1], atol=1e-6)
+    lines = (context.out / "submission_ensemble.txt").read_text().splitlines()
+    best = metrics.top_k(probs.mean(0)[13:], 5)[0].tolist()
+    assert [list(map(int, line.split()[1:])) for line in lines[:4] + lines[5:]] == best
 
 
 def test_the_calibration_error_takes_the_bins_that_are_asked_for(tmp_path):
@@ -154,7 +183,6 @@ def test_without_test_labels_val_is_measured_and_every_listed_test_image_has_a_l
     best = np.argsort(-expected_probs(tmp_path, "train/instance.keras", np.arange(43, 60)), 1, kind="stable")
     assert [list(map(int, line[1:])) for line in lines[:4] + lines[5:]] == best[:, :5].tolist()
     assert lines[4][1:] == ["0", "1", "2", "3", "4"]  # unreadable: the largest classes
-    assert (context.out / "submission_ensemble.txt").exists()
     assert labels.min() == -1
 
 
@@ -247,5 +275,7 @@ def test_estimate_knows_that_cached_features_are_cheap():
     cheap = evaluate.estimate(config, metadata)
     crops = dataclasses.replace(config.evaluate, crops="10")
     dear = evaluate.estimate(dataclasses.replace(config, evaluate=crops), metadata)
+    more = config_lib.load_config(None, ["train.head=trained", "train.members=29"])
+    assert evaluate.estimate(more, metadata).seconds - cheap.seconds == pytest.approx(28 * 10_000 / 20_000)
     assert cheap.rows == dear.rows == 10_000 and cheap.seconds < 60 < dear.seconds
     assert evaluate.estimate(config, PlanContext()).seconds is None

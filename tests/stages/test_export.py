@@ -96,6 +96,39 @@ def test_frozen_mode_puts_the_backbone_before_the_head(root, monkeypatch):
     assert labels == [f"class {c}" for c in range(C)]
 
 
+def test_an_ensemble_is_exported_as_one_model(root, monkeypatch):
+    import keras
+
+    from urnet_tf.export.preparation import Preparation
+    from urnet_tf.export.saved_model import open_saved_model
+
+    network = backbone(None)
+    monkeypatch.setattr(export, "open_backbone", lambda config: network)
+    heads = [keras.saving.load_model(root / "train" / "instance.keras")]
+    for number in (1, 2):
+        (root / "train" / f"member{number}").mkdir()
+        other = keras.Sequential([keras.Input((D,)), keras.layers.Dense(C)])
+        other.save(root / "train" / f"member{number}" / "instance.keras")
+        heads.append(other)
+    store.Workdir(root).write_marker(root / "train", {"metadata": {}})
+    members = "train.head=trained", "train.members=3", "export.model=ensemble"
+    files = "export.formats=[saved_model]"
+    context = context_of(root, *members, files, "export.top_k=4")
+    formats = export.run(context)["formats"]
+    assert all(entry["kept"] and entry["parity"]["max_difference"] < 1e-5 for entry in formats.values())
+    (encoded,) = DrawnStore(None).read([4])
+    features = network(Preparation(SIZE, short_side_px=40).decode([encoded])[0])
+    expected = np.mean([keras.ops.softmax(head(features)) for head in heads], axis=0)[0]
+    call = open_saved_model(context.out / "urnet" / "1")
+    served = call("serving_default", {"image_bytes": [encoded]})
+    np.testing.assert_allclose(served["probabilities"][0], expected[served["classes"][0]], atol=1e-5)
+    np.testing.assert_allclose(call("features", {"image_bytes": [encoded]})["features"], features, rtol=1e-4)
+    whole = [config_lib.load_config(None, ["model.mode=finetune", *own]) for own in ((), members[1:])]
+    estimates = [export.estimate(config, PlanContext(90, 80, C)) for config in whole]
+    assert estimates[1].disk_bytes == pytest.approx(3 * estimates[0].disk_bytes, rel=1e-3)
+    assert estimates[1].seconds > 2 * estimates[0].seconds
+
+
 def test_versions_grow_with_complete_exports_only(root, monkeypatch):
     monkeypatch.setattr(export, "open_backbone", backbone)
     versions = []

@@ -17,6 +17,7 @@ from urnet_tf.config.fields import (
     ReweightConfig,
     RuntimeConfig,
     TrainConfig,
+    count_members,
     has_second_round,
 )
 from urnet_tf.config.presets import PRESETS, from_dict, load_config
@@ -37,6 +38,7 @@ __all__ = [
     "ReweightConfig",
     "RuntimeConfig",
     "TrainConfig",
+    "count_members",
     "from_dict",
     "has_second_round",
     "load_config",

@@ -9,6 +9,8 @@ from urnet_tf.config.fields import (
     IngestConfig,
     ModelConfig,
     RuntimeConfig,
+    TrainConfig,
+    count_members,
 )
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import LIST_COLUMNS
@@ -35,12 +37,13 @@ def check_together(config: Config) -> None:
     _check_class_weight(config.reweight.class_weight)
     if config.runtime.jit_compile and config.runtime.strategy != "none":
         raise UsageError("Expected runtime.strategy=none with runtime.jit_compile; received mirrored.")
+    _check_exported(config)
     for key in _FITS:
-        fit, rows, what = operator.attrgetter(key)(config), None, "images"
+        fit = operator.attrgetter(key)(config)
         if key == "train.fit":
-            size = config.train.bag.size
-            rows, what = max(1, fit.batch_images // size), f"bags of {size}"
-        _check_parts(key, fit, rows or fit.batch_images, what)
+            _check_bags(config.train)
+        else:
+            _check_parts(key, fit, fit.batch_images, "images")
         _check_elr(key, fit, config.runtime)
 
 
@@ -80,6 +83,26 @@ def _check_class_weight(settings: ClassWeightConfig) -> None:
             f"Expected reweight.class_weight.alpha=null with kind={settings.kind}, which has no alpha but "
             f"effective_beta; received {settings.alpha}."
         )
+
+
+def _check_exported(config: Config) -> None:
+    """The export must be of a model that training makes."""
+    wanted, members = config.export.model, count_members(config)
+    if wanted == "urnet":
+        return
+    if members == 1:
+        raise UsageError(
+            f"Expected train.members above 1, and train.head=trained or model.mode=finetune, with "
+            f"export.model={wanted}; received {config.train.members} member(s) of train.head="
+            f"{config.train.head}. Raise train.members, or set export.model=urnet."
+        )
+    if wanted == "distilled" and not config.train.distill:
+        raise UsageError("Expected train.distill=true with export.model=distilled; received false.")
+
+
+def _check_bags(train: TrainConfig) -> None:
+    for size in dict.fromkeys((train.bag.size, *(train.member_bag_sizes or ()))):
+        _check_parts("train.fit", train.fit, max(1, train.fit.batch_images // size), f"bags of {size}")
 
 
 def _check_parts(key: str, fit: FitConfig, rows: int, what: str) -> None:

@@ -283,6 +283,12 @@ class TrainConfig:
     # frozen: as baseline.head; weights make discriminant analysis worse where it was measured
     head: str = _choice("logistic", "discriminant", "mean", "trained")
     bag: BagConfig = field(default_factory=BagConfig)
+    # URNets that differ in their seed, for an ensemble (Table 1: 29); fitted heads need no seed, so are one
+    members: int = _between(1, 1, _REPEATS)
+    # the members after the first take these bag sizes in turn; None = bag.size
+    member_bag_sizes: tuple[int, ...] | None = _several(None, 100, minimum=1, maximum=_REPEATS)
+    # one more URNet, trained on the mean probabilities of the members instead of the soft labels
+    distill: bool = False
     fit: FitConfig = field(
         default_factory=lambda: FitConfig(loss=LossConfig(logit_adjustment=1.0), mixup=0.4)
     )
@@ -294,6 +300,8 @@ class EvaluateConfig:
     crops: str = _choice("1", "5", "10", "grid")  # per scale
     scales: tuple[float, ...] = _several((1.0,), 20, minimum=0.1, maximum=10.0)  # of image_size_px
     bag_branch: bool = False  # average the instance branch with the bag branch on a bag of one
+    # what the ensemble joins: all URNets (train.members), or the plain models of the folds as well
+    ensemble: str = _choice("urnets", "urnets_and_folds")
     ece_bins: int = _between(15, 2, 10 * _REPEATS)
     batch_images: int = _between(64, 1, _ROWS)
 
@@ -301,6 +309,8 @@ class EvaluateConfig:
 @dataclass(frozen=True)
 class ExportConfig:
     name: str = _text("urnet", FILE_NAME, 100)
+    # the first URNet, all of them as one model, or the one that was distilled from them
+    model: str = _choice("urnet", "ensemble", "distilled")
     top_k: int = _between(5, 1, _REPEATS)  # classes that the SavedModel serves
     formats: tuple[str, ...] = _several(
         ("saved_model", "keras", "tflite_float32", "tflite_float16", "tflite_dynamic_int8", "tflite_int8"),
@@ -361,6 +371,16 @@ class Config:
     export: ExportConfig = field(default_factory=ExportConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+
+def trains(config: Config, section: str) -> bool:
+    """Whether the classifiers of `baseline` or `train` are trained by steps; linear heads are fitted else."""
+    return config.model.mode == "finetune" or getattr(config, section).head == "trained"
+
+
+def count_members(config: Config) -> int:
+    """How many URNets `train` makes: a fitted head is the same for every seed, so there is one."""
+    return config.train.members if trains(config, "train") else 1
 
 
 def has_second_round(config: Config) -> bool:

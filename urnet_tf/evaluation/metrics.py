@@ -34,8 +34,21 @@ def top_k(probs: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     probs = np.asarray(probs)
     if probs.ndim != 2 or k < 1:
         raise UsageError(f"Expected probs [N, C] and k >= 1; received shape {probs.shape} and k = {k}.")
-    ids = np.argsort(-probs, axis=1, kind="stable")[:, :k]
+    ids = _best_ids(probs, k)
     return ids.astype(np.int32), np.take_along_axis(probs, ids, axis=1).astype(np.float32)
+
+
+def _best_ids(probs: np.ndarray, k: int) -> np.ndarray:
+    """The columns of the k largest values of each row, as a stable sort of all columns finds them."""
+    if k >= probs.shape[1] or not len(probs):
+        return np.argsort(-probs, axis=1, kind="stable")[:, :k]
+    ids = np.sort(np.argpartition(-probs, k - 1, axis=1)[:, :k], axis=1)
+    best = np.take_along_axis(probs, ids, axis=1)
+    # Where values beyond the k best equal the last of them, a partition takes any; NaN counts there, too.
+    unclear = (probs >= best.min(axis=1, keepdims=True)).sum(axis=1) != k
+    ids = np.take_along_axis(ids, np.argsort(-best, axis=1, kind="stable"), axis=1)
+    ids[unclear] = np.argsort(-probs[unclear], axis=1, kind="stable")[:, :k]
+    return ids
 
 
 def labeled(labels: np.ndarray) -> np.ndarray:

@@ -30,8 +30,9 @@ _MODEL_NAMES = {
     URNET: "URNet",
     "folds": "the fold models together",
     "folds_rank": "the fold models together, by rank",
-    "ensemble": "URNet with the fold models",
-    "ensemble_rank": "URNet with the fold models, by rank",
+    "ensemble": "the ensemble",
+    "ensemble_rank": "the ensemble, by rank",
+    "distilled": "one URNet, distilled from the ensemble",
 }
 _SPLIT_NAMES = {schema.VAL: "validation", schema.TEST: "test"}
 
@@ -66,6 +67,7 @@ GLOSSARY = (
     ),
     ("right_prob", "How probable it is that the label is right, by all evidence that was used."),
     ("doubtful", "The label is more probably wrong than right: right_prob is below one half."),
+    ("ensemble", "Several networks that differ in their seed; the mean of their probabilities."),
     ("balanced accuracy", "Share of right guesses in each class, then the mean over classes."),
     ("calibration error", "How far the stated probability is from the share that is right, on average."),
 )

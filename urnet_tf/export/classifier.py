@@ -141,7 +141,7 @@ def export_classifier(
         "version": version,
         **_describe(model, preparation),
         "top_k": min(top_k, len(labels)),
-        "machine": _describe_machine(),
+        "machine": describe_machine(),
         "versions": _versions(),
         "data": dict(data or {}),
         "settings": dict(settings or {}),
@@ -313,7 +313,7 @@ def _versions() -> dict[str, str]:
     return {"urnet_tf": __version__, "python": platform.python_version(), **found}
 
 
-def _describe_machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """The processor's name and its cores, for figures that depend on them."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()

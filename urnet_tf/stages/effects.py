@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from urnet_tf.config.fields import Config, has_second_round
+from urnet_tf.config.fields import Config, count_members, has_second_round, trains as trains
 from urnet_tf.config.presets import from_dict
 from urnet_tf.config.tree import FREE_MAPPINGS, plain_value, select
 from urnet_tf.reweighting import LITERAL
@@ -71,11 +71,6 @@ def _is_whole(config: Config) -> bool:
     return config.model.mode == "finetune"
 
 
-def trains(config: Config, section: str) -> bool:
-    """Whether the classifiers of `baseline` or `train` are trained by steps; linear heads are fitted else."""
-    return _is_whole(config) or getattr(config, section).head == "trained"
-
-
 def _is_repaired(config: Config) -> bool:
     return config.reweight.formulas != LITERAL
 
@@ -100,8 +95,13 @@ RULES = (
     *(
         Rule(key, lambda c: trains(c, "train"), "train.head=trained")
         for key in ("train.fit.*", "train.bag.loss_weight", "train.bag.target", "train.bag.weighted",
-                    "evaluate.bag_branch")
+                    "train.members", "evaluate.bag_branch")
     ),
+    *(
+        Rule(key, lambda c: count_members(c) > 1, "train.members above 1")
+        for key in ("train.member_bag_sizes", "train.distill")
+    ),
+    Rule("evaluate.ensemble", lambda c: c.baseline.folds > 1, "baseline.folds above 1"),
     *(
         Rule(key, lambda c: c.train.bag.loss_weight > 0, "train.bag.loss_weight above 0")
         for key in ("train.bag.target", "train.bag.weighted")

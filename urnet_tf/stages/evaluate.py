@@ -6,7 +6,9 @@ per_class.parquet, confusion.json, predictions_<model>.npz, submission.txt.
     baseline          trained on the labels as given
     urnet             the instance branch (evaluate.bag_branch: its mean with the bag branch)
     folds             mean probability of the fold models; folds_rank: rank fusion
-    ensemble          urnet and folds together; ensemble_rank: rank fusion
+    ensemble          all URNets together, where there are several; evaluate.ensemble: with the folds;
+                      ensemble_rank: rank fusion
+    distilled         what was trained on the ensemble's probabilities
 
 Predictions are kept in parts of a fixed number of images, so a killed run redoes one part.
 """
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import logging
 
-from urnet_tf.config import Config
+from urnet_tf.config import Config, count_members
 from urnet_tf.crawl import submission
 from urnet_tf.errors import UsageError
 from urnet_tf.evaluation import ensemble, metrics
@@ -26,7 +28,7 @@ from urnet_tf.evaluation.predictions import Predictions
 from urnet_tf.images.crops import num_views
 from urnet_tf.images.image_store import ImageStore
 from urnet_tf.schema import TEST, TRAIN, UNLABELED, VAL
-from urnet_tf.stages.effects import trains
+from urnet_tf.stages.members import DISTILLED, distills, load_member, load_members
 from urnet_tf.stages.settings import (
     BACKBONE_SETTINGS,
     forward_seconds,
@@ -38,7 +40,6 @@ from urnet_tf.store import atomic_path, column, read_array, read_json, read_tabl
 from urnet_tf.store.progress import progress
 
 if TYPE_CHECKING:
-    import keras
     import pyarrow as pa
 
 _KEPT = 5  # predictions kept of an image: what the figures and the submission need
@@ -63,31 +64,33 @@ def run(context: StageContext) -> dict:
     classes = read_json(context.path("pack", "classes.json"))
     table = read_table(context.path("pack", "instances.parquet"), ["split", "label", "rank", "path"])
     splits, labels = column(table, "split"), column(table, "label")
-    split = choose_split(splits, labels, config.evaluate.split)
-    ids = np.flatnonzero(splits == split) if split else np.empty(0, np.int64)
-    wanted = np.concatenate([ids, np.flatnonzero((splits == TEST) & (split != TEST))])
+    split, ids, wanted = held_rows(splits, labels, config.evaluate.split)
     if not wanted.size:
         logging.warning("There is no validation or test image; nothing can be measured.")
         write_json(out / "metrics.json", {"split": None, "models": {}, "views": 0})
         return {"split": None, "models": {}}
 
     predictions, views = _predict(context, wanted, labels[wanted])
-    for name, p in predictions.items():
-        with atomic_path(out / f"predictions_{name}.npz") as temporary, open(temporary, "wb") as file:
-            np.savez(
-                file, instance_id=wanted, label=labels[wanted], top_ids=p.topk_ids,
-                top_probs=p.topk_probs, given_prob=p.given_prob,
-            )  # fmt: skip
+    write_predictions(out, predictions, wanted, labels[wanted])
     measured = np.flatnonzero(labels[ids] >= 0) if split else np.empty(0, np.int64)
-    figures = {}
+    figures = summarize(predictions, labels[wanted], measured, len(classes), config.evaluate.ece_bins)
     if measured.size:
         n_train = np.bincount(labels[splits == TRAIN], minlength=len(classes))
-        figures = _measure(out, predictions, labels[ids[measured]], measured, classes, n_train, config)
-    _write_submissions(context, table, predictions, wanted, labels)
+        _write_classes(out, predictions, labels[ids[measured]], measured, classes, n_train)
+    write_submissions(context, table, predictions, wanted)
     write_json(out / "metrics.json", {"split": split, "models": figures, "views": views})
     logging.info("%s", format_figures(split, figures, views))
     context.remove("parts")
     return {"split": split, "views": views, "models": figures}
+
+
+def held_rows(
+    splits: np.ndarray, labels: np.ndarray, wanted: str | None
+) -> tuple[str | None, np.ndarray, np.ndarray]:
+    """The split that is measured, its images, and all images to predict: those, and all of the test split."""
+    split = choose_split(splits, labels, wanted)
+    ids = np.flatnonzero(splits == split) if split else np.empty(0, np.int64)
+    return split, ids, np.concatenate([ids, np.flatnonzero((splits == TEST) & (split != TEST))])
 
 
 def choose_split(splits: np.ndarray, labels: np.ndarray, wanted: str | None) -> str | None:
@@ -110,7 +113,7 @@ def choose_split(splits: np.ndarray, labels: np.ndarray, wanted: str | None) -> 
     return next((split for split in (TEST, VAL) if (splits == split).any()), None)
 
 
-def format_figures(split: str | None, figures: dict, views: int) -> str:
+def format_figures(split: str | None, figures: dict, views: int | str) -> str:
     """A short table for a person, in percent."""
     if not figures:
         return "No image of the test or validation split has a label: predictions only."
@@ -128,9 +131,10 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     if plan.images is None or plan.train_images is None:
         return Estimate()
     rows = plan.images - plan.train_images
-    models = 2 + (config.baseline.folds if config.baseline.folds > 1 else 0)
+    models = 1 + count_members(config) + distills(config)
+    models += config.baseline.folds if config.baseline.folds > 1 else 0
     kept = rows * (8 * _KEPT + 12) * (models + 4)
-    if _uses_cached_features(config):
+    if uses_cached_features(config):
         return Estimate(rows, 20 + rows * models / 20_000, kept, 2 * 10**9)
     views = num_views(config.evaluate.crops, config.evaluate.scales)
     passes = 1 if config.model.mode == "frozen" else models
@@ -139,31 +143,61 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     return Estimate(rows, seconds, kept, memory, f"{views} view(s) an image")
 
 
-def _uses_cached_features(config: Config) -> bool:
+def uses_cached_features(config: Config) -> bool:
+    """Whether the features of stage `features` are all that the models have to see."""
     plain = config.evaluate.crops == "1" and tuple(config.evaluate.scales) == (1.0,)
     return config.model.mode == "frozen" and plain
+
+
+def count_views(config: Config) -> int:
+    """Views of an image that are averaged."""
+    return 1 if uses_cached_features(config) else num_views(config.evaluate.crops, config.evaluate.scales)
 
 
 def _predict(
     context: StageContext, ids: np.ndarray, labels: np.ndarray
 ) -> tuple[dict[str, Predictions], int]:
     """Predictions by model name of all ids, and the number of views."""
-    config = context.config
-    cached = _uses_cached_features(config)
+    cached = uses_cached_features(context.config)
     predictor, groups = _build_predictor(context, cached)
-    parts = context.out / "parts"
+    return predict_parts(
+        context.out / "parts",
+        labels,
+        groups,
+        lambda part: stream_probs(context, predictor, ids[part], cached),
+        part_size=_PART_FEATURES if cached else _PART_IMAGES,
+        views=count_views(context.config),
+    )
+
+
+def predict_parts(
+    parts: pathlib.Path,
+    labels: np.ndarray,
+    groups: dict[str, tuple[list[int], str]],
+    stream: Callable[[slice], Iterable[np.ndarray]],
+    *,
+    part_size: int,
+    views: int,
+) -> tuple[dict[str, Predictions], int]:
+    """Predictions by model name, and the number of views; what an earlier call has finished is read.
+
+    Args:
+      parts: the directory of finished parts; the caller removes it.
+      labels: int [n], -1 = not known.
+      groups: model name → (numbers of its members, how they are fused); one member needs no fusion.
+      stream: of the images of a slice, yields probabilities float32 [M, b, C] of all members in order.
+      part_size: images of a part, the unit of resuming.
+      views: kept beside the predictions.
+    """
     parts.mkdir(exist_ok=True)
-    part_size = _PART_FEATURES if cached else _PART_IMAGES
-    starts = range(0, len(ids), part_size)
-    views = 1 if cached else num_views(config.evaluate.crops, config.evaluate.scales)
+    starts = range(0, len(labels), part_size)
     for start in progress(starts, "evaluate", unit="parts"):
         path = parts / f"{start:09d}.npz"
         if path.exists():  # put there in one piece
             continue
-        part = slice(start, start + part_size)
         blocks: dict[str, list[Predictions]] = {name: [] for name in groups}
         row = start
-        for probs in _stream_probs(context, predictor, ids[part], cached):
+        for probs in stream(slice(start, start + part_size)):
             block_labels = labels[row : row + probs.shape[1]]
             row += probs.shape[1]
             for name, (members, fusion) in groups.items():
@@ -179,36 +213,31 @@ def _build_predictor(
 ) -> tuple[Callable, dict[str, tuple[list[int], str]]]:
     """The graph function → float32 [M, n, C], and model name → (member numbers, fusion)."""
     from urnet_tf.evaluation import multi_view
-    from urnet_tf.models import urnet
     from urnet_tf.training.saving import load_model
 
     config = context.config
-    folds = config.baseline.folds if config.baseline.folds > 1 else 0
-
-    def load(stage: str, name: str) -> "keras.Model":
-        return load_model(context.path(stage, name))
-
-    if config.evaluate.bag_branch and trains(config, "train"):
-        both = load("train", "urnet.keras")
-        ours = multi_view.mean_member(urnet.instance_branch(both), urnet.bag_branch(both))
-    else:
-        ours = multi_view.instance_member(load("train", "instance.keras"))
-    members = [multi_view.instance_member(load("baseline", "model_full.keras")), ours]
-    members += [multi_view.instance_member(load("baseline", f"model_fold{i}.keras")) for i in range(folds)]
+    names = ["model_full", *(f"model_fold{fold}" for fold in range(config.baseline.folds))]
+    plain = names if config.baseline.folds > 1 else names[:1]
+    members = [
+        multi_view.instance_member(load_model(context.path("baseline", f"{name}.keras"))) for name in plain
+    ]
+    ours = load_members(context)
+    folds = list(range(1, len(plain)))
+    urnets = list(range(len(members), len(members) + len(ours)))
+    members += ours
+    groups: dict[str, tuple[list[int], str]] = {"baseline": ([0], ""), "urnet": (urnets[:1], "")}
+    joined = urnets + (folds if config.evaluate.ensemble == "urnets_and_folds" else [])
+    for name, numbers in (("folds", folds), ("ensemble", joined)):
+        if len(numbers) > 1:  # one member needs no fusion
+            groups |= {name: (numbers, "mean_probability"), f"{name}_rank": (numbers, "rank")}
+    if distills(config):
+        groups["distilled"] = ([len(members)], "")
+        members.append(load_member(context, DISTILLED))
     backbone = None if cached or config.model.mode != "frozen" else open_backbone(config)
-    groups: dict[str, tuple[list[int], str]] = {
-        "baseline": ([0], ""),
-        "urnet": ([1], ""),
-    }  # one member needs no fusion
-    if folds:
-        fold_members = list(range(2, 2 + folds))
-        for suffix, fusion in (("", "mean_probability"), ("_rank", "rank")):
-            groups[f"folds{suffix}"] = (fold_members, fusion)
-            groups[f"ensemble{suffix}"] = ([1, *fold_members], fusion)
     return multi_view.build_predictor(members, backbone), groups
 
 
-def _stream_probs(
+def stream_probs(
     context: StageContext, predictor: Callable, ids: np.ndarray, cached: bool
 ) -> Iterator[np.ndarray]:
     """Yields float32 [M, b, C] over the ids in order."""
@@ -243,28 +272,45 @@ def _read_part(path: pathlib.Path, names: Iterable[str]) -> tuple[dict[str, Pred
         return kept, int(part["views"])
 
 
-def _measure(
+def write_predictions(
+    out: pathlib.Path, predictions: dict[str, Predictions], ids: np.ndarray, labels: np.ndarray
+) -> None:
+    """predictions_<model>.npz of the images `ids`."""
+    for name, p in predictions.items():
+        with atomic_path(out / f"predictions_{name}.npz") as temporary, open(temporary, "wb") as file:
+            np.savez(
+                file, instance_id=ids, label=labels, top_ids=p.topk_ids, top_probs=p.topk_probs,
+                given_prob=p.given_prob,
+            )  # fmt: skip
+
+
+def summarize(
+    predictions: dict[str, Predictions], labels: np.ndarray, rows: np.ndarray, num_classes: int, bins: int
+) -> dict[str, Any]:
+    """The figures of each model on the rows that have a label; {} where none has."""
+    figures: dict[str, Any] = {}
+    for name, p in predictions.items() if rows.size else ():
+        figures[name] = metrics.summarize(
+            labels[rows], p.topk_ids[rows], p.topk_probs[rows], num_classes, bins
+        )
+        if name.endswith("_rank"):
+            figures[name]["ece"] = None  # fused ranks are no probabilities
+    return figures
+
+
+def _write_classes(
     out: pathlib.Path,
     predictions: dict[str, Predictions],
     labels: np.ndarray,
     rows: np.ndarray,
     classes: list[dict[str, Any]],
     n_train: np.ndarray,
-    config: Config,
-) -> dict[str, Any]:
-    """Writes per_class.parquet and confusion.json; returns the figures by model."""
-    figures: dict[str, Any] = {}
+) -> None:
+    """per_class.parquet and confusion.json of the baseline and the URNet."""
     columns: dict[str, Any] = {}
     num_classes, confusion = len(classes), {}
-    for name, p in predictions.items():
-        top_ids = p.topk_ids[rows]
-        figures[name] = metrics.summarize(
-            labels, top_ids, p.topk_probs[rows], num_classes, config.evaluate.ece_bins
-        )
-        if name.endswith("_rank"):
-            figures[name]["ece"] = None  # fused ranks are no probabilities
-        if name not in ("baseline", "urnet"):
-            continue
+    for name in ("baseline", "urnet"):
+        top_ids = predictions[name].topk_ids[rows]
         per_class = metrics.per_class_table(labels, top_ids, num_classes)
         columns |= {"label": per_class["label"], "n": per_class["n"]}
         columns |= {f"{name}_{k}": per_class[k] for k in ("top1", "top5")}
@@ -272,7 +318,6 @@ def _measure(
     columns |= {"name": [c["name"] for c in classes], "n_train": n_train}
     write_table(out / "per_class.parquet", columns, _PER_CLASS_COLUMNS)
     write_json(out / "confusion.json", confusion)
-    return figures
 
 
 def _confused_pairs(
@@ -294,12 +339,8 @@ def _confused_pairs(
     ]
 
 
-def _write_submissions(
-    context: StageContext,
-    table: "pa.Table",
-    predictions: dict[str, Predictions],
-    wanted: np.ndarray,
-    labels: np.ndarray,
+def write_submissions(
+    context: StageContext, table: "pa.Table", predictions: dict[str, Predictions], wanted: np.ndarray
 ) -> None:
     """submission.txt (urnet) and submission_ensemble.txt for the test images, in list order."""
     is_test = column(table, "split")[wanted] == TEST
@@ -314,7 +355,7 @@ def _write_submissions(
     if len(np.unique([*ranks, *lost_ranks])) < len(ids) + len(lost_ranks):
         # Ranks count inside classes, or were not given; WebVision's lists are in path order.
         ranks, lost_ranks = np.zeros(len(ids), np.int64), np.zeros(len(lost_paths), np.int64)
-    train_labels = labels[column(table, "split") == TRAIN]
+    train_labels = column(table, "label")[column(table, "split") == TRAIN]
     for name, file in (("urnet", "submission.txt"), ("ensemble", "submission_ensemble.txt")):
         if name not in predictions:
             continue
@@ -328,8 +369,10 @@ STAGE = Stage(
     name="evaluate",
     needs=("pack", "features", "baseline", "train"),
     depends_on=(
-        "evaluate", "model.mode", "model.crop_fraction", "baseline.folds", "train.head", *BACKBONE_SETTINGS,
+        "evaluate", "model.mode", "model.crop_fraction", "baseline.folds", "train.head", "train.members",
+        "train.distill", *BACKBONE_SETTINGS,
     ),
     run=run,
     estimate=estimate,
+    version=2,
 )  # fmt: skip

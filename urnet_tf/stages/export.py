@@ -1,19 +1,21 @@
 """Stage export: the URNet's instance branch for servers and phones, each file checked against Keras.
 
 In: pack/, train/instance.keras, train/weights.parquet, baseline/ (frozen: the backbone stands before
-the head). Out: <name>/<version>/ and models.config; see `urnet_tf.export.classifier`.
+the head). Out: <name>/<version>/ and models.config; see `urnet_tf.export.classifier`. `export.model` says
+whether that is the first URNet, all members of the ensemble in one model, or what was distilled from them.
 
 An export directory is replaced as a whole; its version is one above that of the export before it,
 so a server that watches a copy of it sees a newer model.
 """
 
 import hashlib
+import pathlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from urnet_tf import config as config_lib
-from urnet_tf.config import Config
+from urnet_tf.config import Config, count_members
 from urnet_tf.costs.network import count_classifier
 from urnet_tf.errors import RunError
 from urnet_tf.export import classifier as export
@@ -22,6 +24,7 @@ from urnet_tf.export.preparation import Preparation
 from urnet_tf.export.promotion import next_version
 from urnet_tf.images.image_store import ImageStore
 from urnet_tf.schema import TEST, TRAIN, UNLABELED, VAL
+from urnet_tf.stages.members import DISTILLED, member_directory
 from urnet_tf.stages.settings import (
     BACKBONE_SETTINGS,
     count_backbone,
@@ -41,6 +44,17 @@ _CONVERTER_BYTES = 10**9  # of the graphs that are written; measured with Effici
 
 def run(context: StageContext) -> dict:
     """Builds the model image → logits, exports it, checks it on images of the store."""
+    return write_export(context, _image_model(context), context.workdir.path("export"))
+
+
+def write_export(context: StageContext, model: "keras.Model", earlier: pathlib.Path) -> dict:
+    """Writes and checks the files of a model; what the marker of stage export says of it.
+
+    Args:
+      context: of the run whose images it is checked on; `context.out` is filled.
+      model: images → logits, and features.
+      earlier: an export directory, whose versions come before.
+    """
     config, settings = context.config, context.config.export
     if (context.out / settings.name).is_dir():
         context.remove(settings.name)  # of a killed run: the version must not grow with it
@@ -51,15 +65,12 @@ def run(context: StageContext) -> dict:
     store = ImageStore(context.path("pack"))
     trusted = _choose_calibration(context) if "tflite_int8" in settings.formats else ()
     metadata = export.export_classifier(
-        _image_model(context),
+        model,
         [c["name"] for c in classes],
         context.out,
         settings.name,
         store.read(ids),
-        preparation=Preparation(
-            config.model.image_size_px, config.model.crop_fraction, config.pack.short_side_px,
-            config.ingest.max_pixels, settings.crops, settings.scales,
-        ),
+        preparation=preparation_of(config),
         check_labels=labels[ids],
         check_split=str(splits[ids[0]]),
         calibration_images=store.read(trusted),
@@ -69,7 +80,7 @@ def run(context: StageContext) -> dict:
             settings.tolerance_float32, settings.tolerance_float16, settings.tolerance_int8_points
         ),
         allow_drift=settings.allow_drift,
-        first_version=next_version(context.workdir.path("export") / settings.name),
+        first_version=next_version(earlier / settings.name),
         data=_describe_data(context, column(table, "content_hash")),
         settings=config_lib.to_dict(config),
     )  # fmt: skip
@@ -81,6 +92,14 @@ def run(context: StageContext) -> dict:
     return {key: metadata[key] for key in ("name", "version", "machine", "check", "reference")} | {
         "path": place, "formats": formats
     }  # fmt: skip
+
+
+def preparation_of(config: Config) -> Preparation:
+    """How an exported model prepares images: as the run did, in the views of `export`."""
+    return Preparation(
+        config.model.image_size_px, config.model.crop_fraction, config.pack.short_side_px,
+        config.ingest.max_pixels, config.export.crops, config.export.scales,
+    )  # fmt: skip
 
 
 def choose_check_ids(splits: np.ndarray, labels: np.ndarray, count: int | None) -> np.ndarray:
@@ -132,27 +151,42 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     network = count_backbone(config)
     heads = count_classifier(network.feature_dim, plan.classes)
     settings = config.export
+    networks = count_members(config) if settings.model == "ensemble" else 1
+    backbones = networks if config.model.mode == "finetune" else 1
     held = None if plan.images is None else plan.images - (plan.train_images or 0)
     rows = settings.check_images if held is None else min(settings.check_images or held, held)
-    weights = 4 * (network.parameters + heads.parameters)
+    weights = 4 * (backbones * network.parameters + networks * heads.parameters)
     shares = {"float32": 1.0, "float16": 0.5, "int8": 0.3}
     disk = sum(shares[export.PRECISIONS[kind]] * weights for kind in settings.formats)
     views = Preparation(config.model.image_size_px, crops=settings.crops, scales=settings.scales).views
-    seconds = 20.0 + 0.5 * network.layers * len(settings.formats)
-    seconds += forward_seconds(config, (rows or 0) * (2 * len(settings.formats) + 2 * views), plan)
-    memory = inference_bytes(config, plan, 1, _CHECK_BATCH) + _CONVERTER_BYTES + 4 * weights
-    return Estimate(rows, seconds, int(disk), memory)
+    seconds = 20.0 + 0.5 * backbones * network.layers * len(settings.formats)
+    passes = backbones * (2 * len(settings.formats) + 2 * views)
+    seconds += forward_seconds(config, (rows or 0) * passes, plan)
+    memory = inference_bytes(config, plan, backbones, _CHECK_BATCH) + _CONVERTER_BYTES + 4 * weights
+    return Estimate(rows, seconds, int(disk), memory, f"{networks} members" if networks > 1 else "")
 
 
 def _image_model(context: StageContext) -> "keras.Model":
-    """Images → logits and features."""
+    """Images → logits, and features where the network has one set of them."""
     from urnet_tf.models.classifier import backbone_of, compose, head_of
+    from urnet_tf.models.ensemble import build_ensemble
+
+    frozen = context.config.model.mode == "frozen"
+    backbone = open_backbone(context.config) if frozen else None
+    if context.config.export.model == "ensemble":
+        places = map(member_directory, range(count_members(context.config)))
+        return build_ensemble([(backbone, load_instance(context, place)) for place in places])
+    head = load_instance(context, DISTILLED if context.config.export.model == "distilled" else "")
+    if backbone is None:
+        return compose(backbone_of(head), head_of(head), with_features=True)
+    return compose(backbone, head, with_features=True)
+
+
+def load_instance(context: StageContext, directory: str) -> "keras.Model":
+    """The instance branch of a member."""
     from urnet_tf.training.saving import load_model
 
-    head = load_model(context.path("train", "instance.keras"))
-    if context.config.model.mode == "finetune":
-        return compose(backbone_of(head), head_of(head), with_features=True)
-    return compose(open_backbone(context.config), head, with_features=True)
+    return load_model(context.path("train", *([directory] if directory else []), "instance.keras"))
 
 
 def _describe_data(context: StageContext, hashes: np.ndarray) -> dict[str, Any]:
@@ -184,6 +218,7 @@ STAGE = Stage(
     needs=("ingest", "pack", "reweight", "train"),
     depends_on=(
         "seed", "export", "model.mode", "model.crop_fraction", "pack.short_side_px", "ingest.max_pixels",
+        "train.members", "train.head",
         *BACKBONE_SETTINGS,
     ),
     run=run,
