@@ -101,6 +101,8 @@ class PackConfig:
 class ModelConfig:
     mode: str = _choice("frozen", "finetune")  # heads on cached features, or the whole network
     backbone: str = _choice("efficientnet_lite0", "resnext")
+    # FILE.npy: features of your own instead of a backbone's, with a list of paths beside it; frozen only
+    features: str | None = _path(None)
     weights: str | None = _path("imagenet")  # "imagenet", a checkpoint file, or None = random
     image_size_px: int = _between(224, 16, _SEEN_SIDE_PX)
     crop_fraction: float = _between(0.875, 0.1, 1.0)  # central part of the short side shown at test time

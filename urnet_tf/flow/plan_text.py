@@ -48,6 +48,9 @@ def format_ignored(config: Config) -> list[str]:
 
 def _format_network(config: Config) -> str:
     network = count_backbone(config)
+    if config.model.features is not None:
+        place = config.model.features
+        return f"Features: {network.feature_dim:,} an image, from {place}; only heads are trained"
     use = "trained as a whole" if config.model.mode == "finetune" else "frozen; only heads are trained"
     return (
         f"Network: {network.name} at {config.model.image_size_px} px, {use}: "

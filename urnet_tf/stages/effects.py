@@ -22,7 +22,7 @@ INDIFFERENT = ("runtime.workers", "runtime.strategy", "runtime.jit_compile", "ru
 
 # Settings that name a file or a folder: one place is one value, however it is written.
 _PATHS = ("ingest.path", "ingest.image_root", "ingest.val_path", "ingest.test_path", "model.weights",
-          "reweight.confidence.text_vectors", "reweight.page_text.encoder")  # fmt: skip
+          "model.features", "reweight.confidence.text_vectors", "reweight.page_text.encoder")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +71,10 @@ def _is_whole(config: Config) -> bool:
     return config.model.mode == "finetune"
 
 
+def _has_backbone(config: Config) -> bool:
+    return config.model.features is None
+
+
 def _is_repaired(config: Config) -> bool:
     return config.reweight.formulas != LITERAL
 
@@ -86,6 +90,13 @@ RULES = (
     Rule("augment.magnitude", lambda c: c.augment.policy == "randaugment", "augment.policy=randaugment"),
     Rule("augment.min_area", lambda c: c.augment.policy != "none", "another augment.policy than none"),
     Rule("augment.flip", lambda c: c.augment.policy != "none", "another augment.policy than none"),
+    # Without a file there is nothing to depend on.
+    Rule("model.features", lambda c: not _has_backbone(c), "a file"),
+    *(
+        Rule(key, _has_backbone, "model.features=null")
+        for key in ("model.backbone", "model.weights", "model.image_size_px", "model.crop_fraction",
+                    "model.resnext_*", "export.*")
+    ),
     Rule("model.resnext_*", lambda c: c.model.backbone == "resnext", "model.backbone=resnext"),
     Rule("train.init", _is_whole, _WHOLE),
     Rule("baseline.head", lambda c: not _is_whole(c), "model.mode=frozen"),

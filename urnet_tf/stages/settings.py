@@ -13,6 +13,7 @@ from urnet_tf.costs.network import HeadCost, NetworkCost, count_classifier, coun
 from urnet_tf.costs.step import TrainingCost, training_cost
 from urnet_tf.errors import settings_named
 from urnet_tf.models.variants import Variant
+from urnet_tf.stages.own_features import open_own_features
 from urnet_tf.stages.stage import PlanContext
 
 if TYPE_CHECKING:
@@ -123,7 +124,10 @@ _STEPS_PER_PASS = 4
 
 
 def count_backbone(config: Config) -> NetworkCost:
-    """What the backbone that `model` describes costs."""
+    """What the backbone that `model` describes costs; features of one's own cost nothing."""
+    if config.model.features is not None:
+        name, width = os.path.basename(config.model.features), open_own_features(config).values.shape[1]
+        return NetworkCost(name, width, *[0] * 7)
     model = config.model
     return count_network(model.backbone, model.image_size_px, Variant(**_resnext_settings(model)))
 
