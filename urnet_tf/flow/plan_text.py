@@ -3,6 +3,7 @@
 from urnet_tf.config import Config
 from urnet_tf.costs.units import format_bytes, format_count, format_seconds
 from urnet_tf.flow.plan import NOT_YET, SKIP, Step
+from urnet_tf.models.variants import LITES
 from urnet_tf.stages.effects import ignored_settings
 from urnet_tf.stages.settings import count_backbone
 from urnet_tf.stages.stage import PlanContext
@@ -52,8 +53,10 @@ def _format_network(config: Config) -> str:
         place = config.model.features
         return f"Features: {network.feature_dim:,} an image, from {place}; only heads are trained"
     use = "trained as a whole" if config.model.mode == "finetune" else "frozen; only heads are trained"
+    side, own = config.model.image_size_px, LITES.get(config.model.backbone)
+    made_for = f" (made for {own.image_size_px} px)" if own and own.image_size_px > side else ""
     return (
-        f"Network: {network.name} at {config.model.image_size_px} px, {use}: "
+        f"Network: {network.name} at {side} px{made_for}, {use}: "
         f"{format_count(network.parameters)} parameters, {format_count(network.multiply_adds)} multiply-adds "
         f"({format_count(network.flops)} FLOP) per image forward"
     )

@@ -16,7 +16,7 @@ from urnet_tf.checkpoints.reader import Format, file_format, read_checkpoint
 from urnet_tf.checkpoints.weight_matching import copy_into, keras_slots, pytorch_slots
 from urnet_tf.errors import UsageError
 from urnet_tf.models import efficientnet_lite, resnext
-from urnet_tf.models.variants import BACKBONES, Variant, recognize_variant
+from urnet_tf.models.variants import BACKBONES, LITES, Variant, recognize_variant
 
 
 def build_backbone(
@@ -43,9 +43,9 @@ def build_backbone(
       (2, 2048)
 
     Args:
-      name: "efficientnet_lite0" or "resnext".
+      name: "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2" or "resnext".
       image_size_px: side of the square image.
-      weights: "imagenet" (efficientnet_lite0, from an installed package), a checkpoint with the
+      weights: "imagenet" (efficientnet_lite*, from an installed package), a checkpoint with the
         names of torchvision and timm (`.pth` or `.safetensors`), a `.weights.h5` of this backbone,
         or None = random. The classifier in a checkpoint is not used.
       depth, cardinality, width_per_group, squeeze_excitation, deep_stem, small_stem: of a ResNeXt, see
@@ -61,9 +61,9 @@ def build_backbone(
         raise UsageError(f"Expected a backbone of {', '.join(BACKBONES)}; received {name!r}.")
     path = find_weights(name, weights)
     variant = None
-    if name == "efficientnet_lite0":
-        model = efficientnet_lite.build_efficientnet_lite0(
-            image_size_px, synchronized=synchronized, seed=seed
+    if name in LITES:
+        model = efficientnet_lite.build_efficientnet_lite(
+            name, image_size_px, synchronized=synchronized, seed=seed
         )
         name_of, ignored = efficientnet_lite.checkpoint_name, ("_fc.",)
     else:
