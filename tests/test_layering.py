@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The rooms, floor by floor: a module may import rooms of its own floor and of those below it.
 LAYERS = [
     ("errors", "onednn"),
-    ("text_rules", "extras"),
+    ("text_rules", "extras", "backbone_names"),
     ("schema", "reweighting"),
     ("config", "store"),
     ("images", "checkpoints", "drawn"),
@@ -49,9 +49,9 @@ WITH_TENSORFLOW = """
     export/tf_serving.py export/tflite.py
     feed/batches.py feed/mixup.py feed/targets.py images/augment.py images/decode.py
     images/image_formats.py models/backbone.py models/batch_normalization.py models/classifier.py
-    models/efficientnet_lite.py models/ensemble.py models/grouped_convolution.py models/resnext.py
-    models/seeding.py models/urnet.py serving/mlflow_loader.py serving/predictor.py stages/pack.py
-    text/sentence_encoder.py text/word_vectors.py training/fit.py training/losses.py
+    models/efficientnet_lite.py models/ensemble.py models/grouped_convolution.py models/own_backbone.py
+    models/resnext.py models/seeding.py models/urnet.py serving/mlflow_loader.py serving/predictor.py
+    stages/pack.py text/sentence_encoder.py text/word_vectors.py training/fit.py training/losses.py
     training/optimization.py training/passes.py training/robust_losses.py training/saving.py
 """.split()
 _SHARED = ("urnet_tf.stages.stage", "urnet_tf.stages.settings", "urnet_tf.stages.effects",

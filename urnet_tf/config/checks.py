@@ -2,6 +2,7 @@
 
 import operator
 
+from urnet_tf.backbone_names import BACKBONES, is_own
 from urnet_tf.config.fields import (
     ClassWeightConfig,
     Config,
@@ -33,6 +34,7 @@ def check_together(config: Config) -> None:
             f"{combine.smallest} and {combine.largest}."
         )
     _check_ingest(config.ingest)
+    _check_backbone(config.model.backbone)
     _check_width(config.model)
     _check_features(config)
     _check_class_weight(config.reweight.class_weight)
@@ -65,6 +67,14 @@ def _check_ingest(settings: IngestConfig) -> None:
         raise UsageError(
             "Expected ingest.max_pixels to allow images of ingest.min_side_px; received "
             f"{settings.max_pixels} and {settings.min_side_px}."
+        )
+
+
+def _check_backbone(name: str) -> None:
+    if name not in BACKBONES and not is_own(name):
+        raise UsageError(
+            f"Expected one of {', '.join(BACKBONES)}, FILE.keras or keras_hub:PRESET for model.backbone; "
+            f"received {quote(name)}."
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, make_dataclass
 from typing import TYPE_CHECKING, Any
 
+from urnet_tf.backbone_names import PREPROCESSING
 from urnet_tf.reweighting import LITERAL, REPAIRED
 from urnet_tf.reweighting.factors import weighing
 from urnet_tf.text_rules import FILE_NAME, LINE, PATH
@@ -100,7 +101,12 @@ class PackConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     mode: str = _choice("frozen", "finetune")  # heads on cached features, or the whole network
-    backbone: str = _choice("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnext")
+    # efficientnet_lite0, _lite1, _lite2, resnext; FILE.keras, images to features or classes; keras_hub:PRESET
+    backbone: str = _text("efficientnet_lite0", PATH, 4095)
+    # FILE.keras, keras_hub: what the network wants to see; auto = as the preset says, 0..255 for a file
+    preprocessing: str = _choice(*PREPROCESSING)
+    # FILE.keras and keras_hub: the layer that gives the features; None = the last one before the classes
+    feature_layer: str | None = _text(None, LINE, 200)
     # FILE.npy: features of your own instead of a backbone's, with a list of paths beside it; frozen only
     features: str | None = _path(None)
     weights: str | None = _path("imagenet")  # "imagenet", a checkpoint file, or None = random

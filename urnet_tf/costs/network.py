@@ -14,13 +14,15 @@ normalized tensor in between is freed.
 
 import dataclasses
 
+from urnet_tf.backbone_names import BACKBONES
 from urnet_tf.errors import UsageError
-from urnet_tf.models.variants import BACKBONES, LITES, Variant, squeezed_channels
+from urnet_tf.models.variants import LITES, Variant, squeezed_channels
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkCost:
-    """Counts of a backbone; multiply-adds and elements are of one image, forward."""
+    """Counts of a backbone; multiply-adds and elements are of one image, forward. All but the features are 0
+    where they are not known."""
 
     name: str
     feature_dim: int  # D of the features

@@ -1,5 +1,6 @@
 """A plan for a person: the network, the stages, what training holds, and warnings."""
 
+from urnet_tf.backbone_names import is_own
 from urnet_tf.config import Config
 from urnet_tf.costs.units import format_bytes, format_count, format_seconds
 from urnet_tf.flow.plan import NOT_YET, SKIP, Step
@@ -36,7 +37,9 @@ def format_plan(config: Config, steps: list[Step], workdir: Workdir) -> str:
     memory = max((s.estimate.memory_bytes or 0 for s in todo), default=0)
     if todo:
         cost = f"{format_bytes(disk)} of disk, {format_bytes(memory)} of memory"
-        lines.append(f"Together about {format_seconds(seconds)}, {cost}.")
+        unknown = [step.stage.name for step in todo if "not known" in step.estimate.note]
+        without = f", without the time and memory of {', '.join(unknown)}" if unknown else ""
+        lines.append(f"Together about {format_seconds(seconds)}, {cost}{without}.")
     else:
         lines.append("Everything is complete; nothing to do.")
     return "\n".join(lines)
@@ -53,7 +56,10 @@ def _format_network(config: Config) -> str:
         place = config.model.features
         return f"Features: {network.feature_dim:,} an image, from {place}; only heads are trained"
     use = "trained as a whole" if config.model.mode == "finetune" else "frozen; only heads are trained"
-    side, own = config.model.image_size_px, LITES.get(config.model.backbone)
+    side = config.model.image_size_px
+    if is_own(config.model.backbone):
+        return f"Network: {config.model.backbone} at {side} px, {use}; its cost is not known"
+    own = LITES.get(config.model.backbone)
     made_for = f" (made for {own.image_size_px} px)" if own and own.image_size_px > side else ""
     return (
         f"Network: {network.name} at {side} px{made_for}, {use}: "

@@ -59,7 +59,6 @@ LITES = {
     "efficientnet_lite1": Lite(1.0, 1.1, 240),
     "efficientnet_lite2": Lite(1.1, 1.2, 260),
 }
-BACKBONES = (*LITES, "resnext")
 
 BLOCKS = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 

@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 
 from urnet_tf import store
+from urnet_tf.backbone_names import is_own
 from urnet_tf.config import Config
 from urnet_tf.stages.own_features import (
     copy_features,
@@ -95,7 +96,7 @@ def inputs(config: Config) -> dict:
         return {}
     if config.model.features is not None:
         return fingerprint_own_features(config)
-    random = config.model.weights is None
+    random = config.model.weights is None and not is_own(config.model.backbone)
     return {"the seed of the random weights": str(config.seed)} if random else fingerprint_weights(config)
 
 
