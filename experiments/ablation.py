@@ -4,10 +4,13 @@ r"""What each re-weighting is worth, beside what others would use: equal care, s
     python experiments/ablation.py --data CRAWL --config experiments/configs/webtiny.yaml \
         [--out runs/ablation] [--seeds 5] [--truth TRUTH.csv] [--rows presets,others] [--against best]
 
+    python experiments/ablation.py --paper --data CRAWL --config experiments/configs/quickstart.yaml --seeds 3
+
 The first call chooses the settings of the other methods on the validation list with the first seed;
 without it they have their defaults. Rows, groups and what they mean: `ablations/rows.py`; how a row
 is measured: `ablations/measure.py`; the intervals: `ablations/statistics.py`. Writes ablation.json,
-ablation.md and ablation.png. A killed call goes on when it is started again.
+ablation.md and ablation.png. The last call writes the paper's Fig. 7, Tables 1 and 2 and Fig. 6 for this
+crawl: `ablations/paper.py`. A killed call goes on when it is started again.
 """
 
 import json
@@ -18,7 +21,7 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
-from ablations import figure, measure, rows, search, statistics
+from ablations import figure, measure, paper, rows, search, statistics
 from absl import app, flags, logging
 
 from urnet_tf import store
@@ -34,19 +37,25 @@ _ROWS = flags.DEFINE_list("rows", None, "rows and groups; None = the main groups
 _ROW = flags.DEFINE_multi_string("row", [], "a row of your own: name=section.key=value;section.key=value")
 _AGAINST = flags.DEFINE_string("against", None, "row that others are compared with; None = the first one")
 _SEARCH = flags.DEFINE_bool("search", False, "only choose settings of the other methods")
+_PAPER = flags.DEFINE_bool("paper", False, "the paper's tables and figures instead of rows")
+_PARTS = flags.DEFINE_list("paper_parts", list(paper.PARTS), "with --paper: which of them")
+_MEMBERS = flags.DEFINE_integer("members", 3, "with --paper: networks of an ensemble (the paper: 29)")
 _TABLE_ONLY = flags.DEFINE_bool("table_only", False, "compute nothing, write tables of what is there")
 
 
 def main(_):
     logging.set_verbosity(logging.WARNING)  # stages tell much, and there are hundreds of them
-    names = _ROWS.value
-    if names is None:
-        names = [] if _ROW.value else [*rows.DEFAULT_GROUPS, *(["oracle"] if _TRUTH.value else [])]
-    groups = rows.choose_groups(names, _ROW.value)
     data = json.dumps(_DATA.value, ensure_ascii=False)
     experiment = measure.Experiment(
         pathlib.Path(_OUT.value), (*_SET.value, f"ingest.path={data}"), _CONFIG.value, _TRUTH.value
     )
+    if _PAPER.value:
+        print(_write_paper(experiment))
+        return
+    names = _ROWS.value
+    if names is None:
+        names = [] if _ROW.value else [*rows.DEFAULT_GROUPS, *(["oracle"] if _TRUTH.value else [])]
+    groups = rows.choose_groups(names, _ROW.value)
     if _SEARCH.value:
         search.search_settings(experiment, _all_rows(groups), _report)
         return
@@ -67,6 +76,14 @@ def main(_):
     print(text)
     if refused:
         raise RunError("A table was refused; see above.")
+
+
+def _write_paper(experiment):
+    found = search.read_found(experiment)
+    return paper.run(
+        experiment, _PARTS.value, list(range(_SEEDS.value)), _MEMBERS.value,
+        lambda own: search.with_found(own, found), _report, compute=not _TABLE_ONLY.value,
+    )  # fmt: skip
 
 
 def _all_rows(groups):
@@ -94,8 +111,6 @@ def _write(experiment, groups, wanted, against, seeds):
         kept = {name: summary[name] for name in listed}
         tables.append(statistics.format_table(group, kept, against, steps, len(seeds)))
         tables += search.format_chosen(members)
-        if group == "tricks":
-            tables += statistics.format_fused(measure.fuse_seeds(experiment, "best", seeds), len(seeds))
     store.write_json(
         experiment.out / "ablation.json",
         {"against": against, "seeds": seeds, "groups": {g: list(m) for g, m in groups.items()},

@@ -219,18 +219,12 @@ def _verify() -> int:
 
 def _closing_lines(workdir: "Workdir") -> str:
     """Baseline beside URNet, and, as the last line, where the results are."""
+    from urnet_tf.evaluation import wording
     from urnet_tf.store import read_json
 
-    lines = []
-    metrics = read_json(workdir.checked("evaluate", "metrics.json"))
-    models = metrics.get("models", {})
-    for name in ("baseline", "urnet"):
-        if name in models:
-            m = models[name]
-            top1, top5 = 100 * m["balanced_top1"], 100 * m["balanced_top5"]
-            lines.append(
-                f"{name:<9} class-balanced top-1 {top1:5.1f} %   top-5 {top5:5.1f} %   ({metrics['split']})"
-            )
+    lines = wording.format_models(
+        read_json(workdir.checked("evaluate", "metrics.json")), ("baseline", "urnet")
+    )
     export = workdir.completed("export")["metadata"]
     places = [workdir.path("report") / "index.html", workdir.path("export") / export["path"]]
     lines.append("Results: " + "  ".join(map(str, places)))
@@ -304,6 +298,7 @@ def _promote() -> int:
 
 
 def _ensemble(arguments: list[str]) -> int:
+    from urnet_tf.evaluation import wording
     from urnet_tf.flow import joined_runs
 
     out = _WORKDIR.value if _WORKDIR.present else "runs/ensemble"
@@ -318,10 +313,7 @@ def _ensemble(arguments: list[str]) -> int:
         return 0
     promise("the same command goes on from here")
     done = joined_runs.join_runs(arguments, out, overrides)
-    for name, m in done["metrics"]["models"].items():
-        top1, top5 = 100 * m["balanced_top1"], 100 * m["balanced_top5"]
-        split = done["metrics"]["split"]
-        print(f"{name:<13} class-balanced top-1 {top1:5.1f} %   top-5 {top5:5.1f} %   ({split})")
+    print("\n".join(wording.format_models(done["metrics"])))
     if "no_export" in done:
         print(f"urnet: No model was exported, since {done['no_export']}.", file=sys.stderr)
         print(f"Results: {os.path.join(out, 'evaluate')}")

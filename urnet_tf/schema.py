@@ -12,6 +12,8 @@ from urnet_tf.reweighting.factors import FACTORS
 TRAIN, VAL, TEST = "train", "val", "test"
 SPLITS = (TRAIN, VAL, TEST)
 UNLABELED = -1
+# Whose labels held images have: their own list's, or the crawl's, from which they were drawn.
+GIVEN, DRAWN = "given", "drawn"
 
 # What a list of images may tell of each.
 LIST_COLUMNS = ("path", "label", "source", "rank", "query", "title", "description", "tags", "split")

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ablations import other_methods, rows as row_lists
+from ablations import members, other_methods, rows as row_lists, views
 from ablations.truth import read_truth
 from urnet_tf import schema, store
 from urnet_tf.config import load_config
@@ -28,9 +28,11 @@ from urnet_tf.evaluation import metrics
 from urnet_tf.flow import plan, runner
 from urnet_tf.reweighting.combine import effective_sample_size
 from urnet_tf.stages.effects import trains
+from urnet_tf.stages.stage import StageContext
 
 _WEIGHTS = tuple(name for name, dtype in schema.WEIGHT_COLUMNS.items() if dtype == "float32")
 _KEPT, _COPIED, _MEASURED = "kept", "copied", "measured"
+_MEMBERS = "ensemble.members"
 _ROW_STAGES = ("reweight", "train", "evaluate")
 
 
@@ -122,22 +124,19 @@ def read_units(experiment: Experiment, rows: dict, seeds: list[int]) -> dict[str
     return {name: {seed: unit for seed, unit in units.items() if unit} for name, units in found.items()}
 
 
-def fuse_seeds(experiment: Experiment, name: str, seeds: list[int]) -> dict[str, dict]:
-    """Figures by split of the mean probability over the seeds of a row: {} when a seed is missing.
+def has_labels(experiment: Experiment, split: str) -> bool:
+    """Whether an image of the split has a label."""
+    workdir = _prepare_pack(experiment, experiment.load((), 0)[0])
+    table = store.read_table(workdir.path("pack") / "instances.parquet", ["split", "label"])
+    known = metrics.labeled(store.column(table, "label"))
+    return bool((known & (store.column(table, "split") == split)).any())
 
-    Of each seed the five best classes are kept; the others count as 0, so the figures are near those of
-    the full probabilities, not equal.
-    """
-    paths = [experiment.unit_path(name, seed).with_suffix(".npz") for seed in seeds]
-    if len(paths) < 2 or not all(path.exists() for path in paths):
-        return {}
-    files = [dict(np.load(path)) for path in paths]
-    first, rows = files[0], np.arange(len(files[0]["labels"]))[:, None]
-    scores = np.zeros((len(rows), int(first["num_classes"])), np.float32)
-    for file in files:
-        scores[rows, file["top_ids"]] += file["top_probs"] / len(files)
-    top_ids, top_probs = metrics.top_k(scores, 5)
-    return _summarize(**{**first, "top_ids": top_ids, "top_probs": top_probs})
+
+def open_baseline(experiment: Experiment, settings: tuple[str, ...], seed: int) -> StageContext:
+    """What a stage behind `extract` reads for a row, its baseline trained and asked."""
+    config = experiment.load(settings, seed)[0]
+    workdir = _prepare_seed(experiment, config)
+    return StageContext(config, workdir, workdir.root)
 
 
 def _complete(experiment, name, settings, seed):
@@ -154,7 +153,10 @@ def _complete(experiment, name, settings, seed):
             shutil.copyfile(twin.with_suffix(".npz"), path.with_suffix(".npz"))
             unit, done = _read(twin), _COPIED
         else:
-            unit, predictions = _measure(experiment, config, own)
+            if _MEMBERS in own:
+                unit, predictions = _measure_members(experiment, name, settings, seed, int(own[_MEMBERS]))
+            else:
+                unit, predictions = _measure(experiment, config, own)
             with store.atomic_path(path.with_suffix(".npz")) as temporary, open(temporary, "wb") as file:
                 np.savez_compressed(file, **predictions)
         unit |= {"key": key, "row": name, "seed": seed, "settings": list(settings)}
@@ -163,6 +165,23 @@ def _complete(experiment, name, settings, seed):
         unit["error"] = " ".join(f"{type(error).__name__}: {error}".split())[:500]
     store.write_json(path, unit)
     return done
+
+
+def _measure_members(experiment, name, settings, seed, count):
+    """The mean prediction of networks that are units of their own; what they cost together."""
+    alone = tuple(setting for setting in settings if not setting.startswith(f"{_MEMBERS}="))
+    units, files = [], []
+    for own_seed in members.seeds_of(seed, count):
+        _complete(experiment, f"{name}.member", alone, own_seed)
+        path = experiment.unit_path(f"{name}.member", own_seed)
+        units.append(_read(path))
+        if "error" in units[-1]:
+            raise RunError(f"member with seed {own_seed}: {units[-1]['error']}")
+        files.append(dict(np.load(path.with_suffix(".npz"))))
+    fused = members.fuse(files)
+    seconds = {stage: sum(unit["seconds"][stage] for unit in units) for stage in units[0]["seconds"]}
+    more = {"model": f"{count} members", "figures": _summarize(**fused), "seconds": seconds}
+    return units[0] | more, fused
 
 
 def _is_complete(unit, key, truth_path):
@@ -238,6 +257,10 @@ def _measure(experiment, config, own):
     workdir, identities = _prepare_seed(experiment, config), plan.identify_stages(config)
     stages = {name: plan.find_stage(name) for name in _ROW_STAGES}
     stages |= other_methods.replace_stages(stages, method, experiment.truth_path)
+    model, images = own.get("figures.model", "urnet"), _count_images(experiment, config)
+    shared = views.are_shared(config, model, images[schema.VAL] + images[schema.TEST])
+    if shared:
+        del stages["evaluate"]
     with runner.lock(workdir):
         for name, stage in stages.items():
             workdir.recover(name)
@@ -246,12 +269,19 @@ def _measure(experiment, config, own):
             if marker is None or marker["key"] != own_key:
                 runner.run_stage(stage, config, workdir, identity)
     keras.utils.clear_session()  # or every row would be slower than the one before
-    return _read_results(experiment, workdir, own.get("figures.model", "urnet"))
+    if shared:
+        key = identities["features"].key
+        directory = experiment.out / "features" / key[:12]
+        predictions = views.predict(config, workdir, directory, key, model)
+    else:
+        predictions = _read_predictions(workdir, model)
+    return _read_results(
+        experiment, workdir, model, ("baseline", "extract", *stages), predictions
+    ), predictions
 
 
-def _read_results(experiment, workdir, model):
-    markers = {name: workdir.marker(name) for name in ("baseline", "extract", *_ROW_STAGES)}
-    predictions = _read_predictions(workdir, model)
+def _read_results(experiment, workdir, model, stages, predictions):
+    markers = {name: workdir.marker(name) for name in stages}
     unit = {
         "model": model,
         "figures": _summarize(**predictions),
@@ -262,7 +292,7 @@ def _read_results(experiment, workdir, model):
     }
     if model in ("baseline", "folds", "folds_rank"):
         unit["steps"] = store.read_json(workdir.path("baseline") / "history_full.json")[-1].get("step")
-        return unit, predictions
+        return unit
     weights = store.read_table(workdir.path("train") / "weights.parquet")
     sample_weight = store.column(weights, "sample_weight")
     unit["effective_share"] = effective_sample_size(sample_weight) / len(sample_weight)
@@ -273,7 +303,7 @@ def _read_results(experiment, workdir, model):
         if not markers["train"]["settings"].get("train.bag.loss_weight"):
             columns.pop("saliency")
         unit["auroc"] = {n: metrics.auroc(v, right) for n, v in columns.items() if v.min() < v.max()}
-    return unit, predictions
+    return unit
 
 
 def _read_predictions(workdir, model):

@@ -2,6 +2,7 @@
 
 A setting is a text `section.key=value` of the configuration, or one of the harness's own:
 
+  ensemble.members     the mean prediction of so many networks that differ in their seeds (`members.py`)
   figures.model        whose figures the row shows, as `evaluate` names it: urnet, baseline, folds, ensemble
   cleanlab.filter_by   what cleanlab's `find_label_issues(filter_by=...)` finds is left out
   cleanlab.quality     cleanlab's `get_label_quality_scores(method=...)` are the sample weights
@@ -41,6 +42,15 @@ BEST_OFF = {
 }
 # What fits a linear head to convergence, its strength chosen out of fold, as `best` does.
 _FITTED = ("train.head=logistic",)
+
+
+# The tricks of Table 1 in its order, with the views of the preset `paper`.
+TRICKS = {
+    "flickr_top15": ("ingest.max_rank={flickr: 15}", "ingest.max_rank_per=class"),
+    "ensemble": ("ensemble.members=3",),
+    "multi_crop": ("evaluate.crops=10",),
+    "multi_scale": ("evaluate.scales=[1.0, 1.15, 1.3]",),
+}
 
 
 def keep_only(*steps: str) -> tuple[str, ...]:
@@ -110,23 +120,24 @@ def _build_groups():
         },
         "others": others,
         "oracle": {"oracle": (*SOUND, *_FITTED, *keep_only(), "oracle.drop_wrong=true")},
-        "tricks": _build_tricks(),
+        **{f"tricks_{form}": _build_tricks(form) for form in ("paper", "best")},
     }
 
 
-def _build_tricks():
-    """Table 1: each alone, then one on top of the other."""
-    tricks = {
-        "flickr_top15": ("ingest.max_rank={flickr: 15}", "ingest.max_rank_per=class"),
-        "ensemble": ("figures.model=ensemble",),
-        "multi_crop": ("evaluate.crops=10",),
-        "multi_scale": ("evaluate.scales=[1.0, 1.25]",),
-    }
-    names, rows = list(tricks), {name: (*BEST, *settings) for name, settings in tricks.items()}
-    for number in range(2, len(names) + 1):
-        together = [setting for name in names[:number] for setting in tricks[name]]
-        rows["+".join(names[:number])] = (*BEST, *together)
+def stack_tricks(form: str) -> dict[str, tuple[str, ...]]:
+    """Table 1: a form of the system, "paper" or "best", and one trick on top of the other."""
+    settings, name = {"paper": PAPER, "best": BEST}[form], form
+    rows = {name: settings}
+    for trick, more in TRICKS.items():
+        name, settings = f"{name}+{trick}", (*settings, *more)
+        rows[name] = settings
     return rows
+
+
+def _build_tricks(form):
+    """Table 1, and each trick alone."""
+    stacked = stack_tricks(form)
+    return stacked | {f"{form}+{trick}": (*stacked[form], *more) for trick, more in TRICKS.items()}
 
 
 GROUPS = _build_groups()
@@ -135,13 +146,15 @@ BEFORE = {
     **{f"{form}_to_{step}": f"{form}_to_{before}"
        for form, steps in STEPS.items() for before, step in zip(steps, steps[1:], strict=False)},
     **{f"{form}_to_{steps[0]}": NOTHING[form] for form, steps in STEPS.items()},
-    **{name: name.rpartition("+")[0] for name in GROUPS["tricks"] if "+" in name},
+    **{name: name.rpartition("+")[0]
+       for form in ("paper", "best") for name in GROUPS[f"tricks_{form}"] if "+" in name},
 }  # fmt: skip
 DEFAULT_GROUPS = ("presets", "ladder_sound", "ladder_paper", "others")
 FREE = "rows of this call"
 
 _OWN_KEYS = (
-    "figures.model", "cleanlab.filter_by", "cleanlab.quality", "co_teaching.forget_rate", "oracle.drop_wrong",
+    "ensemble.members", "figures.model", "cleanlab.filter_by", "cleanlab.quality", "co_teaching.forget_rate",
+    "oracle.drop_wrong",
 )  # fmt: skip
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from urnet_tf.errors import RunError
 
-FIGURES = ("balanced_top1", "balanced_top5")
+FIGURES = ("balanced_top1", "balanced_top5")  # each class counts the same
+PLAIN = ("top1", "top5")  # each image counts the same
 _NONE = "–"
 
 
@@ -36,7 +37,7 @@ def paired_interval(values: Sequence[float], reference: Sequence[float], level: 
 
 
 def check_equal_steps(units: Mapping[str, Mapping[int, dict]]) -> int | None:
-    """The number of optimizer steps of all rows of a table; None when nothing was measured.
+    """The number of optimizer steps of all trained rows of a table; None where heads were fitted instead.
 
     Raises:
       RunError: rows differ, so that they must not stand beside each other.
@@ -44,7 +45,7 @@ def check_equal_steps(units: Mapping[str, Mapping[int, dict]]) -> int | None:
     steps = {}
     for name, by_seed in units.items():
         for unit in by_seed.values():
-            if "error" not in unit:
+            if "error" not in unit and unit["steps"] is not None:
                 steps.setdefault(unit["steps"], set()).add(name)
     if len(steps) > 1:
         counts = "; ".join(f"{count}: {', '.join(sorted(names))}" for count, names in sorted(steps.items()))
@@ -85,7 +86,8 @@ def summarize(
         row["figures"] = {
             listed: {
                 figure: mean_and_deviation(values) | {"values": values}
-                for figure in FIGURES
+                for figure in (*FIGURES, *PLAIN)
+                if figure in each[0]["figures"][listed]
                 for values in [[unit["figures"][listed][figure] for unit in each]]
             }
             for listed in each[0]["figures"]
@@ -152,17 +154,6 @@ def format_table(title: str, summary: Mapping[str, dict], against: str, steps: i
         cells += [_NONE if share is None else f"{seconds['reweight']:.0f} + {seconds['train']:.0f} s"]
         lines.append(_line(cells))
     return "\n".join([*lines, "", *_auroc_lines(measured), *_errors(summary)])
-
-
-def format_fused(figures: Mapping[str, dict], seeds: int) -> list[str]:
-    """A line for below a table: the mean probability over the seeds of a row; [] for no figures."""
-    if not figures:
-        return []
-    figures = "; ".join(
-        f"{split} " + " / ".join(f"{100 * values[figure]:.2f}" for figure in FIGURES)
-        for split, values in figures.items()
-    )
-    return [f"Mean probability of the {seeds} networks of best, one of each seed (no spread): {figures}.", ""]
 
 
 def _auroc_lines(measured):

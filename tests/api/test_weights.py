@@ -10,6 +10,7 @@ import urnet_tf
 from urnet_tf.api.recipes import named_recipe
 from urnet_tf.errors import UsageError
 from urnet_tf.reweighting.class_moments import deal_folds
+from urnet_tf.reweighting.judge import out_of_fold_predictions
 
 SIZES, DIM = (12, 20, 9), 6
 NAMES = ["lion", "school bus", "pizza"]
@@ -125,6 +126,28 @@ def test_class_weights_and_targets_follow_alpha_and_beta(crawl):
     np.testing.assert_allclose(table["sample_weight"].to_numpy(), product, rtol=1e-5)
     raw = np.argmax(probs, axis=1)
     np.testing.assert_array_equal(table["predicted_label"].to_numpy(), raw)
+
+
+def test_the_paper_asks_a_head_about_the_images_that_it_has_seen(crawl):
+    """Without predictions: one fold, classes as frequent as here, equal to the head's own probabilities."""
+    labels, features = crawl["labels"], crawl["features"]
+    table = urnet_tf.compute_weights(labels, features=features, recipe="paper", class_names=NAMES)
+    assert told(table)["predicted_by"] == "baseline" and told(table)["left_out"] == {}
+    head = out_of_fold_predictions(features, labels, folds=deal_folds(labels, 5), priors="empirical").head
+    logits = features @ head.kernel + head.bias
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    given = table["given_prob"].to_numpy()
+    np.testing.assert_allclose(given, probs[np.arange(len(labels)), labels], rtol=1e-3)
+    np.testing.assert_array_equal(table["predicted_label"].to_numpy(), probs.argmax(axis=1))
+    unseen = urnet_tf.compute_weights(labels, features=features, recipe="paper", class_names=NAMES, folds=5)
+    assert given.mean() > unseen["given_prob"].to_numpy().mean() + 0.01
+    groups = np.arange(len(labels)) // 2  # copies share a fold while the strength is chosen, too
+    copies = urnet_tf.compute_weights(
+        labels, features=features, recipe="paper", class_names=NAMES, groups=groups
+    )
+    assert told(copies)["predicted_by"] == "baseline"
+    with pytest.raises(UsageError, match="at least two folds"):
+        urnet_tf.compute_weights(labels, features=features, folds=1)
 
 
 def test_a_judgement_serves_as_predictions(crawl):

@@ -13,11 +13,12 @@ import pytest
 from urnet_tf import store
 from urnet_tf.config import load_config, to_dict
 from urnet_tf.errors import RunError, UsageError
+from urnet_tf.evaluation import metrics
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
-from ablations import figure, measure, other_methods, rows, search, statistics  # noqa: E402
+from ablations import figure, look_alikes, measure, other_methods, rows, search, statistics, views  # noqa: E402
 
 EVERY_ROW = {name: settings for group in rows.GROUPS.values() for name, settings in group.items()}
 
@@ -134,6 +135,8 @@ def test_unequal_steps_have_no_table():
     assert statistics.check_equal_steps(good) == 7
     with pytest.raises(RunError, match="7: baseline, sound; 8: long"):
         statistics.check_equal_steps(good | {"long": {0: _unit(0.6, steps=8)}})
+    fitted = {"best": {0: _unit(0.6, steps=None)}}  # to convergence, beside what was trained
+    assert statistics.check_equal_steps(fitted) is None and statistics.check_equal_steps(good | fitted) == 7
 
 
 def test_unequal_budgets_are_refused_before_anything_is_computed(tmp_path):
@@ -185,10 +188,29 @@ def small_experiment(drawn_crawl, tmp_path_factory):
 
 
 @pytest.mark.slow
+def test_views_that_are_kept_say_what_the_stage_says(small_experiment, monkeypatch):
+    settings = (*EVERY_ROW["paper"], "evaluate.crops=5", "evaluate.scales=[1.0, 1.2]")
+    rows_of = {"kept": settings, "stage": (*settings, "evaluate.batch_images=32")}
+    measure.run_units(small_experiment, {"kept": rows_of["kept"]}, [0], print)
+    monkeypatch.setattr(views, "_MOST_BYTES", 0)
+    measure.run_units(small_experiment, {"stage": rows_of["stage"]}, [0], print)
+    kept, stage = (dict(np.load(small_experiment.out / f"units/{name}.seed0.npz")) for name in rows_of)
+    known = metrics.labeled(stage["labels"])
+    np.testing.assert_array_equal(kept["labels"], stage["labels"][known])
+    np.testing.assert_allclose(kept["top_probs"], stage["top_probs"][known], atol=2e-3)
+    assert (kept["top_ids"][:, 0] == stage["top_ids"][known][:, 0]).mean() > 0.98
+    assert list((small_experiment.out / "features").glob("*/views-*.npy"))
+
+
+@pytest.mark.slow
 def test_a_killed_ablation_goes_on_and_a_failing_row_stops_nothing(small_experiment):
     names = ("baseline", "best", "cleanlab_filter", "co_teaching", "oracle")
     wanted = {name: EVERY_ROW[name] for name in names}
-    wanted |= {"broken": ("train.fit.learning_rate=1e30",), "flickr_top15": EVERY_ROW["flickr_top15"]}
+    wanted |= {
+        "broken": ("train.fit.learning_rate=1e30",),
+        "best+flickr_top15": EVERY_ROW["best+flickr_top15"],
+    }
+    wanted["best+ensemble"] = (*EVERY_ROW["best"], "ensemble.members=2")
     told = []
     measure.run_units(small_experiment, wanted, [0, 1], told.append)
     units = measure.read_units(small_experiment, wanted, [0, 1])
@@ -197,8 +219,13 @@ def test_a_killed_ablation_goes_on_and_a_failing_row_stops_nothing(small_experim
     assert failed == {"broken"} | without_cleanlab
     statistics.check_equal_steps(units)
     assert units["oracle"][0]["auroc"]["sample_weight"] == 1.0
-    assert units["flickr_top15"][0]["steps"] == units["best"][0]["steps"]
-    assert set(measure.fuse_seeds(small_experiment, "best", [0, 1])) == {"val"}  # a test list without labels
+    assert units["best+flickr_top15"][0]["steps"] == units["best"][0]["steps"]
+    assert set(units["best+ensemble"][0]["figures"]) == {"val"}  # a test list without labels
+    assert units["best+ensemble"][0]["model"] == "2 members"
+    assert small_experiment.unit_path("best+ensemble.member", 1001).exists()
+
+    page = look_alikes.write_figure(small_experiment, rows.PAPER, small_experiment.out, 0)
+    assert "with a right label" in page and (small_experiment.out / "fig6.png").stat().st_size > 10_000
 
     good = {name: settings for name, settings in wanted.items() if name not in failed}
     told.clear()

@@ -277,3 +277,20 @@ def test_ticks():
     assert figures._nice_ticks(0, 0.5).tolist() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
     assert figures._ratio_ticks(0.05, 10).tolist() == pytest.approx([0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10])
     assert [figures._nice_top(v) for v in (0, 0.9, 1.2, 330, 700)] == [1, 1, 1.5, 400, 800]
+
+
+def test_accuracies_come_with_intervals_and_whose_labels_they_rest_on():
+    made = make_inputs(
+        evaluation={"labels": "drawn", "wrong_share": 0.3},
+        held=np.array([20, 20, 9, 20]),
+    )
+    made.per_class["urnet"][:] = [0.3, 0.5, 0.9, 0.4]
+    measured = made.metrics["urnet"]
+    measured["intervals"] = {"balanced_top1": (0.40125, 0.5)}
+    measured["change"] = {"balanced_top1": (0.05, -0.01, 0.11)}
+    text = re.sub(r"\s+", " ", parse(build_page(made)).text)
+    assert "about 30% of them wrong" in text
+    assert "(40.1 – 50.0)" in text and "(−1.0 to +11.0)" in text.replace("-1.0", "−1.0")
+    assert "1 class gained, 1 lost, 1 stayed equal" in text
+    assert "1 class with fewer than 10 such images is not ranked" in text and "n = 20" in text
+    assert "Right among five" not in text  # of four classes

@@ -165,3 +165,22 @@ def test_pca_leaves_the_other_directions_out():
     settings = {"clusters": 3, "n_init": 1, "seed": 0}
     full, one = (cw.compute_groups(features, 60, pca_dim=dim, **settings) for dim in (None, 1))
     assert one.spread.mean() < 0.2 * full.spread.mean()
+
+
+def test_the_members_of_the_groups_are_those_that_were_counted():
+    """Own images first; sizes, own members and spread of `cluster_class`, counted from the members."""
+    rng = np.random.default_rng(5)
+    labels = np.repeat(np.arange(4), 20)
+    features = (np.eye(4, 8)[labels] + rng.normal(scale=0.4, size=(80, 8))).astype(np.float16)
+    predicted = np.where(np.arange(80) % 5 == 0, (labels + 1) % 4, labels)
+    slices = cw.join_neighbors(labels, predicted, num_classes=4, neighbors=2, confusion="row")
+    assert slices[1] == [(20, 40), (40, 60), (0, 20)]  # taken for 2 four times; else the smaller class
+    settings = {"clusters": 5, "pca_dim": None, "n_init": 3, "normalize": True}
+    groups = cw.cluster_class(1, slices[1], features=features, seed=7, settings=settings)
+    members = cw.find_members(1, slices[1], features=features, seed=7, settings=settings)
+    assert members.ids.tolist() == [*range(20, 40), *range(40, 60), *range(20)] and members.num_own == 20
+    np.testing.assert_array_equal(members.group[:20], groups.group)
+    np.testing.assert_array_equal(np.bincount(members.group, minlength=5), groups.size)
+    np.testing.assert_allclose(
+        np.bincount(members.group, weights=members.distance, minlength=5) / groups.size, groups.spread
+    )

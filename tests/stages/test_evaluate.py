@@ -51,9 +51,8 @@ def write_workdir(root, test_labels=True, finetune=False):
     ranks = np.concatenate([np.arange(30), np.arange(13), np.arange(17)]) + 1
     ranks[splits == TEST] += ranks[splits == TEST] > 4  # the fifth test file could not be read
     paths = [f"{s}/{s}{r:06d}.jpg" for s, r in zip(splits, ranks, strict=True)]
-    (root / "pack").mkdir(parents=True)
-    (root / "baseline").mkdir()
-    (root / "train").mkdir()
+    for stage in ("ingest", "pack", "baseline", "reweight", "train"):
+        (root / stage).mkdir(parents=True)
     columns = {"split": splits, "label": labels, "rank": ranks, "path": paths}
     dtypes = {"split": "string", "label": "int32", "rank": "int32", "path": "string"}
     store.write_table(root / "pack" / "instances.parquet", columns, dtypes)
@@ -84,7 +83,7 @@ def context_of(root, *overrides):
     settings = [f"baseline.folds={FOLDS}", f"model.image_size_px={SIZE}", "evaluate.batch_images=8"]
     config = config_lib.load_config(None, [*settings, *overrides])
     workdir = store.Workdir(root)
-    for stage in ("pack", "features", "baseline", "train"):
+    for stage in ("ingest", "pack", "features", "baseline", "reweight", "train"):
         if workdir.path(stage).exists():
             workdir.write_marker(workdir.path(stage), {"metadata": {}})
     return StageContext(config, workdir, workdir.open_partial("evaluate", "k"))
@@ -114,10 +113,14 @@ def test_cached_features_give_all_figures(tmp_path):
     ids = np.arange(43, 60)
     ours = expected_probs(tmp_path, "train/instance.keras", ids)
     folds = [expected_probs(tmp_path, f"baseline/model_fold{f}.keras", ids) for f in range(FOLDS)]
+    plain = metrics.top_k(expected_probs(tmp_path, "baseline/model_full.keras", ids), 5)[0]
     for name, probs in {"urnet": ours, "folds": np.mean(folds, 0)}.items():
         expected = metrics.summarize(labels[ids], *metrics.top_k(probs, 5), C)
         found = written["models"][name]
         intervals, others = found.pop("intervals"), expected.pop("intervals")
+        change = metrics.summarize_change(labels[ids], plain, metrics.top_k(probs, 5)[0], C)
+        for key, ends in found.pop("change").items():
+            assert ends == pytest.approx(change[key], abs=1e-6), key
         assert found == pytest.approx(expected, abs=1e-5)
         assert all(intervals[key] == pytest.approx(others[key]) for key in others)
     assert written["models"]["folds_rank"]["ece"] is None

@@ -54,6 +54,7 @@ def test_folder(folder, tmp_path):
         "images": 41, "train_images": 37, "val_images": 4, "test_images": 0, "num_classes": 2,
         "quarantined": {"not_a_file": 1, "not_an_image": 1}, "root": str(folder),
         "duplicates": {"train_and_evaluation": 0, "several_labels": 0, "same_label": 2}, "bytes": size,
+        "held_labels": {"val": "drawn"},
     }  # fmt: skip
     assert sorted(os.listdir(out)) == [
         "candidates.parquet", "classes.json", "duplicates.parquet", "key.txt", "quarantine.parquet",
@@ -244,6 +245,7 @@ def test_webtiny(webtiny, tmp_path):
         "images": 16876, "train_images": 7436, "val_images": 2950, "test_images": 6490, "num_classes": 59,
         "quarantined": {}, "root": "", "bytes": 37482606,
         "duplicates": {"train_and_evaluation": 0, "several_labels": 393, "same_label": 84},
+        "held_labels": {"val": "given", "test": "given"},
     }  # fmt: skip
     table = read_table(out / "candidates.parquet")
     labels = table["label"].to_numpy()[:7436]

@@ -10,7 +10,7 @@ import pytest
 from urnet_fixtures.squares import CLASSES, TRAIN, run_stage as run, small_settings as settings
 
 from urnet_tf import config as config_lib, store
-from urnet_tf.stages import features, train
+from urnet_tf.stages import distillation, features, train
 from urnet_tf.stages.members import member_config
 from urnet_tf.stages.stage import PlanContext
 
@@ -69,7 +69,6 @@ def _check_distilled(out, features):
     ids, soft = (np.load(out / "distilled" / f"target_{name}.npy") for name in ("ids", "probs"))
     assert ids.shape == (TRAIN, CLASSES)
     np.testing.assert_allclose(soft, np.take_along_axis(mean, ids, axis=1), atol=1e-5)
-    # Logit adjustment is in the mean already; with it a second time the student would be far off.
     assert np.abs(student - mean).mean() < 0.05 and (student.argmax(1) == mean.argmax(1)).mean() > 0.9
     assert {path.name for path in (out / "distilled").iterdir()} == {
         "urnet.keras", "instance.keras", "history.json", "target_ids.npy", "target_probs.npy",
@@ -115,6 +114,17 @@ def test_bag_sizes_are_taken_in_turn_after_the_first_member():
     assert members[0] == config and len({member.seed for member in members}) == 5
     same = member_config(settings("frozen", 1, members=5, bag={"size": 3}), 4)
     assert same.train.bag.size == 3 and same.seed == members[4].seed
+
+
+def test_what_is_for_wrong_labels_is_not_applied_to_the_ensembles_probabilities():
+    """Logit adjustment is in them already; a bag's target must be their mean, not its label."""
+    tree = config_lib.to_dict(settings("frozen", 1, members=2, distill=True, bag={"target": "label"}))
+    tree["train"]["fit"] |= {"label_smoothing": 0.1, "loss": {"kind": "gce", "logit_adjustment": 1.0}}
+    config = config_lib.from_dict(tree)
+    student = distillation._student_config(config)
+    assert student.train.fit.loss == config_lib.LossConfig() and student.train.fit.label_smoothing == 0
+    assert student.train.bag.target == "mean" and student.seed != config.seed
+    assert student.train.fit.epochs == config.train.fit.epochs
 
 
 def test_the_plan_counts_every_member(workdir):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from urnet_tf import config as config_lib, schema, store
 from urnet_tf.images import image_store
+from urnet_tf.reweighting.cluster_weight import score_clusters
 from urnet_tf.stages import report
 from urnet_tf.stages.stage import PlanContext, StageContext
 
@@ -53,6 +54,7 @@ def context(tmp_path):
     metadata = {
         "pack": {"images": N + 4, "train_images": N, "val_images": 0, "test_images": 4, "bytes": 12_345},
         "reweight": {"clean_rate_estimate": 0.71},
+        "extract": {"features": "features/features.npy"},
         "export": EXPORT,
     }
     for stage in report.STAGE.needs:
@@ -98,13 +100,24 @@ def write_weights(root):
     given = rng.uniform(0.2, 0.9, N).astype(np.float32)
     given[::3] = 0.001
     top = np.where(given < 0.01, (TRAIN_LABELS + 1) % 3, TRAIN_LABELS)
+    store.write_array(root / "extract" / "balanced_topk_ids.npy", np.stack([top, top], 1).astype(np.int32))
+    features = np.concatenate([np.eye(3, 40)[top], np.zeros((4, 40))]) + rng.normal(
+        scale=0.01, size=(N + 4, 40)
+    )
+    store.write_array(root / "features" / "features.npy", features.astype(np.float16))
+    settings = config_lib.Config().reweight.cluster_weight
+    cluster, score = score_clusters(
+        features.astype(np.float16), TRAIN_LABELS, top, given, num_classes=3, kind="purity",
+        clusters=settings.clusters, neighbors=settings.neighbors, pca_dim=settings.pca_dim,
+        n_init=settings.n_init, seed=0,
+    )  # fmt: skip
     store.write_array(root / "extract" / "given_prob.npy", given)
     store.write_array(root / "extract" / "topk_ids.npy", np.stack([top, (top + 1) % 3], 1).astype(np.int32))
     store.write_array(root / "extract" / "topk_probs.npy", np.tile(np.float32([0.7, 0.2]), (N, 1)))
     ones = np.ones(N, np.float32)
     columns = {
         "instance_id": np.arange(N), "label": TRAIN_LABELS, "path": [""] * N, "class_weight": ones,
-        "cluster": np.zeros(N, np.int32), "cluster_weight": ones, "confidence": ones,
+        "cluster": cluster, "cluster_weight": score, "confidence": ones,
         "self_confidence": given / given.mean(), "saliency": ones, "page_text": ones,
         "rank_prior": ones, "label_posterior": ones, "right_prob": given, "predicted_label": top,
         "sample_weight": given / given.mean(),
@@ -170,6 +183,35 @@ def test_the_formats_of_the_export_are_shown(context):
         and "2 of them were" in section
         and "A &lt;CPU&gt;, 4 cores" in section
     )
+
+
+def test_the_groups_of_a_class_are_those_that_its_images_were_weighed_by(context):
+    context = dataclasses.replace(context, config=config_lib.load_config(None, ["preset=sound"]))
+    report.run(context)
+    page = (context.out / "index.html").read_text(encoding="utf-8")
+    section = page[page.index('<section id="groups">') :].split("</section>")[0]
+    assert "The more of a group belongs to the class" in section and section.count("<h3>") == 2
+    # A third of the images of each class looks like the next class: purity is one there, and among the rest.
+    table = store.read_table(context.path("train", "weights.parquet"))
+    for entry in section.split("<h3>")[1:]:
+        label = "ABC".index(entry[0])
+        rows = store.column(table, "label") == label
+        weights = store.column(table, "cluster_weight")[rows]
+        said = [float(text) for text in re.findall(r'<b class="[a-z]+">([\d.]+)×</b>', entry)]
+        expected = sorted(set(np.round(weights / weights.mean(), 2)), reverse=True)
+        assert sorted(set(said), reverse=True) == pytest.approx(expected, abs=0.011)
+        assert sum(map(int, re.findall(r"(\d+) of \d+ images have", entry))) == 6
+        assert sum(map(int, re.findall(r"of (\d+) images have", entry))) == N
+        assert entry.count('class="other"') > 0
+    literal = dataclasses.replace(
+        context, config=config_lib.load_config(None, ["preset=paper", "report.grouped_classes=1", "seed=3"])
+    )
+    report.run(literal)  # k-means from another seed: not the groups of the columns
+    page = (context.out / "index.html").read_text(encoding="utf-8")
+    assert "Its groups came out differently" in page and "The larger a group" in page
+    off = config_lib.load_config(None, ["report.grouped_classes=0"])
+    report.run(dataclasses.replace(context, config=off))
+    assert '<section id="groups">' not in (context.out / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_run_without_an_export_has_no_section(context):

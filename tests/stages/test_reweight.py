@@ -1,5 +1,6 @@
 """The stage on a small work directory made by hand."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -341,6 +342,24 @@ def test_estimate_grows_with_the_data():
     small, large = (reweight.estimate(config, PlanContext(train_images=n)) for n in (1000, 1_000_000))
     assert small.seconds < large.seconds and small.disk_bytes < large.disk_bytes
     assert reweight.estimate(config, PlanContext()).seconds is None
+
+
+def test_the_estimate_knows_the_network_of_the_paper_and_features_as_they_are():
+    plan = PlanContext(train_images=60_000, num_classes=200, cores=1)
+
+    def seconds(*settings):
+        return reweight.estimate(load_config(None, ["preset=paper", *settings]), plan).seconds
+
+    paper = seconds()
+    assert seconds("reweight.confidence.network=linear") < paper
+    # 6,000 images, 24 steps of 256 a pass, 200 classes, 1,280 features, 4 layers of 300 and 600 units.
+    multiplied = [e * (6000 * (1280 + e) + 24 * 200 * (300 + e)) for e in (300, 600)]
+    more = seconds("reweight.confidence.embedding_dim=600") - paper
+    assert more == pytest.approx(30 * 6 * (multiplied[1] - multiplied[0]) * 1.5e-11)
+    # The contrastive loss looks at all classes in each step, the pairwise one at two an image.
+    plan = dataclasses.replace(plan, num_classes=5000)
+    assert seconds("reweight.confidence.loss=contrastive") > 1.5 * seconds()
+    assert seconds("reweight.cluster_weight.pca_dim=32") < seconds()
 
 
 def test_another_file_of_text_vectors_is_another_input(tmp_path):

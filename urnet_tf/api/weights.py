@@ -16,11 +16,13 @@ from urnet_tf.api.known import Known, check_known, given
 from urnet_tf.api.recipes import change_recipe, leave_out, open_recipe
 from urnet_tf.config import Config, has_second_round
 from urnet_tf.errors import UsageError
-from urnet_tf.reweighting import combine
+from urnet_tf.reweighting import combine, is_literal
 from urnet_tf.reweighting.class_moments import check_folds, deal_folds
 from urnet_tf.reweighting.factors import Prediction, Recipe
-from urnet_tf.reweighting.judge import Judgement, out_of_fold_predictions
+from urnet_tf.reweighting.judge import Judgement, out_of_fold_predictions, seen_predictions
 from urnet_tf.reweighting.recipe import Weighed, apply_recipe
+from urnet_tf.stages.effects import trains
+from urnet_tf.stages.fitted_heads import CHOOSING_FOLDS
 from urnet_tf.text_rules import quote
 
 if TYPE_CHECKING:
@@ -78,7 +80,8 @@ def compute_weights(
         `confidence` learns from, which are drawn at random without ranks.
       groups: [N], equal for copies of one picture: these share a fold.
       folds: how many, or int [N]: the fold whose model predicted the image. None = those of a judgement, or
-        4. They say who did not see whom, for what is learned from the images here.
+        4; for "paper" 1, so without `pred_probs` a head is asked about the images that it was fitted to. They
+        say who did not see whom, for what is learned from the images here.
       recipe: "best", "sound" or "paper", see the setting `preset`; or a `Recipe` of your own, like
         `dataclasses.replace(urnet_tf.api.recipes.named_recipe("sound"), beta=0.9)`.
       alpha: 0 to 1, in place of the recipe's strength of class weights by inverse class size (Eq. 4).
@@ -125,20 +128,28 @@ def compute_weights(
         probs = door.check_probs(probs, len(known.labels))
     config, opened, own = open_recipe(recipe)
     used, left_out = leave_out(change_recipe(opened, alpha, beta), known, own)
+    copies = None if groups is None else door.check_column("groups", groups, len(known.labels))
     top_k = min(config.extract.top_k if top_k is None else top_k, known.num_classes)
-    dealt = _open_folds(folds, groups, known.labels, judgement, config)
+    dealt = _open_folds(folds, copies, known.labels, judgement, config)
     rounds = _count_rounds(rounds, known, dealt, config, own)
 
     order: np.ndarray | None = None  # no copy of the features where they are in the order of the labels
     if (np.diff(known.labels) < 0).any():
         order = np.argsort(known.labels, kind="stable")
         known, dealt = known.take(order), dealt[order]
+        copies = None if copies is None else copies[order]
+    literal = is_literal(used.formulas)
 
     def judge(weights: np.ndarray | None = None) -> Judgement:
-        return out_of_fold_predictions(
-            given(known.features), known.labels, folds=dealt, num_classes=known.num_classes, top_k=top_k,
-            sample_weight=weights, kind=config.baseline.head,
+        # The paper's baseline has seen its images; the strength of its regularization needs some it has not.
+        seen = literal and np.ptp(dealt) == 0
+        found = out_of_fold_predictions(
+            given(known.features), known.labels, num_classes=known.num_classes, top_k=top_k,
+            folds=deal_folds(known.labels, CHOOSING_FOLDS, copies) if seen else dealt, sample_weight=weights,
+            kind="mean" if trains(config, "baseline") else config.baseline.head,
+            priors="empirical" if literal else "equal",
         )  # fmt: skip
+        return seen_predictions(found, given(known.features), known.labels, top_k=top_k) if seen else found
 
     def refit(weights: np.ndarray) -> Prediction:
         return to_prediction(schema.SECOND_ROUND, judge(np.maximum(weights, 0.0)))
@@ -148,7 +159,7 @@ def compute_weights(
     elif judgement:
         prediction = to_prediction(schema.BALANCED_BASELINE, judgement, order)
     else:
-        prediction = to_prediction(schema.BALANCED_BASELINE, judge())
+        prediction = to_prediction(schema.BASELINE if literal else schema.BALANCED_BASELINE, judge())
     cluster, instances, metadata = describe_instances(known, prediction, dealt, used, seed, config)
     weighed = apply_recipe(instances, used, refit if rounds == 2 else None)
     seen = probs is None and not judgement and np.ptp(dealt) == 0
@@ -180,13 +191,12 @@ def _columns(weighed: Weighed) -> dict[str, np.ndarray]:
 
 def _open_folds(
     folds: int | np.ndarray | None,
-    groups: Sequence | np.ndarray | None,
+    groups: np.ndarray | None,
     labels: np.ndarray,
     judgement: Judgement | None,
     config: Config,
 ) -> np.ndarray:
     """int64 [N]; copies of one picture in one."""
-    groups = None if groups is None else door.check_column("groups", groups, len(labels))
     if folds is None and judgement:
         folds = judgement.folds
     folds = config.baseline.folds if folds is None else folds

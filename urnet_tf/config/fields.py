@@ -336,6 +336,7 @@ class ReportConfig:
     classes: int = _between(12, 1, _REPEATS)  # classes shown with pictures
     images_per_class: int = _between(8, 1, _REPEATS)
     thumbnail_px: int = _between(96, 16, _SEEN_SIDE_PX)
+    grouped_classes: int = _between(2, 0, _REPEATS)  # classes shown with their groups of look-alikes (Fig. 6)
 
 
 @dataclass(frozen=True)

@@ -273,6 +273,28 @@ def summarize(
     }
 
 
+def summarize_change(
+    labels: np.ndarray, before_ids: np.ndarray, after_ids: np.ndarray, num_classes: int
+) -> dict[str, tuple[float, float, float]]:
+    """By how much a second model is right more often on the same images, and the 95 % interval of that.
+
+    Args:
+      labels: int [N], all known.
+      before_ids, after_ids: int [N, K], best first.
+
+    Returns:
+      name of an accuracy of `summarize` → (difference, lower end, upper end).
+    """
+    found = {}
+    for name, k in (("top1", 1), ("top5", 5)):
+        hits = top_k_hits(labels, after_ids, k).astype(float) - top_k_hits(labels, before_ids, k)
+        for prefix, balanced in (("", False), ("balanced_", True)):
+            mean = balanced_mean(hits, labels, num_classes) if balanced else float(hits.mean())
+            interval = accuracy_interval(hits, labels, num_classes, balanced=balanced, difference=True)
+            found[prefix + name] = (mean, *interval)
+    return found
+
+
 def _checked_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim != 1 or (labels.size and not (labels.min() >= 0 and labels.max() < num_classes)):

@@ -9,9 +9,9 @@ import numpy as np
 
 from urnet_tf import schema
 from urnet_tf.costs.units import format_bytes
-from urnet_tf.explain import figures, pictures, summary
+from urnet_tf.explain import comparison, figures, groups, pictures, summary
 from urnet_tf.explain.formats import format_count, format_points, format_times
-from urnet_tf.explain.summary import BASELINE, URNET, ReportInputs
+from urnet_tf.explain.summary import ReportInputs
 from urnet_tf.export.model_card import FORMAT_NAMES
 from urnet_tf.reweighting.combine import effective_sample_size
 from urnet_tf.reweighting.factors import FACTORS, OBSERVED
@@ -23,25 +23,8 @@ if TYPE_CHECKING:
 _HERE = pathlib.Path(__file__).parent
 _TABLE_ROWS = 300  # of the table of all classes
 _PAIRS = 9
-_CHANGES = 12  # classes in each of the lists of gains and losses
 
-_MODEL_NAMES = {
-    BASELINE: "plain training",
-    URNET: "URNet",
-    "folds": "the fold models together",
-    "folds_rank": "the fold models together, by rank",
-    "ensemble": "the ensemble",
-    "ensemble_rank": "the ensemble, by rank",
-    "distilled": "one URNet, distilled from the ensemble",
-}
 _SPLIT_NAMES = {schema.VAL: "validation", schema.TEST: "test"}
-
-METRICS = (
-    ("balanced_top1", "First guess right", "each class counts the same"),
-    ("balanced_top5", "Right among five guesses", "each class counts the same"),
-    ("top1", "First guess right", "each image counts the same"),
-    ("top5", "Right among five guesses", "each image counts the same"),
-)
 
 DUPLICATE_WORDS = {
     "train_and_evaluation": "also a validation or test image: not trained on",
@@ -80,6 +63,7 @@ def build_page(
     classes: int = 12,
     images_per_class: int = 8,
     thumbnail_px: int = 96,
+    grouped_classes: int = 2,
 ) -> str:
     """Renders the report.
 
@@ -87,6 +71,7 @@ def build_page(
       classes: how many classes are shown with pictures.
       images_per_class: pictures of each of them, half of those that counted most, half least.
       thumbnail_px: side of a picture on the page.
+      grouped_classes: how many classes are shown with their groups of look-alikes.
 
     Returns:
       HTML; equal inputs give equal text. Pictures stop at 3 MB, tables at a few hundred rows.
@@ -100,7 +85,7 @@ def build_page(
         "count": format_count,
         "each_line": _shown_lines,
         "factor": lambda name: name.removesuffix("_weight").replace("_", "-"),
-        "model": lambda name: _MODEL_NAMES.get(name, name),
+        "model": lambda name: comparison.MODEL_NAMES.get(name, name),
         "percent": figures.format_percent,
         "points": format_points,
         "size": format_bytes,
@@ -109,6 +94,7 @@ def build_page(
     environment.filters |= filters
     template = environment.from_string((_HERE / "page.html").read_text(encoding="utf-8"))
     thumbnails = pictures.Thumbnails(inputs, thumbnail_px)
+    galleries = pictures.build_galleries(inputs, thumbnails, classes, images_per_class)
     return template.render(
         css=_style(thumbnail_px),
         title=title,
@@ -116,14 +102,16 @@ def build_page(
         split=_SPLIT_NAMES.get(inputs.evaluated_on, inputs.evaluated_on),
         glossary=_glossary(inputs),
         metadata=_metadata(inputs),
-        accuracy=_accuracy(inputs),
+        accuracy=comparison.compare_accuracies(inputs),
         holdings=_holdings(inputs),
         noise=_noise(inputs),
         weights=_weights(inputs),
         pairs=_pairs(inputs, thumbnails),
-        galleries=pictures.build_galleries(inputs, thumbnails, classes, images_per_class),
-        changes=_changes(inputs),
-        calibration=_calibration(inputs),
+        galleries=galleries,
+        group_rule=groups.describe_rule(inputs),
+        grouped=groups.build_groups(inputs, thumbnails, grouped_classes),
+        changes=comparison.compare_classes(inputs),
+        calibration=comparison.compare_calibration(inputs),
         table=_class_table(inputs),
         export=_export(inputs.export),
     )
@@ -180,29 +168,6 @@ def _metadata(inputs: ReportInputs) -> dict[str, float]:
         "quarantined": len(inputs.quarantine["status"]),
         "repeated": len(np.unique(np.asarray(inputs.duplicates["content_hash"], dtype=str))),
     }
-
-
-def _accuracy(inputs: ReportInputs) -> dict[str, Any] | None:
-    """Rows of the comparison of the baseline and the URNet; None where they were not measured."""
-    before, after = inputs.metrics.get(BASELINE), inputs.metrics.get(URNET)
-    if not before or not after:
-        return None
-    rows = [
-        {
-            "name": name,
-            "note": note,
-            "before": before[key],
-            "after": after[key],
-            "change": after[key] - before[key],
-        }
-        for key, name, note in METRICS
-        if before.get(key) is not None and after.get(key) is not None
-    ]
-    values = [(row["before"], row["after"]) for row in rows]
-    if len(rows) == len(METRICS) and np.allclose(values[:2], values[2:], atol=5e-4):
-        rows = rows[:2]  # classes of equal size: the second pair says the same
-    others = [(name, m) for name, m in inputs.metrics.items() if name not in (BASELINE, URNET)]
-    return {"rows": rows, "others": others, "n": after["n"]} if rows else None
 
 
 def _holdings(inputs: ReportInputs) -> dict[str, Any]:
@@ -291,54 +256,6 @@ def _pairs(inputs: ReportInputs, thumbnails: "Thumbnails") -> list[dict[str, Any
             for uri, row in zip(thumbnails.encode(pair["ids"]), rows, strict=True)
         ]
     return pairs
-
-
-def _changes(inputs: ReportInputs) -> dict[str, Any] | None:
-    gains = pictures.class_gains(inputs)
-    if gains is None or not np.isfinite(gains).any():
-        return None
-    before, after = inputs.per_class[BASELINE], inputs.per_class[URNET]
-    known = np.flatnonzero(np.isfinite(gains))
-    order = known[np.argsort(-gains[known], kind="stable")]
-    widest = float(np.abs(gains[known]).max()) or 1.0
-
-    def bars(labels: list[int]) -> list[dict[str, Any]]:
-        return [
-            {
-                "name": inputs.classes[j]["name"],
-                "change": float(gains[j]),
-                "length": abs(float(gains[j])) / widest,
-                "before": float(before[j]),
-                "after": float(after[j]),
-            }
-            for j in labels
-        ]
-
-    return {
-        "better": int((gains[known] > 0).sum()),
-        "equal": int((gains[known] == 0).sum()),
-        "worse": int((gains[known] < 0).sum()),
-        "gains": bars([j for j in order[:_CHANGES] if gains[j] > 0]),
-        "losses": bars([j for j in order[::-1][:_CHANGES] if gains[j] < 0]),
-    }
-
-
-def _calibration(inputs: ReportInputs) -> dict[str, Any] | None:
-    errors = [
-        (name, inputs.metrics[name]["ece"])
-        for name in (BASELINE, URNET)
-        if inputs.metrics.get(name, {}).get("ece") is not None
-    ]
-    curves = [
-        (_MODEL_NAMES.get(name, name), bins)
-        for name, bins in inputs.reliability.items()
-        if len(bins["count"])
-    ]
-    drawing = None
-    if curves:
-        label = "Share of right first guesses against how sure the models are"
-        drawing = figures.draw_reliability(curves, label)
-    return {"errors": errors, "drawing": drawing} if errors or drawing else None
 
 
 def _class_table(inputs: ReportInputs) -> dict[str, Any]:

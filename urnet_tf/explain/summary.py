@@ -11,6 +11,7 @@ P is the column `right_prob` of weights.parquet, calibrated on labels that were 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from urnet_tf import schema
 from urnet_tf.errors import UsageError
 from urnet_tf.reweighting.combine import average_amount
 from urnet_tf.reweighting.label_posterior import estimate_wrong_share
+
+if TYPE_CHECKING:
+    from urnet_tf.reweighting.cluster_weight import Members
 
 BASELINE, URNET = "baseline", "urnet"  # the two models that are compared
 _RANK_BINS = 16
@@ -42,12 +46,16 @@ class ReportInputs:
     duplicates: Mapping[str, np.ndarray]  # columns content_hash, kind, path
     read_rows: Callable[[Sequence[int]], Sequence[Mapping]]  # ids → {"title", "path", "query"}
     read_images: Callable[[Sequence[int]], list[bytes]]  # ids → encoded images
+    read_members: "Callable[[int], Members] | None" = None  # class → its groups; None = no groups
+    cluster_kind: str = "purity"  # what a group weighs by, see `cluster_weight`
     folds: int = 1  # models per prediction set; 1 = the model has seen the image
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)  # val_images, test_images, bytes
     metrics: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)  # model → metrics.summarize
     per_class: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # model → top-1 [C]
     reliability: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)  # model → bins
     evaluated_on: str = ""  # the split
+    evaluation: Mapping = dataclasses.field(default_factory=dict)  # metrics.json without the models
+    held: np.ndarray | None = None  # int [C], labeled images that were measured
     reweighting: Mapping = dataclasses.field(default_factory=dict)  # metadata of the stage
     export: Mapping = dataclasses.field(default_factory=dict)  # metadata of the stage
     settings: str = ""  # YAML

@@ -285,7 +285,12 @@ def _evaluate(context: StageContext, runs: Sequence[Run]) -> dict:
     reader = dataclasses.replace(first.context, out=out)
     table = read_table(reader.path("pack", "instances.parquet"), ["split", "label", "rank", "path"])
     evaluate.write_submissions(reader, table, predictions, first.ids[wanted])
-    told = {"split": split, "models": figures, "views": views, "runs": [str(run.root) for run in runs]}
+    told: dict[str, Any] = {"split": split, "num_classes": len(first.classes), "models": figures}
+    told |= {
+        "views": views,
+        "runs": [str(run.root) for run in runs],
+        **evaluate.describe_labels(reader, split),
+    }
     write_json(out / "metrics.json", told)
     shown = str(views[0]) if len(set(views)) == 1 else f"{min(views)} to {max(views)}"
     logging.info("%s", evaluate.format_figures(split, figures, shown))

@@ -39,6 +39,16 @@ class Groups:
     spread: np.ndarray  # float64 [k]: mean squared distance to the center
 
 
+@dataclasses.dataclass(frozen=True)
+class Members:
+    """Who is in the groups of one class, instances of its neighbors among them; every column has n rows."""
+
+    ids: np.ndarray  # int64 [n]: first the class's own instances
+    num_own: int
+    group: np.ndarray  # int32 [n]
+    distance: np.ndarray  # float64 [n]: squared, to the center of the group
+
+
 def confusion_from_predictions(labels: np.ndarray, predicted: np.ndarray, *, num_classes: int) -> np.ndarray:
     """How many instances of class i were predicted as class j: int32 [C, C] (100 MB at C = 5000).
 
@@ -110,6 +120,17 @@ def compute_groups(
     Differs: else features are L2-normalized, and reduced by PCA to be ten times faster.
     Reading: the paper says nothing of starts; these are k-means++ ones, `n_init` of them.
     """
+    group, squared, count = _run_kmeans(features, clusters, pca_dim, n_init, seed, normalize)
+    size = np.bincount(group, minlength=count)
+    spread = np.bincount(group, weights=squared, minlength=count) / np.maximum(size, 1)
+    own = np.bincount(group[:num_own], minlength=count)
+    return Groups(group[:num_own], size, own, spread)
+
+
+def _run_kmeans(
+    features: np.ndarray, clusters: int, pca_dim: int | None, n_init: int, seed: int, normalize: bool
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """The group int32 [n], the squared distance to its center float64 [n], and how many groups there are."""
     import sklearn.cluster
     import sklearn.decomposition
     import threadpoolctl
@@ -127,10 +148,7 @@ def compute_groups(
             fitted = kmeans.fit(points)
             group, centers = fitted.labels_.astype(np.int32), fitted.cluster_centers_
     squared = np.square(points - centers[group], dtype=np.float64).sum(axis=1)
-    size = np.bincount(group, minlength=len(centers))
-    spread = np.bincount(group, weights=squared, minlength=len(centers)) / np.maximum(size, 1)
-    own = np.bincount(group[:num_own], minlength=len(centers))
-    return Groups(group[:num_own], size, own, spread)
+    return group, squared, len(centers)
 
 
 def cluster_class(
@@ -144,10 +162,46 @@ def cluster_class(
       seed: of the run; the class draws its own from it.
       settings: clusters, pca_dim, n_init and normalize of `compute_groups`.
     """
+    points = _read_points(features, slices)
+    return compute_groups(points, slices[0][1] - slices[0][0], seed=_class_seed(seed, label), **settings)
+
+
+def find_members(
+    label: int, slices: Sequence[Slice], *, features: np.ndarray | str, seed: int, settings: Mapping
+) -> Members:
+    """Who is in the groups that `cluster_class` finds with these arguments: what Fig. 6 shows of a class.
+
+    Source: Sec. 4.2, Fig. 6.
+    """
+    group, squared, _ = _run_kmeans(_read_points(features, slices), seed=_class_seed(seed, label), **settings)
+    ids = np.concatenate([np.arange(start, stop, dtype=np.int64) for start, stop in slices])
+    return Members(ids, slices[0][1] - slices[0][0], group, squared)
+
+
+def _read_points(features: np.ndarray | str, slices: Sequence[Slice]) -> np.ndarray:
     column = np.load(features, mmap_mode="r") if isinstance(features, str) else features
-    points = np.concatenate([column[start:stop] for start, stop in slices])
-    class_seed = int(np.random.SeedSequence([seed, label]).generate_state(1)[0])
-    return compute_groups(points, slices[0][1] - slices[0][0], seed=class_seed, **settings)
+    return np.concatenate([column[start:stop] for start, stop in slices])
+
+
+def _class_seed(seed: int, label: int) -> int:
+    return int(np.random.SeedSequence([seed, label]).generate_state(1)[0])
+
+
+def join_neighbors(
+    labels: np.ndarray, predicted: np.ndarray, *, num_classes: int, neighbors: int, confusion: str
+) -> list[list[Slice]]:
+    """For each class the rows that are clustered: its own, then those of its most confused classes.
+
+    Args:
+      labels: int [N], rising.
+      predicted: int [N], see `score_clusters`.
+      neighbors, confusion: see `most_confused`.
+    """
+    matrix = confusion_from_predictions(labels, predicted, num_classes=num_classes)
+    joined = most_confused(matrix, neighbors=neighbors, direction=confusion)
+    bounds = np.searchsorted(labels, np.arange(num_classes + 1)).tolist()
+    rows = [(bounds[label], bounds[label + 1]) for label in range(num_classes)]
+    return [[rows[label], *(rows[other] for other in joined[label])] for label in range(num_classes)]
 
 
 def cluster_classes(
@@ -267,29 +321,27 @@ def score_clusters(
 
     Source: Sec. 4.2, Eq. 5.
     """
-    matrix = confusion_from_predictions(labels, predicted, num_classes=num_classes)
-    joined = most_confused(matrix, neighbors=neighbors, direction=confusion)
-    bounds = np.searchsorted(labels, np.arange(num_classes + 1)).tolist()
-    rows = [(bounds[label], bounds[label + 1]) for label in range(num_classes)]
-
+    joined = join_neighbors(
+        labels, predicted, num_classes=num_classes, neighbors=neighbors, confusion=confusion
+    )
     column, units = open_units("cluster", "groups", num_classes, (len(labels),), np.int32)
     pending = units.pending()
     found = cluster_classes(
         pending,
-        [[rows[label], *(rows[other] for other in joined[label])] for label in pending],
+        [joined[label] for label in pending],
         features=features,
         seed=seed,
         settings={"clusters": clusters, "pca_dim": pca_dim, "n_init": n_init, "normalize": normalize},
         workers=workers,
     )
     for label, groups in report(found, len(pending)):
-        column[slice(*rows[label])] = groups.group
+        column[slice(*joined[label][0])] = groups.group
         units.complete(label, {name: getattr(groups, name).tolist() for name in ("size", "own", "spread")})
 
     group = np.array(column)
     scores = np.empty(len(labels))
     for label, metadata in enumerate(units.metadata()):
-        own = slice(*rows[label])
+        own = slice(*joined[label][0])
         groups = Groups(group[own], *(np.array(metadata[name]) for name in ("size", "own", "spread")))
         scores[own] = compute_group_score(groups, kind=kind, quality=given_prob[own])[groups.group]
     return group, scores

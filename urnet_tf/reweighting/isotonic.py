@@ -1,4 +1,7 @@
-"""Isotonic regression of binned values, which page texts, search ranks and label scores share."""
+"""Isotonic regression of binned values, which page texts, search ranks and label scores share.
+
+Source: not in the paper.
+"""
 
 import numpy as np
 

@@ -174,6 +174,29 @@ def out_of_fold_predictions(
     )
 
 
+def seen_predictions(
+    judgement: Judgement, features: np.ndarray, labels: np.ndarray, *, top_k: int = 5
+) -> Judgement:
+    """What the head of all images says about the images that it was fitted to: one fold, nothing out of it.
+
+    A head that has seen a label agrees with it more often than one that has not. The paper's predictions are
+    of this kind (Sec. 4.2, the matrix M, and Eq. 10); the strength of regularization is still the one that
+    was best out of fold.
+
+    Args:
+      judgement: of these features and labels.
+      features: float [N, D].
+      labels: int [N].
+      top_k: how many of the likeliest classes are kept.
+    """
+    folds, head = np.zeros(len(labels), np.int64), judgement.head
+    kept = min(top_k, len(head.bias))
+    given, ids, probs, odds = _predict(features, np.asarray(labels), folds, [head], kept)
+    return dataclasses.replace(
+        judgement, given_prob=given, topk_ids=ids, topk_probs=probs, log_odds=odds, folds=folds
+    )
+
+
 def mean_head(heads: Sequence[LinearHead]) -> LinearHead:
     """The head whose logits are the mean of the heads' logits: the mean of their log-probabilities."""
     return LinearHead(

@@ -23,11 +23,11 @@ from absl import logging
 from urnet_tf.config import Config, count_members
 from urnet_tf.crawl import submission
 from urnet_tf.errors import UsageError
-from urnet_tf.evaluation import ensemble, metrics
+from urnet_tf.evaluation import ensemble, metrics, wording
 from urnet_tf.evaluation.predictions import Predictions
 from urnet_tf.images.crops import num_views
 from urnet_tf.images.image_store import ImageStore
-from urnet_tf.schema import TEST, TRAIN, UNLABELED, VAL
+from urnet_tf.schema import DRAWN, TEST, TRAIN, UNLABELED, VAL
 from urnet_tf.stages.members import DISTILLED, distills, load_member, load_members
 from urnet_tf.stages.settings import (
     BACKBONE_SETTINGS,
@@ -78,10 +78,23 @@ def run(context: StageContext) -> dict:
         n_train = np.bincount(labels[splits == TRAIN], minlength=len(classes))
         _write_classes(out, predictions, labels[ids[measured]], measured, classes, n_train)
     write_submissions(context, table, predictions, wanted)
-    write_json(out / "metrics.json", {"split": split, "models": figures, "views": views})
+    told = {"split": split, "num_classes": len(classes), "models": figures, "views": views}
+    told |= describe_labels(context, split)
+    write_json(out / "metrics.json", told)
     logging.info("%s", format_figures(split, figures, views))
+    if note := wording.whose_labels(told):
+        logging.warning("%s", note)
     context.remove("parts")
     return {"split": split, "views": views, "models": figures}
+
+
+def describe_labels(context: StageContext, split: str | None) -> dict[str, Any]:
+    """Whose the labels are that is measured on, and about how many are wrong where they are the crawl's."""
+    ingested = context.marker("ingest")["metadata"].get("held_labels", {})
+    clean = context.marker("reweight")["metadata"].get("clean_rate_estimate")
+    labels = ingested.get(split)
+    drawn = labels == DRAWN and clean is not None
+    return {"labels": labels, "wrong_share": 1.0 - clean if drawn else None}
 
 
 def held_rows(
@@ -289,12 +302,16 @@ def summarize(
 ) -> dict[str, Any]:
     """The figures of each model on the rows that have a label; {} where none has."""
     figures: dict[str, Any] = {}
+    first = predictions.get("baseline") if rows.size else None
     for name, p in predictions.items() if rows.size else ():
         figures[name] = metrics.summarize(
             labels[rows], p.topk_ids[rows], p.topk_probs[rows], num_classes, bins
         )
         if name.endswith("_rank"):
             figures[name]["ece"] = None  # fused ranks are no probabilities
+        if first is not None and p is not first:
+            ids = first.topk_ids[rows], p.topk_ids[rows]
+            figures[name]["change"] = metrics.summarize_change(labels[rows], *ids, num_classes)
     return figures
 
 
@@ -367,7 +384,7 @@ def write_submissions(
 
 STAGE = Stage(
     name="evaluate",
-    needs=("pack", "features", "baseline", "train"),
+    needs=("ingest", "pack", "features", "baseline", "reweight", "train"),
     depends_on=(
         "evaluate", "model.mode", "model.crop_fraction", "baseline.folds", "train.head", "train.members",
         "train.distill", *BACKBONE_SETTINGS,

@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from urnet_tf import schema
 from urnet_tf.config import Config, IngestConfig
 from urnet_tf.errors import RunError, UsageError, name_settings, settings_named
 from urnet_tf.schema import DUPLICATE_COLUMNS, DUPLICATE_KINDS, QUARANTINE_COLUMNS, TEST, TRAIN, VAL
@@ -370,7 +371,11 @@ def _metadata(
     splits = counts(tables.candidates["split"])
     kinds = counts(tables.duplicates["kind"])
     statuses = counts(quarantine["status"])
+    given = counts(crawl.rows["split"])
     return {
+        "held_labels": {
+            s: schema.GIVEN if s in given else schema.DRAWN for s in (VAL, TEST) if splits.get(s)
+        },
         "images": len(tables.candidates),
         "train_images": splits.get(TRAIN, 0),
         "val_images": splits.get(VAL, 0),

@@ -3,8 +3,9 @@
 In: the tables, arrays and metadata of all stages. Out: index.html, see `urnet_tf.explain`.
 """
 
+import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +15,16 @@ from absl import logging
 from urnet_tf import config as config_lib, schema, store
 from urnet_tf.config import Config
 from urnet_tf.images.image_store import ImageStore
+from urnet_tf.reweighting import is_literal
+from urnet_tf.stages.effects import resolve
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 
 if TYPE_CHECKING:
     from urnet_tf.explain.summary import ReportInputs
+    from urnet_tf.reweighting.cluster_weight import Members
 
 _COMPARED = ("baseline", "urnet")
+_CLUSTER_SECONDS = 2e-4  # a row; measured on one core with 1,280 features as they are
 _PLACES = (
     ("report/index.html", "this page"),
     ("train/weights.parquet", "the weight of each training image, and its factors"),
@@ -44,6 +49,7 @@ def run(context: StageContext) -> dict:
         classes=settings.classes,
         images_per_class=settings.images_per_class,
         thumbnail_px=settings.thumbnail_px,
+        grouped_classes=settings.grouped_classes,
     )
     store.write_text(context.out / "index.html", page)
     logging.info("The report has %.1f MB.", len(page.encode()) / 1e6)
@@ -79,6 +85,8 @@ def read_inputs(context: StageContext) -> "ReportInputs":
         ),
         read_rows=lambda ids: _read_rows(context.path("pack", "instances.parquet"), ids),
         read_images=ImageStore(context.path("pack")).read,
+        read_members=open_members(context, store.column(table, "label"), len(classes)),
+        cluster_kind=resolve(context.config, "reweight.cluster_weight.kind"),
         folds=context.config.baseline.folds,
         counts={name: metadata["pack"].get(name, 0) for name in ("val_images", "test_images", "bytes")},
         reweighting=metadata["reweight"],
@@ -90,13 +98,45 @@ def read_inputs(context: StageContext) -> "ReportInputs":
     )
 
 
+def open_members(context: StageContext, labels: np.ndarray, num_classes: int) -> "Callable[[int], Members]":
+    """A function from a class to the members of its groups of look-alikes.
+
+    The stage `reweight` keeps the groups of a class's own images at most, so the few classes that are shown
+    are clustered again, with its seed and features: the same groups.
+
+    Args:
+      labels: int [N] of the training images.
+    """
+    from urnet_tf.reweighting.cluster_weight import find_members, join_neighbors
+
+    settings = context.config.reweight.cluster_weight
+    # As `reweight` reads them: literal formulas take the baseline as it is.
+    name = "topk_ids" if is_literal(context.config.reweight.formulas) else "balanced_topk_ids"
+    predicted = np.asarray(store.read_array(context.path("extract", f"{name}.npy")))[:, 0]
+    slices = join_neighbors(
+        labels, predicted, num_classes=num_classes, neighbors=settings.neighbors, confusion=settings.confusion
+    )
+    features = context.path(*context.marker("extract")["metadata"]["features"].split("/"))
+    kmeans = {name: getattr(settings, name) for name in ("clusters", "pca_dim", "n_init", "normalize")}
+
+    def read_members(label: int) -> "Members":
+        return find_members(
+            label, slices[label], features=os.fspath(features), seed=context.config.seed, settings=kmeans
+        )
+
+    return read_members
+
+
 def estimate(config: Config, plan: PlanContext) -> Estimate:
     """One pass over a few columns, and some hundred thumbnails."""
     if plan.train_images is None:
         return Estimate()
     shown = config.report.classes * config.report.images_per_class
     memory = 5 * 10**8 + 300 * plan.train_images
-    return Estimate(shown, 5 + shown / 100 + plan.train_images / 1e6, 5 * 10**6, memory)
+    joined = 1 + config.reweight.cluster_weight.neighbors
+    clustered = config.report.grouped_classes * joined * plan.train_images / plan.classes
+    seconds = 5 + shown / 100 + plan.train_images / 1e6 + clustered * _CLUSTER_SECONDS
+    return Estimate(shown, seconds, 5 * 10**6, memory)
 
 
 def _read_evaluation(context: StageContext, num_classes: int) -> dict[str, Any]:
@@ -106,6 +146,8 @@ def _read_evaluation(context: StageContext, num_classes: int) -> dict[str, Any]:
     table = store.read_table(context.path("evaluate", "per_class.parquet"))
     labels = store.column(table, "label")
     per_class, reliability = {}, {}
+    held = np.zeros(num_classes, np.int64)
+    held[labels] = store.column(table, "n")
     for model in _COMPARED:
         per_class[model] = np.full(num_classes, np.nan)
         per_class[model][labels] = store.column(table, f"{model}_top1").astype(float)
@@ -115,6 +157,8 @@ def _read_evaluation(context: StageContext, num_classes: int) -> dict[str, Any]:
         "per_class": per_class,
         "reliability": reliability,
         "evaluated_on": metrics["split"],
+        "evaluation": {name: value for name, value in metrics.items() if name != "models"},
+        "held": held,
     }
 
 
@@ -149,7 +193,7 @@ def _read_rows(path: pathlib.Path, ids: Sequence[int]) -> list[dict[str, str]]:
 
 STAGE = Stage(
     name="report",
-    needs=("ingest", "pack", "extract", "reweight", "train", "evaluate", "export"),
+    needs=("ingest", "pack", "features", "extract", "reweight", "train", "evaluate", "export"),
     depends_on=("report",),
     run=run,
     estimate=estimate,

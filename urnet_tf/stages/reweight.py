@@ -27,10 +27,11 @@ from urnet_tf.reweighting import (
     recipe,
 )
 from urnet_tf.reweighting.judge import out_of_fold_predictions
+from urnet_tf.reweighting.text_network import count_operations
 from urnet_tf.reweighting.units import OpenUnits
 from urnet_tf.stages.effects import resolve, trains
 from urnet_tf.stages.literal_weights import describe_lacks, describe_scale
-from urnet_tf.stages.settings import fit_settings, images_per_step, keys_of
+from urnet_tf.stages.settings import count_backbone, fit_settings, images_per_step, keys_of
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store.progress import progress
 from urnet_tf.text_rules import show_path
@@ -47,7 +48,9 @@ _SEEN = (
 # Measured with 1,280 features on one core of a small machine.
 _START_SECONDS = 15.0  # TensorFlow, for its text operations, and scikit-learn
 _CLUSTER_SECONDS = 7e-5  # a row; a class is clustered with its neighbors
-_TEXT_MAP_SECONDS = 2e-5  # a training image and epoch
+_WITHOUT_PCA = 2.3  # times as long
+_TEXT_MAP_SECONDS = 2e-5  # a training image and epoch, of the linear map
+_TEXT_NETWORK_SECONDS = 1.5e-11  # an operation of the two-sided network
 _CONFIDENCE_SECONDS = 5e-5  # a row
 _REFIT_SECONDS = 3e-5  # an image and pass of a linear head
 _POOL_INSTANCES = 100_000  # fewer are clustered before processes have started
@@ -321,16 +324,29 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     seconds = _START_SECONDS
     if settings.cluster_weight.enabled:
         joined = 1 + settings.cluster_weight.neighbors
-        seconds += rows * joined * _CLUSTER_SECONDS / workers
+        slower = 1.0 if settings.cluster_weight.pca_dim else _WITHOUT_PCA
+        seconds += rows * joined * slower * _CLUSTER_SECONDS / workers
     if settings.confidence.enabled:
         learned_from = min(rows, (plan.num_classes or 1) * settings.confidence.top_rank)
         maps = config.baseline.folds if settings.formulas != LITERAL else 1
-        seconds += learned_from * settings.confidence.epochs * maps * _TEXT_MAP_SECONDS
+        seconds += maps * _text_map_seconds(config, plan, learned_from)
         seconds += rows * _CONFIDENCE_SECONDS
     if has_second_round(config):
         seen = rows * (config.baseline.folds - 1)
         seconds += seen * settings.refit.epochs * _REFIT_SECONDS
     return Estimate(rows=rows, seconds=seconds, disk_bytes=rows * 100, memory_bytes=rows * 300 + 15 * 10**8)
+
+
+def _text_map_seconds(config: Config, plan: PlanContext, images: int) -> float:
+    """What learning one map from images to words takes."""
+    settings = config.reweight.confidence
+    if settings.network != instance_weight.TWO_SIDED:
+        return images * settings.epochs * _TEXT_MAP_SECONDS
+    operations = count_operations(
+        images, plan.classes, feature_dim=count_backbone(config).feature_dim, text_dim=settings.text_dim,
+        embedding_dim=settings.embedding_dim, loss=resolve(config, "reweight.confidence.loss"),
+    )  # fmt: skip
+    return settings.epochs * operations * _TEXT_NETWORK_SECONDS
 
 
 def inputs(config: Config) -> dict:
