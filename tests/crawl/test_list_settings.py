@@ -1,5 +1,7 @@
 """Labels of a list, and what settings say of it: its columns, its encoding, classes that are one."""
 
+import time
+
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -80,3 +82,15 @@ def test_labels_that_a_classes_file_names(tmp_path):
         1,
         0,
     ]
+
+
+@pytest.mark.parametrize("line", ['""\n', 'x"y\n', 'a,"\n', '"a","b\n'])
+def test_quotes_in_every_line_take_no_long(tmp_path, line):
+    """A list that was made to be read slowly: time grows with the number of lines, not with its square."""
+    text = 'path,label,title\n1.jpg,b,"' + line * 20_000
+    start = time.process_time()
+    try:
+        read(write_list(tmp_path, text))
+    except UsageError as error:
+        assert "list.csv" in str(error)
+    assert time.process_time() - start < 5

@@ -312,6 +312,8 @@ class ExportConfig:
     # the first URNet, all of them as one model, or the one that was distilled from them
     model: str = _choice("urnet", "ensemble", "distilled")
     top_k: int = _between(5, 1, _REPEATS)  # classes that the SavedModel serves
+    # share of the held images that the score for "none of these" may refuse at 1/2; None = no such score
+    none_of_these: float | None = _between(0.05, 0.001, 0.45)
     formats: tuple[str, ...] = _several(
         ("saved_model", "keras", "tflite_float32", "tflite_float16", "tflite_dynamic_int8", "tflite_int8"),
         max_count=7,

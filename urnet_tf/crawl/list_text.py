@@ -18,6 +18,7 @@ from urnet_tf.text_rules import quote, show_path
 _UTF16_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _SAMPLE_BYTES = 4096  # of lines that are not UTF-8: what the encoding is guessed from; more takes minutes
 _LONGEST_FIELD_LINES, _LONGEST_FIELD = 100_000, 1 << 24  # of one quoted field: lines, characters
+_MOST_TRIES = 1000  # to end a record behind one of its lines
 # In the order of preference where a header holds none of the others.
 _DELIMITERS = (",", ";", "\t", "|")
 _WESTERN = "cp1252"  # what spreadsheets of western Europe and America write as "CSV"
@@ -217,25 +218,23 @@ def _quoted_record(lines: _Lines, line: str, delimiter: str) -> tuple[list[str] 
     None, and no line taken, where the quotes are not those of fields: one that is not closed, or that ends
     in the midst of a field.
     """
-    text, taken, size = line, list[str](), len(line)
-    while True:
-        fields = _split(text.rstrip("\r\n"), delimiter)
+    parts, size, quotes = [line], len(line), line.count('"')
+    for _ in range(_MOST_TRIES):
+        fields = _split("".join(parts).rstrip("\r\n"), delimiter) if quotes % 2 == 0 else _OPEN
+        if fields is None:
+            break
         if fields is not _OPEN:
-            if fields is None:
-                lines.back(*taken)
-                return None, []
-            return fields, taken
-        new: list[str] = []
-        while (more := lines.next()) is not None:
-            new.append(more)
-            size += len(more)
-            if '"' in more or len(taken) + len(new) > _LONGEST_FIELD_LINES or size > _LONGEST_FIELD:
-                break
-        taken += new
-        if more is None or '"' not in more:
-            lines.back(*taken)
-            return None, []
-        text += "".join(new)
+            return fields, parts[1:]
+        more: str | None = ""
+        while more is not None and (quotes % 2 or '"' not in more):  # an odd number closes nothing
+            more = lines.next() if len(parts) <= _LONGEST_FIELD_LINES and size <= _LONGEST_FIELD else None
+            if more is not None:
+                parts.append(more)
+                size, quotes = size + len(more), quotes + more.count('"')
+        if more is None:
+            break
+    lines.back(*parts[1:])
+    return None, []
 
 
 _OPEN: list[str] = []  # `_split` of a text that ends inside of quotes

@@ -50,8 +50,7 @@ def whose_labels(evaluated: Mapping[str, Any]) -> str:
     about = f", about {wrong:.0%} of them wrong" if wrong is not None else ""
     return (
         f"These labels come from the crawl itself{about}, so the accuracies are those of guessing such "
-        "labels; "
-        "give images with right labels as ingest.test_path for true ones."
+        "labels; give a test list with right labels for true ones."
     )
 
 

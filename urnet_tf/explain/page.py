@@ -94,7 +94,6 @@ def build_page(
     environment.filters |= filters
     template = environment.from_string((_HERE / "page.html").read_text(encoding="utf-8"))
     thumbnails = pictures.Thumbnails(inputs, thumbnail_px)
-    galleries = pictures.build_galleries(inputs, thumbnails, classes, images_per_class)
     return template.render(
         css=_style(thumbnail_px),
         title=title,
@@ -107,9 +106,8 @@ def build_page(
         noise=_noise(inputs),
         weights=_weights(inputs),
         pairs=_pairs(inputs, thumbnails),
-        galleries=galleries,
-        group_rule=groups.describe_rule(inputs),
-        grouped=groups.build_groups(inputs, thumbnails, grouped_classes),
+        galleries=pictures.build_galleries(inputs, thumbnails, classes, images_per_class),
+        grouped=groups.build_section(inputs, thumbnails, grouped_classes),
         changes=comparison.compare_classes(inputs),
         calibration=comparison.compare_calibration(inputs),
         table=_class_table(inputs),
