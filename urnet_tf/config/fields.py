@@ -77,6 +77,9 @@ class IngestConfig:
     val_fraction: float = _between(0.1, 0.0, 0.9)  # drawn per class when no validation set is given
     test_fraction: float = _between(0.0, 0.0, 0.9)  # drawn per class when no test set is given
     split_seed: int = _between(0, 0, _SEED)  # of these draws
+    # images at least so alike, of 1, are copies of one picture though their bytes differ: they stay together
+    # in splits and folds; None = only equal files are copies
+    copy_similarity: float | None = _between(0.9, 0.5, 1.0)
     # only these sources; None = all
     sources: tuple[str, ...] | None = _several(None, 1000, form=LINE, max_length=200)
     # {flickr: 15}: keep the top results of a query ...

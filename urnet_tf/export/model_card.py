@@ -76,6 +76,9 @@ _DUPLICATES = {
     "train_and_evaluation": "held back from training, since they are also validation or test images",
     "several_labels": "found under several labels",
     "same_label": "found several times under one label",
+    "near_train_and_evaluation": "held back from training, since near copies are validation or test images",
+    "near_several_labels": "whose near copies have other labels",
+    "near_same_label": "with near copies under the same label",
 }
 
 
