@@ -126,7 +126,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
         rows += readers.count_rows(path) if path is not None else 0
     seconds = 2.0 + rows * _SECONDS_PER_FILE
     if settings.copy_similarity is not None:
-        seconds += rows * _SECONDS_PER_THUMBNAIL / plan.cores
+        seconds += rows * _SECONDS_PER_THUMBNAIL / (config.runtime.workers or os.cpu_count() or 1)
     return Estimate(
         rows=rows,
         seconds=seconds,
