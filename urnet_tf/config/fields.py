@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from urnet_tf.reweighting import LITERAL, REPAIRED
 from urnet_tf.reweighting.factors import weighing
+from urnet_tf.reweighting.objective import AUTO, BALANCED, PLAIN
 from urnet_tf.text_rules import FILE_NAME, LINE, PATH
 
 BEST, SOUND, PAPER = "best", "sound", "paper"
@@ -282,6 +283,9 @@ class TrainConfig:
     init: str = _choice("pretrained", "baseline", "baseline_with_classifier")
     # frozen: as baseline.head; weights make discriminant analysis worse where it was measured
     head: str = _choice("logistic", "discriminant", "mean", "trained")
+    # fitted heads: classes count alike, images count alike (as frequent as in the crawl), or auto: classes
+    # alike as far as the share of all images that are right does not drop beyond chance
+    objective: str = _choice(BALANCED, PLAIN, AUTO)
     bag: BagConfig = field(default_factory=BagConfig)
     # URNets that differ in their seed, for an ensemble (Table 1: 29); fitted heads need no seed, so are one
     members: int = _between(1, 1, _REPEATS)
