@@ -20,7 +20,8 @@ _MIN_ROWS = 20  # the fewest in a bin where there are ten times as many
 _FEWEST_ROWS = 5  # in a bin of very few
 _OWN_ROWS = 200  # of a group that is calibrated by itself
 _MAX_BINS = 200
-_CERTAIN = 1e-3  # no column is surer than this, nor is anything so sure that no column could move it
+_CERTAIN = 1e-3  # no column is surer than this
+_ZERO = 1e-6  # nothing is so sure that no column could move it
 
 
 def update_right_prob(
@@ -46,7 +47,7 @@ def update_right_prob(
     """
     right_prob, folds = np.asarray(right_prob, np.float64), np.asarray(folds)
     known = np.isfinite(column)
-    odds = _logit(right_prob)
+    odds = _logit(right_prob, _ZERO)
     for group in np.unique(groups):
         for told in (True, False):
             mine = (groups == group) & (known == told)
@@ -67,8 +68,8 @@ def _others(rows: np.ndarray, folds: np.ndarray, fold: int) -> np.ndarray:
     return others if others.any() else rows
 
 
-def _logit(prob: np.ndarray) -> np.ndarray:
-    prob = np.clip(prob, _CERTAIN, 1.0 - _CERTAIN)
+def _logit(prob: np.ndarray, nearest: float = _CERTAIN) -> np.ndarray:
+    prob = np.clip(prob, nearest, 1.0 - nearest)
     return np.log(prob) - np.log1p(-prob)
 
 
