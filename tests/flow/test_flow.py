@@ -81,8 +81,9 @@ def test_all_stages_are_complete_and_leave_no_litter(finished_run):
 
 def test_the_last_line_says_where_the_results_are(finished_run):
     workdir, done = finished_run
-    *_, baseline, urnet_line, last = done.stdout.strip().splitlines()
-    assert baseline.startswith("baseline") and urnet_line.startswith("urnet") and "top-1" in urnet_line
+    baseline, urnet_line, change, counted, last = done.stdout.strip().splitlines()[-5:]
+    assert baseline.startswith("baseline") and urnet_line.startswith("urnet") and "class alike" in urnet_line
+    assert " points (" in change and " 48 val images" in counted
     assert last.startswith("Results: ")
     places = [pathlib.Path(place) for place in last.removeprefix("Results: ").split("  ")]
     page, version = places
@@ -479,7 +480,7 @@ def test_why_explains_a_usable_image(finished_run, urnet):
     done = urnet("why", row["path"], "--workdir", workdir, python_flags=("-X", "importtime"))
     assert done.returncode == 0 and not heavy_imports(done.stderr)
     assert row["path"] in done.stdout and "In training it" in done.stdout
-    for factor in ("class_weight", "cluster_weight", "confidence", "self_confidence", "saliency"):
+    for factor in ("class_weight", "label_posterior", "page_text", "rank_prior", "saliency"):
         assert re.search(rf"{factor} +{row[factor]:.3f}", done.stdout), factor
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from urnet_tf.reweighting import LITERAL, REPAIRED
 from urnet_tf.reweighting.factors import weighing
+from urnet_tf.reweighting.objective import AUTO, BALANCED, PLAIN
 from urnet_tf.text_rules import FILE_NAME, LINE, PATH
 
 BEST, SOUND, PAPER = "best", "sound", "paper"
@@ -77,9 +78,7 @@ class IngestConfig:
     val_fraction: float = _between(0.1, 0.0, 0.9)  # drawn per class when no validation set is given
     test_fraction: float = _between(0.0, 0.0, 0.9)  # drawn per class when no test set is given
     split_seed: int = _between(0, 0, _SEED)  # of these draws
-    # images at least so alike, of 1, are copies of one picture though their bytes differ: they stay together
-    # in splits and folds; None = only equal files are copies
-    copy_similarity: float | None = _between(0.9, 0.5, 1.0)
+    copy_similarity: float | None = _between(0.9, 0.5, 1.0)  # of copies of a picture; None = equal files only
     # only these sources; None = all
     sources: tuple[str, ...] | None = _several(None, 1000, form=LINE, max_length=200)
     # {flickr: 15}: keep the top results of a query ...
@@ -288,6 +287,9 @@ class TrainConfig:
     init: str = _choice("pretrained", "baseline", "baseline_with_classifier")
     # frozen: as baseline.head; weights make discriminant analysis worse where it was measured
     head: str = _choice("logistic", "discriminant", "mean", "trained")
+    # fitted heads: classes count alike, images count alike (as frequent as in the crawl), or auto: classes
+    # alike as far as the share of all images that are right does not drop beyond chance
+    objective: str = _choice(BALANCED, PLAIN, AUTO)
     bag: BagConfig = field(default_factory=BagConfig)
     # URNets that differ in their seed, for an ensemble (Table 1: 29); fitted heads need no seed, so are one
     members: int = _between(1, 1, _REPEATS)
