@@ -71,7 +71,9 @@ def read_lists() -> tuple[list[tuple[pathlib.Path, str]], list[tuple[pathlib.Pat
 
     listed = read(_DATA.value)
     train = [row for row in listed if row.get("split", "train") == "train"]
-    test = read(_TEST.value) if _TEST.value else [row for row in listed if row not in train]
+    test = (
+        read(_TEST.value) if _TEST.value else [row for row in listed if row.get("split", "train") != "train"]
+    )
     result = []
     for rows in (train, test):
         count = min(len(rows), _LIMIT.value or len(rows))

@@ -83,7 +83,7 @@ def test_the_last_line_says_where_the_results_are(finished_run):
     workdir, done = finished_run
     baseline, urnet_line, change, counted, last = done.stdout.strip().splitlines()[-5:]
     assert baseline.startswith("baseline") and urnet_line.startswith("urnet") and "class alike" in urnet_line
-    assert " points (" in change and " 72 test images" in counted
+    assert " points (" in change and " 48 val images" in counted
     assert last.startswith("Results: ")
     places = [pathlib.Path(place) for place in last.removeprefix("Results: ").split("  ")]
     page, version = places

@@ -4,6 +4,8 @@ Every field has a default and a comment with its unit and, where it comes from t
 means off, or "let the program choose" where the comment says so.
 """
 
+# Long because it is one tree, which is read, and shown on the site, as a whole.
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field, make_dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urnet_tf.backbone_names import PREPROCESSING
 from urnet_tf.reweighting import LITERAL, REPAIRED
 from urnet_tf.reweighting.factors import weighing
+from urnet_tf.reweighting.objective import AUTO, BALANCED, PLAIN
 from urnet_tf.text_rules import FILE_NAME, LINE, PATH
 
 BEST, SOUND, PAPER = "best", "sound", "paper"
@@ -78,6 +81,7 @@ class IngestConfig:
     val_fraction: float = _between(0.1, 0.0, 0.9)  # drawn per class when no validation set is given
     test_fraction: float = _between(0.0, 0.0, 0.9)  # drawn per class when no test set is given
     split_seed: int = _between(0, 0, _SEED)  # of these draws
+    copy_similarity: float | None = _between(0.9, 0.5, 1.0)  # of copies of a picture; None = equal files only
     # only these sources; None = all
     sources: tuple[str, ...] | None = _several(None, 1000, form=LINE, max_length=200)
     # {flickr: 15}: keep the top results of a query ...
@@ -101,14 +105,13 @@ class PackConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     mode: str = _choice("frozen", "finetune")  # heads on cached features, or the whole network
-    # efficientnet_lite0, _lite1, _lite2, resnext; FILE.keras, images to features or classes; keras_hub:PRESET
+    # also efficientnet_lite1, _lite2, resnext, FILE.keras (images to features or classes), keras_hub:PRESET
     backbone: str = _text("efficientnet_lite0", PATH, 4095)
-    # FILE.keras, keras_hub: what the network wants to see; auto = as the preset says, 0..255 for a file
-    preprocessing: str = _choice(*PREPROCESSING)
-    # FILE.keras and keras_hub: the layer that gives the features; None = the last one before the classes
-    feature_layer: str | None = _text(None, LINE, 200)
-    # FILE.npy: features of your own instead of a backbone's, with a list of paths beside it; frozen only
-    features: str | None = _path(None)
+    preprocessing: str = _choice(*PREPROCESSING)  # for FILE.keras; auto = 0..255, or as a preset says
+    feature_layer: str | None = _text(None, LINE, 200)  # of FILE.keras; None = what comes before the classes
+    features: str | None = _path(
+        None
+    )  # FILE.npy: your own, no backbone; whose they are in FILE.txt or .parquet
     weights: str | None = _path("imagenet")  # "imagenet", a checkpoint file, or None = random
     image_size_px: int = _between(224, 16, _SEEN_SIDE_PX)
     crop_fraction: float = _between(0.875, 0.1, 1.0)  # central part of the short side shown at test time
@@ -242,6 +245,9 @@ class CombineConfig:
     smallest: float = _between(0.05, 0.0, 1.0)  # repaired: bounds of the combined weight
     largest: float = _between(10.0, 1.0, _FACTOR)
     unit_mean: bool = False  # literal: scale the product to mean 1, as repaired always does
+    copies_once: bool = (
+        False  # n copies of a picture in one class count 1 / n each, see ingest.copy_similarity
+    )
 
 
 @dataclass(frozen=True)
@@ -290,6 +296,9 @@ class TrainConfig:
     init: str = _choice("pretrained", "baseline", "baseline_with_classifier")
     # frozen: as baseline.head; weights make discriminant analysis worse where it was measured
     head: str = _choice("logistic", "discriminant", "mean", "trained")
+    # fitted heads: classes count alike, images count alike (as frequent as in the crawl), or auto: classes
+    # alike as far as the share of all images that are right does not drop beyond chance
+    objective: str = _choice(BALANCED, PLAIN, AUTO)
     bag: BagConfig = field(default_factory=BagConfig)
     # URNets that differ in their seed, for an ensemble (Table 1: 29); fitted heads need no seed, so are one
     members: int = _between(1, 1, _REPEATS)

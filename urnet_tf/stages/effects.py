@@ -108,6 +108,7 @@ RULES = (
     Rule("train.init", _is_whole, _WHOLE),
     Rule("baseline.head", lambda c: not _is_whole(c), "model.mode=frozen"),
     Rule("train.head", lambda c: not _is_whole(c), "model.mode=frozen"),
+    Rule("train.objective", lambda c: not trains(c, "train"), "another train.head than trained"),
     Rule("baseline.fit.*", lambda c: trains(c, "baseline"), "baseline.head=trained"),
     Rule("reweight.refit.*", lambda c: trains(c, "baseline"), "baseline.head=trained"),
     *(

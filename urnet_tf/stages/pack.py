@@ -314,5 +314,5 @@ STAGE = Stage(
     depends_on=("pack", "ingest.max_pixels"),
     run=run,
     estimate=estimate,
-    version=2,
+    version=3,
 )

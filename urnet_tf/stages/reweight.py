@@ -67,6 +67,8 @@ def run(context: StageContext) -> dict:
         "labels": labels, "num_classes": num_classes, "prediction": prediction, "folds": folds,
         "sources": _codes(table, "source")[0], "ranks": store.column(table, "rank"),
     }  # fmt: skip
+    pictures, names = _codes(table, "picture")
+    known["pictures"] = np.where(np.array([name == "" for name in names])[pictures], -1, pictures)
     # These do not change with the prediction of the second round, or too little for their price.
     cluster = np.full(len(labels), -1, np.int32)
     if config.cluster_weight.enabled:
@@ -99,22 +101,26 @@ def run(context: StageContext) -> dict:
     store.write_table(context.out / "weights.parquet", columns, schema.WEIGHT_COLUMNS)
 
     metadata |= _describe(context.config, weighed, labels)
-    _log(metadata)
+    _log(metadata, bags=trains(context.config, "train") and context.config.train.bag.loss_weight > 0)
     return metadata
 
 
-def _log(metadata: dict[str, Any]) -> None:
+def _log(metadata: dict[str, Any], bags: bool) -> None:
     wrong, between = 1 - metadata["clean_rate_estimate"], metadata["clean_rate_interval"]
     share = f"About {100 * wrong:.0f} %"
     note = "the models were trained on these very labels, so more may be wrong"
     if between is not None:
         note = f"95 % interval: {100 * (1 - between[1]):.0f} to {100 * (1 - between[0]):.0f} %"
     logging.info(
-        "%s of the labels look wrong (%s). A bag of %d then holds at least one right image in about %.1f %% "
-        "of cases. The weighted images are worth as much as %.0f equally weighted ones.",
-        share, note, metadata["bag_size"], 100 * metadata["bag_guarantee"],
-        metadata["effective_sample_size"],
+        "%s of the labels look wrong (%s). The weighted images are worth as much as %.0f equally weighted "
+        "ones.",
+        share, note, metadata["effective_sample_size"],
     )  # fmt: skip
+    if bags:
+        logging.info(
+            "A bag of %d then holds at least one right image in about %.1f %% of cases.",
+            metadata["bag_size"], 100 * metadata["bag_guarantee"],
+        )  # fmt: skip
 
 
 def _describe(config: Config, weighed: recipe.Weighed, labels: np.ndarray) -> dict[str, Any]:
@@ -154,6 +160,7 @@ def read_recipe(config: Config) -> factors.Recipe:
         smallest=settings.combine.smallest,
         largest=settings.combine.largest,
         unit_mean=settings.combine.unit_mean,
+        copies_once=settings.combine.copies_once,
         target=target.kind if target.enabled else None,
         beta=target.beta,
     )
@@ -237,7 +244,7 @@ def _keeping(context: StageContext) -> OpenUnits:
 def _read_instances(context: StageContext) -> "tuple[pa.Table, np.ndarray, int]":
     path = context.path("pack", "instances.parquet")
     table = store.read_table(
-        path, ["split", "label", "path", "source", "query", "rank", "title", "description", "tags"]
+        path, ["split", "label", "path", "picture", "source", "query", "rank", "title", "description", "tags"]
     )
     train_images = int((store.column(table, "split") == schema.TRAIN).sum())
     table = table.slice(0, train_images)  # training images come first
