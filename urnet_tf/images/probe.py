@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 from urnet_tf.errors import RunError
-from urnet_tf.images.headers import Refused, read_size
+from urnet_tf.images.headers import Refused, guessed, read_size
 
 PROBE_COLUMNS = {
     "status": "string",  # "" = usable
@@ -27,6 +27,7 @@ PROBE_COLUMNS = {
     "height_px": "int32",
     "content_hash": "string",
     "num_bytes": "int64",
+    "guessed": "string",  # see `headers.guessed`
 }
 _FILES_PER_TASK = 32
 
@@ -58,6 +59,7 @@ class ProbeResult(NamedTuple):
     height: int = 0
     content_hash: str = ""
     num_bytes: int = 0
+    guessed: str = ""
 
 
 def probe_files(
@@ -131,7 +133,7 @@ def probe_file(path: str, max_bytes: int, max_pixels: int, min_side_px: int) -> 
         if is_environment_fault(error):
             raise
         return ProbeResult(os_status(error), os_reason(error))
-    return ProbeResult(None, "", width, height, content_hash(data), len(data))
+    return ProbeResult(None, "", width, height, content_hash(data), len(data), guessed(data))
 
 
 def content_hash(data: bytes) -> str:

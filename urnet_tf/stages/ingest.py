@@ -60,6 +60,7 @@ def run(context: StageContext) -> dict:
         _check_folders(context.workdir, crawl.root)
     probes = _probe(context, crawl)
     _check_missing(context, crawl, probes)
+    _tell_guesses(probes)
     tables = build_instance_table(
         crawl.rows, probes, seed=settings.split_seed, val_fraction=settings.val_fraction,
         test_fraction=settings.test_fraction,
@@ -291,6 +292,17 @@ def _check_missing(context: StageContext, crawl: "Crawl", probes: "pa.Table") ->
     )
 
 
+def _tell_guesses(probes: "pa.Table") -> None:
+    """Logs how many usable files were read by a rule that the file itself does not state."""
+    import pyarrow.compute as pc
+    from absl import logging
+
+    for row in pc.value_counts(probes["guessed"]).to_pylist():
+        count = row["counts"]
+        if row["values"]:
+            logging.warning("ingest: %d %s: %s.", count, "file" if count == 1 else "files", row["values"])
+
+
 def _joined(*tables: "pa.Table") -> "pa.Table":
     import pyarrow as pa
 
@@ -335,7 +347,7 @@ STAGE = Stage(
     depends_on=("ingest",),
     run=run,
     estimate=estimate,
-    version=2,
+    version=3,
     inputs=inputs,
     rescan=rescan,
 )
