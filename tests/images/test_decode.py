@@ -133,7 +133,9 @@ def photograph(mode="RGB", size=(336, 256)):
     return small.resize(size, Image.BICUBIC).convert(mode)
 
 
-@pytest.mark.parametrize("short_side_px, ratio", [(255, 1), (128, 2), (100, 2), (40, 4), (32, 8), (9, 8)])
+@pytest.mark.parametrize(
+    "short_side_px, ratio", [(255, 1), (180, 1), (160, 1), (128, 2), (100, 2), (40, 4), (32, 8), (9, 8)]
+)
 @pytest.mark.parametrize("mode, options", [
     ("RGB", {}), ("RGB", {"subsampling": 0, "progressive": True}), ("L", {}), ("CMYK", {}),
 ])  # fmt: skip
@@ -147,7 +149,9 @@ def test_packing_reduces_like_a_served_graph(mode, options, short_side_px, ratio
         ).numpy()
         assert min(packed.shape[:2]) == short_side_px and packed.shape == served.shape
         assert np.abs(packed.astype(int) - served).max() <= 1
-    whole = np.asarray(photograph(mode).convert("RGB").resize(packed.shape[1::-1], Image.BOX)).astype(int)
+    if short_side_px < 32:
+        return  # too few pixels for the picture: no two filters agree
+    whole = np.asarray(photograph(mode).convert("RGB").resize(packed.shape[1::-1], Image.LANCZOS)).astype(int)
     assert np.abs(packed - whole).mean() < 2.5
 
 

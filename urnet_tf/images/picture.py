@@ -19,6 +19,7 @@ from urnet_tf.images.headers import Refused
 from urnet_tf.images.orientation import exif_orientation
 
 if TYPE_CHECKING:
+    import tensorflow as tf
     from PIL import Image
 
 JPEG_SIDE_PX = 65_500  # the longest that encoders write
@@ -76,7 +77,9 @@ def scaled_ratio(short_px: int, short_side_px: int | None) -> int:
 def reduce_short_side(image: np.ndarray, short_side_px: int) -> np.ndarray:
     """Reduces an image to a short side of `short_side_px`, keeping its shape; never enlarges.
 
-    Each pixel is the mean of the area that it covers, as in `decode.resize_short_side`.
+    Up to a factor of 1.5 by bilinear interpolation, beyond by the mean of the area that a pixel covers, as in
+    `decode.resize_short_side`. Each is nearer there to a Lanczos filter than the other (60 photographs:
+    40.0 dB both at 1.46; 36.0 and 39.9 dB at 1.95), and interpolation takes a quarter of the time.
 
     Args:
       image: uint8 [h, w, 3].
@@ -91,7 +94,13 @@ def reduce_short_side(image: np.ndarray, short_side_px: int) -> np.ndarray:
     # In single precision, like TensorFlow, so that both round to the same size.
     factor = np.float32(short_side_px) / np.float32(short)
     height, width = (max(short_side_px, int(np.round(np.float32(side) * factor))) for side in image.shape[:2])
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    method = cv2.INTER_LINEAR if is_slight(short, short_side_px) else cv2.INTER_AREA
+    return cv2.resize(image, (width, height), interpolation=method)
+
+
+def is_slight(short_px: "int | tf.Tensor", short_side_px: int) -> "bool | tf.Tensor":
+    """Whether a reduction is by at most 1.5, so that interpolation leaves out no pixel that matters."""
+    return 2 * short_px <= 3 * short_side_px
 
 
 def oriented(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -122,12 +131,13 @@ def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
         cv2.IMWRITE_JPEG_QUALITY, quality,
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
     ]  # fmt: skip
-    return cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), options)[1].tobytes()
+    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 
 def encode_png(image: np.ndarray) -> bytes:
     """A PNG file of an image, uint8 [h, w, 3], RGB."""
-    return _opencv().imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tobytes()
+    cv2 = _opencv()
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 def _opencv() -> Any:

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 _SMALLEST_CLASS = 2  # training images; below it neither folds nor bags make sense
 _REASON_LENGTH = 160
 _THREADS_FOR_OPENING = 16  # they wait for the disk
-# Measured, seconds of one core on a busy 2-core machine: 0.0009 for a 2.6 kB file of 64 px that is kept
-# as it is, 0.007 for a 78 kB file of 500 x 375 px that is reduced to a short side of 256.
-_SECONDS_PER_IMAGE, _SECONDS_PER_BYTE = 7e-4, 8e-8
+# Measured, seconds of one core: 0.00024 for a 15 kB file of 240 px that is kept as it is, 0.0013 for one of
+# 44 kB and 500 x 375 px, 0.005 for one of 450 kB and 1600 x 1200 px, both reduced to a short side of 256.
+_SECONDS_PER_IMAGE, _SECONDS_PER_BYTE = 1e-4, 1.8e-8
 
 
 class _Candidates(NamedTuple):
