@@ -30,26 +30,30 @@ from urnet_tf.stages import NAMES, evaluate
 from urnet_tf.stages.members import build_member_predictor
 from urnet_tf.stages.stage import StageContext
 
-_CRAWLS = flags.DEFINE_multi_string("crawl", None, "configuration=crawl, may be repeated", required=True)
-_SIZES = flags.DEFINE_list("sizes", ["1", "3", "5", "10", "29"], "members of an ensemble")
-_GROUPS = flags.DEFINE_integer("groups", 2, "ensembles of the largest size", lower_bound=1)
-_OUT = flags.DEFINE_string("out", "runs/ensemble_sizes", "directory for results")
-_SET = flags.DEFINE_multi_string("set", [], "section.key=value, for all crawls")
-
 FIGURES = {"balanced_top1": "top-1", "balanced_top5": "top-5"}
 _COLORS = {"mean_probability": "#1b6ca8", "rank": "#c0392b"}
 _FUSION_NAMES = {"mean_probability": "mean of probabilities", "rank": "rank fusion"}
 
 
+def define_flags():
+    """Not when this is imported, as by tests, beside others with flags of these names."""
+    flags.DEFINE_multi_string("crawl", None, "configuration=crawl, may be repeated", required=True)
+    flags.DEFINE_list("sizes", ["1", "3", "5", "10", "29"], "members of an ensemble")
+    flags.DEFINE_integer("groups", 2, "ensembles of the largest size", lower_bound=1)
+    flags.DEFINE_string("out", "runs/ensemble_sizes", "directory for results")
+    flags.DEFINE_multi_string("set", [], "section.key=value, for all crawls")
+
+
 def main(_):
+    chosen = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
-    sizes = sorted({int(size) for size in _SIZES.value})
-    out, measured = pathlib.Path(_OUT.value), {}
-    for crawl in _CRAWLS.value:
+    sizes = sorted({int(size) for size in chosen.sizes})
+    out, measured = pathlib.Path(chosen.out), {}
+    for crawl in chosen.crawl:
         name, separator, path = crawl.partition("=")
         if not separator:
             raise UsageError(f"Expected --crawl configuration=crawl; received {crawl!r}.")
-        probs, labels, told = predict(name, path, _GROUPS.value * sizes[-1], out / name)
+        probs, labels, told = predict(name, path, chosen.groups * sizes[-1], out / name, chosen.set)
         print(f"{name}: {len(probs)} URNets, {len(labels)} {told['split']} images", flush=True)
         measured[name] = told | {"sizes": measure_sizes(probs, labels, sizes)}
     machine = describe_machine()
@@ -60,10 +64,10 @@ def main(_):
     print(table)
 
 
-def predict(name, path, members, directory):
+def predict(name, path, members, directory, overrides):
     """Trains the members; probabilities float32 [M, n, C] of labeled held images, their labels, the split."""
     data = json.dumps(path, ensure_ascii=False)
-    settings = [*_SET.value, f"ingest.path={data}", "train.head=trained", f"train.members={members}"]
+    settings = [*overrides, f"ingest.path={data}", "train.head=trained", f"train.members={members}"]
     config = load_config(name, settings)
     workdir = store.Workdir(directory)
     steps = plan.make_plan(config, workdir)[: NAMES.index("train") + 1]
@@ -152,4 +156,5 @@ def draw(path, measured):
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

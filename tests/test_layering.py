@@ -47,7 +47,7 @@ SINGLE_ENTRY = {
 # All others can be used, and tested, without TensorFlow.
 WITH_TENSORFLOW = """
     evaluation/inference.py evaluation/multi_view.py export/check.py export/classifier.py
-    export/onnx_file.py export/rewriting.py export/saved_model.py
+    export/none_of_these.py export/onnx_file.py export/rewriting.py export/saved_model.py
     export/tf_serving.py export/tflite.py
     feed/batches.py feed/mixup.py feed/targets.py images/augment.py images/decode.py
     images/image_formats.py images/orientation_graph.py models/backbone.py

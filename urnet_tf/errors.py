@@ -43,10 +43,14 @@ def settings_named(keys: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     except (UsageError, RunError) as error:
-        names = "|".join(map(re.escape, keys))
-        named = re.sub(rf"`({names})(=[^`]*)?`", lambda found: keys[found[1]] + (found[2] or ""), str(error))
-        error.args = (named,)
+        error.args = (name_settings(str(error), keys),)
         raise
+
+
+def name_settings(text: str, keys: Mapping[str, str]) -> str:
+    """A sentence for the log as `settings_named` does with messages of errors."""
+    names = "|".join(map(re.escape, keys))
+    return re.sub(rf"`({names})(=[^`]*)?`", lambda found: keys[found[1]] + (found[2] or ""), text)
 
 
 def escape_steering(text: str, kept: str = _KEPT) -> str:

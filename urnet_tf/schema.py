@@ -15,6 +15,9 @@ UNLABELED = -1
 # Whose labels held images have: their own list's, or the crawl's, from which they were drawn.
 GIVEN, DRAWN = "given", "drawn"
 
+# What a list of images may tell of each.
+LIST_COLUMNS = ("path", "label", "source", "rank", "query", "title", "description", "tags", "split")
+
 # instances.parquet (and, without instance_id, candidates.parquet). Strings are never null: "" is
 # "not given". `rank` is 1-based inside (label, source, query); `label` -1 only outside of training.
 INSTANCE_COLUMNS = {
@@ -57,6 +60,10 @@ DUPLICATE_KINDS = ("train_and_evaluation", "several_labels", "same_label")
 
 STATUS = {
     "bad_row": "the row of the list cannot be read",
+    "repeated_row": "the same file is listed before with the same label",
+    "no_class": "the file lies in a folder that is taken for no class",
+    "excluded_class": "its class is left out by ingest.classes or ingest.exclude",
+    "small_class": "its class has fewer usable training images than ingest.min_class_images",
     "bad_name": "the file name is not valid UTF-8 or holds a null byte",
     "missing": "there is no such file",
     "not_a_file": "a directory or device, not a file",

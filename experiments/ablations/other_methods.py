@@ -41,7 +41,10 @@ def replace_stages(
         elif key == "oracle.drop_wrong":
             replaced["reweight"] = _reweigh_by(stages["reweight"], _right_labels, truth_path)
         else:
-            factor = {"cleanlab.filter_by": _cleanlab_kept, "cleanlab.quality": _cleanlab_quality}[key]
+            factor = {
+                "cleanlab.filter_by": _cleanlab_kept, "cleanlab.quality": _cleanlab_quality,
+                "knn.neighbors": _neighbors_agree,
+            }[key]  # fmt: skip
             replaced["reweight"] = _reweigh_by(stages["reweight"], factor, value)
     return replaced
 
@@ -158,6 +161,26 @@ def _cleanlab_quality(context, weights, method):
 
     labels, _ = _labels_of(context)
     return np.maximum(get_label_quality_scores(labels, out_of_fold_probs(context), method=method), 1e-6)
+
+
+def _neighbors_agree(context, weights, neighbors):
+    """Which share of the nearest images, by the cosine of features, has the same label.
+
+    Source: Zhu et al., Detecting corrupted labels without training a model to predict, ICML 2022.
+    """
+    from sklearn.neighbors import NearestNeighbors
+    from sklearn.preprocessing import normalize
+
+    if context.config.model.mode != "frozen":
+        raise UsageError(
+            "Expected model.mode=frozen for knn.neighbors; the features are those of the network."
+        )
+    labels, _ = _labels_of(context)
+    features = store.read_array(context.path("features", "features.npy"))[: len(labels)]
+    features = normalize(np.asarray(features, np.float32))
+    count = min(int(neighbors), len(labels) - 1)
+    found = NearestNeighbors(n_neighbors=count).fit(features).kneighbors(return_distance=False)
+    return np.maximum((labels[found] == labels[:, None]).mean(axis=1), 1e-6)
 
 
 def _require_cleanlab():

@@ -7,6 +7,7 @@ A setting is a text `section.key=value` of the configuration, or one of the harn
   cleanlab.filter_by   what cleanlab's `find_label_issues(filter_by=...)` finds is left out
   cleanlab.quality     cleanlab's `get_label_quality_scores(method=...)` are the sample weights
   co_teaching.forget_rate   two networks choose for each other (`co_teaching.py`)
+  knn.neighbors        the share of so many nearest images with the same label are the sample weights
   oracle.drop_wrong    leaves out every wrong label, by the truth; an upper bound, not a method
 
 A later setting of the same key wins, and a row's settings come after those of the command line.
@@ -74,6 +75,7 @@ METHODS = {
         "cleanlab.filter_by", ("prune_by_noise_rate", "both", "confident_learning"), _FITTED
     ),
     "cleanlab_weights": Method("cleanlab.quality", ("self_confidence", "normalized_margin"), _FITTED),
+    "knn_weights": Method("knn.neighbors", (20, 10, 40, 80), _FITTED),
     "label_smoothing": Method("train.fit.label_smoothing", (0.1, 0.2, 0.4)),
     "mixup": Method("train.fit.mixup", (0.2, 0.4, 1.0, 2.0)),
     "gce": Method("train.fit.loss.gce_q", (0.7, 0.4), ("train.fit.loss.kind=gce",)),
@@ -154,7 +156,7 @@ FREE = "rows of this call"
 
 _OWN_KEYS = (
     "ensemble.members", "figures.model", "cleanlab.filter_by", "cleanlab.quality", "co_teaching.forget_rate",
-    "oracle.drop_wrong",
+    "knn.neighbors", "oracle.drop_wrong",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pathlib
 import numpy as np
 
 from urnet_tf import schema, store
-from urnet_tf.config import Config
+from urnet_tf.config import Config, count_members
 from urnet_tf.costs.network import count_network
 from urnet_tf.evaluation import metrics
 from urnet_tf.images.crops import num_views
@@ -31,6 +31,8 @@ def are_shared(config: Config, model: str, images: int) -> bool:
     """
     views = num_views(config.evaluate.crops, config.evaluate.scales)
     if config.model.mode != "frozen" or views == 1 or model not in _HEADS or config.evaluate.bag_branch:
+        return False
+    if count_members(config) > 1:
         return False
     width = count_network(config.model.backbone, config.model.image_size_px).feature_dim
     return 2 * images * views * width <= _MOST_BYTES

@@ -4,7 +4,7 @@ python experiments/benchmarks/bench_pack.py [--data PHOTOS] [--images 300] [--ro
 
 `ours` reads the bytes as ingest does (header, hash) and packs; `pack` is the second half of it. The resizer
 of img2dataset is `cv2.imdecode`, `cv2.resize` by areas and `cv2.imencode`, as its `resizer.py` (1.47) calls
-them with resize_mode=keep_ratio and resize_only_if_bigger, written out here, since the package pins old libraries.
+them with resize_mode=keep_ratio and resize_only_if_bigger, written out here since the package pins old ones.
 It stores colors at half the resolution, all others at the full one, and so does a second row of it. All write
 JPEG of quality 95 with a short side of 256 px. Without --data, files of three sizes are drawn.
 """

@@ -9,6 +9,7 @@ import pytest
 from urnet_fixtures.crawls import listed, plant, write_list
 
 from urnet_tf.crawl import table as crawls
+from urnet_tf.crawl.folders import read_folder
 from urnet_tf.crawl.list_reader import read_list
 from urnet_tf.crawl.readers import (
     FOLDER,
@@ -18,15 +19,14 @@ from urnet_tf.crawl.readers import (
     detect_kind,
     fingerprint_files,
     read_evaluation,
-    read_folder,
-    walk,
 )
+from urnet_tf.crawl.trees import Tree, walk
 from urnet_tf.errors import RunError, UsageError
 
 
 def test_folder_ranks_are_the_natural_order_inside_class_and_source(tmp_path):
     plant(tmp_path, "cat/10.jpg", "cat/9.jpg", "cat/google/2.jpg", "cat/google/1.jpg", "big_dog/a.jpg")
-    crawl = read_folder(str(tmp_path))
+    crawl = read_folder(Tree(str(tmp_path)), rank="name")
     assert listed(crawl, "label", "source", "rank", "path") == [
         (0, "", 1, "big_dog/a.jpg"),
         (1, "", 1, "cat/9.jpg"),
@@ -44,7 +44,7 @@ def test_folder_ignores_hidden_and_side_files_and_lists_the_rest(tmp_path):
     plant(
         tmp_path, "a/.x.jpg", ".git/x.jpg", "a/Thumbs.db", "a/x.json", "readme.md", "a/page.html", "a/noname"
     )
-    assert listed(read_folder(str(tmp_path)), "path") == [("a/noname",), ("a/page.html",)]
+    assert listed(read_folder(Tree(str(tmp_path))), "path") == [("a/noname",), ("a/page.html",)]
 
 
 def test_hostile_folder_entries_become_rows(tmp_path):
@@ -54,7 +54,7 @@ def test_hostile_folder_entries_become_rows(tmp_path):
     (tmp_path / "a" / "loop.jpg").symlink_to("loop.jpg")
     (tmp_path / "a" / "again").symlink_to(tmp_path)
     (tmp_path / "a" / "s" / "deep" / "up").symlink_to(tmp_path / "a")
-    crawl = read_folder(str(tmp_path))
+    crawl = read_folder(Tree(str(tmp_path)))
     assert sorted(listed(crawl, "path")) == [("a/1.jpg",), ("a/loop.jpg",), ("a/s/deep/1.jpg",)]
     rejected = {row["path"]: (row["status"], row["label"]) for row in crawl.rejected.to_pylist()}
     assert rejected == {
@@ -69,7 +69,7 @@ def test_hostile_folder_entries_become_rows(tmp_path):
 
 def test_folder_with_given_splits(tmp_path):
     plant(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "valid/b/v.jpg", "test/t.jpg", "test/u.jpg")
-    crawl = read_folder(str(tmp_path))
+    crawl = read_folder(Tree(str(tmp_path)))
     assert [c["name"] for c in crawl.classes] == ["a", "b"]
     assert sorted(listed(crawl, "split", "label", "query", "path")) == [
         ("test", -1, "", "test/t.jpg"),
@@ -82,7 +82,7 @@ def test_folder_with_given_splits(tmp_path):
 
 def test_a_class_named_train_is_a_class(tmp_path):
     plant(tmp_path, "train/1.jpg", "plane/1.jpg", "ship/google/1.jpg")
-    assert [c["name"] for c in read_folder(str(tmp_path)).classes] == ["plane", "ship", "train"]
+    assert [c["name"] for c in read_folder(Tree(str(tmp_path))).classes] == ["plane", "ship", "train"]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_class_named_train_is_a_class(tmp_path):
 def test_folders_that_cannot_be_understood(tmp_path, names, words):
     plant(tmp_path, *names)
     with pytest.raises(UsageError, match=words):
-        read_folder(str(tmp_path))
+        read_folder(Tree(str(tmp_path)))
 
 
 def test_detect_kind_and_count(tmp_path):
@@ -152,7 +152,7 @@ def test_what_stands_where_a_file_should_be(tmp_path):
     with pytest.raises(UsageError, match="a pipe, socket or device"):
         read_list(path)
     os.symlink("/dev/zero", tmp_path / "endless.csv")
-    with pytest.raises(UsageError, match="Expected a folder, a WebVision tree or a list"):
+    with pytest.raises(UsageError, match="Expected a folder, a WebVision tree, an archive"):
         detect_kind(str(tmp_path / "endless.csv"))
 
 
@@ -176,7 +176,7 @@ def test_folders_1500_levels_deep(tmp_path):
     try:
         deepest = "a/" + "d/" * 1500 + "x.jpg"
         assert list(walk(str(tmp_path))) == [("a/1.jpg", None), (deepest, None)]
-        assert listed(read_folder(str(tmp_path)), "path") == [("a/1.jpg",), (deepest,)]
+        assert listed(read_folder(Tree(str(tmp_path))), "path") == [("a/1.jpg",), (deepest,)]
     finally:  # what clears up behind pytest recurses
         subprocess.run(["rm", "-rf", tmp_path / "a"], check=True)
 
@@ -211,14 +211,14 @@ def test_a_disk_that_fails_while_folders_are_listed_stops_the_run(tmp_path, monk
 def test_evaluation_images_from_elsewhere(tmp_path):
     plant(tmp_path / "crawl", "a/1.jpg", "b/1.jpg", "val/x.jpg")
     plant(tmp_path / "else", "b/v.jpg")
-    classes = read_folder(str(tmp_path / "crawl")).classes[:2]
+    classes = read_folder(Tree(str(tmp_path / "crawl"))).classes[:2]
     root = str(tmp_path / "crawl")
-    rows, _ = read_evaluation(str(tmp_path / "else"), "val", classes, root)
+    rows = read_evaluation(str(tmp_path / "else"), "val", classes, root).rows
     assert rows.to_pylist()[0] | {"rank": 1} == {
         "split": "val", "label": 1, "source": "", "rank": 1, "query": "", "title": "", "description": "",
         "tags": "", "path": str(tmp_path / "else" / "b" / "v.jpg"),
     }  # fmt: skip
-    rows, _ = read_evaluation(str(tmp_path / "crawl" / "val"), "test", classes, root)
+    rows = read_evaluation(str(tmp_path / "crawl" / "val"), "test", classes, root).rows
     assert rows["path"].to_pylist() == ["val/x.jpg"]
     path = write_list(tmp_path, "path,label\ncrawl/a/1.jpg,a\nx.jpg,1\n")
     with pytest.raises(UsageError, match="'1' in line 3"):

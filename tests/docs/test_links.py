@@ -130,7 +130,10 @@ def test_the_settings_page_has_every_setting(hooks):
 
 def test_a_setting_has_its_default_range_and_comment(hooks):
     tables = hooks.settings_tables()
-    assert "| `kind` | `auto` | `auto`, `folder`, `list`, `webvision` |  |" in tables
+    assert (
+        "| `kind` | `auto` | `auto`, `folder`, `list`, `webvision`, `dataset` | dataset: as img2dataset, "
+        in tables
+    )
     assert "| `val_fraction` | `0.1` | 0 to 0.9 | drawn per class when no validation set is given |" in tables
     assert "| `flip` | `true` | `true`, `false` |  |" in tables
     assert "The same settings as `baseline.fit`; by default `mixup` is `0.4`" in tables.replace(

@@ -33,7 +33,7 @@ def test_models_stand_side_by_side_with_intervals_and_the_change():
 
 def test_labels_of_the_crawl_are_no_truth():
     (*_, note) = wording.format_models(evaluated(labels=DRAWN, wrong_share=0.31))
-    assert "come from the crawl itself, about 31% of them wrong" in note and "ingest.test_path" in note
+    assert "come from the crawl itself, about 31% of them wrong" in note and "test list" in note
     assert len(wording.format_models(evaluated(labels=GIVEN, wrong_share=None))) == 4
     assert "itself, so the" in wording.whose_labels(evaluated(labels=DRAWN))
 

@@ -14,6 +14,7 @@ from urnet_tf import store
 from urnet_tf.config import load_config, to_dict
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.evaluation import metrics
+from urnet_tf.stages.stage import StageContext
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
@@ -73,7 +74,7 @@ def test_what_is_left_out_of_best_was_a_part_of_it(part):
 def test_other_methods_change_one_thing_and_may_stand_beside_class_weights(name):
     method = rows.METHODS[name]
     keys = {method.key, *(setting.partition("=")[0] for setting in method.fixed)}
-    own = {key for key in keys if key.startswith(("cleanlab.", "co_teaching."))}
+    own = {key for key in keys if key.startswith(("cleanlab.", "co_teaching.", "knn."))}
     kept = {rows.OFF[step].partition("=")[0] for step in method.kept}
     # A default may be the value that the configuration has anyway.
     assert _changed(name, "nothing") <= (keys - own) | kept
@@ -159,6 +160,21 @@ def test_weights_of_a_method_by_hand():
     assert other_methods.scale_weights(quality, labels, 2, False) == pytest.approx([0.5, 1, 1.5, 1, 1])
     with pytest.raises(UsageError, match="every one"):
         other_methods.scale_weights(np.zeros(5), labels, 2, False)
+
+
+def test_neighbors_agree_by_hand(tmp_path, mark_complete):
+    # Directions of 0, 10, 20 and 100, 110, 125 degrees; the third has a label of the other three.
+    angles = np.deg2rad([0.0, 10.0, 20.0, 100.0, 110.0, 125.0])
+    features = np.stack([np.cos(angles), np.sin(angles)], 1) * np.arange(1, 7)[:, None]
+    for stage in ("pack", "features"):
+        (tmp_path / stage).mkdir()
+    columns = {"split": ["train"] * 6, "label": [0, 0, 1, 1, 1, 1]}
+    store.write_table(tmp_path / "pack/instances.parquet", columns, {"split": "string", "label": "int32"})
+    store.write_json(tmp_path / "pack/classes.json", [{}, {}])
+    store.write_array(tmp_path / "features/features.npy", features.astype(np.float32))
+    context = StageContext(load_config(), mark_complete(tmp_path), tmp_path)
+    found = other_methods._neighbors_agree(context, None, 2)
+    np.testing.assert_allclose(found, [0.5, 0.5, 1e-6, 1.0, 1.0, 1.0])
 
 
 def test_the_best_of_a_search_enters_the_rows():

@@ -81,8 +81,9 @@ def test_all_stages_are_complete_and_leave_no_litter(finished_run):
 
 def test_the_last_line_says_where_the_results_are(finished_run):
     workdir, done = finished_run
-    *_, baseline, urnet_line, last = done.stdout.strip().splitlines()
-    assert baseline.startswith("baseline") and urnet_line.startswith("urnet") and "top-1" in urnet_line
+    baseline, urnet_line, change, counted, last = done.stdout.strip().splitlines()[-5:]
+    assert baseline.startswith("baseline") and urnet_line.startswith("urnet") and "class alike" in urnet_line
+    assert " points (" in change and " 48 val images" in counted
     assert last.startswith("Results: ")
     places = [pathlib.Path(place) for place in last.removeprefix("Results: ").split("  ")]
     page, version = places
@@ -146,8 +147,9 @@ def test_weights_have_a_row_for_each_training_image_and_mean_one(finished_run):
         if dtype == "float32":
             values = store.column(table, name)
             assert np.isfinite(values).all() and (values >= 0).all(), name
-            # The loss balances the classes in place of the class weights.
-            assert (np.ptp(values) > 0) == (name != "class_weight"), f"{name} is the same for all"
+            # `best` has no use for these.
+            off = ("class_weight", "cluster_weight", "confidence", "self_confidence")
+            assert (np.ptp(values) > 0) == (name not in off), f"{name} is the same for all"
 
 
 def test_planted_noise_counts_less(finished_run, truth):
@@ -478,7 +480,7 @@ def test_why_explains_a_usable_image(finished_run, urnet):
     done = urnet("why", row["path"], "--workdir", workdir, python_flags=("-X", "importtime"))
     assert done.returncode == 0 and not heavy_imports(done.stderr)
     assert row["path"] in done.stdout and "In training it" in done.stdout
-    for factor in ("class_weight", "cluster_weight", "confidence", "self_confidence", "saliency"):
+    for factor in ("class_weight", "label_posterior", "page_text", "rank_prior", "saliency"):
         assert re.search(rf"{factor} +{row[factor]:.3f}", done.stdout), factor
 
 
@@ -545,10 +547,13 @@ def test_a_missing_folder_is_refused(urnet_here, tmp_path):
     assert_refused(done, tmp_path / "no such crawl", "no such file or folder")
 
 
-def test_a_class_with_one_image_is_refused(folder, urnet_here, tmp_path):
+def test_a_class_with_one_image_is_left_out_and_a_crawl_of_such_classes_refused(folder, urnet_here, tmp_path):
     paint(folder / "emu", 1)
-    done = urnet_here("run", "--data", folder, "--workdir", tmp_path / "w")
-    assert_refused(done, "emu", "at least 2 usable training images", "one image")
+    done = urnet_here("ingest", "--data", folder, "--workdir", tmp_path / "w")
+    assert done.returncode == 0 and "left out (ingest.min_class_images): 'emu' (1)" in done.stderr
+    strict = "--set=ingest.min_class_images=9"
+    done = urnet_here("ingest", "--data", folder, "--workdir", tmp_path / "v", strict)
+    assert_refused(done, "emu", "at least 9 usable training images", "one image")
 
 
 @pytest.mark.parametrize("kind", ["no class folders", "empty class folders", "no pictures", "header only"])
@@ -568,7 +573,7 @@ def test_no_images_at_all_is_refused(urnet_here, tmp_path, kind):
     assert_refused(done, "Expected")
 
 
-@pytest.mark.parametrize("label", ["2", "-1", "emu"])
+@pytest.mark.parametrize("label", ["2", "-2", "emu"])  # -1 says that there is none
 def test_a_label_outside_of_the_list_is_refused(urnet_here, tmp_path, label):
     paint(tmp_path / "pictures", 4)
     (tmp_path / "classes.txt").write_text("cat\ndog\n")

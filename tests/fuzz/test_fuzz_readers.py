@@ -6,6 +6,7 @@ The readers run in this process, as the plan of a run and the stage `ingest` cal
 import collections
 import json
 import os
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from urnet_fixtures import checkpoints as writers
 
 from urnet_tf import config as config_lib
 from urnet_tf.checkpoints import reader as checkpoint_reader
+from urnet_tf.images import probe
 from urnet_tf.schema import SPLITS, STATUS
 from urnet_tf.stages import ingest
 
@@ -149,6 +151,39 @@ def test_damaged_webvision_trees(fuzzing, tmp_path):
 
     ends = fuzzing.fuzz("webvision", 0.2, make, read_crawl, tmp_path)
     assert {"read", "rejected rows", "UsageError"} <= set(ends), ends
+
+
+def test_damaged_datasets_of_other_tools(fuzzing, tmp_path):
+    layouts = fuzzing.load("crawl/test_layouts.py").LAYOUTS
+    whole = {}
+    for number, (name, (write, *_)) in enumerate(layouts.items()):
+        (tmp_path / f"whole{number}").mkdir()
+        top = tmp_path / f"whole{number}" / "crawl"
+        whole[name] = top.parent, (write(top) or top).relative_to(top.parent)
+
+    def make(rng, directory):
+        top, relative = whole[str(rng.choice(list(whole)))]
+        shutil.copytree(top, directory, dirs_exist_ok=True)
+        files = [path for path in sorted(directory.rglob("*")) if path.is_file() and path.suffix != ".jpg"]
+        victim = files[rng.integers(len(files))]
+        if rng.random() < 0.1:
+            fuzzing.damage_place(rng, victim)
+        else:
+            victim.write_bytes(fuzzing.damage(rng, victim.read_bytes()))
+        return directory / relative
+
+    def feed(path):
+        config = config_lib.from_dict({"ingest": {"path": str(path)}})
+        ingest.estimate(config, None)
+        end = read_crawl(path)
+        crawl = ingest.read_crawl(config)
+        for picture in crawl.rows["path"].to_pylist()[:10]:
+            found = probe.probe_file(os.path.join(crawl.root, picture), 10**7, 10**8, 1)
+            assert found.status is None or found.status in STATUS
+        return end
+
+    ends = fuzzing.fuzz("dataset", 0.15, make, feed, tmp_path)
+    assert {"read", "UsageError"} <= set(ends), ends
 
 
 def test_damaged_configurations(fuzzing, tmp_path):

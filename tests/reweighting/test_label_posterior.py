@@ -99,6 +99,16 @@ def test_models_that_know_nothing_give_finite_probabilities(given):
     assert np.isfinite(found.prob).all() and 0 <= found.low <= found.high <= 1
 
 
+def test_a_handful_of_images_is_judged_as_the_probabilities_say():
+    labels = np.array([0, 0, 1, 1, 1, 0])
+    probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.1, 0.9]])
+    ids = np.argsort(-probs, axis=1)
+    given = probs[np.arange(6), labels]
+    found = compute_label_posterior(given, ids, np.take_along_axis(probs, ids, 1), labels, num_classes=2)
+    assert (found.prob[[0, 1, 3, 4]] > 0.5).all() and (found.prob[[2, 5]] < 0.4).all()
+    assert 0.1 < found.wrong_share < 0.6 and found.high - found.low > 0.4
+
+
 def test_nan_is_refused():
     with pytest.raises(ValueError, match="finite"):
         compute_label_posterior(

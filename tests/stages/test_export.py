@@ -46,6 +46,7 @@ def root(tmp_path, monkeypatch):
     metadata = {
         "ingest": {"quarantined": {"empty": 2}, "duplicates": {}},
         "pack": {"images": 9, "train_images": 4},
+        "features": {},
         "reweight": {"clean_rate_estimate": 0.7},
         "train": {},
     }
@@ -55,6 +56,8 @@ def root(tmp_path, monkeypatch):
             dtypes = {"split": "string", "label": "int32", "content_hash": "string"}
             store.write_table(out / "instances.parquet", columns, dtypes)
             store.write_json(out / "classes.json", classes)
+        if stage == "features":
+            store.write_array(out / "features.npy", np.zeros((9, D), np.float16))
         if stage == "train":
             head.save(out / "instance.keras")
             dtypes = {"instance_id": "int64", "sample_weight": "float32"}

@@ -123,7 +123,13 @@ def test_list_with_evaluation_images_from_elsewhere(folder, tmp_path):
 def test_sources_ranks_and_first_classes(folder, tmp_path):
     draw_images(folder, [f"owl/g/{n}.png" for n in range(3)], seed=5)
     metadata, _ = run(
-        tmp_path / "work", path=folder, sources=["g"], max_rank={"g": 4}, first_classes=2, val_fraction=0
+        tmp_path / "work",
+        path=folder,
+        sources=["g"],
+        max_rank={"g": 4},
+        first_classes=2,
+        rank="name",
+        val_fraction=0,
     )
     assert (metadata["images"], metadata["num_classes"]) == (8, 2)
     assert metadata["quarantined"]["rank_cut"] == 14  # 10 + bad.jpg - 4, and 10 + copy.png - 4
@@ -138,7 +144,11 @@ def test_sources_ranks_and_first_classes(folder, tmp_path):
         ({"path": "crawl", "kind": "list"}, "Expected a list"),
         ({"path": "crawl", "sources": ["bing"]}, "bing"),
         ({"path": "crawl", "max_rank": {"bing": 3}}, "bing"),
-        ({"path": "crawl", "max_rank": {"g": 1, "f": 0}}, "'cat' .one image.* rejected as: .* rank_cut"),
+        ({"path": "crawl", "max_rank": {"g": 1}}, "search ranks of the source 'g' for ingest.max_rank"),
+        (
+            {"path": "crawl", "rank": "name", "max_rank": {"g": 1, "f": 0}},
+            "'cat' .one image.* rejected as: .* rank_cut",
+        ),
         ({"path": "crawl", "val_path": "crawl"}, "Expected val images|has no training"),
         ({"path": "crawl", "val_path": "absent"}, "absent"),
     ],
@@ -156,9 +166,39 @@ def test_wrong_settings_are_told_in_one_sentence(folder, tmp_path, monkeypatch, 
 def test_the_quarantine_is_there_when_a_class_is_too_small(folder, tmp_path):
     draw_images(folder, ["owl/1.png"])
     (folder / "owl/2.png").write_bytes(b"")
-    with pytest.raises(UsageError, match=r"'owl' \(one image\); their files were rejected as: 1 empty"):
-        run(tmp_path / "work", path=folder)
+    with pytest.raises(UsageError, match=r"30 usable .* 'cat' \(18 images\)"):
+        run(tmp_path / "work", path=folder, min_class_images=30)
     assert "empty" in read_table(tmp_path / "work/ingest.partial/quarantine.parquet")["status"].to_pylist()
+
+
+def test_classes_without_usable_images_are_left_out_and_counted(folder, tmp_path, caplog):
+    draw_images(folder, ["owl/1.png", "ant/1.png", "ant/2.png"], seed=7)
+    (folder / "owl/2.png").write_bytes(b"")
+    (folder / "zebra").mkdir()
+    (folder / "models").mkdir()
+    (folder / "models/x.pth").write_bytes(b"weights")
+    with caplog.at_level("WARNING"):
+        metadata, out = run(tmp_path / "work", path=folder)
+    assert [c["name"] for c in read_json(out / "classes.json")] == ["ant", "cat", "dog"]
+    assert [c["label"] for c in read_json(out / "classes.json")] == [0, 1, 2]
+    assert "2 classes with fewer than 2 usable training images are left out" in caplog.text
+    assert "'owl' (1), 'zebra' (0)" in caplog.text
+    assert metadata["quarantined"] == {"empty": 1, "not_a_file": 1, "not_an_image": 1, "small_class": 1}
+    table = read_table(out / "candidates.parquet")
+    assert sorted({(row["path"].split("/")[0], row["label"]) for row in table.to_pylist()}) == [
+        ("ant", 0), ("cat", 1), ("dog", 2)
+    ]  # fmt: skip
+    rows = {row["path"]: row for row in read_table(out / "quarantine.parquet").to_pylist()}
+    assert rows["owl/1.png"]["status"] == "small_class" and rows["owl/1.png"]["reason"].endswith("('owl': 1)")
+    metadata, _ = run(tmp_path / "more", path=folder, min_class_images=5)
+    assert metadata["num_classes"] == 2
+    for least, classes in ((20, 2), (21, 0)):  # images that are drawn for validation count, too
+        if classes:
+            metadata, _ = run(tmp_path / str(least), path=folder, min_class_images=least, val_fraction=0.3)
+            assert metadata["num_classes"] == 2 and metadata["train_images"] < 40
+            continue
+        with pytest.raises(UsageError, match="at least 21 usable training images in each of two classes"):
+            run(tmp_path / str(least), path=folder, min_class_images=least)
 
 
 def test_inputs_follow_what_is_read(folder, tmp_path):
@@ -323,3 +363,35 @@ def test_what_was_taken_for_granted_is_counted(tmp_path, caplog):
     assert "ingest: 2 files: TIFF, which is packed like others" in caplog.text
     assert "ingest: 1 file: PNG without its last chunk" in caplog.text
     assert caplog.text.count("ingest: ") == 2
+
+
+def test_a_list_of_which_nothing_can_be_used_says_why(tmp_path):
+    (tmp_path / "list.csv").write_text("path,label\n1.jpg,\n2.jpg,nan\n")
+    with pytest.raises(
+        UsageError, match="2 rows were set aside, the first as: line 2 of list.csv: the label is"
+    ):
+        run(tmp_path / "work", path=tmp_path / "list.csv")
+
+
+def test_a_list_whose_files_are_elsewhere_tells_where(tmp_path):
+    draw_images(tmp_path / "there", [f"{n}.png" for n in range(4)])
+    (tmp_path / "list.csv").write_text("path,label\n" + "".join(f"{n}.png,c{n % 2}\n" for n in range(4)))
+    with pytest.raises(RunError) as caught:
+        run(tmp_path / "work", path=tmp_path / "list.csv")
+    message = str(caught.value)
+    assert f"for example 0.png, 1.png, 2.png in {tmp_path}; files of these names are found with" in message
+    assert f"ingest.image_root={tmp_path / 'there'}: give that" in message
+    table = read_table(re.search(r"All missing rows are in (.*)\.$", message)[1])
+    assert table["status"].to_pylist() == ["missing"] * 4
+    metadata, _ = run(tmp_path / "work", path=tmp_path / "list.csv", image_root=str(tmp_path / "there"))
+    assert metadata["images"] == 4
+
+
+def test_what_was_guessed_of_a_list_is_in_the_log(tmp_path, caplog):
+    draw_images(tmp_path, [f"{n}.png" for n in range(4)])
+    text = "file_name,label\n" + "".join(f"{n}.png,{'thé' if n % 2 else 'café'}\n" for n in range(4))
+    (tmp_path / "list.csv").write_text(text, encoding="cp1252")
+    with caplog.at_level("WARNING"):
+        run(tmp_path / "work", path=tmp_path / "list.csv")
+    assert "'file_name' of list.csv is read as the path" in caplog.text
+    assert "is read as cp1252" in caplog.text and "name the encoding: ingest.encoding" in caplog.text

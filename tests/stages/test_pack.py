@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import tensorflow as tf
 from PIL import Image
+from urnet_fixtures import layouts
 
 from urnet_tf import schema, store
 from urnet_tf.config import from_dict
@@ -16,7 +18,7 @@ from urnet_tf.errors import RunError, UsageError
 from urnet_tf.images import image_store
 from urnet_tf.images.image_store import ImageStore
 from urnet_tf.images.probe import content_hash
-from urnet_tf.stages import pack
+from urnet_tf.stages import ingest, pack
 from urnet_tf.stages.stage import PlanContext, StageContext
 
 CONFIG = {"pack": {"short_side_px": 32, "images_per_shard": 4}, "ingest": {"max_pixels": 700_000}}
@@ -288,3 +290,32 @@ def test_estimate_grows_with_the_data():
     small, large = (pack.estimate(config, PlanContext(images=n, cores=2)) for n in (1000, 2000))
     assert large.rows == 2000 and large.seconds == pytest.approx(2 * small.seconds)
     assert json.dumps(large.disk_bytes)
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip", "parquet", "tfds"])
+def test_images_are_packed_where_they_lie(tmp_path, kind):
+    """From archives and tables as from files: ingested, packed, and told when the container is gone."""
+    rows = [(n, layouts.NAMES[n % 2], layouts.jpeg(n)) for n in range(10)]
+    files, path = [(f"{name}/{n}.jpg", data) for n, name, data in rows], tmp_path / f"crawl.{kind}"
+    if kind == "parquet":
+        pyarrow.parquet.write_table(layouts.hf_table(rows), path, row_group_size=3)
+    elif kind == "tfds":
+        layouts.write_tfds(path, {"train": rows})
+    else:
+        {"tar": layouts.write_tar, "zip": layouts.write_zip}[kind](path, files)
+    config = from_dict({"ingest": {"path": str(path)}})
+    workdir = store.Workdir(tmp_path / "work")
+    for _ in range(2):  # the second time it looks whether the folders of the first are there
+        context = StageContext(config, workdir, workdir.open_partial("ingest", "key"))
+        metadata = ingest.run(context)
+        workdir.finish("ingest", {"key": "key", "metadata": metadata})
+    assert metadata["images"] == 10 and ingest.STAGE.rescan(config, workdir) is None
+    context = StageContext(config, workdir, workdir.open_partial("pack", "key"))
+    assert pack.run(context)["images"] == 10
+    kept = [image_store.plain_jpeg(data, 256) for _, _, data in rows]
+    labels = store.read_table(context.out / "instances.parquet")["label"].to_pylist()
+    for record, label in zip(ImageStore(context.out).read(np.arange(10)), labels, strict=True):
+        assert kept.index(record) % 2 == label
+    os.rename(path, tmp_path / "away")
+    with pytest.raises(RunError, match="10 of the images that ingest has read cannot be read now"):
+        pack.run(StageContext(config, workdir, workdir.open_partial("pack", "other")))

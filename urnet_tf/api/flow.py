@@ -23,7 +23,7 @@ def read_crawl(
     sources: Sequence[str] | None = None,
     first_classes: int | None = None,
 ) -> "Crawl":
-    """Lists a crawl: a folder with a folder a class, a list (CSV, Parquet ...), or a WebVision tree.
+    """Lists a crawl: folders a class, a list, a WebVision tree, or what another tool has written.
 
     No image is opened.
 
@@ -41,7 +41,7 @@ def read_crawl(
 
     Args:
       path: of the folder, the list or the tree.
-      kind: "folder", "list" or "webvision"; "auto" = what lies there.
+      kind: "folder", "list", "webvision" or "dataset" (of another tool); "auto" = what lies there.
       image_root: where the paths of a list start; None = beside the list.
       sources: only images from these; None = from all.
       first_classes: only as many classes; None = all.

@@ -60,7 +60,7 @@ def compute_weights(
       >>> pred_probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.1, 0.9], [0.9, 0.1]])
       >>> table = urnet_tf.compute_weights(labels, pred_probs, folds=2)
       >>> [round(weight, 2) for weight in table["sample_weight"].to_pylist()]
-      [1.5, 1.33, 0.17, 1.33, 1.5, 0.17]
+      [1.67, 1.28, 0.05, 1.28, 1.67, 0.05]
       >>> table["predicted_label"].to_pylist()
       [0, 0, 1, 1, 1, 0]
 

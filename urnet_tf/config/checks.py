@@ -13,6 +13,8 @@ from urnet_tf.config.fields import (
     count_members,
 )
 from urnet_tf.errors import UsageError
+from urnet_tf.schema import LIST_COLUMNS
+from urnet_tf.text_rules import quote
 
 _GROUPED_CHANNELS = 8192  # of a ResNeXt's first stage, 16 times the widest published; eight times that follow
 _FITS = ("baseline.fit", "reweight.refit", "train.fit")
@@ -46,6 +48,12 @@ def check_together(config: Config) -> None:
 
 
 def _check_ingest(settings: IngestConfig) -> None:
+    unknown = sorted(set(settings.columns) - set(LIST_COLUMNS))
+    if unknown:
+        raise UsageError(
+            f"Expected {', '.join(LIST_COLUMNS)} as keys of ingest.columns; received {quote(unknown[0])}; "
+            "the value is the name that the list has for it, like {path: file, label: breed}."
+        )
     fractions = settings.val_fraction, settings.test_fraction
     if sum(fractions) >= 1:
         raise UsageError(

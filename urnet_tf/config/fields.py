@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from urnet_tf.reweighting import LITERAL, REPAIRED
 from urnet_tf.reweighting.factors import weighing
+from urnet_tf.reweighting.objective import AUTO, BALANCED, PLAIN
 from urnet_tf.text_rules import FILE_NAME, LINE, PATH
 
 BEST, SOUND, PAPER = "best", "sound", "paper"
@@ -57,9 +58,21 @@ def _several(default: Any, max_count: int, min_count: int = 1, **rules_of_items:
 
 @dataclass(frozen=True)
 class IngestConfig:
-    path: str | None = _path(None)  # folder, list file or WebVision tree; required
-    kind: str = _choice("auto", "folder", "list", "webvision")
+    path: str | None = _path(None)  # folder, archive, list, tree or dataset; required
+    # dataset: as img2dataset, webdataset, Hugging Face, TFDS or FiftyOne write one
+    kind: str = _choice("auto", "folder", "list", "webvision", "dataset")
     image_root: str | None = _path(None)  # list: what relative paths start from; None = the list's folder
+    # list: the encoding of its text, like cp1252; None = UTF-8, or what its bytes say for certain
+    encoding: str | None = _text(None, LINE, 40)
+    # list: {path: file, label: breed}, which of its columns mean what; others are found by their usual names
+    columns: Mapping[str, str] = _several({}, 9, 0, form=LINE, max_length=200)
+    # only these classes, by name; a folder of such a name is a class, whatever it is called; None = all
+    classes: tuple[str, ...] | None = _several(None, 10_000, form=LINE, max_length=200)
+    exclude: tuple[str, ...] = _several((), 10_000, 0, form=LINE, max_length=200)  # without these classes
+    # classes with fewer usable training images are left out, with a line in the log
+    min_class_images: int = _between(2, 2, _IMAGES)
+    # {puma: cougar}: classes that are counted to another; one merged into itself stays apart from its like
+    merge: Mapping[str, str] = _several({}, 10_000, 0, form=LINE, max_length=200)
     val_path: str | None = _path(None)  # a folder or list with validation images; None = as the input says
     test_path: str | None = _path(None)  # the same for test images
     val_fraction: float = _between(0.1, 0.0, 0.9)  # drawn per class when no validation set is given
@@ -70,6 +83,8 @@ class IngestConfig:
     # {flickr: 15}: keep the top results of a query ...
     max_rank: Mapping[str, int] = _several({}, 1000, 0, minimum=0, maximum=_IMAGES)
     max_rank_per: str = _choice("query", "class")  # ... or of a class, taken in turn from its queries
+    # folders: whether the order of file names is the search rank; auto = where they are numbered like results
+    rank: str = _choice("auto", "name", "none")
     first_classes: int | None = _between(None, 2, _CLASSES)  # only the first n classes (mini-WebVision: 50)
     max_bytes: int = _between(64 * 2**20, 1, _BYTES)  # per file
     max_pixels: int = _between(50_000_000, 1, _PIXELS)  # per image
@@ -268,6 +283,9 @@ class TrainConfig:
     init: str = _choice("pretrained", "baseline", "baseline_with_classifier")
     # frozen: as baseline.head; weights make discriminant analysis worse where it was measured
     head: str = _choice("logistic", "discriminant", "mean", "trained")
+    # fitted heads: classes count alike, images count alike (as frequent as in the crawl), or auto: classes
+    # alike as far as the share of all images that are right does not drop beyond chance
+    objective: str = _choice(BALANCED, PLAIN, AUTO)
     bag: BagConfig = field(default_factory=BagConfig)
     # URNets that differ in their seed, for an ensemble (Table 1: 29); fitted heads need no seed, so are one
     members: int = _between(1, 1, _REPEATS)
@@ -298,6 +316,8 @@ class ExportConfig:
     # the first URNet, all of them as one model, or the one that was distilled from them
     model: str = _choice("urnet", "ensemble", "distilled")
     top_k: int = _between(5, 1, _REPEATS)  # classes that the SavedModel serves
+    # share of the held images that the score for "none of these" may refuse at 1/2; None = no such score
+    none_of_these: float | None = _between(0.05, 0.001, 0.45)
     formats: tuple[str, ...] = _several(
         ("saved_model", "keras", "tflite_float32", "tflite_float16", "tflite_dynamic_int8", "tflite_int8"),
         max_count=7,

@@ -23,7 +23,11 @@ _MOST_BITS = 1000  # what a float can hold
 _KIND_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
-FREE_MAPPINGS = ("ingest.max_rank",)  # dotted keys of values that are mappings, not sections
+FREE_MAPPINGS = (
+    "ingest.max_rank",
+    "ingest.columns",
+    "ingest.merge",
+)  # dotted keys of values that are mappings, not sections
 
 
 def merge(base: Mapping, over: Mapping, prefix: str = "") -> dict:

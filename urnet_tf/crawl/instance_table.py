@@ -157,21 +157,29 @@ def _share_out(sizes: np.ndarray, fraction: float) -> np.ndarray:
     return np.floor(sizes * fraction + limits).astype(np.int64)
 
 
-def check_classes(candidates: pa.Table, quarantine: pa.Table, classes: Sequence[dict]) -> None:
+def check_classes(
+    candidates: pa.Table, quarantine: pa.Table, classes: Sequence[dict], minimum: int = MIN_TRAIN_IMAGES
+) -> None:
     """Makes sure that there is something to learn.
 
+    Args:
+      minimum: training images that each class has to have.
+
     Raises:
-      UsageError: there are fewer than two classes, or a class has fewer than two training images.
+      UsageError: there are fewer than two classes, or a class has too few training images.
     """
     if len(classes) < 2:
         raise UsageError(f"Expected at least 2 classes; received {len(classes)}.")
     training = np.array(candidates["split"].to_numpy() == TRAIN, bool)
     counts = np.bincount(candidates["label"].to_numpy()[training], minlength=len(classes))
-    poor = np.flatnonzero(counts < MIN_TRAIN_IMAGES)
+    poor = np.flatnonzero(counts < minimum)
     if not len(poor):
         return
     words = {0: "no images", 1: "one image"}
-    named = [f"{classes[label]['name']!r} ({words[int(counts[label])]})" for label in poor[:5]]
+    named = [
+        f"{classes[label]['name']!r} ({words.get(int(counts[label]), f'{counts[label]} images')})"
+        for label in poor[:5]
+    ]
     more = f" and {len(poor) - 5} more" if len(poor) > 5 else ""
     lost = np.isin(quarantine["label"].to_numpy(), poor)
     statuses, numbers = np.unique(quarantine["status"].to_numpy()[lost].astype(str), return_counts=True)
@@ -180,7 +188,7 @@ def check_classes(candidates: pa.Table, quarantine: pa.Table, classes: Sequence[
     )
     cause = f"; their files were rejected as: {causes}" if causes else ""
     raise UsageError(
-        f"Expected at least {MIN_TRAIN_IMAGES} usable training images in every class; "
+        f"Expected at least {minimum} usable training images in each of two classes or more; "
         f"received {', '.join(named)}{more}{cause}."
     )
 

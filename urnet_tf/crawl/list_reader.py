@@ -1,118 +1,129 @@
-"""Reads lists: CSV, TSV or Parquet with the columns path, label and optional others.
+"""Reads lists: CSV, TSV, JSON lines or Parquet with the columns path, label and optional others.
 
-Input: `path,label[,source,rank,query,title,description,tags,split]` (UTF-8; semicolons separate where
-the header has them instead of commas), and maybe a `classes.txt` beside the list with one class name
-a line. Labels are class names, or ids from 0. Output: a
-`Crawl`. A row that cannot be read is a rejected row that tells its line.
+Input: `path,label[,source,rank,query,title,description,tags,split]`, or other usual names of these columns,
+and maybe a `classes.txt` beside the list with one class name a line. Output: a `Crawl`. Each listed row is
+a row that was read or a rejected row that tells its line; what was guessed is a note.
 """
 
-import csv
 import os
+import posixpath
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet
 
-from urnet_tf.crawl.table import (
-    REJECTED_SCHEMA,
-    ROW_SCHEMA,
-    TEXT_LIMIT,
-    Crawl,
-    RowBuilder,
-    class_entry,
-    clean_text,
-    is_utf8,
-    open_text,
-    rejected_row,
-    running_number,
-)  # fmt: skip
-from urnet_tf.errors import RunError, UsageError
-from urnet_tf.images.probe import environment_failure, is_environment_fault
-from urnet_tf.schema import TEST, TRAIN, UNLABELED, VAL
+from urnet_tf.crawl.class_names import ClassNames
+from urnet_tf.crawl.list_labels import (
+    CLASSES_FILE as CLASSES_FILE,
+    Labels,
+    read_class_names,
+    read_labels,
+    resolve_labels,
+)
+from urnet_tf.crawl.list_paths import URL, mend_paths
+from urnet_tf.crawl.list_tables import (
+    LIST_SCHEMA,
+    SUFFIXES as SUFFIXES,
+    ListOptions as ListOptions,
+    ListTable,
+    count_rows as count_rows,
+    read_table,
+)
+from urnet_tf.crawl.split_words import split_of
+from urnet_tf.crawl.table import ROW_SCHEMA, Crawl, rejected_row, running_number
+from urnet_tf.errors import UsageError
+from urnet_tf.schema import SPLITS, STATUS, TEST, TRAIN
 from urnet_tf.store import codes_of
-from urnet_tf.text_rules import bare, quote
+from urnet_tf.text_rules import quote
 
-SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
-CLASSES_FILE = "classes.txt"
-_REQUIRED = ("path", "label")
-_COLUMNS = ("path", "label", "source", "rank", "query", "title", "description", "tags", "split")
-_UTF16_MARKS = ("\udcff\udcfe", "\udcfe\udcff")  # as surrogate escapes
 _TEXT = pa.large_string()
-_UNREADABLE = (OSError, pa.ArrowException, UnicodeError, KeyError)  # what damaged Parquet files raise
-_SCHEMA = pa.schema([("line", pa.int64())] + [(name, _TEXT) for name in _COLUMNS])
-_SPLIT_NAMES = {"": TRAIN, "train": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
+_NO_RANK = np.iinfo(np.int32).max
 
 
-def count_rows(path: str) -> int:
-    """Counts the rows of a list: exact for Parquet, the lines below the header for text."""
-    try:
-        if _is_parquet(path):
-            return pa.parquet.read_metadata(path).num_rows
-        with open(path, "rb") as file:
-            blocks = iter(lambda: file.read(1 << 20), b"")
-            lines, last = 0, b"\n"
-            for block in blocks:
-                lines, last = lines + block.count(b"\n"), block[-1:]
-        return max(0, lines + (last != b"\n") - 1)
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from None
-
-
-def listed_files(path: str, image_root: str | None = None) -> tuple[str, list[str]]:
-    """Where the relative paths of a list start, and all its paths.
+def listed_files(path: str, options: ListOptions | None = None) -> tuple[str, list[str]]:
+    """Where the relative paths of a list start, and all its paths, as `read_list` gives them.
 
     Raises:
       UsageError: the list cannot be read, or lacks a column.
     """
-    table, _ = _read_parquet(path) if _is_parquet(path) else _read_text(path)
-    return _image_root(path, image_root), table["path"].to_pylist()
+    options = options or ListOptions()
+    found, root = read_table(path, options), _image_root(path, options)
+    return root, mend_paths(root, _trimmed(found.table["path"]))[0].to_pylist()
 
 
 def read_list(
     path: str,
     *,
-    image_root: str | None = None,
+    options: ListOptions | None = None,
     classes: Sequence[dict] | None = None,
     split: str | None = None,
+    names: ClassNames | None = None,
 ) -> Crawl:
-    """Lists the rows of a CSV, TSV or Parquet file.
+    """Lists the rows of a CSV, TSV, JSON-lines or Parquet file.
 
     Args:
       path: the list.
-      image_root: where relative paths start; None = the folder of the list.
+      options: how it is written, and where relative paths start; None = beside the list.
       classes: entries of classes.json that the labels refer to; None = `classes.txt` beside the
         list, or the labels themselves.
       split: puts all rows into this split; None = the column `split`, which is "train" by default.
+      names: which names of classes are one.
 
     Raises:
       UsageError: the list cannot be read, lacks a column, or a label lies outside of the classes.
     """
-    table, bad = _read_parquet(path) if _is_parquet(path) else _read_text(path)
-    splits = _splits(table, split)
-    ranks = _ranks(table["rank"])
-    labels = pc.utf8_trim_whitespace(table["label"])
-    unlabeled = pc.equal(labels, "").to_numpy()
-    if split == TEST or split is None:  # -1 says "not known" where that is allowed
-        unlabeled |= pc.equal(labels, str(UNLABELED)).to_numpy() & (splits == TEST)
-    faults = np.full(len(table), None, object)
-    faults[splits == None] = "the split is none of train, val, test"  # noqa: E711 (elementwise)
-    faults[ranks < 0] = "the rank is not a whole number from 0"
-    faults[unlabeled & (splits != TEST)] = "the label is missing"
-    faults[pc.equal(pc.utf8_trim_whitespace(table["path"]), "").to_numpy()] = "the path is missing"
-    good = faults == None  # noqa: E711 (elementwise)
-    for row in np.flatnonzero(~good):
-        line = table["line"][row].as_py()
-        reason = f"{_row_name(path, line)}: {faults[row]}"
-        bad.append(
-            rejected_row(table["path"][row].as_py(), "bad_row", split=splits[row] or TRAIN, reason=reason)
-        )
-    table, labels = table.filter(good), labels.filter(pa.array(good))
-    splits, ranks, unlabeled = splits[good], ranks[good], unlabeled[good]
+    options = options or ListOptions()
+    listed = read_class_names(path) if classes is None else None
+    return crawl_of_table(
+        read_table(path, options), _image_root(path, options), os.path.basename(path), classes=classes,
+        listed=listed, split=split, names=names,
+    )  # fmt: skip
 
-    entries, ids = _resolve_labels(path, table, labels, unlabeled, splits, classes)
+
+def crawl_of_table(
+    found: ListTable, root: str, name: str, *, classes: Sequence[dict] | None = None,
+    listed: Sequence[str] | None = None, split: str | None = None, names: ClassNames | None = None,
+) -> Crawl:  # fmt: skip
+    """A list of any format as a crawl.
+
+    Args:
+      found: its rows as they are.
+      root: where relative paths start.
+      name: of the list, for messages.
+      classes, split, names: see `read_list`.
+      listed: names of classes in the order of their numbers, or None.
+
+    Raises:
+      UsageError: a label lies outside of the classes, or all paths are addresses.
+    """
+    names, table = names or ClassNames(), found.table
+    table = _with_column(table, "path", _trimmed(table["path"]))
+    splits, ranks = _splits(table, split), _ranks(table["rank"])
+    known = listed or [entry["name"] for entry in classes or ()]
+    labels = read_labels(table["label"], splits, known, name)
+    found.notes += labels.notes
+    faults = _faults(table, splits, ranks, labels)
+    _check_urls(name, table["path"], faults)
+    good = _set_aside(found, table, splits, faults)
+    table, splits, ranks = table.filter(pa.array(good)), splits[good], ranks[good]
+    labels = labels._replace(codes=labels.codes[good], faults=labels.faults[good])
+
+    lines = found.row_name, table["line"]
+    entries, ids = resolve_labels(lines, labels, splits, classes=classes, listed=listed, names=names)
+    found.notes += names.check() if classes is None else []
+    paths, notes = mend_paths(root, table["path"])
+    table, found.notes = _with_column(table, "path", paths), found.notes + notes
+    once = _set_repeated_aside(found, table, splits, ids)
+    table, splits, ids, ranks = table.filter(pa.array(once)), splits[once], ids[once], ranks[once]
+    rows = _rows(table, splits, ids, ranks, entries)
+    return Crawl(root, entries, rows, found.bad.table(), tuple(found.notes))
+
+
+def _rows(
+    table: pa.Table, splits: np.ndarray, ids: np.ndarray, ranks: np.ndarray, entries: list[dict]
+) -> pa.Table:
     table = _with_queries(table, ids, splits, entries)
     source_codes, _ = codes_of(table["source"])
     query_codes, _ = codes_of(table["query"])
@@ -123,153 +134,79 @@ def read_list(
         "label": pa.array(ids, pa.int32()),
         "rank": pa.array(np.where(ranks == _NO_RANK, numbers, ranks), pa.int32()),
     }
-    return Crawl(_image_root(path, image_root), entries, pa.table(columns, schema=ROW_SCHEMA), bad.table())
+    return pa.table(columns, schema=ROW_SCHEMA)
 
 
-def _image_root(path: str, image_root: str | None) -> str:
-    return os.path.abspath(image_root if image_root is not None else os.path.dirname(path) or ".")
+def _image_root(path: str, options: ListOptions) -> str:
+    return os.path.abspath(
+        options.image_root if options.image_root is not None else os.path.dirname(path) or "."
+    )
 
 
-_NO_RANK = np.iinfo(np.int32).max
+def _trimmed(column: Any) -> Any:
+    return pc.utf8_trim_whitespace(column)
 
 
-def _is_parquet(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in (".parquet", ".pq")
+def _with_column(table: pa.Table, name: str, column: Any) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), LIST_SCHEMA.field(name), column)
 
 
-def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+def _faults(table: pa.Table, splits: np.ndarray, ranks: np.ndarray, labels: Labels) -> np.ndarray:
+    """Why a row cannot be used, object [N]; None where it can."""
+    faults = np.full(len(table), None, object)
+    faults[splits == None] = "the split is none of train, val, test"  # noqa: E711 (elementwise)
+    faults[ranks < 0] = "the rank is not a whole number from 0"
+    unlabeled = labels.faults != None  # noqa: E711 (elementwise)
+    wrong = unlabeled & (splits != TEST)
+    faults[wrong] = labels.faults[wrong]
+    faults[pc.equal(table["path"], "").to_numpy()] = "the path is missing"
+    return faults
 
 
-def _row_name(path: str, line: int) -> str:
-    return f"{'row' if _is_parquet(path) else 'line'} {line} of {os.path.basename(path)}"
-
-
-def _unreadable(path: str, error: Exception) -> UsageError | RunError:
-    if isinstance(error, OSError) and is_environment_fault(error):
-        error.filename = path
-        return environment_failure(error)
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-    return UsageError(f"Cannot read the list {path}: {reason[:300].rstrip('.')}.")
-
-
-def _check_columns(path: str, names: list[str]) -> None:
-    missing = [name for name in _REQUIRED if name not in names]
-    if missing:
-        found = ", ".join(names) or "none"
+def _check_urls(name: str, paths: Any, faults: np.ndarray) -> None:
+    """Sets rows aside whose path is an address; refuses a list of nothing else."""
+    urls = pc.match_substring_regex(paths, URL, ignore_case=True).to_numpy()
+    if len(urls) and urls.all():
         raise UsageError(
-            f"Expected the column {missing[0]!r} in {path} (UTF-8); received the columns {bare(found, 200)}."
+            f"Expected files in the column 'path' of {name}; received addresses like "
+            f"{quote(paths[0].as_py())}; download them first, with img2dataset for one."
         )
+    faults[urls] = "the path is an address, not a file"
 
 
-def _read_text(path: str) -> tuple[pa.Table, RowBuilder]:
-    """CSV or TSV as a table of _SCHEMA, and a builder with the rows that cannot be read."""
-    rows, bad = RowBuilder(_SCHEMA), RowBuilder(REJECTED_SCHEMA)
-    try:
-        with open_text(path, errors="surrogateescape", newline="") as file:
-            header = file.readline()
-            file.seek(0)
-            if header.startswith(_UTF16_MARKS):
-                raise UsageError(f"Expected UTF-8 in {path}; received UTF-16; save the list as CSV UTF-8.")
-            _read_text_rows(path, csv.reader(file, delimiter=_delimiter(path, header)), rows, bad)
-    except (OSError, csv.Error) as error:
-        raise _unreadable(path, error) from None
-    return rows.table(), bad
+def _set_aside(found: ListTable, table: pa.Table, splits: np.ndarray, faults: np.ndarray) -> np.ndarray:
+    """Rejects the rows with faults: bool [N], the others."""
+    good = faults == None  # noqa: E711 (elementwise)
+    for row in np.flatnonzero(~good).tolist():
+        reason = f"{found.row_name(table['line'][row].as_py())}: {faults[row]}"
+        split = splits[row] or TRAIN
+        found.bad.append(rejected_row(table["path"][row].as_py(), "bad_row", split=split, reason=reason))
+    return np.array(good, bool)
 
 
-def _delimiter(path: str, header: str) -> str:
-    if path.lower().endswith(".tsv"):
-        return "\t"
-    return ";" if ";" in header and "," not in header else ","  # spreadsheets of many countries
+def _set_repeated_aside(found: ListTable, table: pa.Table, splits: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Rejects rows that list a file again, with the same label and split: bool [N], the others."""
+    if not len(splits):
+        return np.ones(0, bool)
+    codes, values = codes_of(table["path"])
+    plain: dict[str, int] = {}
+    same = np.array(
+        [plain.setdefault(_plain_path(value), code) for code, value in enumerate(values)], np.int64
+    )
+    keys = (same[codes] * len(SPLITS) + [SPLITS.index(split) for split in splits]) * (ids.max() + 2) + ids + 1
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    once = first[group] == np.arange(len(splits))
+    for row in np.flatnonzero(~once).tolist():
+        lines = [found.row_name(table["line"][number].as_py()) for number in (row, int(first[group[row]]))]
+        reason = f"{lines[0]}: {STATUS['repeated_row']} ({lines[1]})"
+        path, label = table["path"][row].as_py(), int(ids[row])
+        rejected = rejected_row(path, "repeated_row", split=splits[row], label=label, reason=reason)
+        found.bad.append(rejected)
+    return np.array(once, bool)
 
 
-def _read_text_rows(path: str, reader: Any, rows: RowBuilder, bad: RowBuilder) -> None:
-    header = [name.strip().casefold() for name in next(reader, [])]
-    _check_columns(path, header)
-    places = [header.index(name) if name in header else None for name in _COLUMNS]
-    path_place = header.index(_COLUMNS[0])
-    while True:
-        line = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:  # a quote that is never closed, say; reading goes on behind it
-            bad.append(
-                rejected_row("", "bad_row", reason=f"{_row_name(path, line)} to {reader.line_num}: {error}")
-            )
-            continue
-        if not any(fields):
-            continue
-        picture = fields[path_place] if path_place < len(fields) else ""
-        if len(fields) > len(header):
-            reason = f"{_row_name(path, line)}: {len(fields)} fields where the header has {len(header)}"
-            bad.append(rejected_row(picture, "bad_row", reason=reason))
-        elif not is_utf8(picture):
-            bad.append(
-                rejected_row(
-                    picture, "bad_name", reason=f"{_row_name(path, line)}: the path is not valid UTF-8"
-                )
-            )
-        else:
-            values = [fields[p] if p is not None and p < len(fields) else "" for p in places]
-            rows.append((line, picture, *(v and clean_text(v) for v in values[1:])))
-
-
-def _read_parquet(path: str) -> tuple[pa.Table, RowBuilder]:
-    """A Parquet file as a table of _SCHEMA, and a builder with the rows that cannot be read."""
-    try:
-        names = pa.parquet.read_schema(path).names
-        known = {name.strip().casefold(): name for name in names}
-        _check_columns(path, list(known))
-        known = {name: known[name] for name in _COLUMNS if name in known}
-        table = pa.parquet.read_table(path, columns=list(known.values()))
-        found = {name: _as_text(path, table[column]) for name, column in known.items()}
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from None
-    columns, bad = {"line": pa.array(np.arange(1, len(table) + 1))}, RowBuilder(REJECTED_SCHEMA)
-    for name in _COLUMNS:
-        text = found[name][0] if name in found else pa.array([""] * len(table), _TEXT)
-        limited = name in ("title", "description", "tags", "query")
-        columns[name] = pc.utf8_slice_codeunits(text, 0, TEXT_LIMIT) if limited else text
-    damaged = found["path"][1]
-    for row in damaged:
-        reason = f"{_row_name(path, row + 1)}: the path is not valid UTF-8"
-        bad.append(rejected_row(columns["path"][row].as_py(), "bad_name", reason=reason))
-    good = np.ones(len(table), bool)
-    good[damaged] = False
-    return pa.table(columns, schema=_SCHEMA).filter(pa.array(good)), bad
-
-
-def _as_text(path: str, column: Any) -> tuple[Any, list[int]]:
-    """A column as valid text without nulls, and the numbers of the rows that were not valid UTF-8."""
-    try:
-        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-            column = pc.binary_join(column.cast(pa.list_(pa.string())), ", ")
-        column = pc.fill_null(column.cast(_TEXT), "")
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        if not _is_binary(column.type):
-            raise UsageError(
-                f"Expected text in the columns of {path}; received a column of {column.type}."
-            ) from error
-        column = pc.fill_null(column.cast(pa.large_binary()), b"")
-    encoded = column.cast(pa.large_binary())
-    try:
-        return encoded.cast(_TEXT), []  # this looks at the bytes
-    except pa.ArrowInvalid:
-        pass
-    chunks, damaged, row = [], [], 0
-    for chunk in encoded.chunks:
-        texts = []
-        for data in chunk.to_pylist():
-            try:
-                texts.append(data.decode("utf-8"))
-            except UnicodeDecodeError:
-                texts.append(data.decode("utf-8", "backslashreplace"))
-                damaged.append(row)
-            row += 1
-        chunks.append(pa.array(texts, _TEXT))
-    return pa.chunked_array(chunks, _TEXT), damaged
+def _plain_path(path: str) -> str:
+    return posixpath.normpath(path) if "./" in path or "//" in path else path
 
 
 def _splits(table: pa.Table, split: str | None) -> np.ndarray:
@@ -277,7 +214,7 @@ def _splits(table: pa.Table, split: str | None) -> np.ndarray:
     if split is not None:
         return np.full(len(table), split, object)
     codes, values = codes_of(table["split"])
-    names = [_SPLIT_NAMES.get(value.strip().casefold()) for value in values]
+    names = [split_of(value) if value.strip() else TRAIN for value in values]
     return np.array([*names, None], object)[codes]
 
 
@@ -291,85 +228,6 @@ def _ranks(column: Any) -> np.ndarray:
     return ranks
 
 
-def _read_class_names(path: str) -> list[str] | None:
-    """The names in classes.txt beside the list, or None."""
-    names = os.path.join(os.path.dirname(path), CLASSES_FILE)
-    try:
-        with open_text(names, errors="replace") as file:
-            return [name for line in file if (name := line.strip())]
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UsageError(
-            f"Expected one class name a line in {names}; it cannot be read: {error.strerror}. Mend it, or "
-            "remove it: then the labels name the classes."
-        ) from None
-
-
-def _resolve_labels(
-    path: str,
-    table: pa.Table,
-    labels: Any,
-    unlabeled: np.ndarray,
-    splits: np.ndarray,
-    classes: Sequence[dict] | None,
-) -> tuple[list[dict], np.ndarray]:
-    """The classes and the id of every row, int32 [N]."""
-    codes, values = codes_of(labels)
-    used = np.unique(codes[~unlabeled])
-    trained = np.unique(codes[~unlabeled & (splits == TRAIN)])
-    numbers = {code: _whole_number(values[code]) for code in used}
-    are_ids = bool(numbers) and None not in numbers.values()
-    given = "the trained ones" if classes is not None else CLASSES_FILE
-    if classes is None:
-        names = _read_class_names(path)
-        if names is not None:
-            classes = [class_entry(label, name) for label, name in enumerate(names)]
-        elif are_ids:
-            seen = (numbers[code] for code in trained)
-            classes = _numbered_classes(path, [number for number in seen if number is not None])
-            given = "those with training rows"
-        else:
-            names = sorted(values[code] for code in trained)
-            classes = [class_entry(label, name) for label, name in enumerate(names)]
-            given = "those with training rows"
-    by_name = {entry["name"]: entry["label"] for entry in classes}
-    by_name |= {entry["id"]: entry["label"] for entry in classes}
-    by_name_only = not are_ids or all(values[code] in by_name for code in used)
-    ids = np.full(len(values) + 1, UNLABELED, np.int32)
-    for code in sorted(used, key=lambda code: numbers[code] is not None):  # a word among ids is the odd one
-        label = by_name.get(values[code]) if by_name_only else numbers[code]
-        if label is None or not 0 <= label < len(classes):
-            row = int(np.flatnonzero((codes == code) & ~unlabeled)[0])
-            place = _row_name(path, table["line"][row].as_py())
-            raise UsageError(
-                f"The label {quote(values[code])} in {place} is outside of the {len(classes)} classes "
-                f"({given})."
-            )
-        ids[code] = label
-    return list(classes), np.where(unlabeled, UNLABELED, ids[codes]).astype(np.int32)
-
-
-def _whole_number(text: str) -> int | None:
-    try:
-        return int(text) if len(text) < 10 else None
-    except ValueError:
-        return None
-
-
-def _numbered_classes(path: str, labels: list[int]) -> list[dict[str, Any]]:
-    """Classes 0 … n-1 when only ids are known: they must be without gaps."""
-    found = sorted(set(labels))
-    if found != list(range(len(found))):
-        gap = next((k for k, label in enumerate(found) if k != label), 0)
-        odd = f"the label {found[0]}" if found[0] < 0 else f"no training row of the label {gap}"
-        raise UsageError(
-            f"Expected labels 0, 1, 2, … without gaps in {path}; received {odd}; name the classes in a "
-            f"{CLASSES_FILE} beside the list."
-        )
-    return [class_entry(label, str(label), words=[], queries=[]) for label in found]
-
-
 def _with_queries(table: pa.Table, ids: np.ndarray, splits: np.ndarray, classes: Sequence[dict]) -> pa.Table:
     """Fills queries that are not given with the class's, and tells the classes their queries."""
     training = splits == TRAIN
@@ -377,7 +235,7 @@ def _with_queries(table: pa.Table, ids: np.ndarray, splits: np.ndarray, classes:
     default = pa.array([entry["queries"][0] if entry["queries"] else "" for entry in classes] + [""], _TEXT)
     queries = pc.if_else(pa.array(blank), default.take(pa.array(ids % (len(classes) + 1))), table["query"])
     place = table.schema.get_field_index("query")
-    table = table.set_column(place, _SCHEMA.field("query"), queries)
+    table = table.set_column(place, LIST_SCHEMA.field("query"), queries)
     given = training & ~blank
     pairs = pa.table({"label": ids[given], "query": table["query"].filter(pa.array(given))})
     found: dict[int, list[str]] = {}

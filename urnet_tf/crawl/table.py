@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from typing import IO
+from io import BufferedReader, TextIOWrapper
 
 import numpy as np
 import pyarrow as pa
@@ -94,27 +94,33 @@ def rejected_row(
     return (printable(path), split, label, printable(source), rank, status, reason or STATUS[status])
 
 
-def open_text(path: str, errors: str, newline: str | None = None) -> IO[str]:
-    """Opens a UTF-8 text file, with or without a mark at its start; never waits for a pipe or a device.
+def open_text(path: str, errors: str, newline: str | None = None, encoding: str = "utf-8") -> TextIOWrapper:
+    """Opens a text file, with or without a mark at its start; never waits for a pipe or a device.
 
     Args:
-      errors, newline: as for `open`.
+      errors, newline, encoding: as for `open`.
 
     Raises:
       OSError: there is none, or it is no regular file.
     """
+    encoding = "utf-8-sig" if encoding == "utf-8" else encoding
+    return open(path, encoding=encoding, errors=errors, newline=newline, opener=_open_regular)
 
-    def regular(name: str, flags: int) -> int:
-        descriptor = os.open(name, flags | os.O_NONBLOCK)
-        kind = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(kind):
-            os.close(descriptor)
-            if stat.S_ISDIR(kind):
-                raise OSError(errno.EISDIR, "a directory, not a file", name)
-            raise OSError(errno.ENXIO, "a pipe, socket or device, not a file", name)
-        return descriptor
 
-    return open(path, encoding="utf-8-sig", errors=errors, newline=newline, opener=regular)
+def open_bytes(path: str) -> BufferedReader:
+    """Opens a regular file for its bytes, as `open_text` does for its text."""
+    return open(path, "rb", opener=_open_regular)
+
+
+def _open_regular(name: str, flags: int) -> int:
+    descriptor = os.open(name, flags | os.O_NONBLOCK)
+    kind = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(descriptor)
+        if stat.S_ISDIR(kind):
+            raise OSError(errno.EISDIR, "a directory, not a file", name)
+        raise OSError(errno.ENXIO, "a pipe, socket or device, not a file", name)
+    return descriptor
 
 
 def is_utf8(text: str) -> bool:
@@ -218,6 +224,13 @@ def cut_ranks(crawl: Crawl, max_rank: Mapping[str, int], per: str = "query") -> 
         ranks = np.zeros(len(ranks), np.int64)
         labels, listed = crawl.rows["label"].to_numpy(), crawl.rows["rank"].to_numpy()
         ranks[rows] = _places_in_class(labels[rows], codes[rows], queries[rows], listed[rows])
+    for place, source in enumerate(sources):
+        mine = is_train & (codes == place)
+        if source in max_rank and mine.any() and not crawl.rows["rank"].to_numpy()[mine].any():
+            raise UsageError(
+                f"Expected search ranks of the source {source!r} for `max_rank`; received none, as the names "
+                "of its files do not look numbered like results; `rank=name` takes their order."
+            )
     cut = is_train & (ranks > limits[codes])
     gone = crawl.rows.filter(pa.array(cut))
     names = {s: f"{STATUS['rank_cut']} ({s}: {n} a {per})" for s, n in max_rank.items()}
@@ -250,14 +263,15 @@ def rejections(rows: pa.Table, statuses: list[str], reasons: list[str]) -> pa.Ta
     return pa.table(columns, schema=REJECTED_SCHEMA)
 
 
-def replace_split(crawl: Crawl, split: str, rows: pa.Table, rejected: pa.Table) -> Crawl:
-    """Puts other rows in the place of a whole split."""
+def replace_split(crawl: Crawl, split: str, other: Crawl) -> Crawl:
+    """Puts the rows of another listing in the place of a whole split."""
     kept = crawl.rows.filter(pc.not_equal(crawl.rows["split"], split))
     kept_rejected = crawl.rejected.filter(pc.not_equal(crawl.rejected["split"], split))
     return dataclasses.replace(
         crawl,
-        rows=pa.concat_tables([kept, rows]),
-        rejected=pa.concat_tables([kept_rejected, rejected]),
+        rows=pa.concat_tables([kept, other.rows]),
+        rejected=pa.concat_tables([kept_rejected, other.rejected]),
+        notes=(*crawl.notes, *other.notes),
     )
 
 

@@ -37,7 +37,7 @@ def format_models(evaluated: Mapping[str, Any], models: tuple[str, ...] | None =
         lines.append(f"{'change':<{width}}  " + "   ".join(_change(*last[key]) for key in tuple(_NAMES)[:2]))
     count = next(iter(found.values()))["n"]
     lines.append(
-        f"Shares right at the first guess, with 95 % intervals, on {count:,} {evaluated['split']} images."
+        f"First guesses that are right, with 95 % intervals, on {count:,} {evaluated['split']} images."
     )
     return lines + [note for note in [whose_labels(evaluated)] if note]
 
@@ -50,8 +50,7 @@ def whose_labels(evaluated: Mapping[str, Any]) -> str:
     about = f", about {wrong:.0%} of them wrong" if wrong is not None else ""
     return (
         f"These labels come from the crawl itself{about}, so the accuracies are those of guessing such "
-        "labels; "
-        "give images with right labels as ingest.test_path for true ones."
+        "labels; give a test list with right labels for true ones."
     )
 
 

@@ -124,6 +124,12 @@ def _choose_pictures(members: "Members", own: np.ndarray, others: np.ndarray) ->
     return members.ids[np.concatenate(chosen)]
 
 
+def build_section(inputs: ReportInputs, thumbnails: "Thumbnails", limit: int) -> dict[str, Any] | None:
+    """The rule and the classes of the section; None where there are no groups."""
+    classes = build_groups(inputs, thumbnails, limit)
+    return {"rule": describe_rule(inputs), "classes": classes} if classes else None
+
+
 def build_groups(inputs: ReportInputs, thumbnails: "Thumbnails", limit: int) -> list[dict[str, Any]]:
     """What the section shows, a class each; [] where there are no groups."""
     if inputs.read_members is None or not limit:

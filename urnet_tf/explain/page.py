@@ -9,10 +9,9 @@ import numpy as np
 
 from urnet_tf import schema
 from urnet_tf.costs.units import format_bytes
-from urnet_tf.evaluation.wording import shown_accuracies, whose_labels
-from urnet_tf.explain import figures, groups, pictures, summary
+from urnet_tf.explain import comparison, figures, groups, pictures, summary
 from urnet_tf.explain.formats import format_count, format_points, format_times
-from urnet_tf.explain.summary import BASELINE, URNET, ReportInputs
+from urnet_tf.explain.summary import ReportInputs
 from urnet_tf.export.model_card import FORMAT_NAMES
 from urnet_tf.reweighting.combine import effective_sample_size
 from urnet_tf.reweighting.factors import FACTORS, OBSERVED
@@ -24,26 +23,8 @@ if TYPE_CHECKING:
 _HERE = pathlib.Path(__file__).parent
 _TABLE_ROWS = 300  # of the table of all classes
 _PAIRS = 9
-_CHANGES = 12  # classes in each of the lists of gains and losses
 
-_MODEL_NAMES = {
-    BASELINE: "plain training",
-    URNET: "URNet",
-    "folds": "the fold models together",
-    "folds_rank": "the fold models together, by rank",
-    "ensemble": "the ensemble",
-    "ensemble_rank": "the ensemble, by rank",
-    "distilled": "one URNet, distilled from the ensemble",
-}
 _SPLIT_NAMES = {schema.VAL: "validation", schema.TEST: "test"}
-
-METRICS = {
-    "balanced_top1": ("First guess right", "each class counts the same"),
-    "top1": ("First guess right", "each image counts the same"),
-    "balanced_top5": ("Right among five guesses", "each class counts the same"),
-    "top5": ("Right among five guesses", "each image counts the same"),
-}
-_FEWEST_HELD = 10  # held images of a class whose gain or loss is worth a line
 
 DUPLICATE_WORDS = {
     "train_and_evaluation": "also a validation or test image: not trained on",
@@ -104,7 +85,7 @@ def build_page(
         "count": format_count,
         "each_line": _shown_lines,
         "factor": lambda name: name.removesuffix("_weight").replace("_", "-"),
-        "model": lambda name: _MODEL_NAMES.get(name, name),
+        "model": lambda name: comparison.MODEL_NAMES.get(name, name),
         "percent": figures.format_percent,
         "points": format_points,
         "size": format_bytes,
@@ -113,7 +94,6 @@ def build_page(
     environment.filters |= filters
     template = environment.from_string((_HERE / "page.html").read_text(encoding="utf-8"))
     thumbnails = pictures.Thumbnails(inputs, thumbnail_px)
-    galleries = pictures.build_galleries(inputs, thumbnails, classes, images_per_class)
     return template.render(
         css=_style(thumbnail_px),
         title=title,
@@ -121,16 +101,15 @@ def build_page(
         split=_SPLIT_NAMES.get(inputs.evaluated_on, inputs.evaluated_on),
         glossary=_glossary(inputs),
         metadata=_metadata(inputs),
-        accuracy=_accuracy(inputs),
+        accuracy=comparison.compare_accuracies(inputs),
         holdings=_holdings(inputs),
         noise=_noise(inputs),
         weights=_weights(inputs),
         pairs=_pairs(inputs, thumbnails),
-        galleries=galleries,
-        group_rule=groups.describe_rule(inputs),
-        grouped=groups.build_groups(inputs, thumbnails, grouped_classes),
-        changes=_changes(inputs),
-        calibration=_calibration(inputs),
+        galleries=pictures.build_galleries(inputs, thumbnails, classes, images_per_class),
+        grouped=groups.build_section(inputs, thumbnails, grouped_classes),
+        changes=comparison.compare_classes(inputs),
+        calibration=comparison.compare_calibration(inputs),
         table=_class_table(inputs),
         export=_export(inputs.export),
     )
@@ -187,33 +166,6 @@ def _metadata(inputs: ReportInputs) -> dict[str, float]:
         "quarantined": len(inputs.quarantine["status"]),
         "repeated": len(np.unique(np.asarray(inputs.duplicates["content_hash"], dtype=str))),
     }
-
-
-def _accuracy(inputs: ReportInputs) -> dict[str, Any] | None:
-    """Rows of the comparison of the baseline and the URNet; None where they were not measured."""
-    before, after = inputs.metrics.get(BASELINE), inputs.metrics.get(URNET)
-    if not before or not after:
-        return None
-    rows = [
-        {
-            "name": name,
-            "note": note,
-            "before": before[key],
-            "after": after[key],
-            "change": after[key] - before[key],
-            "between": after.get("change", {}).get(key, (None, None, None))[1:],
-            "intervals": [m.get("intervals", {}).get(key) for m in (before, after)],
-        }
-        for key in shown_accuracies(inputs.num_classes)
-        if before.get(key) is not None and after.get(key) is not None
-        for name, note in [METRICS[key]]
-    ]
-    by_class, by_image = ([(row["before"], row["after"]) for row in rows[start::2]] for start in (0, 1))
-    if len(by_class) == len(by_image) and np.allclose(by_class, by_image, atol=5e-4):
-        rows = rows[::2]  # classes of equal size: both ways of counting say the same
-    others = [(name, m) for name, m in inputs.metrics.items() if name not in (BASELINE, URNET)]
-    note = whose_labels(inputs.evaluation)
-    return {"rows": rows, "others": others, "n": after["n"], "note": note} if rows else None
 
 
 def _holdings(inputs: ReportInputs) -> dict[str, Any]:
@@ -302,59 +254,6 @@ def _pairs(inputs: ReportInputs, thumbnails: "Thumbnails") -> list[dict[str, Any
             for uri, row in zip(thumbnails.encode(pair["ids"]), rows, strict=True)
         ]
     return pairs
-
-
-def _changes(inputs: ReportInputs) -> dict[str, Any] | None:
-    gains = pictures.class_gains(inputs)
-    if gains is None or not np.isfinite(gains).any():
-        return None
-    before, after = inputs.per_class[BASELINE], inputs.per_class[URNET]
-    known = np.flatnonzero(np.isfinite(gains))
-    few = known[inputs.held[known] < _FEWEST_HELD] if inputs.held is not None else known[:0]
-    known = np.setdiff1d(known, few)
-    order = known[np.argsort(-gains[known], kind="stable")]
-    widest = float(np.abs(gains[known]).max(initial=0.0)) or 1.0
-
-    def bars(labels: list[int]) -> list[dict[str, Any]]:
-        return [
-            {
-                "name": inputs.classes[j]["name"],
-                "change": float(gains[j]),
-                "length": abs(float(gains[j])) / widest,
-                "before": float(before[j]),
-                "after": float(after[j]),
-                "held": None if inputs.held is None else int(inputs.held[j]),
-            }
-            for j in labels
-        ]
-
-    return {
-        "better": int((gains[known] > 0).sum()),
-        "equal": int((gains[known] == 0).sum()),
-        "worse": int((gains[known] < 0).sum()),
-        "few": len(few),
-        "fewest": _FEWEST_HELD,
-        "gains": bars([j for j in order[:_CHANGES] if gains[j] > 0]),
-        "losses": bars([j for j in order[::-1][:_CHANGES] if gains[j] < 0]),
-    }
-
-
-def _calibration(inputs: ReportInputs) -> dict[str, Any] | None:
-    errors = [
-        (name, inputs.metrics[name]["ece"])
-        for name in (BASELINE, URNET)
-        if inputs.metrics.get(name, {}).get("ece") is not None
-    ]
-    curves = [
-        (_MODEL_NAMES.get(name, name), bins)
-        for name, bins in inputs.reliability.items()
-        if len(bins["count"])
-    ]
-    drawing = None
-    if curves:
-        label = "Share of right first guesses against how sure the models are"
-        drawing = figures.draw_reliability(curves, label)
-    return {"errors": errors, "drawing": drawing} if errors or drawing else None
 
 
 def _class_table(inputs: ReportInputs) -> dict[str, Any]:

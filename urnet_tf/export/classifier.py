@@ -31,6 +31,7 @@ from urnet_tf.errors import RunError, UsageError
 from urnet_tf.export import tf_serving
 from urnet_tf.export.check import KERAS, ONNX, SAVED_MODEL, check_formats
 from urnet_tf.export.model_card import build_model_card
+from urnet_tf.export.none_of_these import NoneOfThese
 from urnet_tf.export.parity import Tolerance, find_refusal
 from urnet_tf.export.preparation import Preparation
 from urnet_tf.export.promotion import next_version
@@ -77,6 +78,7 @@ def export_classifier(
     top_k: int = 5,
     tolerance: Tolerance | None = None,
     allow_drift: bool = False,
+    none_of_these: NoneOfThese | None = None,
     first_version: int = 1,
     data: Mapping | None = None,
     settings: Mapping | None = None,
@@ -117,6 +119,7 @@ def export_classifier(
       top_k: classes that the SavedModel serves; C where it is larger.
       tolerance: what a file may differ from Keras; None = the defaults.
       allow_drift: keeps files that differ more, and says so.
+      none_of_these: a score for pictures of no class, which the SavedModel then gives; None = as the model.
       first_version: the version is the first free whole number from here.
       data: metadata of the training data, for export.json.
       settings: of the run, for export.json.
@@ -131,6 +134,7 @@ def export_classifier(
       RunError: no file passed; nothing is left behind.
     """
     model = with_named_outputs(model)
+    model = none_of_these.attach(model) if none_of_these else model
     _check_arguments(model, class_names, name, check_images, preparation, formats, calibration_images)
     directory = pathlib.Path(directory)
     _make_directory(directory / name)
@@ -140,6 +144,7 @@ def export_classifier(
         "name": name,
         "version": version,
         **_describe(model, preparation),
+        **({"none_of_these": none_of_these.describe()} if none_of_these else {}),
         "top_k": min(top_k, len(labels)),
         "machine": describe_machine(),
         "versions": _versions(),

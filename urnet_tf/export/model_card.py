@@ -279,6 +279,20 @@ def _noise(noise: Mapping) -> list[str]:
     return lines
 
 
+def _refusals(none: Mapping) -> list[str]:
+    """How to use the score for pictures of none of the classes, which export.json describes."""
+    rows = [[f"{row['kept']:.0%}", f"{row['threshold']:.2f}"] for row in none["thresholds"]]
+    table = _table(["of the known kept", "refuse where `none_of_these` is above"], rows)
+    return [
+        "- A picture of anything else is given one of its classes, but the SavedModel also says in "
+        "`none_of_these` how little it looks like any: 0.05 is usual, above 0.5 better refuse it. This tells "
+        f"other things from the classes only in part. Measured on {none['images']:,} held images, whatever "
+        "their labels:\n\n" + "\n".join(f"  {line}" for line in table.splitlines()) + "\n",
+        "- The other files do not give that score. It is sigmoid((a - log(sum(exp(logits)))) / b) with "
+        f"a = {none['energy']:.4g}, b = {none['scale']:.4g}, for the Keras file, which gives logits.",
+    ]
+
+
 def _limits(metadata: Mapping) -> str:
     preparation, none = metadata.get("preparation") or {}, metadata.get("none_of_these")
     lines = [
@@ -294,6 +308,8 @@ def _limits(metadata: Mapping) -> str:
             "- It knows only its own classes: a picture of anything else is given one of them, sometimes "
             "with a high probability."
         )
+    elif isinstance(none, Mapping):
+        lines += _refusals(none)
     pixels = preparation.get("max_pixels")
     too_large = f", and images of more than {pixels / 1e6:g} million pixels" if pixels else ""
     lines.append(

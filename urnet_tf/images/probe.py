@@ -15,10 +15,14 @@ import stat
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from urnet_tf.errors import RunError
+from urnet_tf.images.containers import find_container, read_member
 from urnet_tf.images.headers import Refused, guessed, read_size
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PROBE_COLUMNS = {
     "status": "string",  # "" = usable
@@ -136,9 +140,33 @@ def probe_file(path: str, max_bytes: int, max_pixels: int, min_side_px: int) -> 
     return ProbeResult(None, "", width, height, content_hash(data), len(data), guessed(data))
 
 
+def describe_guesses(probes: "pa.Table") -> list[str]:
+    """How many files were read by a rule that they do not state themselves: "2 files: TIFF, which ..."."""
+    import pyarrow.compute as pc
+
+    counted = [row for row in pc.value_counts(probes["guessed"]).to_pylist() if row["values"]]
+    return [f"{row['counts']:,} file{'s'[: row['counts'] > 1]}: {row['values']}" for row in counted]
+
+
 def content_hash(data: bytes) -> str:
     """What tells the bytes of a file from others: blake2b-128, hexadecimal."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def hash_image(path: str, max_bytes: int) -> str:
+    """`content_hash` of an image where it lies, or the status of a file that cannot be read.
+
+    Raises:
+      OSError: the disk or network fails.
+    """
+    try:
+        return content_hash(read_file(path, max_bytes))
+    except Refused as refused:
+        return refused.status
+    except OSError as error:
+        if is_environment_fault(error):
+            raise
+        return os_status(error)
 
 
 def is_environment_fault(error: OSError) -> bool:
@@ -204,6 +232,8 @@ def os_reason(error: OSError) -> str:
 def read_file(path: str, max_bytes: int) -> bytes:
     """The bytes of a regular file that is not empty; faults of the environment are tried again.
 
+    The path may lead into an archive or a table of images, see `containers`.
+
     Raises:
       Refused: no regular file, empty, longer than `max_bytes`, or its name cannot be a file's.
       OSError: it cannot be read; `filename` is the path.
@@ -211,7 +241,13 @@ def read_file(path: str, max_bytes: int) -> bytes:
     if "\0" in path:
         raise Refused("bad_name", "the file name holds a null byte")
     try:
-        return retried(lambda: _read(path, max_bytes))
+        try:
+            return retried(lambda: _read(path, max_bytes))
+        except NotADirectoryError:
+            inside = find_container(path)
+            if inside is None:
+                raise
+            return retried(lambda: read_member(*inside, max_bytes))
     except OSError as error:
         error.filename = path  # failed reads do not name it
         raise

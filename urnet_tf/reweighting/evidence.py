@@ -16,9 +16,12 @@ import numpy as np
 
 from urnet_tf.reweighting.isotonic import isotonic_steps
 
-_MIN_ROWS = 20  # the fewest in a bin, and in a group that is calibrated by itself ten times that
+_MIN_ROWS = 20  # the fewest in a bin where there are ten times as many
+_FEWEST_ROWS = 5  # in a bin of very few
+_OWN_ROWS = 200  # of a group that is calibrated by itself
 _MAX_BINS = 200
-_CERTAIN = 1e-3  # no column is surer than this, nor is anything so sure that no column could move it
+_CERTAIN = 1e-3  # no column is surer than this
+_ZERO = 1e-6  # nothing is so sure that no column could move it
 
 
 def update_right_prob(
@@ -44,11 +47,11 @@ def update_right_prob(
     """
     right_prob, folds = np.asarray(right_prob, np.float64), np.asarray(folds)
     known = np.isfinite(column)
-    odds = _logit(right_prob)
+    odds = _logit(right_prob, _ZERO)
     for group in np.unique(groups):
         for told in (True, False):
             mine = (groups == group) & (known == told)
-            like = mine if mine.sum() >= 10 * _MIN_ROWS else known == told
+            like = mine if mine.sum() >= _OWN_ROWS else known == told
             for fold in np.unique(folds[mine]):
                 asked = mine & (folds == fold)
                 learn, everyone = _others(like, folds, fold), _others(np.ones_like(like), folds, fold)
@@ -65,8 +68,8 @@ def _others(rows: np.ndarray, folds: np.ndarray, fold: int) -> np.ndarray:
     return others if others.any() else rows
 
 
-def _logit(prob: np.ndarray) -> np.ndarray:
-    prob = np.clip(prob, _CERTAIN, 1.0 - _CERTAIN)
+def _logit(prob: np.ndarray, nearest: float = _CERTAIN) -> np.ndarray:
+    prob = np.clip(prob, nearest, 1.0 - nearest)
     return np.log(prob) - np.log1p(-prob)
 
 
@@ -75,7 +78,8 @@ def _isotonic_means(column: np.ndarray, values: np.ndarray, asked: np.ndarray) -
 
     Bins of equal counts first: a row alone at an end would otherwise be a step of its own.
     """
-    bins = max(1, min(_MAX_BINS, len(column) // _MIN_ROWS))
+    rows = min(max(len(column) // 10, _FEWEST_ROWS), _MIN_ROWS)
+    bins = max(1, min(_MAX_BINS, len(column) // rows))
     edges = np.unique(np.quantile(column, np.linspace(0, 1, bins + 1)[1:-1], method="inverted_cdf"))
     bin_of = np.searchsorted(edges, column)
     counts = np.bincount(bin_of, minlength=len(edges) + 1)

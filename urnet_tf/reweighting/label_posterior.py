@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 _TURNS = 10  # e changes by less than .001 after four
 _QUANTILES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)  # of given scores, where c is looked for
-_FEWEST = 5  # but at least as many images
+_FEWEST = 5  # but at least as many images, of twenty and more
+_PLAIN = 10  # images' worth of P as the probabilities say it, for crawls of few images
 _TINY = 1e-12
 _CERTAIN = 1e-3  # no image is surer than this
 _MOST_SHIFT = 7.0  # of the log-odds: from .001 to .5
@@ -103,26 +104,31 @@ def compute_label_posterior(
     levels, level_of = np.unique(scores, return_inverse=True)
     own, others = level_of[: len(score)], level_of[len(score) :]
     mass = np.bincount(own, minlength=len(levels))  # of given pairs at each level
-    places = np.clip((np.asarray(_QUANTILES) * len(score)).astype(int), min(_FEWEST, len(score)), len(score))
+    places = np.clip(
+        (np.asarray(_QUANTILES) * len(score)).astype(int), min(_FEWEST, max(len(score) // 4, 1)), len(score)
+    )
     limits = np.unique(np.sort(own)[places - 1])
     given_low = np.cumsum(mass)[limits] / len(score)
 
-    right, wrong_share = 1 / (1 + np.exp(-score)), 1.0
+    right = plain = 1 / (1 + np.exp(-score))
     for _ in range(_TURNS):
         weight = np.bincount(others, weights=(share * right[:, None]).ravel(), minlength=len(levels))
         ratios = given_low * weight.sum() / np.maximum(np.cumsum(weight)[limits], _TINY)
         best = int(ratios.argmin())
-        wrong_share = float(min(ratios[best], 1.0))
+        wrong_share = (len(score) * min(ratios[best], 1.0) + _PLAIN * (1 - plain).mean()) / (
+            len(score) + _PLAIN
+        )
         total = mass + weight * (len(score) / max(weight.sum(), _TINY))
         among = np.clip(isotonic_steps(mass, total)[own], 1e-3, 1 - 1e-3)  # r / (1 + r)
         right = np.clip(1.0 - wrong_share * (1 - among) / among, 0.0, 1.0)
         if not right.any():
             break  # no label looks better than a planted one
-    right = _match_share(_interpolate_steps(score, right), wrong_share)
+    right = (len(score) * _interpolate_steps(score, right) + _PLAIN * plain) / (len(score) + _PLAIN)
+    right = _match_share(right, wrong_share)
     chance = np.sqrt(wrong_share * (1 - wrong_share) / max(given_low[best] * len(labels), 1))
     error = 1.96 * np.hypot(chance, _MODEL_ERROR[0] + _MODEL_ERROR[1] * wrong_share)
     low, high = max(wrong_share - error, 0.0), min(wrong_share + error, 1.0)
-    return LabelPosterior(right.astype(np.float32), wrong_share, float(low), float(high))
+    return LabelPosterior(right.astype(np.float32), float(wrong_share), float(low), float(high))
 
 
 def estimate_wrong_share(right_prob: np.ndarray) -> tuple[float, float, float]:

@@ -113,7 +113,7 @@ def list_images(inputs: Iterable[str]) -> Iterator[str]:
     What ingest would take for images, whatever their names: all files but hidden ones and those of tables and
     texts. Directories that cannot be entered are yielded, so that they are reported.
     """
-    from urnet_tf.crawl.readers import walk
+    from urnet_tf.crawl.trees import walk
 
     for given in inputs:
         if not os.path.isdir(given):

@@ -77,6 +77,9 @@ def _is_repaired(config: Config) -> bool:
 
 RULES = (
     Rule("ingest.image_root", lambda c: _kind(c) == "list", "a list at ingest.path"),
+    Rule("ingest.encoding", lambda c: _kind(c) == "list", "a list at ingest.path"),
+    Rule("ingest.columns", lambda c: _kind(c) in ("list", "dataset"), "a list at ingest.path"),
+    Rule("ingest.rank", lambda c: _kind(c) == "folder", "a folder at ingest.path"),
     Rule("ingest.max_rank_per", lambda c: bool(c.ingest.max_rank), "a source in ingest.max_rank"),
     Rule("augment.*", _is_whole, _WHOLE),
     Rule("augment.num_ops", lambda c: c.augment.policy == "randaugment", "augment.policy=randaugment"),
@@ -87,6 +90,7 @@ RULES = (
     Rule("train.init", _is_whole, _WHOLE),
     Rule("baseline.head", lambda c: not _is_whole(c), "model.mode=frozen"),
     Rule("train.head", lambda c: not _is_whole(c), "model.mode=frozen"),
+    Rule("train.objective", lambda c: not trains(c, "train"), "another train.head than trained"),
     Rule("baseline.fit.*", lambda c: trains(c, "baseline"), "baseline.head=trained"),
     Rule("reweight.refit.*", lambda c: trains(c, "baseline"), "baseline.head=trained"),
     *(

@@ -10,18 +10,22 @@ so a server that watches a copy of it sees a newer model.
 
 import hashlib
 import pathlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from absl import logging
 
 from urnet_tf import config as config_lib
 from urnet_tf.config import Config, count_members
 from urnet_tf.costs.network import count_classifier
 from urnet_tf.errors import RunError
 from urnet_tf.export import classifier as export
+from urnet_tf.export.none_of_these import NoneOfThese, fit_none_of_these
 from urnet_tf.export.parity import Tolerance
 from urnet_tf.export.preparation import Preparation
 from urnet_tf.export.promotion import next_version
+from urnet_tf.export.rewriting import LOGITS
 from urnet_tf.images.image_store import ImageStore
 from urnet_tf.schema import TEST, TRAIN, UNLABELED, VAL
 from urnet_tf.stages.members import DISTILLED, member_directory
@@ -33,27 +37,35 @@ from urnet_tf.stages.settings import (
     open_backbone,
 )
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
-from urnet_tf.store import column, read_json, read_table
+from urnet_tf.store import column, read_array, read_json, read_table
 
 if TYPE_CHECKING:
     import keras
 
+_HELD_IMAGES = 1000  # that the score for none of the classes rests on, at most
 _CHECK_BATCH = 64  # images that the export is compared on at once, at most
 _CONVERTER_BYTES = 10**9  # of the graphs that are written; measured with EfficientNet-Lite0
 
 
 def run(context: StageContext) -> dict:
     """Builds the model image → logits, exports it, checks it on images of the store."""
-    return write_export(context, _image_model(context), context.workdir.path("export"))
+    model, none = _image_model(context), None
+    refused = context.config.export.none_of_these
+    if refused is not None and context.config.export.model != "ensemble":  # whose logits have one energy
+        none = _fit_none_of_these(context, model, refused)
+    return write_export(context, model, context.workdir.path("export"), none)
 
 
-def write_export(context: StageContext, model: "keras.Model", earlier: pathlib.Path) -> dict:
+def write_export(
+    context: StageContext, model: "keras.Model", earlier: pathlib.Path, none: NoneOfThese | None = None
+) -> dict:
     """Writes and checks the files of a model; what the marker of stage export says of it.
 
     Args:
       context: of the run whose images it is checked on; `context.out` is filled.
       model: images → logits, and features.
       earlier: an export directory, whose versions come before.
+      none: the score for pictures of none of the classes.
     """
     config, settings = context.config, context.config.export
     if (context.out / settings.name).is_dir():
@@ -80,6 +92,7 @@ def write_export(context: StageContext, model: "keras.Model", earlier: pathlib.P
             settings.tolerance_float32, settings.tolerance_float16, settings.tolerance_int8_points
         ),
         allow_drift=settings.allow_drift,
+        none_of_these=none,
         first_version=next_version(earlier / settings.name),
         data=_describe_data(context, column(table, "content_hash")),
         settings=config_lib.to_dict(config),
@@ -161,9 +174,39 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     views = Preparation(config.model.image_size_px, crops=settings.crops, scales=settings.scales).views
     seconds = 20.0 + 0.5 * backbones * network.layers * len(settings.formats)
     passes = backbones * (2 * len(settings.formats) + 2 * views)
+    if config.model.mode != "frozen":
+        seconds += forward_seconds(config, min(held or 0, _HELD_IMAGES), plan)
     seconds += forward_seconds(config, (rows or 0) * passes, plan)
     memory = inference_bytes(config, plan, backbones, _CHECK_BATCH) + _CONVERTER_BYTES + 4 * weights
     return Estimate(rows, seconds, int(disk), memory, f"{networks} members" if networks > 1 else "")
+
+
+def _fit_none_of_these(context: StageContext, model: "keras.Model", refused: float) -> NoneOfThese | None:
+    """From held images, with or without labels."""
+    table = read_table(context.path("pack", "instances.parquet"), ["split"])
+    held = np.flatnonzero(column(table, "split") != TRAIN)
+    held = held[np.linspace(0, len(held) - 1, min(len(held), _HELD_IMAGES)).round().astype(np.int64)]
+    found = fit_none_of_these(_stream_logits(context, model, held), refused)
+    if found is None:
+        logging.warning(
+            "There is no score for pictures of none of the classes: it takes 20 held images that the model "
+            "tells apart."
+        )
+    return found
+
+
+def _stream_logits(context: StageContext, model: "keras.Model", ids: np.ndarray) -> Iterator[np.ndarray]:
+    """Logits float32 [b, C] of the plain view of images."""
+    if context.config.model.mode == "frozen":
+        head = load_instance(context, DISTILLED if context.config.export.model == "distilled" else "")
+        features = read_array(context.path("features", "features.npy"))
+        yield np.asarray(head(np.asarray(features[ids], np.float32), training=False))
+        return
+    store, preparation = ImageStore(context.path("pack")), preparation_of(context.config)
+    for start in range(0, len(ids), _CHECK_BATCH):
+        encoded = np.array(store.read(ids[start : start + _CHECK_BATCH]), dtype=object)
+        images, valid = (tensor.numpy() for tensor in preparation.decode(encoded))
+        yield np.asarray(model(images[valid], training=False)[LOGITS])
 
 
 def _image_model(context: StageContext) -> "keras.Model":
@@ -215,7 +258,7 @@ def _describe_data(context: StageContext, hashes: np.ndarray) -> dict[str, Any]:
 
 STAGE = Stage(
     name="export",
-    needs=("ingest", "pack", "reweight", "train"),
+    needs=("ingest", "pack", "features", "reweight", "train"),
     depends_on=(
         "seed", "export", "model.mode", "model.crop_fraction", "pack.short_side_px", "ingest.max_pixels",
         "train.members", "train.head",
@@ -223,5 +266,5 @@ STAGE = Stage(
     ),
     run=run,
     estimate=estimate,
-    version=2,
+    version=3,
 )  # fmt: skip

@@ -6,22 +6,16 @@ FILES_PER_UNIT; a killed run takes up behind the last finished unit.
 """
 
 import concurrent.futures
+import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from urnet_tf import schema
 from urnet_tf.config import Config, IngestConfig
-from urnet_tf.errors import RunError, UsageError, settings_named
-from urnet_tf.schema import (
-    DRAWN,
-    DUPLICATE_COLUMNS,
-    DUPLICATE_KINDS,
-    GIVEN,
-    QUARANTINE_COLUMNS,
-    TEST,
-    TRAIN,
-    VAL,
-)
+from urnet_tf.errors import RunError, UsageError, name_settings, settings_named
+from urnet_tf.schema import DUPLICATE_COLUMNS, DUPLICATE_KINDS, QUARANTINE_COLUMNS, TEST, TRAIN, VAL
 from urnet_tf.stages.settings import keys_of
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store import DamagedResult, Workdir, hash_file, read_table, write_json, write_table
@@ -32,6 +26,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from urnet_tf.crawl.instance_table import InstanceTable
+    from urnet_tf.crawl.list_tables import ListOptions
+    from urnet_tf.crawl.listing import Reading
     from urnet_tf.crawl.table import Crawl
 
 FILES_PER_UNIT = 20_000
@@ -44,8 +40,9 @@ def run(context: StageContext) -> dict:
     """Fills the stage's directory and returns the metadata of the crawl."""
     from absl import logging
 
-    from urnet_tf.crawl.instance_table import CANDIDATE_COLUMNS, build_instance_table, check_classes
+    from urnet_tf.crawl.instance_table import CANDIDATE_COLUMNS, MIN_TRAIN_IMAGES, check_classes
     from urnet_tf.crawl.table import cut_ranks
+    from urnet_tf.images.probe import describe_guesses
 
     settings, out = context.config.ingest, context.out
     crawl = read_crawl(context.config)
@@ -55,19 +52,18 @@ def run(context: StageContext) -> dict:
         with settings_named(keys_of(context.config, "ingest")):
             crawl = cut_ranks(crawl, settings.max_rank, settings.max_rank_per)
     if not len(crawl.rows):
-        raise UsageError(f"Expected images at {settings.path}; none of the rows there can be used.")
+        raise _no_rows(settings.path, crawl)
     if not context.named:
         _check_folders(context.workdir, crawl.root)
     probes = _probe(context, crawl)
     _check_missing(context, crawl, probes)
-    _tell_guesses(probes)
-    tables = build_instance_table(
-        crawl.rows, probes, seed=settings.split_seed, val_fraction=settings.val_fraction,
-        test_fraction=settings.test_fraction,
-    )  # fmt: skip
+    for note in describe_guesses(probes):
+        logging.warning("ingest: %s.", note)
+    crawl, probes, tables, enough = _without_small_classes(settings, crawl, probes)
     quarantine = _joined(crawl.rejected, tables.quarantine)
     write_table(out / "quarantine.parquet", _columns(quarantine), QUARANTINE_COLUMNS)
-    check_classes(tables.candidates, quarantine, crawl.classes)
+    minimum = MIN_TRAIN_IMAGES if enough else settings.min_class_images
+    check_classes(tables.candidates, quarantine, crawl.classes, minimum)
     write_table(out / "candidates.parquet", _columns(tables.candidates), CANDIDATE_COLUMNS)
     write_table(out / "duplicates.parquet", _columns(tables.duplicates), DUPLICATE_COLUMNS)
     write_json(out / "classes.json", crawl.classes)
@@ -81,32 +77,40 @@ def run(context: StageContext) -> dict:
     return metadata
 
 
+def _without_small_classes(
+    settings: IngestConfig, crawl: "Crawl", probes: "pa.Table"
+) -> tuple["Crawl", "pa.Table", "InstanceTable", bool]:
+    """The listing, its probes and tables without small classes; and whether two classes or more are left."""
+    from absl import logging
+
+    from urnet_tf.crawl.class_choice import keep_large_classes, named_counts
+    from urnet_tf.crawl.instance_table import build_instance_table
+
+    build = functools.partial(
+        build_instance_table, seed=settings.split_seed, val_fraction=settings.val_fraction,
+        test_fraction=settings.test_fraction,
+    )  # fmt: skip
+    crawl, probes, tables, dropped = keep_large_classes(crawl, probes, build, settings.min_class_images)
+    if dropped:
+        logging.warning(
+            "ingest: %d classes with fewer than %d usable training images are left out "
+            "(ingest.min_class_images): %s.", len(dropped), settings.min_class_images, named_counts(dropped),
+        )  # fmt: skip
+    return crawl, probes, tables, dropped is not None
+
+
 def read_crawl(config: Config) -> "Crawl":
     """Lists the crawl that `config.ingest` points at; opens no image.
 
     Raises:
       UsageError: no path is set, nothing is there, or it cannot be understood.
     """
-    from urnet_tf.crawl import list_reader, readers, table as crawls, webvision
+    from urnet_tf.crawl import listing
 
-    settings = config.ingest
-    path, kind = _find(settings)
-    if kind == readers.WEBVISION:
-        crawl = webvision.read_webvision(path, sources=settings.sources, first_classes=settings.first_classes)
-    elif kind == readers.LIST:
-        crawl = list_reader.read_list(path, image_root=settings.image_root)
-    else:
-        crawl = readers.read_folder(path)
-    for split, extra in ((VAL, settings.val_path), (TEST, settings.test_path)):
-        if extra is not None:
-            rows, rejected = readers.read_evaluation(extra, split, crawl.classes, crawl.root)
-            crawl = crawls.replace_split(crawl, split, rows, rejected)
-    if settings.sources is not None:
-        with settings_named(keys_of(config, "ingest")):
-            crawl = crawls.keep_sources(crawl, settings.sources)
-    if settings.first_classes is not None:
-        crawl = crawls.keep_first_classes(crawl, settings.first_classes)
-    return crawl
+    keys = keys_of(config, "ingest")
+    with settings_named(keys):
+        crawl = listing.list_crawl(*_find(config.ingest), _reading(config.ingest))
+    return dataclasses.replace(crawl, notes=tuple(name_settings(note, keys) for note in crawl.notes))
 
 
 def estimate(config: Config, plan: PlanContext) -> Estimate:
@@ -130,15 +134,18 @@ def inputs(config: Config) -> dict:
     from urnet_tf.crawl import readers
 
     settings = config.ingest
-    found = _fingerprint_input("the crawl", *_find(settings), settings.image_root, settings.sources)
+    options = _reading(settings).list_options
+    with settings_named(keys_of(config, "ingest")):
+        found = _fingerprint_input("the crawl", *_find(settings), options, settings.sources)
     for split, path in ((VAL, settings.val_path), (TEST, settings.test_path)):
         if path is not None:
-            found |= _fingerprint_input(f"ingest.{split}_path", path, readers.detect_kind(path))
+            options = dataclasses.replace(options, image_root=None)
+            found |= _fingerprint_input(f"ingest.{split}_path", path, readers.detect_kind(path), options)
     return found
 
 
 def _fingerprint_input(
-    name: str, path: str, kind: str, image_root: str | None = None, sources: Sequence[str] | None = None
+    name: str, path: str, kind: str, options: "ListOptions", sources: Sequence[str] | None = None
 ) -> dict[str, Any]:
     from urnet_tf.crawl import list_reader, readers, webvision
 
@@ -149,7 +156,7 @@ def _fingerprint_input(
     elif kind == readers.WEBVISION:
         texts = {f"info/{os.path.basename(file)} of {name}": file for file in webvision.info_files(path)}
     found = {key: _file_hash(file) for key, file in texts.items()}
-    found[f"the files of {name}"] = readers.fingerprint_files(path, kind, image_root, sources)
+    found[f"the files of {name}"] = readers.fingerprint_files(path, kind, options, sources)
     return found
 
 
@@ -164,19 +171,30 @@ def _file_hash(path: str) -> str | None:
 
 def rescan(config: Config, workdir: Workdir) -> str | None:
     """Hashes all images again: a clause about those that changed without another size or time, or None."""
+    from urnet_tf.images.probe import environment_failure, hash_image
+
     table = read_table(workdir.checked("ingest", "candidates.parquet"), ["path", "content_hash"])
     root, changed = workdir.completed("ingest")["metadata"]["root"], []
-    listed = table["path"].to_pylist()
+    listed, max_bytes = table["path"].to_pylist(), config.ingest.max_bytes
     workers = (config.runtime.workers or os.cpu_count() or 1) * _THREADS_PER_CORE
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        hashes = pool.map(_file_hash, (os.path.join(root, path) for path in listed))
+        hashes = pool.map(lambda path: hash_image(os.path.join(root, path), max_bytes), listed)
         found = progress(hashes, "rescan", total=len(table), unit="files")
-        for path, before, now in zip(listed, table["content_hash"].to_pylist(), found, strict=True):
-            if before != now:
-                changed.append(path)
+        try:
+            for path, before, now in zip(listed, table["content_hash"].to_pylist(), found, strict=True):
+                changed += [path] if before != now else []
+        except OSError as error:
+            raise environment_failure(error) from error
     if not changed:
         return None
     return f"the contents of {len(changed):,} images changed ({changed[0]}, for one)"
+
+
+def _reading(settings: IngestConfig) -> "Reading":
+    """How the crawl is to be read."""
+    from urnet_tf.crawl.listing import Reading
+
+    return Reading(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(Reading)})
 
 
 def _find(settings: IngestConfig) -> tuple[str, str]:
@@ -186,9 +204,15 @@ def _find(settings: IngestConfig) -> tuple[str, str]:
     if settings.path is None:
         raise UsageError("Expected --data CRAWL (or ingest.path in the configuration): where the images are.")
     kind, found = readers.resolve_kind(settings.path, settings.kind), readers.detect_kind(settings.path)
-    if (kind == readers.LIST) != (found == readers.LIST):
+    rows = (readers.LIST, readers.DATASET)
+    if kind != found and (kind in rows or found in rows) and not _may_be(kind, settings.path):
         raise UsageError(f"Expected a {kind} at ingest.path; {show_path(settings.path)} is a {found}.")
     return settings.path, kind
+
+
+def _may_be(kind: str, path: str) -> bool:
+    """Whether a dataset of another tool is to be read as class folders or as a list, as the user says."""
+    return (kind == "folder" and os.path.isdir(path)) or (kind == "list" and path.endswith(".parquet"))
 
 
 def _probe(context: StageContext, crawl: "Crawl") -> "pa.Table":
@@ -256,28 +280,52 @@ def _check_folders(workdir: Workdir, root: str) -> None:
 
 
 def _holds_something(folder: str) -> bool:
-    """Whether a folder is there and not empty, like the place of a disk that is not mounted."""
+    """Whether a folder is there and not empty, like the place of a disk that is not mounted.
+
+    What lies in an archive is there with it.
+    """
+    from urnet_tf.images.containers import find_container
+
     try:
         with os.scandir(folder) as entries:
             return next(entries, None) is not None
     except (FileNotFoundError, NotADirectoryError):
-        return False
+        return find_container(os.path.join(folder, "x")) is not None
     except OSError:  # probing its files says what fails
         return True
 
 
+def _no_rows(path: str | None, crawl: "Crawl") -> UsageError:
+    """The end of a listing of which nothing can be used."""
+    count = len(crawl.rejected)
+    cause = (
+        f"; {count} rows were set aside, the first as: {crawl.rejected['reason'][0].as_py()}" if count else ""
+    )
+    return UsageError(f"Expected images at {path}; none of the rows there can be used{cause.rstrip('.')}.")
+
+
 def _check_missing(context: StageContext, crawl: "Crawl", probes: "pa.Table") -> None:
-    """Tells of many missing files, and stops where nearly all are: the disk that holds them is not there."""
+    """Tells of many missing files, and stops where nearly all are: the disk that holds them is not there.
+
+    What is missing is told by three examples, the folder that was searched, the setting that would find them
+    where there is one, and the table that lists all.
+    """
     import numpy as np
     from absl import logging
+
+    from urnet_tf.crawl.list_paths import suggest_root
+    from urnet_tf.crawl.table import rejections
 
     rows = np.flatnonzero(probes["status"].to_numpy() == "missing")
     share = len(rows) / len(probes)
     if share < _MISSING_TO_WARN:
         return
-    paths = (crawl.rows["path"][int(row)].as_py() for row in rows[:3])
-    examples = ", ".join(os.path.join(crawl.root, path) for path in paths)
-    what = f"{len(rows)} of the {len(probes)} listed files are not there, for example {examples}"
+    paths = [crawl.rows["path"][int(row)].as_py() for row in rows[:3]]
+    examples = ", ".join(show_path(path) for path in paths)
+    what = (
+        f"{len(rows)} of the {len(probes)} listed files are not there, for example {examples} in "
+        f"{show_path(crawl.root)}"
+    )
     if share < _MISSING_TO_STOP:
         logging.warning(
             "ingest: %s. If a disk or share is not mounted, mount it and run with --from ingest; else they "
@@ -285,22 +333,24 @@ def _check_missing(context: StageContext, crawl: "Crawl", probes: "pa.Table") ->
         )  # fmt: skip
         return
     context.remove("units_probe")  # nothing of it is worth going on with
+    missing = rejections(
+        crawl.rows.take(rows),
+        probes["status"].take(rows).to_pylist(),
+        probes["reason"].take(rows).to_pylist(),
+    )
+    table = context.out / "quarantine.parquet"
+    write_table(table, _columns(_joined(crawl.rejected, missing)), QUARANTINE_COLUMNS)
+    elsewhere = suggest_root(crawl.root, paths)
+    if elsewhere is not None and _find(context.config.ingest)[1] == "list":
+        raise RunError(
+            f"{what}; files of these names are found with ingest.image_root={show_path(elsewhere)}: give "
+            f"that. All missing rows are in {show_path(table)}."
+        )
     raise RunError(
         f"{what}. If a disk or share is not mounted, mount it; if the images lie elsewhere, give that "
         "folder (ingest.image_root for a list); if they are gone, remove their rows. Then run the same "
-        "command again."
+        f"command again. All missing rows are in {show_path(table)}."
     )
-
-
-def _tell_guesses(probes: "pa.Table") -> None:
-    """Logs how many usable files were read by a rule that the file itself does not state."""
-    import pyarrow.compute as pc
-    from absl import logging
-
-    for row in pc.value_counts(probes["guessed"]).to_pylist():
-        count = row["counts"]
-        if row["values"]:
-            logging.warning("ingest: %d %s: %s.", count, "file" if count == 1 else "files", row["values"])
 
 
 def _joined(*tables: "pa.Table") -> "pa.Table":
@@ -327,7 +377,7 @@ def _metadata(
     given = counts(crawl.rows["split"])
     return {
         "held_labels": {
-            split: GIVEN if split in given else DRAWN for split in (VAL, TEST) if splits.get(split)
+            s: schema.GIVEN if s in given else schema.DRAWN for s in (VAL, TEST) if splits.get(s)
         },
         "images": len(tables.candidates),
         "train_images": splits.get(TRAIN, 0),

@@ -23,6 +23,7 @@ from urnet_tf.config import Config
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.export.quiet import CapturedLibraryOutput
 from urnet_tf.images import image_store, picture
+from urnet_tf.images.containers import find_container
 from urnet_tf.images.headers import Refused
 from urnet_tf.images.orientation import exif_orientation
 from urnet_tf.images.probe import content_hash, map_in_threads, os_reason, read_file
@@ -208,8 +209,10 @@ def _unreadable_now(candidates: _Candidates, rows: list[int], problems: dict[int
     """The end of the stage: counts the files of `rows` that cannot be opened, with those in `problems`."""
 
     def problem_of(row: int) -> str:
+        path = candidates.full_path(row)
         try:
-            with open(candidates.full_path(row), "rb"):
+            inside = find_container(path)
+            with open(path if inside is None else inside[0], "rb"):
                 return ""
         except OSError as error:
             return os_reason(error)
@@ -250,7 +253,8 @@ def _check_classes(instances: "pa.Table", out: pathlib.Path) -> int:
         more = f" and {len(small) - 5} more" if len(small) > 5 else ""
         raise UsageError(
             f"Expected at least {_SMALLEST_CLASS} usable training images in each class; received fewer "
-            f"for {names}{more}; {out / 'quarantine.parquet'} says why; add images or drop the class."
+            f"for {names}{more}; {out / 'quarantine.parquet'} says why; add images, or leave the class out "
+            "with ingest.exclude."
         )
     return len(classes)
 

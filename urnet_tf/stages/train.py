@@ -13,10 +13,12 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from absl import logging
 
 from urnet_tf import schema, store
 from urnet_tf.config import Config, count_members
 from urnet_tf.costs.network import count_urnet
+from urnet_tf.reweighting import objective
 from urnet_tf.stages.distillation import SOFT_CLASSES, distill
 from urnet_tf.stages.effects import trains
 from urnet_tf.stages.fitted_heads import estimate_fitting, fit_heads, save_head
@@ -95,7 +97,7 @@ def _train_member(
     return told, np.asarray(store.read_array(measured))
 
 
-def _fit_head(context: StageContext, weights: "pa.Table") -> dict[str, float]:
+def _fit_head(context: StageContext, weights: "pa.Table") -> dict[str, Any]:
     """A linear head fitted to the weighted images: the instance branch, without bags."""
     labels, sample_weight = store.column(weights, "label"), store.column(weights, "sample_weight")
     num_classes = len(store.read_json(context.path("pack", "classes.json")))
@@ -106,9 +108,16 @@ def _fit_head(context: StageContext, weights: "pa.Table") -> dict[str, float]:
         context, labels, folds, num_classes, kind=context.config.train.head, description="urnet",
         sample_weight=trust, trust=trust,
     )  # fmt: skip
-    save_head(context, judgement.head, "instance.keras")
+    features = store.read_array(context.path("features", "features.npy"))[: len(labels)]
+    tried = objective.try_strengths(
+        features, labels, judgement.folds, judgement.heads, trust, num_classes=num_classes
+    )
+    strength = objective.choose_strength(tried, context.config.train.objective)
+    logging.info("%s", objective.format_trade(tried, strength))
+    save_head(context, judgement.head, "instance.keras", strength * objective.log_share(labels, num_classes))
     _write_weights(context, weights, np.ones(len(labels), np.float32))
     return {
+        "objective": {"strength": strength, "tried": [dataclasses.asdict(one) for one in tried]},
         "loss": -judgement.likelihood,
         "instance_accuracy": judgement.agreement,  # with the given labels, out of fold, by class
     }
