@@ -123,9 +123,8 @@ def _register(name: str) -> None:
             raise Refused("unsupported", "the file is HEIC, which is read with pip install 'urnet_tf[heif]'")
         import pillow_heif
 
-        pillow_heif.register_heif_opener(thumbnails=False)
-    elif name == "Avif" and find_missing("PIL.AvifImagePlugin"):
-        raise Refused("unsupported", "the file is AVIF, which Pillow reads from version 11.3 on")
+        if "HEIF" not in Image.OPEN:
+            pillow_heif.register_heif_opener(thumbnails=False)
     else:
         importlib.import_module(f"PIL.{name}ImagePlugin")
     if _PILLOW_FORMATS.get(name, name.upper()) not in Image.OPEN:
