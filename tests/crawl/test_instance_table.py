@@ -26,7 +26,7 @@ def tables(rows):
     probes = []
     for *_, content in rows:
         failed = isinstance(content, str)
-        values = (content, "why", 0, 0, "", 0) if failed else ("", "", 64, 48, digest(content), 10)
+        values = (content, "why", 0, 0, "", 0, "") if failed else ("", "", 64, 48, digest(content), 10, "")
         probes.append(dict(zip(PROBE_COLUMNS, values, strict=True)))
     schema = pa.schema([(name, pa.type_for_alias(dtype)) for name, dtype in PROBE_COLUMNS.items()])
     return pa.Table.from_pylist(listed, ROW_SCHEMA), pa.Table.from_pylist(probes, schema)

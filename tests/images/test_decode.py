@@ -7,9 +7,9 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from urnet_tf.errors import UsageError
-from urnet_tf.images import decode
+from urnet_tf.images import decode, picture
 from urnet_tf.images.crops import CROPS, num_views
-from urnet_tf.images.headers import read_size
+from urnet_tf.images.headers import guessed, read_size
 from urnet_tf.schema import STATUS
 
 HEIGHT, WIDTH = 21, 34
@@ -61,6 +61,24 @@ def gray_png(bits):
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
+END_OF_PNG = b"\0\0\0\0IEND\xaeB`\x82"
+
+
+def with_local_palette(gif):
+    """A GIF file whose frame brings the palette along, and whose global one holds other colors."""
+    frame = gif.index(b",\0\0\0\0")
+    colors = 3 * 2 ** (gif[10] % 8 + 1)
+    palette, head = gif[13 : 13 + colors], gif[:13] + bytes(colors) + gif[13 + colors : frame + 9]
+    return head + bytes([gif[frame + 9] | 128 | gif[10] % 8]) + palette + gif[frame + 10 :]
+
+
+def smaller_frame(gif):
+    """A GIF file whose frame begins at (3, 2) of a canvas that is larger by (8, 5)."""
+    frame = gif.index(b",\0\0\0\0")
+    canvas = (WIDTH + 8).to_bytes(2, "little") + (HEIGHT + 5).to_bytes(2, "little")
+    return gif[:6] + canvas + gif[10 : frame + 1] + b"\3\0\2\0" + gif[frame + 5 :]
+
+
 EXACT = {
     "png_rgb": encode(gradient(), "PNG"),
     "png_rgba": encode(gradient("RGBA"), "PNG"),
@@ -80,7 +98,17 @@ EXACT = {
     "bmp_gray": encode(gradient("L"), "BMP"),
     "webp": encode(gradient(), "WEBP", lossless=True),
     "webp_alpha": encode(gradient("RGBA"), "WEBP", lossless=True, exact=True),
+    "png_without_its_end": encode(gradient(), "PNG").removesuffix(END_OF_PNG),
+    "png_palette_without_its_end": encode(palette_image(4), "PNG", bits=2).removesuffix(END_OF_PNG),
     "gif": encode(palette_image(), "GIF"),
+    "gif_hole": encode(palette_image(), "GIF", transparency=5),
+    "gif_of_few_colors_hole": encode(palette_image(4), "GIF", transparency=3),
+    "gif_hole_animated": encode(
+        palette_image(), "GIF", transparency=7, save_all=True, append_images=[palette_image(9)]
+    ),
+    "gif_local_palette_hole": with_local_palette(encode(palette_image(), "GIF", transparency=5)),
+    "gif_smaller_frame": smaller_frame(encode(palette_image(), "GIF")),
+    "gif_smaller_frame_hole": smaller_frame(encode(palette_image(), "GIF", transparency=9)),
     "gif_animated": encode(
         palette_image(), "GIF", save_all=True, append_images=[Image.new("P", (WIDTH, HEIGHT), 9)] * 3
     ),
@@ -93,6 +121,40 @@ def test_lossless_formats_equal_pillow(name):
         np.testing.assert_allclose(decoded(EXACT[name]).astype(int), white_below(image), atol=1)
 
 
+@pytest.mark.parametrize("name", EXACT)
+def test_packing_reads_the_same_pixels(name):
+    found = picture.read_picture(EXACT[name], 10**6)
+    np.testing.assert_array_equal(found, decode.decode_rgb(EXACT[name]))
+
+
+def photograph(mode="RGB", size=(336, 256)):
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (12, 16, 3)).astype(np.uint8))
+    return small.resize(size, Image.BICUBIC).convert(mode)
+
+
+@pytest.mark.parametrize(
+    "short_side_px, ratio", [(255, 1), (180, 1), (160, 1), (128, 2), (100, 2), (40, 4), (32, 8), (9, 8)]
+)
+@pytest.mark.parametrize("mode, options", [
+    ("RGB", {}), ("RGB", {"subsampling": 0, "progressive": True}), ("L", {}), ("CMYK", {}),
+])  # fmt: skip
+def test_packing_reduces_like_a_served_graph(mode, options, short_side_px, ratio):
+    assert picture.scaled_ratio(256, short_side_px) == ratio
+    for size in ((331, 257), (336, 256)):
+        data = encode(photograph(mode, size), "JPEG", quality=90, **options)
+        packed = picture.read_picture(data, 10**6, short_side_px)
+        served = decode.resize_short_side(
+            decode.decode_rgb(tf.constant(data), short_side_px=short_side_px), short_side_px
+        ).numpy()
+        assert min(packed.shape[:2]) == short_side_px and packed.shape == served.shape
+        assert np.abs(packed.astype(int) - served).max() <= 1
+    if short_side_px < 32:
+        return  # too few pixels for the picture: no two filters agree
+    whole = np.asarray(photograph(mode).convert("RGB").resize(packed.shape[1::-1], Image.LANCZOS)).astype(int)
+    assert np.abs(packed - whole).mean() < 2.5
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_jpeg_is_near_pillow(mode, progressive):
@@ -100,6 +162,17 @@ def test_jpeg_is_near_pillow(mode, progressive):
     with Image.open(io.BytesIO(data)) as image:
         wanted = np.asarray(image.convert("RGB")).astype(int)
     assert np.abs(decoded(data) - wanted).max() <= 4
+    assert np.abs(picture.read_picture(data, 10**6) - wanted).max() <= 4
+
+
+def test_cmyk_without_a_mark_is_adobes_kind():
+    data = encode(gradient("CMYK"), "JPEG", quality=95)
+    start = data.index(b"\xff\xee")
+    unmarked = data[:start] + data[start + 2 + int.from_bytes(data[start + 2 : start + 4]) :]
+    assert b"Adobe" not in unmarked
+    np.testing.assert_array_equal(decoded(unmarked), decoded(data))
+    np.testing.assert_array_equal(picture.read_picture(unmarked, 10**6), picture.read_picture(data, 10**6))
+    assert "Adobe's mark" in guessed(unmarked) and not guessed(data)
 
 
 def test_lossy_webp_is_near_pillow():

@@ -198,8 +198,20 @@ def test_only_rows_of_the_same_question_are_kept(saved_models, images, tmp_path,
     assert len(read) == 70 - 4 and len(rows_of(out.read_text(encoding="utf-8"))) == 70
 
 
-def test_directories_are_searched_for_images(tmp_path):
-    for name in ("10.JPG", "9.jfif", "notes.txt", "raw", ".hidden.jpg", "sub/x.webp", ".git/y.png", "z.gif"):
+def test_directories_are_searched_for_what_ingest_would_take(tmp_path):
+    for name in (
+        "10.JPG",
+        "9.jfif",
+        "notes.txt",
+        "raw",
+        "x.jpg?w=640",
+        "list.csv",
+        "a.heic",
+        ".hidden.jpg",
+        "sub/x.webp",
+        ".git/y.png",
+        "z.gif",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     strange = os.fsdecode(b"caf\xe9")
@@ -207,9 +219,31 @@ def test_directories_are_searched_for_images(tmp_path):
     (tmp_path / strange / "a.bmp").touch()
     (tmp_path / strange / "a.txt").touch()
     found = [os.path.relpath(path, tmp_path) for path in list_images([str(tmp_path)])]
-    assert sorted(found) == sorted(["9.jfif", "10.JPG", f"{strange}/a.bmp", "sub/x.webp", "z.gif"])
+    assert sorted(found) == sorted([
+        "9.jfif", "10.JPG", "a.heic", f"{strange}/a.bmp", "raw", "sub/x.webp", "x.jpg?w=640", "z.gif",
+    ])  # fmt: skip
     assert found.index("9.jfif") < found.index("10.JPG")
     assert list(list_images([str(tmp_path / "raw"), "nowhere"])) == [str(tmp_path / "raw"), "nowhere"]
+
+
+def test_files_that_only_pillow_reads_are_answered_like_the_same_picture_in_png(saved_models, tmp_path):
+    small = np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+    picture = Image.fromarray(small).resize((60, 75), Image.BICUBIC)
+    kinds = {"a.png": "PNG", "b.tif": "TIFF", "c.jp2": "JPEG2000", "d.bmp?w=60": "BMP"}
+    for name, kind in kinds.items():
+        picture.save(tmp_path / name, kind)
+    data = (tmp_path / "d.bmp?w=60").read_bytes()  # as an OS/2 file, whose header has 12 bytes
+    sizes = b"".join(value.to_bytes(2, "little") for value in (60, 75, 1, 24))
+    head = b"BM" + (26 + len(data) - 54).to_bytes(4, "little") + bytes(4) + (26).to_bytes(4, "little")
+    (tmp_path / "d.bmp?w=60").write_bytes(head + (12).to_bytes(4, "little") + sizes + data[54:])
+    out = tmp_path.parent / "answers.csv"
+    assert predict(saved_models, [str(tmp_path)], out=out) == 0
+    rows = rows_of(out.read_text(encoding="utf-8"))
+    assert [row["path"].rpartition("/")[2] for row in rows] == list(kinds)
+    for row in rows[1:]:
+        assert {k: v for k, v in row.items() if k != "path"} == {
+            k: v for k, v in rows[0].items() if k != "path"
+        }
 
 
 def test_large_files_are_not_read_and_batches_are_bounded(tmp_path, monkeypatch):
@@ -225,7 +259,7 @@ def test_large_files_are_not_read_and_batches_are_bounded(tmp_path, monkeypatch)
 def test_bad_questions_are_named(saved_models, images, tmp_path):
     with pytest.raises(UsageError, match="at least one IMAGE or DIR"):
         predict(saved_models, [])
-    with pytest.raises(UsageError, match=r"Expected images \(.jpg, .*found none"):
+    with pytest.raises(UsageError, match=r"Expected images in .*received no file, or only hidden"):
         predict(saved_models, [str(tmp_path)])
     with pytest.raises(UsageError, match="existing directory for the answers"):
         predict(saved_models, [str(images)], out=tmp_path / "no" / "x.csv")

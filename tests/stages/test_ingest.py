@@ -355,6 +355,18 @@ def test_many_missing_files_are_told(tmp_path, caplog):
     assert "2 of the 10 listed files are not there" in caplog.text
 
 
+def test_what_was_taken_for_granted_is_counted(tmp_path, caplog):
+    root = tmp_path / "crawl"
+    draw_images(root, [f"{label}/{n}.png" for label in "ab" for n in range(4)])
+    draw_images(root, ["a/x.tiff", "b/y.tiff"], seed=1)
+    (root / "a/0.png").write_bytes((root / "a/0.png").read_bytes()[:-12])
+    with caplog.at_level("WARNING"):
+        run(tmp_path / "work", path=root)
+    assert "ingest: 2 files: TIFF, which is packed like others" in caplog.text
+    assert "ingest: 1 file: PNG without its last chunk" in caplog.text
+    assert caplog.text.count("ingest: ") == 2
+
+
 def test_a_list_of_which_nothing_can_be_used_says_why(tmp_path):
     (tmp_path / "list.csv").write_text("path,label\n1.jpg,\n2.jpg,nan\n")
     with pytest.raises(

@@ -2,6 +2,8 @@ import errno
 import io
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet
@@ -217,12 +219,40 @@ def test_a_file_that_was_damaged_since_ingest_stops_it(tmp_path, content):
 
 
 def test_an_error_that_is_not_the_images_is_not_swallowed(tmp_path, monkeypatch):
-    def fails(data, plain):
-        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+    def fails(*args, **kwargs):
+        raise MemoryError
 
-    monkeypatch.setattr(pack, "_build_pack_image", lambda *_: fails)
-    with pytest.raises(RunError, match="large.png cannot be packed: OOM when allocating"):
+    monkeypatch.setattr(pack.picture, "read_picture", fails)
+    with pytest.raises(RunError, match="large.png cannot be packed: it does not fit into memory"):
         pack.run(make_context(tmp_path))
+
+
+@pytest.mark.tensorflow
+def test_packing_imports_no_tensorflow(tmp_path):
+    """Its import alone takes longer than packing a thousand images."""
+    make_context(tmp_path)
+    code = (
+        "import sys; from urnet_tf import store; from urnet_tf.config import from_dict\n"
+        "from urnet_tf.stages import pack; from urnet_tf.stages.stage import StageContext\n"
+        f"workdir = store.Workdir({str(tmp_path / 'work')!r})\n"
+        f"pack.run(StageContext(from_dict({CONFIG!r}), workdir, workdir.open_partial('pack', 'key')))\n"
+        "assert 'tensorflow' not in sys.modules and 'keras' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+
+
+def test_pillow_decides_where_opencv_is_more_lenient(tmp_path, capfd):
+    jpeg = bytearray(encode("JPEG", (40, 32), quality=98))
+    scan = jpeg.index(b"\xff\xda")
+    place = next(p for p in range(scan + 200, len(jpeg)) if 0xFF not in jpeg[p - 1 : p + 3])
+    jpeg[place : place + 2] = b"\xff\x2f"  # a marker that nobody knows, in the middle of the picture
+    files = [("train", 0, "a.jpg", encode("JPEG")), ("train", 0, "odd.jpg", bytes(jpeg))]
+    context = make_context(tmp_path, [*files, ("train", 0, "b.png", encode("PNG")), *FILES[4:8]])
+    assert pack.run(context)["quarantined"]["decode_error"] == 1
+    rows = store.read_table(context.out / "quarantine.parquet").to_pydict()
+    assert rows["reason"][rows["path"].index("odd.jpg")].startswith("the image data is damaged: ")
+    assert "Corrupt" not in capfd.readouterr().err
 
 
 def test_what_libjpeg_prints_is_not_seen_and_not_kept(tmp_path, capfd):

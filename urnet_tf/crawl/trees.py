@@ -15,7 +15,10 @@ from urnet_tf.images.containers import DAMAGED, open_container
 from urnet_tf.images.probe import os_reason, os_status, retried_or_stop
 from urnet_tf.text_rules import show_path
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".avif",
+    ".heic", ".heif",
+)  # fmt: skip
 _SIDE_SUFFIXES = {".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".xml", ".yaml", ".yml", ".parquet"}
 _SIDE_FILES = {"thumbs.db", "desktop.ini"}
 # What systems and programs put beside pictures; names that begin with a dot are passed over anyway.

@@ -325,9 +325,12 @@ def _limits(metadata: Mapping) -> str:
     elif isinstance(none, Mapping):
         lines += _refusals(none)
     pixels = preparation.get("max_pixels")
+    too_large = f", and images of more than {pixels / 1e6:g} million pixels" if pixels else ""
     lines.append(
-        "- JPEG, PNG, GIF (the first frame), BMP and still WebP are read; animated WebP is refused"
-        f"{f', and images of more than {pixels / 1e6:g} million pixels' if pixels else ''}."
+        "- The SavedModel reads JPEG, PNG, GIF (the first frame), BMP of 8, 24 or 32 bits and still WebP; "
+        f"animated WebP is refused{too_large}. "
+        "TIFF, HEIC, AVIF, JPEG 2000 and rarer BMP may have been trained on: `urnet predict` answers them, "
+        "and other callers send them as PNG."
     )
     views = num_views(preparation.get("crops", "1"), preparation.get("scales", (1.0,)))
     if views > 1:

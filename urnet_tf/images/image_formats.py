@@ -10,8 +10,11 @@ the decoder (which would otherwise hold all of them).
 
 import tensorflow as tf
 
+from urnet_tf.images.orientation_graph import exif_orientation as exif_orientation
+
 MAX_PIXELS = 50_000_000
-_EXIF_SEARCH_BYTES = 65536  # cameras put the Exif segment first; a segment is shorter than this
+_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"  # version 100, no flags, CMYK as it is
+_IEND = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 
 
 class RefusedImage(tf.errors.InvalidArgumentError):
@@ -23,15 +26,19 @@ class RefusedImage(tf.errors.InvalidArgumentError):
 
 
 @tf.autograph.experimental.do_not_convert  # see `decode`
-def decode_rgb(image_bytes: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
+def decode_rgb(
+    image_bytes: tf.Tensor, max_pixels: int = MAX_PIXELS, short_side_px: int | None = None
+) -> tf.Tensor:
     """Decodes PNG, JPEG, GIF (first frame), BMP or still WebP the way a viewer shows it.
 
-    The EXIF orientation of JPEG files is applied, transparent images are put on white, gray, palette and CMYK
-    become RGB, 16 bits become 8.
+    The EXIF orientation is applied, transparent images are put on white, gray, palette and CMYK become RGB,
+    16 bits become 8. `picture.read_picture` gives the same pixels, and reads more formats.
 
     Args:
       image_bytes: scalar string.
       max_pixels: what the header may promise at most.
+      short_side_px: a JPEG file whose short side stays at least as long is decoded at a half, a quarter or an
+        eighth of its size; None = at its size.
 
     Returns:
       uint8 [h, w, 3].
@@ -41,63 +48,10 @@ def decode_rgb(image_bytes: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tenso
     """
     image = tf.cond(
         tf.strings.substr(image_bytes, 0, tf.minimum(3, tf.strings.length(image_bytes))) == b"\xff\xd8\xff",
-        lambda: _decode_jpeg(image_bytes, max_pixels),
+        lambda: _decode_jpeg(image_bytes, max_pixels, short_side_px),
         lambda: _decode_other(image_bytes, max_pixels),
     )
-    return tf.ensure_shape(image, [None, None, 3])
-
-
-def exif_orientation(image_bytes: tf.Tensor) -> tf.Tensor:
-    """The EXIF orientation 1-8 of a JPEG file; 1 when it is absent or malformed. Returns a scalar int32."""
-
-    def two_bytes(position: int) -> tf.Tensor:
-        size = tf.strings.length(image_bytes)
-        return tf.strings.substr(image_bytes, tf.minimum(position, size), tf.minimum(2, size))
-
-    def search() -> tf.Tensor:
-        head = tf.strings.substr(
-            image_bytes, 0, tf.minimum(_EXIF_SEARCH_BYTES, tf.strings.length(image_bytes))
-        )
-        found = tf.strings.regex_full_match(head, r"\C*Exif\x00\x00\C*")  # \C is any byte
-        return tf.cond(found, lambda: _parse_exif(head), lambda: tf.constant(1))
-
-    # Packed files have a JFIF segment of 16 bytes and then, at once, the tables: nothing to search.
-    return tf.cond(two_bytes(20) == b"\xff\xdb", lambda: tf.constant(1), search)
-
-
-def _parse_exif(head: tf.Tensor) -> tf.Tensor:
-    data = tf.io.decode_raw(head, tf.uint8)
-    size = tf.size(data)
-    data = tf.concat([data, tf.zeros([16], tf.uint8)], 0)
-    is_start = tf.ones([size], tf.bool)  # FF E1, two bytes of length, "Exif", 0, 0
-    for offset, value in ((0, 0xFF), (1, 0xE1), (4, 0x45), (5, 0x78), (6, 0x69), (7, 0x66), (8, 0), (9, 0)):
-        is_start &= data[offset : size + offset] == value
-    starts = tf.where(is_start)[:1, 0]
-
-    def parse() -> tf.Tensor:
-        tiff = starts[0] + 10
-        last = tf.cast(size, tf.int64) + 15
-
-        def u8(offset: tf.Tensor) -> tf.Tensor:  # any offset: behind the end there are zeros
-            return tf.cast(tf.gather(data, tf.clip_by_value(offset, 0, last)), tf.int64)
-
-        little = u8(tiff) == 0x49
-
-        def u16(offset: tf.Tensor) -> tf.Tensor:
-            one, other = u8(offset), u8(offset + 1)
-            return tf.where(little, one + 256 * other, 256 * one + other)
-
-        def u32(offset: tf.Tensor) -> tf.Tensor:
-            one, other = u16(offset), u16(offset + 2)
-            return tf.where(little, one + 65536 * other, 65536 * one + other)
-
-        directory = tiff + u32(tiff + 4)
-        entries = directory + 2 + 12 * tf.range(u16(directory))
-        is_orientation = (u16(entries) == 0x0112) & (u16(entries + 2) == 3)
-        value = tf.reduce_max(tf.concat([[1], tf.where(is_orientation, u16(entries + 8), 1)], 0))
-        return tf.cast(tf.where(value <= 8, value, 1), tf.int32)
-
-    return tf.cond(tf.size(starts) > 0, parse, lambda: tf.constant(1))
+    return tf.ensure_shape(_oriented(image, exif_orientation(image_bytes)), [None, None, 3])
 
 
 def _integers(string: tf.Tensor, size: int) -> tf.Tensor:
@@ -158,12 +112,34 @@ def _decode_other(image_bytes: tf.Tensor, max_pixels: int) -> tf.Tensor:
     )
 
 
-def _decode_jpeg(image_bytes: tf.Tensor, max_pixels: int) -> tf.Tensor:
+def _decode_jpeg(image_bytes: tf.Tensor, max_pixels: int, short_side_px: int | None) -> tf.Tensor:
     shape = tf.cast(tf.image.extract_jpeg_shape(image_bytes), tf.int64)
     image_bytes = _checked_size(image_bytes, shape[0] * shape[1], max_pixels)
-    # channels=3 makes RGB of gray and of CMYK, Adobe's inverted kind too.
-    image = tf.io.decode_jpeg(image_bytes, channels=3, dct_method="INTEGER_ACCURATE")
-    return _oriented(image, exif_orientation(image_bytes))
+    # CMYK is Adobe's inverted kind, marked or not, for Pillow and photo programs; the decoder asks the mark.
+    unmarked = (shape[2] == 4) & ~tf.strings.regex_full_match(image_bytes, rb"\C*\xff\xee\x00\x0eAdobe\C*")
+    encoded = tf.cond(
+        unmarked,
+        lambda: tf.strings.join(
+            [b"\xff\xd8", _ADOBE, tf.strings.substr(image_bytes, 2, tf.strings.length(image_bytes) - 2)]
+        ),
+        lambda: image_bytes,
+    )
+
+    def decoded(ratio: int) -> tf.Tensor:  # channels=3 makes RGB of gray and of CMYK
+        return tf.io.decode_jpeg(encoded, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
+
+    if short_side_px is None:
+        image = decoded(1)
+    else:
+        short = tf.reduce_min(shape[:2])
+        image = tf.case(
+            [
+                ((short + ratio - 1) // ratio >= short_side_px, lambda ratio=ratio: decoded(ratio))
+                for ratio in (8, 4, 2)
+            ],
+            default=lambda: decoded(1),
+        )
+    return image
 
 
 def _oriented(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
@@ -178,11 +154,14 @@ def _oriented(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 def _decode_png(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tf.Tensor:
     image_bytes = _checked_size(image_bytes, _big(header, 16, 4) * _big(header, 20, 4), max_pixels)
+    encoded = (
+        image_bytes + _IEND
+    )  # a file without its last chunk is whole for Pillow; what follows it is nothing
     return tf.cond(
         header[24] < 8,  # bits; the decoder adds a fourth channel wrongly to fewer than eight
-        lambda: _as_rgb(tf.io.decode_png(image_bytes, channels=0)),
+        lambda: _as_rgb(tf.io.decode_png(encoded, channels=0)),
         # Four channels in any case: only then is the transparent color of a palette or of gray honored.
-        lambda: _on_white(tf.io.decode_png(image_bytes, channels=4)),
+        lambda: _on_white(tf.io.decode_png(encoded, channels=4)),
     )
 
 
@@ -227,56 +206,111 @@ def _decode_webp(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> 
 
 
 def _decode_gif(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    canvas = _little(header, 6, 2) * _little(header, 8, 2)
-    image_bytes = _checked_size(image_bytes, canvas, max_pixels)
-    first, pixels = _first_gif_frame(image_bytes, header)
-    first = _checked_size(first, pixels, max_pixels)
+    start, end, transparent = _first_gif_frame(image_bytes, header)
+    frame = _integers(_part(image_bytes, start, start + 10), 10)
+    left, top, width, height = (_little(frame, place, 2) for place in (1, 3, 5, 7))
+    # A frame may reach out of its canvas, which then is larger, as it is for Pillow.
+    columns, rows = (
+        tf.maximum(_little(header, 6, 2), left + width),
+        tf.maximum(_little(header, 8, 2), top + height),
+    )
+    image_bytes = _checked_size(image_bytes, columns * rows, max_pixels)
+    local = frame[9] >= 128
+    flags = tf.where(local, frame[9], header[10])
+    palette = tf.where(local, start + 10, 13)
+    colors = tf.cast(2 * 2 ** (flags % 8), tf.int32)
+    # What is transparent is white: its color is made so, and the extensions that tell of it are left out.
+    white = (transparent >= 0) & (transparent < colors) & (flags >= 128)
+    hole = tf.where(white, palette + 3 * transparent, 0)
+
+    def whitened(begin: tf.Tensor | int, stop: tf.Tensor | int) -> tf.Tensor:
+        inside = white & (begin <= hole) & (hole < stop)
+        parts = [_part(image_bytes, begin, hole), b"\xff\xff\xff", _part(image_bytes, hole + 3, stop)]
+        return tf.cond(inside, lambda: tf.strings.join(parts), lambda: _part(image_bytes, begin, stop))
+
+    # The decoder knows no place of a frame, and would cut it off at its own width.
+    at_0_0 = [_part(image_bytes, start, start + 1), b"\0\0\0\0", whitened(start + 5, end)]
+    first = tf.strings.join([whitened(0, 13 + _gif_colors(header[10])), *at_0_0, b";"])
     image = tf.io.decode_image(first, channels=3, expand_animations=False)
-    return tf.reshape(image, tf.shape(image)[-3:])
+    # Where the frame is not, Pillow shows what is transparent or else the first color.
+    outside = tf.cast(_integers(_part(image_bytes, palette, palette + 3), 3), tf.uint8)
+    outside = tf.where(transparent >= 0, tf.constant(255, tf.uint8), outside)
+    return _placed(tf.reshape(image, tf.shape(image)[-3:]), top, left, rows, columns, outside)
 
 
-def _first_gif_frame(image_bytes: tf.Tensor, header: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The file up to its first frame, and that frame's pixel count (0 when it has no frame)."""
+def _placed(
+    image: tf.Tensor, top: tf.Tensor, left: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor, color: tf.Tensor
+) -> tf.Tensor:
+    """An image at a place of a larger one of one color."""
+    size = tf.shape(image, out_type=tf.int64)
+    room = [[top, rows - size[0] - top], [left, columns - size[1] - left], [0, 0]]
+
+    def placed() -> tf.Tensor:
+        inside = tf.pad(tf.ones_like(image[..., :1], tf.bool), room)
+        return tf.where(inside, tf.pad(image, room), color)
+
+    return tf.cond(tf.reduce_any(tf.stack(room) > 0), placed, lambda: image)
+
+
+def _part(string: tf.Tensor, start: tf.Tensor | int, end: tf.Tensor | int) -> tf.Tensor:
+    """The bytes of a string from `start` to `end`, as far as it has them."""
+    size = tf.strings.length(string)
+    start = tf.clip_by_value(start, 0, size)
+    return tf.strings.substr(string, start, tf.clip_by_value(end, start, size) - start)
+
+
+def _gif_colors(flags: tf.Tensor) -> tf.Tensor:
+    """The bytes of a palette, int32, by the flags that announce it."""
+    flags = tf.cast(flags, tf.int32)
+    return tf.where(flags >= 128, 3 * tf.bitwise.left_shift(2, flags % 8), 0)
+
+
+def _first_gif_frame(image_bytes: tf.Tensor, header: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Where the first frame begins and ends, and the index of its transparent color (-1: none); int32.
+
+    Without a frame it begins at the end of the file.
+    """
     size = tf.strings.length(image_bytes)
     data = tf.pad(tf.io.decode_raw(image_bytes, tf.uint8), [[0, 16]])
     at_block, in_extension, in_frame, done = range(4)
+    Place = tuple[
+        tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor
+    ]  # in the file, phase, the frame, its transparency
 
     def u8(position: tf.Tensor) -> tf.Tensor:
         return tf.cast(data[tf.minimum(position, size)], tf.int32)
 
-    def colors(flags: tf.Tensor) -> tf.Tensor:
-        return tf.where(flags >= 128, 3 * tf.bitwise.left_shift(2, flags % 8), 0)
-
-    def block(position: tf.Tensor, pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def block(position: tf.Tensor, frame: tf.Tensor, transparent: tf.Tensor) -> Place:
         kind = u8(position)
-        is_frame = kind == 0x2C
-        sides = tf.cast(data[tf.minimum(position, size) :][:10], tf.int64)
-        frame_pixels = (sides[5] + 256 * sides[6]) * (sides[7] + 256 * sides[8])
-        phase = tf.where(is_frame, in_frame, tf.where(kind == 0x21, in_extension, done))
-        step = tf.where(is_frame, 11 + colors(u8(position + 9)), 2)
-        return position + tf.where(phase == done, 0, step), phase, tf.where(is_frame, frame_pixels, pixels)
-
-    def piece(
-        position: tf.Tensor, phase: tf.Tensor, pixels: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        length = u8(position)
-        after = tf.where(phase == in_frame, done, at_block)
-        return position + length + 1, tf.where(length == 0, after, phase), pixels
-
-    def advance(
-        position: tf.Tensor, phase: tf.Tensor, pixels: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        return tf.cond(
-            phase == at_block, lambda: block(position, pixels), lambda: piece(position, phase, pixels)
+        is_frame, is_extension = kind == 0x2C, kind == 0x21
+        phase = tf.where(is_frame, in_frame, tf.where(is_extension, in_extension, done))
+        step = tf.where(is_frame, 11 + _gif_colors(u8(position + 9)), 2)
+        has_transparency = is_extension & (u8(position + 1) == 0xF9) & (u8(position + 3) % 2 == 1)
+        return (
+            position + tf.where(phase == done, 0, step),
+            phase,
+            tf.where(is_frame, position, frame),
+            tf.where(has_transparency, u8(position + 6), transparent),
         )
 
-    start = 13 + colors(tf.cast(header[10], tf.int32))
-    end, _, pixels = tf.while_loop(
-        lambda position, phase, pixels: (phase != done) & (position < size),
+    def piece(position: tf.Tensor, phase: tf.Tensor, frame: tf.Tensor, transparent: tf.Tensor) -> Place:
+        length = u8(position)
+        after = tf.where(phase == in_frame, done, at_block)
+        return position + length + 1, tf.where(length == 0, after, phase), frame, transparent
+
+    def advance(position: tf.Tensor, phase: tf.Tensor, frame: tf.Tensor, transparent: tf.Tensor) -> Place:
+        return tf.cond(
+            phase == at_block,
+            lambda: block(position, frame, transparent),
+            lambda: piece(position, phase, frame, transparent),
+        )
+
+    end, _, frame, transparent = tf.while_loop(
+        lambda position, phase, frame, transparent: (phase != done) & (position < size),
         advance,
-        (start, tf.constant(at_block), tf.constant(0, tf.int64)),
+        (13 + _gif_colors(header[10]), tf.constant(at_block), size, tf.constant(-1)),
     )
-    return tf.strings.substr(image_bytes, 0, tf.minimum(end, size)) + b";", pixels
+    return frame, tf.minimum(end, size), transparent
 
 
 def _decode_bmp(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tf.Tensor:

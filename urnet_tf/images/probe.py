@@ -15,14 +15,17 @@ import stat
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
 from urnet_tf.errors import RunError
 from urnet_tf.images.containers import find_container, read_member
-from urnet_tf.images.headers import Refused, read_size
+from urnet_tf.images.headers import Refused, guessed, read_size
 from urnet_tf.images.thumbnails import make_thumbnail
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PROBE_COLUMNS = {
     "status": "string",  # "" = usable
@@ -31,6 +34,7 @@ PROBE_COLUMNS = {
     "height_px": "int32",
     "content_hash": "string",
     "num_bytes": "int64",
+    "guessed": "string",  # see `headers.guessed`
 }
 _FILES_PER_TASK = 32
 
@@ -62,6 +66,7 @@ class ProbeResult(NamedTuple):
     height: int = 0
     content_hash: str = ""
     num_bytes: int = 0
+    guessed: str = ""
     thumbnail: np.ndarray | None = None  # see `thumbnails`; None = not asked for, or the file is not usable
 
 
@@ -147,7 +152,15 @@ def probe_file(
             raise
         return ProbeResult(os_status(error), os_reason(error))
     small = make_thumbnail(data) if thumbnail else None
-    return ProbeResult(None, "", width, height, content_hash(data), len(data), small)
+    return ProbeResult(None, "", width, height, content_hash(data), len(data), guessed(data), small)
+
+
+def describe_guesses(probes: "pa.Table") -> list[str]:
+    """How many files were read by a rule that they do not state themselves: "2 files: TIFF, which ..."."""
+    import pyarrow.compute as pc
+
+    counted = [row for row in pc.value_counts(probes["guessed"]).to_pylist() if row["values"]]
+    return [f"{row['counts']:,} file{'s'[: row['counts'] > 1]}: {row['values']}" for row in counted]
 
 
 def content_hash(data: bytes) -> str:

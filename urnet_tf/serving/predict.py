@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from urnet_tf.serving.predictor import Classifier
 
 FORMATS = ("table", "csv", "jsonl")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp")  # tried in directories
 MAX_BYTES = 64 << 20  # a file
 _DEFAULT_TOP_K = 5
 _BATCH_FILES, _BATCH_BYTES = 32, 128 << 20
@@ -111,8 +110,8 @@ def predict(
 def list_images(inputs: Iterable[str]) -> Iterator[str]:
     """Yields the given files, and in place of a directory the images below it in natural order.
 
-    Hidden files and files without the suffix of an image are passed over; directories that cannot be
-    entered are yielded, so that they are reported.
+    What ingest would take for images, whatever their names: all files but hidden ones and those of tables and
+    texts. Directories that cannot be entered are yielded, so that they are reported.
     """
     from urnet_tf.crawl.trees import walk
 
@@ -124,7 +123,7 @@ def list_images(inputs: Iterable[str]) -> Iterator[str]:
             path = os.path.join(given, relative)
             if problem == "bad_name" and os.path.isdir(path):
                 yield from list_images([path])
-            elif problem not in (None, "bad_name") or path.lower().endswith(IMAGE_SUFFIXES):
+            else:
                 yield path
 
 
@@ -160,8 +159,8 @@ def _count(inputs: Sequence[str]) -> tuple[int, int]:
         total, longest = total + 1, max(longest, cells(_shown(path)))
     if not total:
         raise UsageError(
-            f"Expected images ({', '.join(IMAGE_SUFFIXES)}) in {', '.join(map(_shown, inputs[:3]))}; "
-            "found none. Other names can be given one by one."
+            f"Expected images in {', '.join(map(_shown, inputs[:3]))}; received no file, or only hidden "
+            "files, tables and texts. Those can be given one by one."
         )
     return total, longest
 

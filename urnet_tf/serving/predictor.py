@@ -64,12 +64,37 @@ class Classifier:
     def classify(self, encoded: Sequence[bytes], top_k: int) -> list[Answer]:
         """Answers images in their order; a bad one is `valid = False` and harms no other.
 
+        All formats of `images.picture` are answered: what the model's own graph does not read, like TIFF, is
+        handed to it as PNG.
+
         Raises:
           UsageError: the model cannot give `top_k` classes.
         """
         self.check_top_k(top_k)
         if not len(encoded):
             return []
+        answers = self._answers(encoded, top_k)
+        again = {
+            row: png for row, a in enumerate(answers) if not a.valid and (png := self._png(encoded[row]))
+        }
+        if again:
+            for row, answer in zip(again, self._answers(list(again.values()), top_k), strict=True):
+                answers[row] = answer
+        return answers
+
+    def _png(self, data: bytes) -> bytes:
+        """A file that only Pillow reads as PNG; nothing where it does not either."""
+        from urnet_tf.images import picture
+        from urnet_tf.images.headers import Refused
+        from urnet_tf.images.image_formats import MAX_PIXELS
+
+        max_pixels = self.preparation.max_pixels if self.preparation else MAX_PIXELS
+        try:
+            return picture.encode_png(picture.read_picture(data, max_pixels))
+        except Refused:
+            return b""
+
+    def _answers(self, encoded: Sequence[bytes], top_k: int) -> list[Answer]:
         classes, probabilities, valid, none = self._rank(encoded, top_k)
         return [
             Answer(

@@ -42,10 +42,12 @@ _MISSING_TO_STOP, _MISSING_TO_WARN = 0.9, 0.1  # parts of the listed files
 
 def run(context: StageContext) -> dict:
     """Fills the stage's directory and returns the metadata of the crawl."""
+    import pyarrow as pa
     from absl import logging
 
     from urnet_tf.crawl.instance_table import CANDIDATE_COLUMNS, MIN_TRAIN_IMAGES, check_classes
     from urnet_tf.crawl.table import cut_ranks
+    from urnet_tf.images.probe import describe_guesses
     from urnet_tf.stages.copies import tell_copies, with_pictures
 
     settings, out = context.config.ingest, context.out
@@ -61,9 +63,11 @@ def run(context: StageContext) -> dict:
         check_folders(context.workdir, crawl.root)
     probes, thumbnails = _probe(context, crawl)
     _check_missing(context, crawl, probes)
+    for note in describe_guesses(probes):
+        logging.warning("ingest: %s.", note)
     probes, not_compared = with_pictures(probes, thumbnails, settings.copy_similarity)
     crawl, probes, tables, enough = _without_small_classes(settings, crawl, probes)
-    quarantine = _joined(crawl.rejected, tables.quarantine)
+    quarantine = pa.concat_tables([crawl.rejected, tables.quarantine])
     write_table(out / "quarantine.parquet", _columns(quarantine), QUARANTINE_COLUMNS)
     minimum = MIN_TRAIN_IMAGES if enough else settings.min_class_images
     check_classes(tables.candidates, quarantine, crawl.classes, minimum)
@@ -281,6 +285,7 @@ def _check_missing(context: StageContext, crawl: "Crawl", probes: "pa.Table") ->
     where there is one, and the table that lists all.
     """
     import numpy as np
+    import pyarrow as pa
     from absl import logging
 
     from urnet_tf.crawl.list_paths import suggest_root
@@ -309,7 +314,7 @@ def _check_missing(context: StageContext, crawl: "Crawl", probes: "pa.Table") ->
         probes["reason"].take(rows).to_pylist(),
     )
     table = context.out / "quarantine.parquet"
-    write_table(table, _columns(_joined(crawl.rejected, missing)), QUARANTINE_COLUMNS)
+    write_table(table, _columns(pa.concat_tables([crawl.rejected, missing])), QUARANTINE_COLUMNS)
     elsewhere = suggest_root(crawl.root, paths)
     if elsewhere is not None and _find(context.config.ingest)[1] == "list":
         raise RunError(
@@ -321,12 +326,6 @@ def _check_missing(context: StageContext, crawl: "Crawl", probes: "pa.Table") ->
         "folder (ingest.image_root for a list); if they are gone, remove their rows. Then run the same "
         f"command again. All missing rows are in {show_path(table)}."
     )
-
-
-def _joined(*tables: "pa.Table") -> "pa.Table":
-    import pyarrow as pa
-
-    return pa.concat_tables(tables)
 
 
 def _columns(table: "pa.Table") -> dict[str, Any]:

@@ -10,12 +10,10 @@ that cannot be read now, or that hold other bytes now, tell of a disk or a share
 
 import collections
 import contextlib
-import functools
 import os
 import pathlib
-import re
 import shutil
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -24,26 +22,25 @@ from urnet_tf import schema, store
 from urnet_tf.config import Config
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.export.quiet import CapturedLibraryOutput
-from urnet_tf.images import image_store
+from urnet_tf.images import image_store, picture
 from urnet_tf.images.containers import find_container
 from urnet_tf.images.headers import Refused
+from urnet_tf.images.orientation import exif_orientation
 from urnet_tf.images.probe import content_hash, map_in_threads, os_reason, read_file
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store.progress import progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import tensorflow as tf
 
     from urnet_tf.store.workdir import UnitLog
 
 _SMALLEST_CLASS = 2  # training images; below it neither folds nor bags make sense
 _REASON_LENGTH = 160
-_JPEG_SIDE_PX = 65_500  # the longest that the encoder writes
 _THREADS_FOR_OPENING = 16  # they wait for the disk
-# Measured, seconds of one core on a busy 2-core machine: 0.0009 for a 2.6 kB file of 64 px that is kept
-# as it is, 0.007 for a 78 kB file of 500 x 375 px that is reduced to a short side of 256.
-_SECONDS_PER_IMAGE, _SECONDS_PER_BYTE = 7e-4, 8e-8
+# Measured, seconds of one core: 0.00024 for a 15 kB file of 240 px that is kept as it is, 0.0013 for one of
+# 44 kB and 500 x 375 px, 0.005 for one of 450 kB and 1600 x 1200 px, both reduced to a short side of 256.
+_SECONDS_PER_IMAGE, _SECONDS_PER_BYTE = 1e-4, 1.8e-8
 
 
 class _Candidates(NamedTuple):
@@ -64,7 +61,7 @@ class _Packed(NamedTuple):
     status: str = ""
     reason: str = ""
     problem: str = ""
-    suspect: bool = False  # stored unchanged while a library printed warnings, of this image or another
+    suspect: bool = False  # decoded while a library printed warnings, of this image or another
 
 
 def run(context: StageContext) -> dict:
@@ -132,20 +129,20 @@ def _pack_shards(out: pathlib.Path, candidates: _Candidates, log: "UnitLog", con
         packer = _Packer(candidates, config, printed)
         for shard in pending:
             packed_rows: list[tuple[int, _Packed]] = []
-            failures: list[list] = []
             rows = rows_of[shard]
             with contextlib.closing(map_in_threads(packer.pack, rows, workers)) as results:
                 for row, packed in zip(rows, results, strict=True):
+                    packed_rows.append((row, packed))
                     if packed.problem:
-                        left = [row for other in pending if other >= shard for row in rows_of[other]]
-                        raise _unreadable_now(candidates, left, {row: packed.problem})
-                    if packed.status:
-                        failures.append([row, packed.status, packed.reason])
-                    else:
-                        packed_rows.append((row, packed))
+                        break
                     bar.update()
             # Here all threads are at rest, so that what is printed belongs to one image.
-            records = [packer.pack_alone(row).record if p.suspect else p.record for row, p in packed_rows]
+            packed_rows = [(row, packer.pack_alone(row) if p.suspect else p) for row, p in packed_rows]
+            if problems := {row: p.problem for row, p in packed_rows if p.problem}:
+                left = [row for other in pending if other >= shard for row in rows_of[other]]
+                raise _unreadable_now(candidates, left, problems)
+            failures = [[row, p.status, p.reason] for row, p in packed_rows if p.status]
+            records = [p.record for _, p in packed_rows if not p.status]
             image_store.write_shard(out, shard, records)
             metadata = {"count": len(records), "bytes": sum(map(len, records)), "failures": failures}
             log.complete(shard, metadata)
@@ -156,8 +153,6 @@ class _Packer:
 
     def __init__(self, candidates: _Candidates, config: Config, printed: CapturedLibraryOutput) -> None:
         self._candidates, self._config, self._printed = candidates, config, printed
-        pack = config.pack
-        self._pack_image = _build_pack_image(pack.short_side_px, pack.jpeg_quality, config.ingest.max_pixels)
 
     def pack(self, row: int) -> _Packed:
         """Reads and packs a file."""
@@ -165,19 +160,21 @@ class _Packer:
         data, problem = self._read(row)
         if problem:
             return _Packed(problem=problem)
-        plain = image_store.plain_jpeg(data, self._config.pack.short_side_px) or b""
-        packed = self._encoded(row, data, plain)
-        # A file that libjpeg complains of would make it complain in every pass of every later stage.
-        return packed._replace(suspect=packed.record == plain and self._printed.size() > before)
+        packed = self._encoded(row, data)
+        return packed._replace(suspect=bool(packed.record) and self._printed.size() > before)
 
     def pack_alone(self, row: int) -> _Packed:
-        """Packs a file anew if decoding it makes a library print; no other may be packed meanwhile."""
+        """Packs a file anew while no other is packed; Pillow decodes it if that makes a library print.
+
+        Such a file is damaged. Pillow decides whether it is read, and it is not stored as it is: it would
+        make libjpeg complain in every pass of every later stage.
+        """
         before = self._printed.size()
         packed = self.pack(row)
-        if self._printed.size() == before or packed.problem:
+        if packed.problem or self._printed.size() == before:
             return packed
-        data, _ = self._read(row)
-        return self._encoded(row, data, b"")
+        data, problem = self._read(row)
+        return _Packed(problem=problem) if problem else self._encoded(row, data, damaged=True)
 
     def _read(self, row: int) -> tuple[bytes, str]:
         """The bytes of a file, and why they cannot be had."""
@@ -188,27 +185,24 @@ class _Packer:
         except OSError as error:
             return b"", os_reason(error)
 
-    def _encoded(self, row: int, data: bytes, plain: bytes) -> _Packed:
-        import tensorflow as tf
-
-        from urnet_tf.images.decode import RefusedImage
-
+    def _encoded(self, row: int, data: bytes, damaged: bool = False) -> _Packed:
+        pack, max_pixels = self._config.pack, self._config.ingest.max_pixels
         try:
-            try:
-                return _Packed(self._pack_image(tf.constant(data), tf.constant(plain)).numpy())
-            except tf.errors.InvalidArgumentError:  # again, eagerly, which tells why
-                function = self._pack_image.python_function
-                return _Packed(function(tf.constant(data), tf.constant(plain)).numpy())
-        except tf.errors.InvalidArgumentError as error:  # all that decoding says of an image, and no other
+            plain = None if damaged else image_store.plain_jpeg(data, pack.short_side_px)
+            if plain and exif_orientation(data) == 1:
+                picture.read_picture(plain, max_pixels)  # kept bytes must be readable, too
+                return _Packed(plain)
+            pixels = picture.read_picture(data, max_pixels, pack.short_side_px, by_pillow=damaged)
+            return _Packed(picture.encode_jpeg(pixels, pack.jpeg_quality))
+        except Refused as refused:
             known = self._candidates.hashes[row]
             if known and known != content_hash(data):
                 return _Packed(problem="the file holds other bytes now")
-            status = error.status if isinstance(error, RefusedImage) else "decode_error"
-            reason = _sentence(f"{schema.STATUS[status]}: {_sentence(error.message)}")
-            return _Packed(status=status, reason=reason)
-        except tf.errors.OpError as error:
+            reason = _sentence(f"{schema.STATUS[refused.status]}: {_sentence(refused.reason)}")
+            return _Packed(status=refused.status, reason=reason)
+        except MemoryError as error:
             path = self._candidates.full_path(row)
-            raise RunError(f"pack: {path} cannot be packed: {_sentence(error.message)}") from error
+            raise RunError(f"pack: {path} cannot be packed: it does not fit into memory.") from error
 
 
 def _unreadable_now(candidates: _Candidates, rows: list[int], problems: dict[int, str]) -> RunError:
@@ -236,40 +230,10 @@ def _unreadable_now(candidates: _Candidates, rows: list[int], problems: dict[int
     )
 
 
-@functools.cache
-def _build_pack_image(short_side_px: int, jpeg_quality: int, max_pixels: int) -> Any:
-    """A graph function: (file, what of it can be stored unchanged or nothing) -> JPEG bytes."""
-    import tensorflow as tf
-
-    from urnet_tf.images import decode
-
-    def pack_image(data: "tf.Tensor", plain: "tf.Tensor") -> "tf.Tensor":
-        keep = (tf.strings.length(plain) > 0) & (decode.exif_orientation(data) == 1)
-        pixels = decode.decode_rgb(tf.where(keep, plain, data), max_pixels)
-        with tf.control_dependencies([pixels]):  # kept bytes must be readable, too
-            plain = tf.identity(plain)
-
-        def encoded() -> "tf.Tensor":
-            small = decode.resize_short_side(pixels, short_side_px)
-            message = f"A side of more than {_JPEG_SIDE_PX} pixels cannot be stored as JPEG."
-            fits = tf.reduce_max(tf.shape(small)) <= _JPEG_SIDE_PX
-            small = decode.refuse_unless(fits, small, "unsupported", message)
-            return tf.io.encode_jpeg(small, quality=jpeg_quality, chroma_downsampling=False)
-
-        return tf.cond(keep, lambda: plain, encoded)
-
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)] * 2, autograph=False)  # see `decode`
-    def on_cpu(data: "tf.Tensor", plain: "tf.Tensor") -> "tf.Tensor":
-        with tf.device("/CPU:0"):
-            return pack_image(data, plain)
-
-    return on_cpu
-
-
 def _sentence(message: str) -> str:
-    """The first line of TensorFlow's message, without the names of its nodes."""
-    line = message.strip().splitlines()[0] if message.strip() else "The image cannot be decoded."
-    line = re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*?\]", "", line).strip().rstrip(".")
+    """The first line of a library's message, not too long."""
+    lines = message.strip().splitlines()
+    line = lines[0].strip().rstrip(".") if lines else "the image cannot be decoded"
     return (line if len(line) <= _REASON_LENGTH else line[: _REASON_LENGTH - 3] + "...") + "."
 
 

@@ -1,0 +1,212 @@
+"""Encoded bytes to RGB pixels outside of TensorFlow, by OpenCV and Pillow: what packing does with every file.
+
+One rule decides what a file shows: what Pillow reads, a viewer's way. The EXIF orientation is applied,
+transparent pictures are put on white, of several frames the first counts, 16 bits become 8. Plain JPEG files,
+most of a crawl, are decoded by OpenCV, which is faster and gives the same pixels; whatever it does not take
+goes to Pillow. Served graphs decode by TensorFlow (`image_formats`): the same pixels, fewer formats.
+
+Hostile files are met here: the header's pixel count is checked before anything is decoded.
+"""
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from urnet_tf.images import headers
+from urnet_tf.images.headers import Refused
+from urnet_tf.images.orientation import exif_orientation
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+    from PIL import Image
+
+JPEG_SIDE_PX = 65_500  # the longest that encoders write
+# Markers that no decoder knows. Pillow and TensorFlow stop at them in picture data, OpenCV passes over some.
+# Behind the picture they do no harm, and only cost the faster way.
+_ODD_MARKER = re.compile(rb"\xff[\x02-\xbf\xf0-\xfd]")
+_RATIOS = (8, 4, 2)  # at which JPEG files can be decoded
+
+
+def read_picture(
+    data: bytes, max_pixels: int, short_side_px: int | None = None, *, by_pillow: bool = False
+) -> np.ndarray:
+    """Decodes a file of any format in `headers.FORMATS`; see the module.
+
+    Args:
+      data: the bytes of the file.
+      max_pixels: what its header may promise at most.
+      short_side_px: a longer short side is reduced to this; None = not.
+      by_pillow: whether Pillow decodes it in any case: OpenCV takes some damaged files that Pillow refuses,
+        and prints a line about them.
+
+    Returns:
+      uint8 [h, w, 3], RGB.
+
+    Raises:
+      Refused: no image, damaged, too large or of a kind that is not read.
+      MemoryError: it does not fit into memory.
+    """
+    width, height = headers.read_size(data)
+    check_pixels(width, height, max_pixels)
+    ratio = scaled_ratio(min(width, height), short_side_px)
+    pixels = None if by_pillow else _plain_jpeg_pixels(data, ratio)
+    if pixels is None:
+        pixels = _by_pillow(data, max_pixels, ratio)
+    if short_side_px is not None:
+        pixels = reduce_short_side(pixels, short_side_px)
+    return oriented(pixels, exif_orientation(data))
+
+
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Raises Refused where a header promises too much."""
+    if width * height > max_pixels:
+        raise Refused(
+            "too_many_pixels", f"the header promises {width} x {height} pixels; {max_pixels} are allowed"
+        )
+
+
+def scaled_ratio(short_px: int, short_side_px: int | None) -> int:
+    """1, 2, 4 or 8: by how much a JPEG file is reduced as it is decoded; its short side stays long enough."""
+    if short_side_px is None:
+        return 1
+    return next((ratio for ratio in _RATIOS if math.ceil(short_px / ratio) >= short_side_px), 1)
+
+
+def reduce_short_side(image: np.ndarray, short_side_px: int) -> np.ndarray:
+    """Reduces an image to a short side of `short_side_px`, keeping its shape; never enlarges.
+
+    Up to a factor of 1.5 by bilinear interpolation, beyond by the mean of the area that a pixel covers, as in
+    `decode.resize_short_side`. Each is nearer there to a Lanczos filter than the other (60 photographs:
+    40.0 dB both at 1.46; 36.0 and 39.9 dB at 1.95), and interpolation takes a quarter of the time.
+
+    Args:
+      image: uint8 [h, w, 3].
+
+    Returns:
+      uint8 [h', w', 3].
+    """
+    cv2 = _opencv()
+    short = min(image.shape[:2])
+    if short <= short_side_px:
+        return image
+    # In single precision, like TensorFlow, so that both round to the same size.
+    factor = np.float32(short_side_px) / np.float32(short)
+    height, width = (max(short_side_px, int(np.round(np.float32(side) * factor))) for side in image.shape[:2])
+    method = cv2.INTER_LINEAR if is_slight(short, short_side_px) else cv2.INTER_AREA
+    return cv2.resize(image, (width, height), interpolation=method)
+
+
+def is_slight(short_px: "int | tf.Tensor", short_side_px: int) -> "bool | tf.Tensor":
+    """Whether a reduction is by at most 1.5, so that interpolation leaves out no pixel that matters."""
+    return 2 * short_px <= 3 * short_side_px
+
+
+def oriented(image: np.ndarray, orientation: int) -> np.ndarray:
+    """An image turned upright by its EXIF orientation, 1 to 8: [h, w, 3] or, from 5 on, [w, h, 3]."""
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return image
+
+
+def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
+    """A JPEG file with its colors at full resolution.
+
+    Args:
+      image: uint8 [h, w, 3], RGB.
+      quality: 1 to 100.
+
+    Raises:
+      Refused: a side is too long for JPEG.
+    """
+    cv2 = _opencv()
+    if max(image.shape[:2]) > JPEG_SIDE_PX:
+        raise Refused("unsupported", f"a side of more than {JPEG_SIDE_PX} pixels cannot be stored as JPEG")
+    options = [
+        cv2.IMWRITE_JPEG_QUALITY, quality,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    ]  # fmt: skip
+    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """A PNG file of an image, uint8 [h, w, 3], RGB."""
+    cv2 = _opencv()
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def _opencv() -> Any:
+    import cv2
+
+    cv2.setNumThreads(1)  # pictures are taken by several threads already
+    return cv2
+
+
+def _plain_jpeg_pixels(data: bytes, ratio: int) -> np.ndarray | None:
+    """The pixels of a JPEG file of one or three channels, not turned; None where Pillow has to decide."""
+    frame, scan = headers.jpeg_frame(data)
+    if frame is None or frame.channels not in (1, 3) or _ODD_MARKER.search(data, scan):
+        return None
+    cv2 = _opencv()
+    size = {
+        1: cv2.IMREAD_COLOR_RGB,
+        2: cv2.IMREAD_REDUCED_COLOR_2,
+        4: cv2.IMREAD_REDUCED_COLOR_4,
+        8: cv2.IMREAD_REDUCED_COLOR_8,
+    }[ratio]
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), size | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        if error.code == cv2.Error.STS_NO_MEM:
+            raise MemoryError(str(error)) from error
+        return None
+    if pixels is not None and ratio > 1:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    return pixels
+
+
+def _by_pillow(data: bytes, max_pixels: int, ratio: int) -> np.ndarray:
+    """The pixels as Pillow reads them, turned where `exif_orientation` does not say how."""
+    from PIL import Image, ImageOps
+
+    with headers.opened_by_pillow(data) as image:
+        check_pixels(*image.size, max_pixels)  # a first frame widens a GIF
+        if image.format == "JPEG" and ratio > 1:
+            image.draft(None, (max(1, image.width // ratio), max(1, image.height // ratio)))
+        try:
+            image.load()
+            if image.format not in ("JPEG", "MPO", "PNG", "WEBP"):
+                image = ImageOps.exif_transpose(image)
+            return _as_rgb(image)
+        except (MemoryError, Refused):
+            raise
+        except Image.DecompressionBombError as error:
+            raise Refused("too_many_pixels", str(error)) from None
+        except Exception as error:  # Pillow's decoders raise whatever they stumble over
+            raise Refused("decode_error", str(error) or type(error).__name__) from None
+
+
+def _as_rgb(image: "Image.Image") -> np.ndarray:
+    """uint8 [h, w, 3] of a loaded image of Pillow in any mode."""
+    if image.mode.startswith("I;16"):
+        gray = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise Refused("unsupported", "a picture of 32 bits a sample")
+    if image.has_transparency_data:
+        return _on_white(np.asarray(image.convert("RGBA")))
+    return np.asarray(image.convert("RGB"))
+
+
+def _on_white(image: np.ndarray) -> np.ndarray:
+    """uint8 [h, w, 4] → uint8 [h, w, 3], rounded as in `image_formats`."""
+    alpha = image[..., 3:].astype(np.uint16)
+    color = image[..., :3]
+    if (alpha == 255).all():
+        return color
+    return ((color * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
