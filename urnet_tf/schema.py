@@ -32,6 +32,7 @@ INSTANCE_COLUMNS = {
     "tags": "string",
     "path": "string",  # as listed, relative to the image root, "/" separated
     "content_hash": "string",  # blake2b-128 of the file, hexadecimal
+    "picture": "string",  # equal for files that show the same picture: a content hash of one of them
     "width_px": "int32",  # as the file's header says, before EXIF rotation
     "height_px": "int32",
 }
@@ -47,16 +48,21 @@ QUARANTINE_COLUMNS = {
     "reason": "string",  # a sentence for a person
 }
 
-# duplicates.parquet: every file whose bytes occur more than once. `kind` is the gravest finding that
-# holds for its group of equal files: DUPLICATE_KINDS, gravest first.
+# duplicates.parquet: every file whose bytes occur more than once, and behind these every file of a picture
+# that several different files show. `kind` is the gravest finding that holds for its group: DUPLICATE_KINDS,
+# gravest first, where a group is the files of equal content_hash, or of equal picture for NEAR_KINDS.
 DUPLICATE_COLUMNS = {
     "content_hash": "string",
+    "picture": "string",  # as in instances.parquet
     "kind": "string",
     "split": "string",
     "label": "int32",
     "path": "string",
 }
-DUPLICATE_KINDS = ("train_and_evaluation", "several_labels", "same_label")
+EQUAL_KINDS = ("train_and_evaluation", "several_labels", "same_label")
+NEAR = "near_"  # what the kinds of near copies begin with
+NEAR_KINDS = tuple(NEAR + kind for kind in EQUAL_KINDS)
+DUPLICATE_KINDS = EQUAL_KINDS + NEAR_KINDS
 
 STATUS = {
     "bad_row": "the row of the list cannot be read",
@@ -77,6 +83,7 @@ STATUS = {
     "too_small": "a side is shorter than ingest.min_side_px",
     "decode_error": "the image data is damaged",
     "duplicate_of_evaluation": "the same picture is a validation or test image",
+    "near_copy_of_evaluation": "a near copy, of other bytes, is a validation or test image",
     "rank_cut": "ranked below ingest.max_rank of its source",
 }
 

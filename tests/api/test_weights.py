@@ -190,3 +190,14 @@ def test_an_own_recipe_asks_for_what_it_needs(crawl, own):
     assert np.isfinite(table[name].to_numpy()).all() and (table["self_confidence"].to_numpy() == 1).all()
     if name != "rank_prior":  # whose ranks tell nothing here
         assert table[name].to_numpy().std() > 0
+
+
+def test_copies_of_a_picture_count_once_in_their_class_where_the_recipe_says_so(crawl):
+    groups = np.arange(len(crawl["labels"]))
+    groups[crawl["labels"] == 0] = np.flatnonzero(crawl["labels"] == 0)[0]
+    table = urnet_tf.compute_weights(
+        crawl["labels"], crawl["pred_probs"], groups=groups, recipe=urnet_tf.Recipe({}, copies_once=True)
+    )
+    weight, of_first = table["sample_weight"].to_numpy(), crawl["labels"] == 0
+    assert weight[of_first] == pytest.approx(weight[~of_first][0] / of_first.sum(), abs=1e-6)
+    assert len(set(weight[~of_first])) == 1

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from urnet_tf.crawl import instance_table
 from urnet_tf.crawl.instance_table import build_instance_table, check_classes, draw_keys, draw_splits
 from urnet_tf.crawl.table import ROW_SCHEMA, class_entry, running_number
 from urnet_tf.errors import UsageError
@@ -177,3 +178,89 @@ def test_nothing_is_drawn_for_a_set_that_is_given(given):
     splits = table.candidates["split"].to_pylist()
     other = {"val": "test", "test": "val"}[given]
     assert (splits.count(given), splits.count(other), splits.count("train")) == (1, 4, 16)
+
+
+def with_pictures(rows, pictures):
+    listed, probes = tables(rows)
+    shown = [content if content == "" else digest(p) for content, p in
+             zip(probes["content_hash"].to_pylist(), pictures, strict=True)]  # fmt: skip
+    return listed, probes.append_column("picture", pa.array(shown))
+
+
+def test_near_copies_of_held_images_leave_training():
+    rows = [
+        ("val", 0, "", 0, "v", 1), ("train", 0, "", 1, "a", 1), ("train", 1, "", 2, "b", 2),
+        ("train", 0, "", 3, "c", 3), ("train", 0, "", 4, "d", 4), ("train", 1, "", 5, "e", 5),
+        ("train", 1, "", 6, "f", 5), ("train", 0, "", 7, "g", "empty"),
+    ]  # fmt: skip
+    table = build_instance_table(*with_pictures(rows, [1, 1, 1, 3, 3, 3, 3, 9]), seed=0)
+    assert table.candidates["path"].to_pylist() == ["c", "d", "e", "f", "v"]
+    assert table.candidates["picture"].to_pylist() == [digest(3)] * 4 + [digest(1)]
+    assert [(q["path"], q["status"], q["reason"]) for q in table.quarantine.to_pylist()] == [
+        ("g", "empty", "why"),
+        ("a", "duplicate_of_evaluation", "the same picture is a validation or test image: v"),
+        ("b", "near_copy_of_evaluation",
+         "a near copy, of other bytes, is a validation or test image: v"),
+    ]  # fmt: skip
+    assert [(d["kind"], d["path"]) for d in table.duplicates.to_pylist()] == [
+        ("train_and_evaluation", "a"), ("train_and_evaluation", "v"),
+        ("same_label", "e"), ("same_label", "f"),
+        *(("near_train_and_evaluation", path) for path in "abv"),
+        *(("near_several_labels", path) for path in "cdef"),
+    ]  # fmt: skip
+
+
+def random_crawl(seed, held=False):
+    """Rows and pictures: copies inside of classes and across, some of equal bytes."""
+    generator = np.random.default_rng(seed)
+    count = 160
+    contents = generator.integers(0, 500, count)
+    pictures = np.cumsum(generator.random(500) < 0.3)[contents]
+    labels = np.where(generator.random(count) < 0.9, pictures % 3, generator.integers(0, 3, count))
+    splits = np.where(generator.random(count) < 0.2 * held, "val", "train")
+    rows = [(str(s), int(y), "", r, f"{r}", int(c)) for r, (s, y, c) in
+            enumerate(zip(splits, labels, contents, strict=True))]  # fmt: skip
+    return rows, pictures.tolist()
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("seed", range(12))
+def test_no_picture_is_in_training_and_held(seed, held):
+    rows, pictures = random_crawl(seed, held)
+    table = build_instance_table(
+        *with_pictures(rows, pictures), seed=seed, val_fraction=0.2, test_fraction=0.1
+    )
+    candidates = table.candidates.to_pylist()
+    assert len(candidates) + len(table.quarantine) == len(rows)
+    places = {name: {row["picture"] for row in candidates if row["split"] == name} for name in
+              ("train", "val", "test")}  # fmt: skip
+    assert not places["train"] & (places["val"] | places["test"])
+    assert not places["val"] & places["test"]
+    if held:
+        return
+    assert not len(table.quarantine)  # drawing loses nothing
+    for label in range(3):
+        mine = [row["split"] for row in candidates if row["label"] == label]
+        assert (
+            abs(mine.count("val") - 0.2 * len(mine)) <= 4 and abs(mine.count("test") - 0.1 * len(mine)) <= 4
+        )
+    again = np.random.default_rng(seed).permutation(len(rows))
+    shuffled = with_pictures([rows[i] for i in again], [pictures[i] for i in again])
+    other = build_instance_table(*shuffled, seed=seed, val_fraction=0.2, test_fraction=0.1)
+    assert {(r["path"], r["split"]) for r in other.candidates.to_pylist()} == {
+        (r["path"], r["split"]) for r in candidates
+    }
+
+
+def test_pictures_under_several_labels_are_never_drawn():
+    rows = [("train", r % 2, "", r, f"{r}", r) for r in range(40)]
+    table = build_instance_table(*with_pictures(rows, [r // 2 for r in range(40)]), seed=0, val_fraction=0.5)
+    assert set(table.candidates["split"].to_pylist()) == {"train"}
+
+
+def test_whole_pictures_are_drawn_until_there_is_no_room_by_hand():
+    classes, sizes = np.array([0, 0, 0, 0, 1, 1]), np.array([2, 5, 1, 1, 3, 1])
+    # Class 0 with room for 4: 2 fit, 5 do not, 1 and 1 do. Class 1 with room for 2: 3 do not, 1 does.
+    assert instance_table._fill(classes, sizes, np.array([4, 2])).tolist() == [1, 0, 1, 1, 0, 1]
+    assert instance_table._fill(classes, sizes, np.array([0, 9])).tolist() == [0, 0, 0, 0, 1, 1]
+    assert instance_table._fill(classes[:0], sizes[:0], np.array([4, 2])).tolist() == []

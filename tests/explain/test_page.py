@@ -173,7 +173,7 @@ def test_everything_from_the_web_is_escaped():
         source_names=list(HOSTILE[:2]),
         read_rows=rows,
         quarantine={"path": hostile, "status": hostile, "reason": hostile},
-        duplicates={"content_hash": hostile, "kind": hostile, "path": hostile},
+        duplicates={"content_hash": hostile, "picture": hostile, "kind": hostile, "path": hostile},
         settings=HOSTILE[0],
         places=((HOSTILE[0], HOSTILE[1]),),
     )
@@ -194,7 +194,7 @@ def test_texts_cannot_turn_the_page_or_hide_in_it():
         names=[steering] * 4, source_names=[steering] * 2, settings=steering, places=((steering, steering),),
         read_rows=lambda ids: [{"title": steering, "path": steering, "query": steering} for _ in ids],
         quarantine={"path": names, "status": names, "reason": names},
-        duplicates={"content_hash": names, "kind": names, "path": names},
+        duplicates={"content_hash": names, "picture": names, "kind": names, "path": names},
     )  # fmt: skip
     page = build_page(inputs, title=steering)
     assert not [sign for sign in page if not sign.isprintable() and sign not in "\n\N{NO-BREAK SPACE}"]
@@ -227,7 +227,7 @@ def test_page_without_evaluation_ranks_or_weights():
         rank=np.zeros(8, np.int32), given_prob=ones, top_ids=label[:, None], top_probs=ones[:, None],
         weights={name: ones for name in ("class_weight", "cluster_weight", "right_prob", "sample_weight")},
         quarantine={k: np.array([], object) for k in ("path", "status", "reason")},
-        duplicates={k: np.array([], object) for k in ("content_hash", "kind", "path")},
+        duplicates={k: np.array([], object) for k in ("content_hash", "picture", "kind", "path")},
         read_rows=lambda ids: [{"title": "", "path": f"{i}.jpg", "query": ""} for i in ids],
         read_images=lambda ids: [b"damaged"] * len(ids),
     )  # fmt: skip

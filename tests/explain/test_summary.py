@@ -80,9 +80,12 @@ def test_quarantined_and_duplicates_are_grouped():
             "reason": np.array(["no bytes", "gone", "gone"], object),
         },
         duplicates={
-            "content_hash": np.array(["x", "x", "y", "y"], object),
-            "kind": np.array(["same_label", "same_label", "several_labels", "several_labels"], object),
-            "path": np.array(["p", "q", "r", "s"], object),
+            "content_hash": np.array(["x", "x", "y", "y", "v", "w"], object),
+            "picture": np.array(["x", "x", "y", "y", "v", "v"], object),
+            "kind": np.array(
+                ["same_label"] * 2 + ["several_labels"] * 2 + ["near_several_labels"] * 2, object
+            ),
+            "path": np.array(["p", "q", "r", "s", "t", "u"], object),
         },
     )
     assert [(g["status"], g["count"]) for g in summary.quarantined(inputs)] == [("missing", 2), ("empty", 1)]
@@ -90,9 +93,10 @@ def test_quarantined_and_duplicates_are_grouped():
     assert [(g["kind"], g["files"], g["pictures"], g["groups"]) for g in groups] == [
         ("several_labels", 2, 1, [["r", "s"]]),
         ("same_label", 2, 1, [["p", "q"]]),
+        ("near_several_labels", 2, 1, [["t", "u"]]),
     ]
     page = build_page(inputs)
-    assert "there is no such file" in page and "p = q" in page
+    assert "there is no such file" in page and "p = q" in page and "t = u" in page
 
 
 def test_choose_classes_takes_extremes_without_repeats():

@@ -64,6 +64,27 @@ def test_duplicates_are_named(workdir):
     assert "Its predicted label, by the weighted heads of the second round, is its label." in text
 
 
+def test_near_copies_are_named(workdir):
+    path = workdir / "ingest" / "duplicates.parquet"
+    rows = store.read_table(path).to_pylist()
+    near = {"content_hash": "n", "picture": "b", "kind": "near_several_labels", "split": "train"}
+    rows += [near | {"label": 1, "path": "dog/small.jpg"}, *(row | {"kind": near["kind"]} for row in rows)]
+    columns = {name: [row[name] for row in rows] for name in schema.DUPLICATE_COLUMNS}
+    store.write_table(path, columns, schema.DUPLICATE_COLUMNS)
+    text = why.explain(workdir, "cat/12.jpg")
+    assert "The same file occurs 1 more time:\n    google/dog/copy.jpg  (train, label 1)\n" in text
+    assert (
+        "The same picture occurs in other files 1 more time:\n    dog/small.jpg  (train, label 1)\n" in text
+    )
+    assert "It stands under several labels, so at least one of them is wrong." in text
+    rows = [row for row in rows if row["content_hash"] != "b" or row["label"] == 0]
+    only_near = {name: [row[name] for row in rows] for name in schema.DUPLICATE_COLUMNS}
+    store.write_table(path, only_near, schema.DUPLICATE_COLUMNS)
+    assert "so at least one of them is wrong unless they only look alike." in why.explain(
+        workdir, "cat/12.jpg"
+    )
+
+
 def test_several_matches_are_listed(workdir):
     text = why.explain(workdir, "12.jpg")
     assert text.startswith("2 images are called '12.jpg'")

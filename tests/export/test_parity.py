@@ -33,6 +33,8 @@ def test_served_classes_are_compared_with_their_own_probabilities():
     accuracy = comparison.accuracy(np.array([0, 0, 2]), 3)
     assert accuracy["top1"] == pytest.approx(2 / 3) and accuracy["balanced_top1"] == pytest.approx(0.75)
     assert accuracy["top5"] is None, "two of three classes were served"
+    # Confidences .7, .6 and .5, of which the second is wrong, each in a bin of its own.
+    assert accuracy["ece"] == pytest.approx((0.3 + 0.6 + 0.5) / 3)
 
 
 def test_an_image_that_a_file_refuses_counts_as_different():

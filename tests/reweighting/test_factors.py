@@ -35,6 +35,19 @@ def test_a_factor_of_which_nothing_is_known_changes_nothing(name):
     assert factors == {} and (weight == 1).all()
 
 
+def test_copies_in_a_class_count_once_where_the_recipe_says_so():
+    # The labels are 0, 0, 0, 1, 1, 1: one picture twice in class 0 and once in class 1; two without copies.
+    pictures = np.array([4, 4, -1, 4, 7, -1])
+    wanted = np.array([0.5, 0.5, 1, 1, 1, 1]) * 6 / 5
+    _, weight = weigh(known(pictures=pictures), Recipe({}, copies_once=True))
+    np.testing.assert_allclose(weight, wanted, rtol=1e-6)
+    for instances, recipe in (
+        (known(pictures=pictures), Recipe({})),
+        (known(), Recipe({}, copies_once=True)),
+    ):
+        assert (weigh(instances, recipe)[1] == 1).all()
+
+
 def test_a_second_round_asks_what_the_first_weights_made():
     seen = []
 

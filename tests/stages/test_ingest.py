@@ -14,7 +14,7 @@ from PIL import Image
 from urnet_tf.config import from_dict
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.images import probe
-from urnet_tf.schema import DUPLICATE_COLUMNS, INSTANCE_COLUMNS, QUARANTINE_COLUMNS
+from urnet_tf.schema import DUPLICATE_COLUMNS, DUPLICATE_KINDS, INSTANCE_COLUMNS, QUARANTINE_COLUMNS
 from urnet_tf.stages import ingest
 from urnet_tf.stages.stage import PlanContext, StageContext
 from urnet_tf.store import Workdir, fingerprint, read_json, read_table
@@ -53,8 +53,8 @@ def test_folder(folder, tmp_path):
     assert metadata == {
         "images": 41, "train_images": 37, "val_images": 4, "test_images": 0, "num_classes": 2,
         "quarantined": {"not_a_file": 1, "not_an_image": 1}, "root": str(folder),
-        "duplicates": {"train_and_evaluation": 0, "several_labels": 0, "same_label": 2}, "bytes": size,
-        "held_labels": {"val": "drawn"},
+        "duplicates": dict.fromkeys(DUPLICATE_KINDS, 0) | {"same_label": 2}, "bytes": size,
+        "not_compared": 0, "held_labels": {"val": "drawn"},
     }  # fmt: skip
     assert sorted(os.listdir(out)) == [
         "candidates.parquet", "classes.json", "duplicates.parquet", "key.txt", "quarantine.parquet",
@@ -242,13 +242,15 @@ def test_estimate_counts_rows(folder):
 def test_webtiny(webtiny, tmp_path):
     metadata, out = run(tmp_path, path=webtiny)
     assert metadata | {"root": ""} == {
-        "images": 16876, "train_images": 7436, "val_images": 2950, "test_images": 6490, "num_classes": 59,
-        "quarantined": {}, "root": "", "bytes": 37482606,
-        "duplicates": {"train_and_evaluation": 0, "several_labels": 393, "same_label": 84},
-        "held_labels": {"val": "given", "test": "given"},
+        "images": 16874, "train_images": 7434, "val_images": 2950, "test_images": 6490, "num_classes": 59,
+        "quarantined": {"near_copy_of_evaluation": 2}, "root": "", "bytes": 37482606,
+        "duplicates": dict.fromkeys(DUPLICATE_KINDS, 0) | {
+            "several_labels": 393, "same_label": 84, "near_train_and_evaluation": 3,
+        },
+        "not_compared": 0, "held_labels": {"val": "given", "test": "given"},
     }  # fmt: skip
     table = read_table(out / "candidates.parquet")
-    labels = table["label"].to_numpy()[:7436]
+    labels = table["label"].to_numpy()[:7434]
     assert (np.diff(labels) >= 0).all()
     assert np.bincount(labels).max() == 330 and np.bincount(labels).min() == 30
 

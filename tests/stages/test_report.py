@@ -79,7 +79,7 @@ def write_pack(root):
         "rank": np.arange(total) % 6 + 1, "query": [""] * total,
         "title": [f"Title <{i}>" for i in range(total)], "description": [""] * total,
         "tags": [""] * total, "path": paths,
-        "content_hash": [f"{i:032x}" for i in range(total)],
+        "content_hash": [f"{i:032x}" for i in range(total)], "picture": [""] * total,
         "width_px": [24] * total, "height_px": [24] * total,
     }  # fmt: skip
     store.write_table(root / "pack" / "instances.parquet", columns, schema.INSTANCE_COLUMNS)

@@ -44,7 +44,7 @@ def make_inputs(per_class=12, classes=4, names=None, seed=0, **changes):
             "sample_weight": weight,
         },
         "quarantine": {k: np.array([], object) for k in ("path", "status", "reason")},
-        "duplicates": {k: np.array([], object) for k in ("content_hash", "kind", "path")},
+        "duplicates": {k: np.array([], object) for k in ("content_hash", "picture", "kind", "path")},
         "read_rows": lambda ids: [{"title": f"title {i}", "path": f"{i}.jpg", "query": ""} for i in ids],
         "read_images": lambda ids: [draw_jpeg() for _ in ids],
         "folds": 4,

@@ -17,6 +17,7 @@ def make_workdir(root, weights=True):
         "source": ["flickr", "google", "google", "google", ""], "rank": [1, 1, 2, 1, 0],
         "query": ["cat", "cat", "cat", "dog", ""], "title": ["A \x1b[31mcat", "", "", "", ""],
         "description": [""] * 5, "tags": [""] * 5, "path": paths, "content_hash": list("abcde"),
+        "picture": list("abcde"),
         "width_px": [640] * 5, "height_px": [480] * 5,
     }  # fmt: skip
     store.write_table(root / "pack" / "instances.parquet", columns, schema.INSTANCE_COLUMNS)
@@ -27,7 +28,8 @@ def make_workdir(root, weights=True):
     }  # fmt: skip
     store.write_table(root / "pack" / "quarantine.parquet", bad, schema.QUARANTINE_COLUMNS)
     twice = {
-        "content_hash": ["b", "b"], "kind": ["several_labels"] * 2, "split": ["train"] * 2, "label": [0, 1],
+        "content_hash": ["b", "b"], "picture": ["b", "b"], "kind": ["several_labels"] * 2,
+        "split": ["train"] * 2, "label": [0, 1],
         "path": ["google/cat/12.jpg", "google/dog/copy.jpg"],
     }  # fmt: skip
     store.write_table(root / "ingest" / "duplicates.parquet", twice, schema.DUPLICATE_COLUMNS)

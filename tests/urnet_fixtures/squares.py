@@ -50,7 +50,7 @@ def packed(tmp_path_factory):
     hashes[5] = hashes[4]
     hashes[25] = hashes[4]  # one file under two labels
     columns = {
-        "instance_id": np.arange(len(labels)), "label": labels, "content_hash": hashes,
+        "instance_id": np.arange(len(labels)), "label": labels, "content_hash": hashes, "picture": hashes,
         "split": [schema.TRAIN] * TRAIN + [schema.VAL] * VAL,
         **{name: [""] * len(labels) for name in ("source", "query", "title", "description", "tags", "path")},
         **{name: [1] * len(labels) for name in ("rank", "width_px", "height_px")},

@@ -3,6 +3,7 @@
 In: labels, what models that did not see an image predict for it, and whatever else is known. Out: a table.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -78,7 +79,8 @@ def compute_weights(
       queries: [N], the query that found it. None = one a class.
       ranks: int [N], its place in the results of that query, from 1; for `rank_prior`, and the images that
         `confidence` learns from, which are drawn at random without ranks.
-      groups: [N], equal for copies of one picture: these share a fold.
+      groups: [N], equal for copies of one picture: these share a fold, and count once where the recipe
+        says so (`copies_once`).
       folds: how many, or int [N]: the fold whose model predicted the image. None = those of a judgement, or
         4; for "paper" 1, so without `pred_probs` a head is asked about the images that it was fitted to. They
         say who did not see whom, for what is learned from the images here.
@@ -161,6 +163,7 @@ def compute_weights(
     else:
         prediction = to_prediction(schema.BASELINE if literal else schema.BALANCED_BASELINE, judge())
     cluster, instances, metadata = describe_instances(known, prediction, dealt, used, seed, config)
+    instances = dataclasses.replace(instances, pictures=_numbered(copies))
     weighed = apply_recipe(instances, used, refit if rounds == 2 else None)
     seen = probs is None and not judgement and np.ptp(dealt) == 0
     metadata |= {"left_out": left_out, "formulas": used.formulas, **_describe(weighed, bool(seen))}
@@ -175,6 +178,10 @@ def _describe(weighed: Weighed, labels_seen: bool) -> dict[str, object]:
         **weighed.posterior.clean_rate(labels_seen=labels_seen),
         "effective_sample_size": combine.effective_sample_size(weighed.sample_weight),
     }
+
+
+def _numbered(copies: np.ndarray | None) -> np.ndarray | None:
+    return None if copies is None else np.unique(copies, return_inverse=True)[1]
 
 
 def _columns(weighed: Weighed) -> dict[str, np.ndarray]:

@@ -78,6 +78,7 @@ class IngestConfig:
     val_fraction: float = _between(0.1, 0.0, 0.9)  # drawn per class when no validation set is given
     test_fraction: float = _between(0.0, 0.0, 0.9)  # drawn per class when no test set is given
     split_seed: int = _between(0, 0, _SEED)  # of these draws
+    copy_similarity: float | None = _between(0.9, 0.5, 1.0)  # of copies of a picture; None = equal files only
     # only these sources; None = all
     sources: tuple[str, ...] | None = _several(None, 1000, form=LINE, max_length=200)
     # {flickr: 15}: keep the top results of a query ...
@@ -235,6 +236,9 @@ class CombineConfig:
     smallest: float = _between(0.05, 0.0, 1.0)  # repaired: bounds of the combined weight
     largest: float = _between(10.0, 1.0, _FACTOR)
     unit_mean: bool = False  # literal: scale the product to mean 1, as repaired always does
+    copies_once: bool = (
+        False  # n copies of a picture in one class count 1 / n each, see ingest.copy_similarity
+    )
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,13 @@ Input: rows of a `Crawl` and one probe result a row. Output: candidates in the o
 ids will have (split; then label, source, rank, path), the rows left out with reasons, and files
 whose bytes occur more than once. Everything is vectorized; 16 M rows fit.
 
-The order of decisions: training images equal to a given validation or test image leave; then
-missing evaluation sets are drawn from the training images whose bytes occur once, so no drawn
-image has a copy in training.
+The order of decisions: training images that show the picture of a given validation or test image leave;
+then missing evaluation sets are drawn from the training images whose bytes occur once, all near copies of
+a picture or none, so no drawn image has a copy in training.
 """
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +18,7 @@ import pyarrow.compute as pc
 
 from urnet_tf.crawl.table import rejections
 from urnet_tf.errors import UsageError
-from urnet_tf.schema import DUPLICATE_KINDS, INSTANCE_COLUMNS, SPLITS, STATUS, TRAIN
+from urnet_tf.schema import EQUAL_KINDS, INSTANCE_COLUMNS, NEAR_KINDS, SPLITS, STATUS, TRAIN
 from urnet_tf.store import codes_of
 from urnet_tf.store.hashing import splitmix64
 
@@ -46,7 +45,8 @@ def build_instance_table(
 
     Args:
       rows: table of `crawl.ROW_SCHEMA`, N rows.
-      probes: table of `probe.PROBE_COLUMNS`, line-aligned with `rows`.
+      probes: table of `probe.PROBE_COLUMNS`, line-aligned with `rows`; and of "picture", see
+        `near_copies.name_pictures`, without which each content is a picture of its own.
       seed: decides, with the bytes of an image, whether it is drawn.
       val_fraction: share of each class drawn for validation if no row is a validation row.
       test_fraction: the same for test images.
@@ -64,16 +64,19 @@ def build_instance_table(
     usable = probes["status"].to_numpy() == ""
     contents, _ = codes_of(probes["content_hash"])
 
-    given = np.zeros(contents.max(initial=-1) + 1, bool)
-    given[contents[usable & (splits != _TRAIN)]] = True
-    repeated = usable & (splits == _TRAIN) & given[contents]
-    kept = usable & ~repeated
-    drawable = (
-        kept & (splits == _TRAIN) & (np.bincount(contents[usable], minlength=len(given))[contents] == 1)
-    )
+    if "picture" not in probes.column_names:
+        probes = probes.append_column("picture", probes["content_hash"])
+    pictures, _ = codes_of(probes["picture"])
+
+    held = usable & (splits != _TRAIN)
+    given, shown = (np.isin(codes, codes[held]) for codes in (contents, pictures))
+    trainable = usable & (splits == _TRAIN)
+    repeated, near = trainable & given, trainable & shown & ~given
+    trainable &= ~shown
     have = np.bincount(splits, minlength=len(SPLITS)) > 0
+    drawable = trainable & _drawable_pictures(pictures, contents, labels, trainable)[pictures]
     drawn_splits = draw_splits(
-        labels, kept & (splits == _TRAIN), drawable, draw_keys(probes["content_hash"], drawable, seed),
+        labels, trainable, drawable, draw_keys(probes["picture"], drawable, seed), pictures,
         val_fraction=0.0 if have[_VAL] else val_fraction, test_fraction=0.0 if have[_TEST] else test_fraction,
     )  # fmt: skip
     splits = np.where(drawn_splits > 0, drawn_splits, splits)
@@ -88,19 +91,44 @@ def build_instance_table(
             probes["status"].take(failed).to_pylist(),
             probes["reason"].take(failed).to_pylist(),
         ),
-        _repeated_rows(rows, contents, np.flatnonzero(repeated), usable & (splits != _TRAIN)),
+        _copies_of_held(rows, contents, repeated, held, "duplicate_of_evaluation"),
+        _copies_of_held(rows, pictures, near, held, "near_copy_of_evaluation"),
     ]
     return InstanceTable(
-        candidates=_candidates(rows, probes, kept, splits),
+        candidates=_candidates(rows, probes, usable & ~repeated & ~near, splits),
         quarantine=pa.concat_tables(quarantine),
-        duplicates=_duplicates(rows, probes["content_hash"], contents, usable, splits, labels),
+        duplicates=_duplicates(rows, probes, (contents, pictures), usable, splits, labels),
     )
+
+
+def _drawable_pictures(
+    pictures: np.ndarray, contents: np.ndarray, labels: np.ndarray, trainable: np.ndarray
+) -> np.ndarray:
+    """Which pictures may leave training: bool [P]; those of one label, none of whose files is there twice."""
+    count = int(pictures.max(initial=-1)) + 1
+    twice = trainable & (np.bincount(contents[trainable], minlength=len(contents))[contents] > 1)
+    low, high = _label_range(pictures, labels, trainable, count)
+    drawable = low == high
+    drawable[pictures[twice]] = False
+    return drawable
+
+
+def _label_range(
+    groups: np.ndarray, labels: np.ndarray, chosen: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest known label of chosen rows by group: int64 [count]; none: high < low."""
+    low, high = np.full(count, np.iinfo(np.int32).max), np.full(count, -1)
+    known = chosen & (labels >= 0)
+    np.minimum.at(low, groups[known], labels[known])
+    np.maximum.at(high, groups[known], labels[known])
+    return low, high
 
 
 def draw_keys(hashes: pa.ChunkedArray, drawable: np.ndarray, seed: int) -> np.ndarray:
     """Random keys uint64 [N] that depend on the seed and on the bytes of an image only.
 
-    So the same image is drawn wherever it lies, and new images move few of the old ones.
+    So the same image is drawn wherever it lies, and new images move few of the old ones. Near copies, which
+    have the hash of their picture, have the same key.
     """
     keys = np.zeros(len(drawable), np.uint64)
     chosen = np.flatnonzero(drawable)
@@ -112,20 +140,22 @@ def draw_keys(hashes: pa.ChunkedArray, drawable: np.ndarray, seed: int) -> np.nd
 
 
 def draw_splits(
-    labels: np.ndarray, trainable: np.ndarray, drawable: np.ndarray, keys: np.ndarray, *,
-    val_fraction: float, test_fraction: float,
+    labels: np.ndarray, trainable: np.ndarray, drawable: np.ndarray, keys: np.ndarray,
+    pictures: np.ndarray | None = None, *, val_fraction: float, test_fraction: float,
 ) -> np.ndarray:  # fmt: skip
     """Draws validation and test images, stratified by class.
 
     A class of n training images gives n * fraction of them to each set, rounded down or up so that what
     is left of many small classes is spread over them (of 3,000 classes of 4, a tenth is an image of every
-    third class or so), but never its last MIN_TRAIN_IMAGES.
+    third class or so), but never its last MIN_TRAIN_IMAGES. Near copies go together; a picture of more of
+    them than there is room for is passed over.
 
     Args:
       labels: int [N].
       trainable: bool [N], the images that are shared out.
-      drawable: bool [N], those among them that may leave training.
-      keys: uint64 [N]; the drawable images of a class with the smallest keys are drawn.
+      drawable: bool [N], those among them that may leave training; all of a picture, in one class, or none.
+      keys: uint64 [N]; the drawable pictures of a class with the smallest keys are drawn.
+      pictures: int [N], equal for near copies, which have the same key; None = there are none.
 
     Returns:
       int8 [N]: index into `schema.SPLITS` of a drawn image, 0 for all others.
@@ -138,13 +168,41 @@ def draw_splits(
     num_test = np.minimum(_share_out(sizes, test_fraction), room)
     num_val = np.minimum(_share_out(sizes, val_fraction), room - num_test)
     chosen = np.flatnonzero(drawable)
-    chosen = chosen[np.lexsort((keys[chosen], labels[chosen]))]
-    counts = np.bincount(labels[chosen], minlength=len(sizes))
-    place = np.arange(len(chosen)) - np.repeat(np.cumsum(counts) - counts, counts)
-    val, test = num_val[labels[chosen]], num_test[labels[chosen]]
-    drawn[chosen[place < val]] = _VAL
-    drawn[chosen[(place >= val) & (place < val + test)]] = _TEST
+    if pictures is None:
+        pictures = np.arange(len(labels))
+    chosen = chosen[np.lexsort((pictures[chosen], keys[chosen], labels[chosen]))]
+    first = np.diff(pictures[chosen], prepend=-1) != 0
+    unit, classes = np.cumsum(first) - 1, labels[chosen[first]]
+    copies = np.bincount(unit)
+    val = _fill(classes, copies, num_val)
+    rest = np.flatnonzero(~val)
+    test = rest[_fill(classes[rest], copies[rest], num_test)]
+    split = np.zeros(len(copies), np.int8)
+    split[val], split[test] = _VAL, _TEST
+    drawn[chosen] = split[unit]
     return drawn
+
+
+def _fill(classes: np.ndarray, sizes: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """The first pictures of each class, of so many images, that fit into its room: bool [P].
+
+    Args:
+      classes: int [P], sorted.
+      sizes: int [P], images of each picture.
+      room: int [C], images.
+    """
+    taken = np.zeros(len(classes), bool)
+    tried = np.arange(len(classes))
+    while len(tried):
+        before = np.cumsum(sizes[tried]) - sizes[tried]
+        start = before - before[np.searchsorted(classes[tried], classes[tried])]
+        end, limit = start + sizes[tried], room[classes[tried]]
+        across = (start < limit) & (end > limit)
+        if not across.any():
+            taken[tried[end <= limit]] = True
+            break
+        tried = tried[~across]
+    return taken
 
 
 def _share_out(sizes: np.ndarray, fraction: float) -> np.ndarray:
@@ -195,7 +253,7 @@ def check_classes(
 
 def _candidates(rows: pa.Table, probes: pa.Table, kept: np.ndarray, splits: np.ndarray) -> pa.Table:
     """The usable rows in final order, in chunks that a Parquet string column can hold."""
-    metadata = probes.select(["content_hash", "width_px", "height_px"])
+    metadata = probes.select(["content_hash", "picture", "width_px", "height_px"])
     table = pa.Table.from_arrays(
         [*rows.columns, *metadata.columns, pa.chunked_array([splits])],
         [*rows.column_names, *metadata.column_names, "place"],
@@ -209,52 +267,63 @@ def _candidates(rows: pa.Table, probes: pa.Table, kept: np.ndarray, splits: np.n
     return pa.concat_tables(parts) if parts else table.slice(0, 0)
 
 
-def _repeated_rows(
-    rows: pa.Table, contents: np.ndarray, repeated: np.ndarray, evaluation: np.ndarray
+def _copies_of_held(
+    rows: pa.Table, groups: np.ndarray, copies: np.ndarray, held: np.ndarray, status: str
 ) -> pa.Table:
-    """Training rows whose bytes an evaluation image has, as quarantine rows that name it."""
+    """Training rows in whose group an evaluation image is, as quarantine rows that name it."""
     first: dict[int, int] = {}
-    wanted = np.isin(contents, contents[repeated]) & evaluation
-    for row in np.flatnonzero(wanted).tolist():
-        first.setdefault(int(contents[row]), row)
-    reasons = []
-    for row in repeated.tolist():
-        other = first[int(contents[row])]
-        reasons.append(f"{STATUS['duplicate_of_evaluation']}: {rows['path'][other].as_py()}")
-    return rejections(rows.take(repeated), ["duplicate_of_evaluation"] * len(repeated), reasons)
+    for row in np.flatnonzero(np.isin(groups, groups[copies]) & held).tolist():
+        first.setdefault(int(groups[row]), row)
+    chosen = np.flatnonzero(copies)
+    paths = [rows["path"][first[int(groups[row])]].as_py() for row in chosen]
+    return rejections(rows.take(chosen), [status] * len(paths), [f"{STATUS[status]}: {p}" for p in paths])
 
 
 def _duplicates(
     rows: pa.Table,
-    hashes: Any,
-    contents: np.ndarray,
+    probes: pa.Table,
+    groupings: tuple[np.ndarray, np.ndarray],
     usable: np.ndarray,
     splits: np.ndarray,
     labels: np.ndarray,
 ) -> pa.Table:
-    """Files whose bytes occur more than once, equal files together, gravest kind first."""
-    groups = int(contents.max(initial=-1)) + 1
-    several = np.bincount(contents[usable], minlength=groups) > 1
-    chosen = np.flatnonzero(usable & several[contents])
-    group = contents[chosen]
-    in_train, in_evaluation = np.zeros(groups, bool), np.zeros(groups, bool)
-    in_train[group[splits[chosen] == _TRAIN]] = True
-    in_evaluation[group[splits[chosen] != _TRAIN]] = True
-    low, high = np.full(groups, np.iinfo(np.int32).max), np.full(groups, -1)
-    known = labels[chosen] >= 0
-    np.minimum.at(low, group[known], labels[chosen][known])
-    np.maximum.at(high, group[known], labels[chosen][known])
-    kind = np.where(in_train & in_evaluation, 0, np.where(high > low, 1, 2)).astype(np.int8)[group]
-    table = pa.table(
-        {
-            "content_hash": hashes.take(pa.array(chosen)),
-            "kind": pa.array(DUPLICATE_KINDS).take(pa.array(kind)),
-            "split": rows["split"].take(pa.array(chosen)),
-            "label": pa.array(labels[chosen]),
-            "path": rows["path"].take(pa.array(chosen)),
-            "gravity": pa.array(kind),
-            "place": pa.array(splits[chosen]),
-        }
-    )
-    keys = [(name, "ascending") for name in ("gravity", "content_hash", "place", "label", "path")]
-    return table.sort_by(keys).drop_columns(["gravity", "place"])
+    """Files of equal bytes together, then files of one picture together; each of them gravest kind first.
+
+    Args:
+      groupings: contents int [N] and pictures int [N].
+    """
+    contents, pictures = groupings
+    equal = usable & (np.bincount(contents[usable], minlength=len(contents))[contents] > 1)
+    distinct = np.unique(np.stack([pictures[usable], contents[usable]]), axis=1)[0]
+    near = usable & (np.bincount(distinct, minlength=len(pictures))[pictures] > 1)
+    tables = []
+    for kinds, chosen, groups, name in (
+        (EQUAL_KINDS, equal, contents, "content_hash"), (NEAR_KINDS, near, pictures, "picture"),
+    ):  # fmt: skip
+        gravity = _gravity(groups, chosen, splits, labels)[groups[chosen]]
+        taken = pa.array(np.flatnonzero(chosen))
+        table = pa.table(
+            {
+                "content_hash": probes["content_hash"].take(taken),
+                "picture": probes["picture"].take(taken),
+                "kind": pa.array(kinds).take(pa.array(gravity)),
+                "split": rows["split"].take(taken),
+                "label": pa.array(labels[chosen]),
+                "path": rows["path"].take(taken),
+                "gravity": pa.array(gravity),
+                "place": pa.array(splits[chosen]),
+            }
+        )
+        keys = [(key, "ascending") for key in ("gravity", name, "place", "label", "path")]
+        tables.append(table.sort_by(keys).drop_columns(["gravity", "place"]))
+    return pa.concat_tables(tables)
+
+
+def _gravity(groups: np.ndarray, chosen: np.ndarray, splits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """What is found of the chosen rows of each group, as the place in a tuple of kinds: int8 [groups]."""
+    count = int(groups.max(initial=-1)) + 1
+    in_train, in_evaluation = np.zeros(count, bool), np.zeros(count, bool)
+    in_train[groups[chosen & (splits == _TRAIN)]] = True
+    in_evaluation[groups[chosen & (splits != _TRAIN)]] = True
+    low, high = _label_range(groups, labels, chosen, count)
+    return np.where(in_train & in_evaluation, 0, np.where(high > low, 1, 2)).astype(np.int8)

@@ -30,6 +30,9 @@ DUPLICATE_WORDS = {
     "train_and_evaluation": "also a validation or test image: not trained on",
     "several_labels": "under several labels, so at least one is wrong",
     "same_label": "several times under one label",
+    "near_train_and_evaluation": "in another version also a validation or test image: not trained on",
+    "near_several_labels": "in several versions under several labels: one is wrong, or they only look alike",
+    "near_same_label": "in several versions under one label",
 }
 
 GLOSSARY = (
@@ -164,7 +167,7 @@ def _metadata(inputs: ReportInputs) -> dict[str, float]:
         "halved": float((weight < 0.5).mean()),
         "doubled": float((weight > 2).mean()),
         "quarantined": len(inputs.quarantine["status"]),
-        "repeated": len(np.unique(np.asarray(inputs.duplicates["content_hash"], dtype=str))),
+        "repeated": len(np.unique(np.asarray(inputs.duplicates["picture"], dtype=str))),
     }
 
 

@@ -43,7 +43,7 @@ class ReportInputs:
     top_probs: np.ndarray  # float [N, K]
     weights: Mapping[str, np.ndarray]  # columns of weights.parquet but path: [N]
     quarantine: Mapping[str, np.ndarray]  # columns path, status, reason
-    duplicates: Mapping[str, np.ndarray]  # columns content_hash, kind, path
+    duplicates: Mapping[str, np.ndarray]  # columns content_hash, picture, kind, path
     read_rows: Callable[[Sequence[int]], Sequence[Mapping]]  # ids → {"title", "path", "query"}
     read_images: Callable[[Sequence[int]], list[bytes]]  # ids → encoded images
     read_members: "Callable[[int], Members] | None" = None  # class → its groups; None = no groups
@@ -239,7 +239,7 @@ def duplicate_groups(inputs: ReportInputs, examples: int = 2) -> list[dict]:
     """One entry a kind of duplicates: files, distinct pictures and example groups of paths."""
     columns, found = inputs.duplicates, []
     for kind, rows in group_rows(columns["kind"], schema.DUPLICATE_KINDS):
-        hashes = columns["content_hash"][rows]
+        hashes = columns["picture" if kind in schema.NEAR_KINDS else "content_hash"][rows]
         distinct, first = np.unique(hashes.astype(str), return_index=True)
         shown = [str(hashes[i]) for i in np.sort(first)[:examples]]
         groups = [[str(p) for p in columns["path"][rows[hashes == value]][:4]] for value in shown]

@@ -292,13 +292,21 @@ def _explain_duplicates(root: pathlib.Path, row: dict[str, Any]) -> list[str]:
     path = root / "ingest" / "duplicates.parquet"
     if not path.exists() or not row["content_hash"]:
         return []
-    same = store.read_table(path, where=pc.field("content_hash") == row["content_hash"]).to_pylist()
-    others = [r for r in same if r["path"] != row["path"]]
-    if not others:
-        return []
-    lines = ["", f"  The same file occurs {len(others)} more time{'s' if len(others) > 1 else ''}:"]
-    for r in others[:_SHOWN]:
-        lines.append(f"    {_one_line(r['path'])}  ({r['split']}, label {r['label']})")
+    found = store.read_table(path, where=pc.field("picture") == row["picture"]).to_pylist()
+    # A file that has both equal files and near copies is listed for either.
+    others = {r["path"]: r for r in found if r["path"] != row["path"]}.values()
+    equal = [r for r in others if r["content_hash"] == row["content_hash"]]
+    near = [r for r in others if r["content_hash"] != row["content_hash"]]
+    lines = []
+    for what, some in (("The same file occurs", equal), ("The same picture occurs in other files", near)):
+        if some:
+            lines += ["", f"  {what} {len(some)} more time{'s' if len(some) > 1 else ''}:"]
+            lines += [
+                f"    {_one_line(r['path'])}  ({r['split']}, label {r['label']})" for r in some[:_SHOWN]
+            ]
+    if len({r["label"] for r in (row, *others) if r["label"] >= 0}) > 1:
+        doubt = "" if len({r["label"] for r in (row, *equal)}) > 1 else " unless they only look alike"
+        lines.append(f"  It stands under several labels, so at least one of them is wrong{doubt}.")
     return lines
 
 

@@ -76,6 +76,9 @@ _DUPLICATES = {
     "train_and_evaluation": "held back from training, since they are also validation or test images",
     "several_labels": "found under several labels",
     "same_label": "found several times under one label",
+    "near_train_and_evaluation": "held back from training, since near copies are validation or test images",
+    "near_several_labels": "whose near copies have other labels",
+    "near_same_label": "with near copies under the same label",
 }
 
 
@@ -279,6 +282,17 @@ def _noise(noise: Mapping) -> list[str]:
     return lines
 
 
+def _calibration(metadata: Mapping) -> str:
+    """How far stated probabilities are from shares that are right."""
+    error, check = (metadata.get("reference") or {}).get("ece"), metadata.get("check") or {}
+    if error is None:
+        return f"calibration was {UNKNOWN}"
+    return (
+        f"on {check.get('labeled', 0):,} check images it differed by {error:.1%} on average from the share "
+        "that was right (the calibration error of the Keras model)"
+    )
+
+
 def _refusals(none: Mapping) -> list[str]:
     """How to use the score for pictures of none of the classes, which export.json describes."""
     rows = [[f"{row['kept']:.0%}", f"{row['threshold']:.2f}"] for row in none["thresholds"]]
@@ -299,7 +313,7 @@ def _limits(metadata: Mapping) -> str:
         "## Limits",
         "",
         "- It was trained on labels that nobody checked, and repeats the errors that they share.",
-        "- A probability is not a promise: calibration was not measured on these files.",
+        f"- A probability is not a promise: {_calibration(metadata)}.",
         "- Accuracy holds for images like those of the check; other cameras, places and times were "
         f"{UNKNOWN}.",
     ]

@@ -33,6 +33,7 @@ class Comparison:
         self._square, self._reference = 0.0, 0.0
         self._agree: list[np.ndarray] = []
         self._top_ids: list[np.ndarray] = []
+        self._top_probs: list[np.ndarray] = []
 
     def add(self, expected: np.ndarray, probs: np.ndarray, ids: np.ndarray | None = None) -> None:
         """Takes one batch.
@@ -52,6 +53,7 @@ class Comparison:
         self._reference += float((np.asarray(top, np.float64) ** 2).sum())
         self._agree.append(ids[:, 0] == expected.argmax(axis=1))
         self._top_ids.append(ids[:, :5])
+        self._top_probs.append(np.asarray(probs).max(axis=1))
 
     def parity(self) -> dict[str, float]:
         """`max_difference`, `relative_difference` (of the norms) of probabilities, `top1_agreement`."""
@@ -62,9 +64,9 @@ class Comparison:
         }
 
     def accuracy(self, labels: np.ndarray, num_classes: int) -> dict | None:
-        """Top-1 and top-5, plain and class-balanced, where labels int [n] are not -1; None without any.
+        """Top-1 and top-5, plain and class-balanced, and the calibration error `ece` of the best class.
 
-        Top-5 is None where the file gives fewer classes.
+        Where labels int [n] are not -1; None without any. Top-5 is None where the file gives fewer classes.
         """
         known, ids = metrics.labeled(labels), np.concatenate(self._top_ids)
         if not known.any():
@@ -76,6 +78,8 @@ class Comparison:
             result[f"top{k}"] = float(hits.mean()) if enough else None
             balanced = metrics.balanced_mean(hits, labels[known], num_classes)
             result[f"balanced_top{k}"] = balanced if enough else None
+        confidence, hits = np.concatenate(self._top_probs), metrics.top_k_hits(labels[known], ids[known], 1)
+        result["ece"] = metrics.expected_calibration_error(np.clip(confidence[known], 0, 1), hits)
         return result
 
 

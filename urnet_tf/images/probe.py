@@ -1,7 +1,7 @@
-"""Looks at files without decoding them: is it there, is it an image, how large, which bytes.
+"""Looks at files: is it there, is it an image, how large, which bytes, and on demand what it shows.
 
-Input: paths and limits. Output: a `ProbeResult` each. Nothing raises for a bad file: it gets a
-status of `urnet_tf.schema.STATUS` and a reason.
+Input: paths and limits. Output: a `ProbeResult` each. Nothing is decoded but for thumbnails. Nothing raises
+for a bad file: it gets a status of `urnet_tf.schema.STATUS` and a reason.
 
 A disk or network that fails says nothing about an image: after a few tries that raises.
 """
@@ -17,9 +17,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+import numpy as np
+
 from urnet_tf.errors import RunError
 from urnet_tf.images.containers import find_container, read_member
 from urnet_tf.images.headers import Refused, guessed, read_size
+from urnet_tf.images.thumbnails import make_thumbnail
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,10 +67,17 @@ class ProbeResult(NamedTuple):
     content_hash: str = ""
     num_bytes: int = 0
     guessed: str = ""
+    thumbnail: np.ndarray | None = None  # see `thumbnails`; None = not asked for, or the file is not usable
 
 
 def probe_files(
-    paths: Iterable[str], *, max_bytes: int, max_pixels: int, min_side_px: int, workers: int
+    paths: Iterable[str],
+    *,
+    max_bytes: int,
+    max_pixels: int,
+    min_side_px: int,
+    workers: int,
+    thumbnails: bool = False,
 ) -> Iterator[ProbeResult]:
     """Probes files by several threads; results come in the order of `paths`.
 
@@ -75,8 +85,9 @@ def probe_files(
       OSError: see `probe_file`.
     """
     return map_in_threads(
-        lambda path: probe_file(path, max_bytes, max_pixels, min_side_px), paths, workers, _FILES_PER_TASK
-    )
+        lambda path: probe_file(path, max_bytes, max_pixels, min_side_px, thumbnails),
+        paths, workers, _FILES_PER_TASK,
+    )  # fmt: skip
 
 
 def map_in_threads(
@@ -108,7 +119,9 @@ def map_in_threads(
         pool.shutdown(cancel_futures=True)
 
 
-def probe_file(path: str, max_bytes: int, max_pixels: int, min_side_px: int) -> ProbeResult:
+def probe_file(
+    path: str, max_bytes: int, max_pixels: int, min_side_px: int, thumbnail: bool = False
+) -> ProbeResult:
     """Reads one file and its image header.
 
     Args:
@@ -116,6 +129,7 @@ def probe_file(path: str, max_bytes: int, max_pixels: int, min_side_px: int) -> 
       max_bytes: larger files are refused without being read.
       max_pixels: images whose header promises more are refused.
       min_side_px: images with a shorter side are refused.
+      thumbnail: whether to decode the image for one.
 
     Raises:
       OSError: the disk or network fails, several times in a row; `filename` is the path.
@@ -137,7 +151,8 @@ def probe_file(path: str, max_bytes: int, max_pixels: int, min_side_px: int) -> 
         if is_environment_fault(error):
             raise
         return ProbeResult(os_status(error), os_reason(error))
-    return ProbeResult(None, "", width, height, content_hash(data), len(data), guessed(data))
+    small = make_thumbnail(data) if thumbnail else None
+    return ProbeResult(None, "", width, height, content_hash(data), len(data), guessed(data), small)
 
 
 def describe_guesses(probes: "pa.Table") -> list[str]:

@@ -47,6 +47,21 @@ def scale_to_class_mean(
     return (values / mean[labels]).astype(np.float32)
 
 
+def share_of_picture(labels: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    """1 / n for each of the n copies of a picture in a class, so that together they count once: float32 [N].
+
+    Args:
+      labels: int [N].
+      pictures: int [N], equal for copies, -1 for what has none.
+
+    Source: not in the paper.
+    """
+    _, group, copies = np.unique(
+        np.stack([labels, pictures]), axis=1, return_inverse=True, return_counts=True
+    )
+    return np.where(pictures < 0, 1.0, 1.0 / copies[group.ravel()]).astype(np.float32)
+
+
 def combine_weights(
     factors: Sequence[np.ndarray],
     evidence: Sequence[np.ndarray] = (),

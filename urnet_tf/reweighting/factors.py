@@ -62,6 +62,7 @@ class Recipe:
     smallest: float = 0.05  # bounds of the combined weight, see `combine.combine_weights`
     largest: float = 10.0
     unit_mean: bool = False
+    copies_once: bool = False  # where the instances have `pictures`, see `combine.share_of_picture`
     target: str | None = "distribution"  # or "predicted" (Eq. 10); None = the given label alone
     beta: float = 0.8  # share of the given label in the target
 
@@ -79,6 +80,7 @@ class Instances:
     cluster_score: np.ndarray | None = None  # float [N], see `cluster_weight.compute_group_score`
     confidence: np.ndarray | None = None  # float [N], cosine of image and class text
     page_score: np.ndarray | None = None  # float [N], see `page_text.compute_page_score`; NaN without text
+    pictures: np.ndarray | None = None  # int [N], equal for copies of one picture, -1 = there are none
 
     @functools.cached_property
     def posterior(self) -> label_posterior.LabelPosterior:

@@ -69,9 +69,11 @@ def weigh(instances: Instances, recipe: Recipe) -> tuple[dict[str, np.ndarray], 
             values = factor.compute(instances, recipe)
             if values is not None:  # nothing is known that it could weigh by
                 found[factor.role][factor.name] = values
-    ones = np.ones(len(instances.labels), np.float32)
+    once = np.ones(len(instances.labels), np.float32)
+    if recipe.copies_once and instances.pictures is not None:
+        once = combine.share_of_picture(instances.labels, instances.pictures)
     sample_weight = combine.combine_weights(
-        [ones, *found[FACTOR].values()], list(found[EVIDENCE].values()), smallest=recipe.smallest,
+        [once, *found[FACTOR].values()], list(found[EVIDENCE].values()), smallest=recipe.smallest,
         largest=recipe.largest, formulas=recipe.formulas, unit_mean=recipe.unit_mean,
     )  # fmt: skip
     return found[FACTOR] | found[EVIDENCE], sample_weight

@@ -36,13 +36,11 @@ from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 def run(context: StageContext) -> dict:
     """Assigns folds, fits all models."""
     config = context.config
-    table = store.read_table(context.path("pack", "instances.parquet"), ["split", "label", "content_hash"])
+    table = store.read_table(context.path("pack", "instances.parquet"), ["split", "label", "picture"])
     train = store.column(table, "split") == schema.TRAIN
     labels = store.column(table, "label")[train]
     num_classes = len(store.read_json(context.path("pack", "classes.json")))
-    folds = assign_folds(
-        labels, store.column(table, "content_hash")[train], config.baseline.folds, config.seed
-    )
+    folds = assign_folds(labels, store.column(table, "picture")[train], config.baseline.folds, config.seed)
     store.write_array(context.out / "fold.npy", folds)
     jobs = [("full", np.arange(len(labels)))]
     if config.baseline.folds > 1:
@@ -62,17 +60,17 @@ def run(context: StageContext) -> dict:
     }
 
 
-def assign_folds(labels: np.ndarray, content_hashes: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """Deals the instances of each class evenly to folds; copies of one file stay together.
+def assign_folds(labels: np.ndarray, pictures: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """Deals the instances of each class evenly to folds; copies of one picture stay together.
 
     Args:
       labels: int [N].
-      content_hashes: text [N]; equal for equal files, "" where unknown.
+      pictures: text [N]; equal for equal files and near copies, "" where unknown.
       folds: 1 gives zeros.
       seed: of the shuffle inside each class.
 
     Returns:
-      int8 [N], the fold whose model does not see the instance. A file that occurs in several
+      int8 [N], the fold whose model does not see the instance. A picture that occurs in several
       classes takes the fold of its first instance.
 
     Raises:
@@ -85,9 +83,9 @@ def assign_folds(labels: np.ndarray, content_hashes: np.ndarray, folds: int, see
     result = np.empty(len(labels), np.int8)
     # The offset by class keeps small classes from all beginning with fold 0.
     result[order] = (np.arange(len(labels)) - starts + labels[order]) % folds
-    hashes = np.asarray(content_hashes, dtype=str)
-    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
-    result = np.where(hashes == "", result, result[first][group]).astype(np.int8)
+    pictures = np.asarray(pictures, dtype=str)
+    _, first, group = np.unique(pictures, return_index=True, return_inverse=True)
+    result = np.where(pictures == "", result, result[first][group]).astype(np.int8)
     if folds > 1 and np.ptp(result) == 0:
         raise UsageError(
             f"Expected images that differ; the {len(result)} training images are copies of too few files to "
@@ -198,5 +196,5 @@ STAGE = Stage(
     run=run,
     estimate=estimate,
     inputs=inputs,
-    version=3,
+    version=4,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Ingest: lists a crawl, looks at every file once, and settles splits, order and what is left out.
+"""Ingest: lists a crawl, looks at every file once, finds copies, settles splits and what is left out.
 
 Reads: the folder, list or WebVision tree at `ingest.path`. Writes: `candidates.parquet`,
 `quarantine.parquet`, `duplicates.parquet`, `classes.json`. Files are probed in units of
@@ -16,13 +16,15 @@ from urnet_tf import schema
 from urnet_tf.config import Config, IngestConfig
 from urnet_tf.errors import RunError, UsageError, name_settings, settings_named
 from urnet_tf.schema import DUPLICATE_COLUMNS, DUPLICATE_KINDS, QUARANTINE_COLUMNS, TEST, TRAIN, VAL
+from urnet_tf.stages.presence import check_folders
 from urnet_tf.stages.settings import keys_of
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
-from urnet_tf.store import DamagedResult, Workdir, hash_file, read_table, write_json, write_table
+from urnet_tf.store import Workdir, hash_file, open_column, read_table, write_json, write_table
 from urnet_tf.store.progress import progress
 from urnet_tf.text_rules import show_path
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
     from urnet_tf.crawl.instance_table import InstanceTable
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 FILES_PER_UNIT = 20_000
 _SECONDS_PER_FILE = 1.5e-4  # measured: listing, reading and hashing small local files on 2 cores
+_SECONDS_PER_THUMBNAIL = 1e-3  # measured: 0.3 ms for 256 px, about 1 ms for 500 x 375 px, of one core
 _THREADS_PER_CORE = 4  # threads mostly wait for the disk
 _MISSING_TO_STOP, _MISSING_TO_WARN = 0.9, 0.1  # parts of the listed files
 
@@ -44,6 +47,7 @@ def run(context: StageContext) -> dict:
     from urnet_tf.crawl.instance_table import CANDIDATE_COLUMNS, MIN_TRAIN_IMAGES, check_classes
     from urnet_tf.crawl.table import cut_ranks
     from urnet_tf.images.probe import describe_guesses
+    from urnet_tf.stages.copies import tell_copies, with_pictures
 
     settings, out = context.config.ingest, context.out
     crawl = read_crawl(context.config)
@@ -55,11 +59,12 @@ def run(context: StageContext) -> dict:
     if not len(crawl.rows):
         raise _no_rows(settings.path, crawl)
     if not context.named:
-        _check_folders(context.workdir, crawl.root)
-    probes = _probe(context, crawl)
+        check_folders(context.workdir, crawl.root)
+    probes, thumbnails = _probe(context, crawl)
     _check_missing(context, crawl, probes)
     for note in describe_guesses(probes):
         logging.warning("ingest: %s.", note)
+    probes, not_compared = with_pictures(probes, thumbnails, settings.copy_similarity)
     crawl, probes, tables, enough = _without_small_classes(settings, crawl, probes)
     quarantine = pa.concat_tables([crawl.rejected, tables.quarantine])
     write_table(out / "quarantine.parquet", _columns(quarantine), QUARANTINE_COLUMNS)
@@ -68,13 +73,14 @@ def run(context: StageContext) -> dict:
     write_table(out / "candidates.parquet", _columns(tables.candidates), CANDIDATE_COLUMNS)
     write_table(out / "duplicates.parquet", _columns(tables.duplicates), DUPLICATE_COLUMNS)
     write_json(out / "classes.json", crawl.classes)
-    metadata = _metadata(crawl, tables, quarantine, probes)
+    metadata = _metadata(crawl, tables, quarantine, probes) | {"not_compared": not_compared}
     logging.info(
         "ingest: %d images of %d classes (%d train, %d val, %d test), %d rows left out%s.",
         metadata["images"], metadata["num_classes"], metadata["train_images"], metadata["val_images"],
         metadata["test_images"], sum(metadata["quarantined"].values()),
         "".join(f", {count} {status}" for status, count in metadata["quarantined"].items()),
     )  # fmt: skip
+    tell_copies(tables.duplicates, not_compared)
     return metadata
 
 
@@ -122,9 +128,12 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     rows = readers.count_rows(*_find(settings), settings.sources)
     for path in (settings.val_path, settings.test_path):
         rows += readers.count_rows(path) if path is not None else 0
+    seconds = 2.0 + rows * _SECONDS_PER_FILE
+    if settings.copy_similarity is not None:
+        seconds += rows * _SECONDS_PER_THUMBNAIL / (config.runtime.workers or os.cpu_count() or 1)
     return Estimate(
         rows=rows,
-        seconds=2.0 + rows * _SECONDS_PER_FILE,
+        seconds=seconds,
         disk_bytes=rows * 150,
         memory_bytes=200_000_000 + rows * 1000,
     )
@@ -216,17 +225,23 @@ def _may_be(kind: str, path: str) -> bool:
     return (kind == "folder" and os.path.isdir(path)) or (kind == "list" and path.endswith(".parquet"))
 
 
-def _probe(context: StageContext, crawl: "Crawl") -> "pa.Table":
-    """Probe results of all rows as a table, in listing order."""
+def _probe(context: StageContext, crawl: "Crawl") -> tuple["pa.Table", "np.memmap | None"]:
+    """Probe results of all rows as a table, in listing order, and thumbnails if pictures are compared."""
     import pyarrow as pa
 
     from urnet_tf.images.probe import PROBE_COLUMNS, environment_failure, probe_files
+    from urnet_tf.images.thumbnails import THUMBNAIL_BYTES
 
     settings = context.config.ingest
     cores = context.config.runtime.workers or os.cpu_count() or 1
     paths = crawl.rows["path"]
     total = -(-len(paths) // FILES_PER_UNIT)
     units = context.units("probe", total)
+    thumbnails = None
+    if settings.copy_similarity is not None:
+        shape = len(paths), THUMBNAIL_BYTES
+        thumbnails = open_column(units.directory / "thumbnails.npy", shape, "uint8")
+        units = context.units("probe", total, thumbnails)
     part = "part-{:06d}.parquet".format
     with progress(None, "ingest", total=len(paths), unit="files") as bar:
         pending = units.pending()
@@ -236,64 +251,21 @@ def _probe(context: StageContext, crawl: "Crawl") -> "pa.Table":
             results = probe_files(
                 (os.path.join(crawl.root, path) for path in some), max_bytes=settings.max_bytes,
                 max_pixels=settings.max_pixels, min_side_px=settings.min_side_px,
-                workers=cores * _THREADS_PER_CORE,
+                workers=cores * _THREADS_PER_CORE, thumbnails=thumbnails is not None,
             )  # fmt: skip
             rows = []
             try:
-                for result in results:
-                    rows.append((result.status or "", *result[1:]))
+                for place, result in enumerate(results, unit * FILES_PER_UNIT):
+                    rows.append((result.status or "", *result[1:-1]))
+                    if thumbnails is not None:
+                        thumbnails[place] = 0 if result.thumbnail is None else result.thumbnail
                     bar.update()
             except OSError as error:
                 raise environment_failure(error) from error
             columns = dict(zip(PROBE_COLUMNS, zip(*rows, strict=True), strict=True))
             write_table(units.directory / part(unit), columns, PROBE_COLUMNS)
             units.complete(unit)
-    return pa.concat_tables([read_table(units.directory / part(unit)) for unit in range(total)])
-
-
-def _check_folders(workdir: Workdir, root: str) -> None:
-    """Stops where images that an earlier run has read are gone with their folders: a disk is not mounted.
-
-    Single files that are gone were removed by someone, or are told by `_check_missing`.
-    """
-    import pyarrow.compute as pc
-
-    marker = workdir.marker("ingest")
-    if marker is None or marker["metadata"]["root"] != root:
-        return
-    try:
-        paths = read_table(workdir.checked("ingest", "candidates.parquet"), ["path"])["path"]
-    except DamagedResult:
-        return  # nobody knows what was read
-    folders = pc.value_counts(pc.replace_substring_regex(paths, r"/?[^/]*$", "")).to_pylist()
-    gone = {
-        f["values"]: f["counts"] for f in folders if not _holds_something(os.path.join(root, f["values"]))
-    }
-    if not gone:
-        return
-    examples = ", ".join(os.path.join(root, folder) for folder in sorted(gone)[:3])
-    raise RunError(
-        f"ingest: {sum(gone.values())} images that an earlier run has read are gone with their folders, for "
-        f"example {examples}. If a disk or share is not mounted, mount it and run the same command again: "
-        "all results are as they were. If the images were removed on purpose, run with --from ingest, which "
-        "lists what is there."
-    )
-
-
-def _holds_something(folder: str) -> bool:
-    """Whether a folder is there and not empty, like the place of a disk that is not mounted.
-
-    What lies in an archive is there with it.
-    """
-    from urnet_tf.images.containers import find_container
-
-    try:
-        with os.scandir(folder) as entries:
-            return next(entries, None) is not None
-    except (FileNotFoundError, NotADirectoryError):
-        return find_container(os.path.join(folder, "x")) is not None
-    except OSError:  # probing its files says what fails
-        return True
+    return pa.concat_tables([read_table(units.directory / part(unit)) for unit in range(total)]), thumbnails
 
 
 def _no_rows(path: str | None, crawl: "Crawl") -> UsageError:
@@ -393,7 +365,7 @@ STAGE = Stage(
     depends_on=("ingest",),
     run=run,
     estimate=estimate,
-    version=3,
+    version=5,
     inputs=inputs,
     rescan=rescan,
 )

@@ -30,7 +30,7 @@ _PLACES = (
     ("train/weights.parquet", "the weight of each training image, and its factors"),
     ("pack/instances.parquet", "all images that are used"),
     ("pack/quarantine.parquet", "files that are not used, and why"),
-    ("ingest/duplicates.parquet", "files that occur more than once"),
+    ("ingest/duplicates.parquet", "files that occur more than once, and near copies"),
     ("reweight/target_ids.npy, target_probs.npy", "the soft labels"),
     ("evaluate/metrics.json, per_class.parquet", "accuracy of all models, and class by class"),
     ("evaluate/confusion.json", "what the models confuse on images with trusted labels"),
@@ -81,7 +81,7 @@ def read_inputs(context: StageContext) -> "ReportInputs":
         weights={name: store.column(weights, name) for name in weight_columns},
         quarantine=_read_columns(context.path("pack", "quarantine.parquet"), ("path", "status", "reason")),
         duplicates=_read_columns(
-            context.path("ingest", "duplicates.parquet"), ("content_hash", "kind", "path")
+            context.path("ingest", "duplicates.parquet"), ("content_hash", "picture", "kind", "path")
         ),
         read_rows=lambda ids: _read_rows(context.path("pack", "instances.parquet"), ids),
         read_images=ImageStore(context.path("pack")).read,

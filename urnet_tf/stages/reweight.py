@@ -67,6 +67,8 @@ def run(context: StageContext) -> dict:
         "labels": labels, "num_classes": num_classes, "prediction": prediction, "folds": folds,
         "sources": _codes(table, "source")[0], "ranks": store.column(table, "rank"),
     }  # fmt: skip
+    pictures, names = _codes(table, "picture")
+    known["pictures"] = np.where(np.array([name == "" for name in names])[pictures], -1, pictures)
     # These do not change with the prediction of the second round, or too little for their price.
     cluster = np.full(len(labels), -1, np.int32)
     if config.cluster_weight.enabled:
@@ -158,6 +160,7 @@ def read_recipe(config: Config) -> factors.Recipe:
         smallest=settings.combine.smallest,
         largest=settings.combine.largest,
         unit_mean=settings.combine.unit_mean,
+        copies_once=settings.combine.copies_once,
         target=target.kind if target.enabled else None,
         beta=target.beta,
     )
@@ -241,7 +244,7 @@ def _keeping(context: StageContext) -> OpenUnits:
 def _read_instances(context: StageContext) -> "tuple[pa.Table, np.ndarray, int]":
     path = context.path("pack", "instances.parquet")
     table = store.read_table(
-        path, ["split", "label", "path", "source", "query", "rank", "title", "description", "tags"]
+        path, ["split", "label", "path", "picture", "source", "query", "rank", "title", "description", "tags"]
     )
     train_images = int((store.column(table, "split") == schema.TRAIN).sum())
     table = table.slice(0, train_images)  # training images come first

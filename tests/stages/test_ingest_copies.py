@@ -1,0 +1,118 @@
+"""Near copies in the stage ingest: found, told, kept out of training; killed and resumed."""
+
+import io
+
+import pytest
+from PIL import Image
+from urnet_fixtures.blobs import draw_blobs
+
+from urnet_tf.config import from_dict
+from urnet_tf.images import probe
+from urnet_tf.schema import DUPLICATE_KINDS
+from urnet_tf.stages import baseline, ingest
+from urnet_tf.stages.stage import StageContext
+from urnet_tf.store import Workdir, column, fingerprint, read_table
+
+
+def save(path, image, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+
+
+@pytest.fixture
+def crawl(tmp_path):
+    """Two classes of 20 images: of 5 pictures, one saved again, one at half size, one in the other class."""
+    root = tmp_path / "crawl"
+    for label, name in enumerate(("cat", "dog")):
+        for n in range(17):
+            save(root / name / f"{n}.png", draw_blobs(100 * label + n))
+    save(root / "cat/again.jpg", draw_blobs(3), quality=60)
+    save(root / "cat/again.webp", draw_blobs(3), quality=80)
+    save(root / "cat/half.jpg", draw_blobs(7).resize((96, 72)), quality=90)
+    save(root / "dog/cropped.jpg", draw_blobs(105).crop((5, 3, 178, 132)), quality=90)
+    save(root / "dog/a cat.jpg", draw_blobs(0), quality=70)
+    save(root / "dog/white.png", Image.new("RGB", (50, 50), "white"))
+    return root
+
+
+def run(workdir, root, **settings):
+    config = from_dict({"ingest": {"path": str(root), **settings}})
+    out = Workdir(workdir).open_partial("ingest", fingerprint(ingest.inputs(config)))
+    return ingest.run(StageContext(config, Workdir(workdir), out, False)), out
+
+
+def paths_by_picture(table):
+    found = {}
+    for row in table.to_pylist():
+        found.setdefault(row["picture"], set()).add(row["path"])
+    return sorted(sorted(paths) for paths in found.values() if len(paths) > 1)
+
+
+GROUPS = [["cat/0.png", "dog/a cat.jpg"], ["cat/3.png", "cat/again.jpg", "cat/again.webp"],
+          ["cat/7.png", "cat/half.jpg"], ["dog/5.png", "dog/cropped.jpg"]]  # fmt: skip
+
+
+def test_planted_copies(crawl, tmp_path):
+    metadata, out = run(tmp_path / "work", crawl, val_fraction=0.3)
+    assert metadata["duplicates"] == dict.fromkeys(DUPLICATE_KINDS, 0) | {
+        "near_several_labels": 2, "near_same_label": 7,
+    }  # fmt: skip
+    assert metadata["not_compared"] == 1
+    candidates = read_table(out / "candidates.parquet")
+    assert paths_by_picture(candidates) == paths_by_picture(read_table(out / "duplicates.parquet")) == GROUPS
+    split = dict(zip(candidates["path"].to_pylist(), candidates["split"].to_pylist(), strict=True))
+    assert all(len({split[path] for path in group}) == 1 for group in GROUPS)
+    assert split["cat/0.png"] == "train" and metadata["val_images"] > 8
+
+    folds = baseline.assign_folds(column(candidates, "label"), column(candidates, "picture"), 5, seed=1)
+    fold = dict(zip(candidates["path"].to_pylist(), folds.tolist(), strict=True))
+    assert all(len({fold[path] for path in group}) == 1 for group in GROUPS)
+
+
+def test_only_equal_files_where_pictures_are_not_compared(crawl, tmp_path, monkeypatch):
+    monkeypatch.setattr(probe, "make_thumbnail", None)  # is not called
+    metadata, out = run(tmp_path / "work", crawl, copy_similarity=None)
+    assert set(metadata["duplicates"].values()) == {0} and metadata["not_compared"] == 0
+    candidates = read_table(out / "candidates.parquet")
+    assert candidates["picture"].to_pylist() == candidates["content_hash"].to_pylist()
+
+
+def test_copies_of_given_images_leave_training(crawl, tmp_path):
+    save(tmp_path / "val/cat/v.jpg", draw_blobs(3).resize((100, 75)), quality=85)
+    save(tmp_path / "val/dog/v.jpg", draw_blobs(999), quality=85)
+    metadata, out = run(tmp_path / "work", crawl, val_path=str(tmp_path / "val"))
+    assert metadata["quarantined"] == {"near_copy_of_evaluation": 3}
+    left = {row["path"]: row["reason"] for row in read_table(out / "quarantine.parquet").to_pylist()}
+    assert {path.split("crawl/")[-1] for path in left} == set(GROUPS[1])
+    assert all(reason.endswith("val/cat/v.jpg") for reason in left.values())
+
+
+def test_a_killed_run_gives_the_same_groups(crawl, tmp_path, monkeypatch):
+    monkeypatch.setattr(ingest, "FILES_PER_UNIT", 7)
+    _, whole = run(tmp_path / "whole", crawl)
+    decode, calls = probe.make_thumbnail, []
+
+    def dies_in_the_third_unit(data):
+        calls.append(data)
+        if len(calls) == 17:
+            raise KeyboardInterrupt
+        return decode(data)
+
+    monkeypatch.setattr(probe, "make_thumbnail", dies_in_the_third_unit)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", crawl)
+    assert len(calls) < 40
+    _, resumed = run(tmp_path / "cut", crawl)
+    assert len(calls) < 40 + 26  # two units of seven were kept
+    for name in ("candidates.parquet", "duplicates.parquet"):
+        assert (whole / name).read_bytes() == (resumed / name).read_bytes(), name
+    assert paths_by_picture(read_table(resumed / "candidates.parquet")) == GROUPS
+
+
+def test_a_file_that_pillow_cannot_decode_is_left_to_packing(crawl, tmp_path):
+    file = io.BytesIO()
+    draw_blobs(50).save(file, "PNG")
+    (crawl / "cat/damaged.png").write_bytes(file.getvalue()[:-500])
+    metadata, out = run(tmp_path / "work", crawl)
+    assert metadata["not_compared"] == 2 and not metadata["quarantined"]
+    assert "cat/damaged.png" in read_table(out / "candidates.parquet")["path"].to_pylist()
