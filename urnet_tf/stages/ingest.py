@@ -366,7 +366,7 @@ STAGE = Stage(
     depends_on=("ingest",),
     run=run,
     estimate=estimate,
-    version=4,
+    version=5,
     inputs=inputs,
     rescan=rescan,
 )
