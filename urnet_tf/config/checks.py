@@ -2,6 +2,7 @@
 
 import operator
 
+from urnet_tf.backbone_names import BACKBONES, is_own
 from urnet_tf.config.fields import (
     ClassWeightConfig,
     Config,
@@ -33,7 +34,9 @@ def check_together(config: Config) -> None:
             f"{combine.smallest} and {combine.largest}."
         )
     _check_ingest(config.ingest)
+    _check_backbone(config.model.backbone)
     _check_width(config.model)
+    _check_features(config)
     _check_class_weight(config.reweight.class_weight)
     if config.runtime.jit_compile and config.runtime.strategy != "none":
         raise UsageError("Expected runtime.strategy=none with runtime.jit_compile; received mirrored.")
@@ -67,6 +70,14 @@ def _check_ingest(settings: IngestConfig) -> None:
         )
 
 
+def _check_backbone(name: str) -> None:
+    if name not in BACKBONES and not is_own(name):
+        raise UsageError(
+            f"Expected one of {', '.join(BACKBONES)}, FILE.keras or keras_hub:PRESET for model.backbone; "
+            f"received {quote(name)}."
+        )
+
+
 def _check_width(model: ModelConfig) -> None:
     channels = model.resnext_cardinality * model.resnext_width_per_group
     if channels > _GROUPED_CHANNELS:
@@ -74,6 +85,23 @@ def _check_width(model: ModelConfig) -> None:
             f"Expected at most {_GROUPED_CHANNELS} channels of model.resnext_cardinality x "
             f"model.resnext_width_per_group; received {model.resnext_cardinality} x "
             f"{model.resnext_width_per_group}."
+        )
+
+
+def _check_features(config: Config) -> None:
+    """Features of one's own are of one view, and there is no network to train."""
+    if config.model.features is None:
+        return
+    if config.model.mode != "frozen":
+        raise UsageError(
+            f"Expected model.mode=frozen with model.features, which leave no network to train; received "
+            f"{config.model.mode}."
+        )
+    crops, scales = config.evaluate.crops, tuple(config.evaluate.scales)
+    if (crops, scales) != ("1", (1.0,)):
+        raise UsageError(
+            "Expected evaluate.crops=1 and evaluate.scales=[1.0] with model.features, which are of one view "
+            f"of each image; received {crops} and {list(scales)}."
         )
 
 

@@ -4,10 +4,13 @@ Every field has a default and a comment with its unit and, where it comes from t
 means off, or "let the program choose" where the comment says so.
 """
 
+# Long because it is one tree, which is read, and shown on the site, as a whole.
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field, make_dataclass
 from typing import TYPE_CHECKING, Any
 
+from urnet_tf.backbone_names import PREPROCESSING
 from urnet_tf.reweighting import LITERAL, REPAIRED
 from urnet_tf.reweighting.factors import weighing
 from urnet_tf.reweighting.objective import AUTO, BALANCED, PLAIN
@@ -102,7 +105,13 @@ class PackConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     mode: str = _choice("frozen", "finetune")  # heads on cached features, or the whole network
-    backbone: str = _choice("efficientnet_lite0", "resnext")
+    # also efficientnet_lite1, _lite2, resnext, FILE.keras (images to features or classes), keras_hub:PRESET
+    backbone: str = _text("efficientnet_lite0", PATH, 4095)
+    preprocessing: str = _choice(*PREPROCESSING)  # for FILE.keras; auto = 0..255, or as a preset says
+    feature_layer: str | None = _text(None, LINE, 200)  # of FILE.keras; None = what comes before the classes
+    features: str | None = _path(
+        None
+    )  # FILE.npy: your own, no backbone; whose they are in FILE.txt or .parquet
     weights: str | None = _path("imagenet")  # "imagenet", a checkpoint file, or None = random
     image_size_px: int = _between(224, 16, _SEEN_SIDE_PX)
     crop_fraction: float = _between(0.875, 0.1, 1.0)  # central part of the short side shown at test time

@@ -14,13 +14,15 @@ normalized tensor in between is freed.
 
 import dataclasses
 
+from urnet_tf.backbone_names import BACKBONES
 from urnet_tf.errors import UsageError
-from urnet_tf.models.variants import BACKBONES, LITE0_STAGES, Variant, squeezed_channels
+from urnet_tf.models.variants import LITES, Variant, squeezed_channels
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkCost:
-    """Counts of a backbone; multiply-adds and elements are of one image, forward."""
+    """Counts of a backbone; multiply-adds and elements are of one image, forward. All but the features are 0
+    where they are not known."""
 
     name: str
     feature_dim: int  # D of the features
@@ -56,8 +58,8 @@ def count_network(
     Raises:
       UsageError: an unknown name.
     """
-    if name == "efficientnet_lite0":
-        return _count_efficientnet_lite0(image_size_px)
+    if name in LITES:
+        return _count_efficientnet_lite(name, image_size_px)
     if name != "resnext":
         raise UsageError(f"Expected a backbone of {', '.join(BACKBONES)}; received {name!r}.")
     return _count_resnext(image_size_px, variant)
@@ -174,12 +176,12 @@ def _count_resnext(side: int, variant: Variant) -> NetworkCost:
     return walk.cost(variant.name, x)
 
 
-def _count_efficientnet_lite0(side: int) -> NetworkCost:
+def _count_efficientnet_lite(name: str, side: int) -> NetworkCost:
     walk = _Walk()
     x = walk.activate(walk.keep(_Map(side, 3)), 32, 3, 2)
-    for repeats, kernel, first_strides, expansion, filters in LITE0_STAGES:
+    for repeats, kernel, first_strides, expansion, filters in LITES[name].stages:
         for repeat in range(repeats):
             y = walk.activate(x, x.channels * expansion) if expansion != 1 else x
             y = walk.activate(y, y.channels, kernel, 1 if repeat else first_strides, y.channels)
             x = walk.keep(walk.convolve(y, filters))  # as the next input, added to the last one or not
-    return walk.cost("efficientnet_lite0", walk.activate(x, 1280))
+    return walk.cost(name, walk.activate(x, 1280))

@@ -139,6 +139,9 @@ def open_runs(
 
 def why_no_export(runs: Sequence[Run]) -> str | None:
     """A clause where the members cannot be one model: it would need one preparation of images."""
+    for run in runs:
+        if run.config.model.features is not None:
+            return f"{run.root} rests on features of your own (model.features), not on images"
     first, *others = (export.preparation_of(run.config) for run in runs)
     for run, other in zip(runs[1:], others, strict=True):
         if dataclasses.replace(other, crops=first.crops, scales=first.scales) != first:

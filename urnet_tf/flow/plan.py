@@ -15,6 +15,7 @@ from urnet_tf.crawl import readers
 from urnet_tf.errors import UsageError
 from urnet_tf.stages import STAGES as STAGES  # the runner looks here, where tests put others
 from urnet_tf.stages.effects import effective_settings
+from urnet_tf.stages.settings import say_unknown
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage
 from urnet_tf.store import MARKER, Workdir, fingerprint
 
@@ -98,7 +99,7 @@ def make_plan(
                 action, marker = RUN, None
                 if workdir.holds_partial(stage.name, identity.key):
                     action = RESUME
-                estimate = stage.estimate(config, metadata)
+                estimate = say_unknown(config, stage.name, stage.estimate(config, metadata))
         in_effect[stage.name] = marker
         steps.append(Step(stage, action, identity, estimate, reason or "", bool(made), stage.name == first))
     return steps

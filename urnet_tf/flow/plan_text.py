@@ -1,8 +1,10 @@
 """A plan for a person: the network, the stages, what training holds, and warnings."""
 
+from urnet_tf.backbone_names import is_own
 from urnet_tf.config import Config
 from urnet_tf.costs.units import format_bytes, format_count, format_seconds
 from urnet_tf.flow.plan import NOT_YET, SKIP, Step
+from urnet_tf.models.variants import LITES
 from urnet_tf.stages.effects import ignored_settings
 from urnet_tf.stages.settings import count_backbone
 from urnet_tf.stages.stage import PlanContext
@@ -35,7 +37,9 @@ def format_plan(config: Config, steps: list[Step], workdir: Workdir) -> str:
     memory = max((s.estimate.memory_bytes or 0 for s in todo), default=0)
     if todo:
         cost = f"{format_bytes(disk)} of disk, {format_bytes(memory)} of memory"
-        lines.append(f"Together about {format_seconds(seconds)}, {cost}.")
+        unknown = [step.stage.name for step in todo if "not known" in step.estimate.note]
+        without = f", without the time and memory of {', '.join(unknown)}" if unknown else ""
+        lines.append(f"Together about {format_seconds(seconds)}, {cost}{without}.")
     else:
         lines.append("Everything is complete; nothing to do.")
     return "\n".join(lines)
@@ -48,9 +52,17 @@ def format_ignored(config: Config) -> list[str]:
 
 def _format_network(config: Config) -> str:
     network = count_backbone(config)
+    if config.model.features is not None:
+        place = config.model.features
+        return f"Features: {network.feature_dim:,} an image, from {place}; only heads are trained"
     use = "trained as a whole" if config.model.mode == "finetune" else "frozen; only heads are trained"
+    side = config.model.image_size_px
+    if is_own(config.model.backbone):
+        return f"Network: {config.model.backbone} at {side} px, {use}; its cost is not known"
+    own = LITES.get(config.model.backbone)
+    made_for = f" (made for {own.image_size_px} px)" if own and own.image_size_px > side else ""
     return (
-        f"Network: {network.name} at {config.model.image_size_px} px, {use}: "
+        f"Network: {network.name} at {side} px{made_for}, {use}: "
         f"{format_count(network.parameters)} parameters, {format_count(network.multiply_adds)} multiply-adds "
         f"({format_count(network.flops)} FLOP) per image forward"
     )

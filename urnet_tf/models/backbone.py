@@ -11,12 +11,14 @@ import keras
 import numpy as np
 from absl import logging
 
+from urnet_tf.backbone_names import BACKBONES, is_own
 from urnet_tf.checkpoints.pretrained import IMAGENET, find_weights
 from urnet_tf.checkpoints.reader import Format, file_format, read_checkpoint
 from urnet_tf.checkpoints.weight_matching import copy_into, keras_slots, pytorch_slots
 from urnet_tf.errors import UsageError
 from urnet_tf.models import efficientnet_lite, resnext
-from urnet_tf.models.variants import BACKBONES, Variant, recognize_variant
+from urnet_tf.models.own_backbone import build_own_backbone
+from urnet_tf.models.variants import LITES, Variant, recognize_variant
 
 
 def build_backbone(
@@ -31,6 +33,8 @@ def build_backbone(
     deep_stem: bool = False,
     small_stem: bool = False,
     implementation: str = "auto",
+    preprocessing: str = "auto",
+    feature_layer: str | None = None,
     synchronized: bool = False,
     seed: int = 0,
 ) -> keras.Model:
@@ -43,27 +47,36 @@ def build_backbone(
       (2, 2048)
 
     Args:
-      name: "efficientnet_lite0" or "resnext".
+      name: "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2" or "resnext"; a path that ends in
+        .keras, or "keras_hub:" and a preset of keras-hub, which bring their weights.
       image_size_px: side of the square image.
-      weights: "imagenet" (efficientnet_lite0, from an installed package), a checkpoint with the
+      weights: "imagenet" (efficientnet_lite*, from an installed package), a checkpoint with the
         names of torchvision and timm (`.pth` or `.safetensors`), a `.weights.h5` of this backbone,
         or None = random. The classifier in a checkpoint is not used.
       depth, cardinality, width_per_group, squeeze_excitation, deep_stem, small_stem: of a ResNeXt, see
         `models.variants.Variant`.
       implementation: of its grouped convolutions, see `GroupedConv2D`.
+      preprocessing, feature_layer: of a network of one's own, see `build_own_backbone`.
       synchronized: batch statistics over all replicas; needed for equal results under mirroring.
       seed: of random weights.
 
     Raises:
       UsageError: an unknown name, weights that cannot be had, read, or do not fit.
     """
+    if is_own(name):
+        return build_own_backbone(
+            name, image_size_px, preprocessing=preprocessing, feature_layer=feature_layer
+        )
     if name not in BACKBONES:
-        raise UsageError(f"Expected a backbone of {', '.join(BACKBONES)}; received {name!r}.")
+        raise UsageError(
+            f"Expected a backbone of {', '.join(BACKBONES)}, a .keras file or keras_hub:PRESET; "
+            f"received {name!r}."
+        )
     path = find_weights(name, weights)
     variant = None
-    if name == "efficientnet_lite0":
-        model = efficientnet_lite.build_efficientnet_lite0(
-            image_size_px, synchronized=synchronized, seed=seed
+    if name in LITES:
+        model = efficientnet_lite.build_efficientnet_lite(
+            name, image_size_px, synchronized=synchronized, seed=seed
         )
         name_of, ignored = efficientnet_lite.checkpoint_name, ("_fc.",)
     else:

@@ -5,16 +5,15 @@ Plain Python: plans and error messages use it without building a network.
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from urnet_tf.errors import UsageError
 
-BACKBONES = ("efficientnet_lite0", "resnext")
-
 # Of EfficientNet-Lite0: repeats, kernel, stride, expansion, filters.
-LITE0_STAGES = (
+_LITE0_STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
     (2, 5, 2, 6, 40),
@@ -23,6 +22,43 @@ LITE0_STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Lite:
+    """The shape of an EfficientNet-Lite: Lite0, wider and deeper but for the stem and the last layer."""
+
+    width: float
+    depth: float
+    image_size_px: int  # that it was made and trained for
+
+    @property
+    def stages(self) -> tuple[tuple[int, int, int, int, int], ...]:
+        """Of each stage: repeats, kernel, stride, expansion, filters."""
+        last = len(_LITE0_STAGES) - 1
+        return tuple(
+            (
+                repeats if place in (0, last) else math.ceil(self.depth * repeats),
+                kernel,
+                stride,
+                expansion,
+                self._widened(filters),
+            )
+            for place, (repeats, kernel, stride, expansion, filters) in enumerate(_LITE0_STAGES)
+        )
+
+    def _widened(self, filters: int) -> int:
+        """Filters times the width to a multiple of 8, at most a tenth fewer."""
+        wanted = self.width * filters
+        rounded = max(8, int(wanted + 4) // 8 * 8)
+        return rounded + 8 if rounded < 0.9 * wanted else rounded
+
+
+LITES = {
+    "efficientnet_lite0": Lite(1.0, 1.0, 224),
+    "efficientnet_lite1": Lite(1.0, 1.1, 240),
+    "efficientnet_lite2": Lite(1.1, 1.2, 260),
+}
 
 BLOCKS = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 

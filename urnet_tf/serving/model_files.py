@@ -93,12 +93,24 @@ def _file_in(directory: pathlib.Path) -> pathlib.Path:
         return _versions(models[0])[-1]
     if (directory / "export").is_dir():  # the work directory of a run
         return _file_in(directory / "export")
+    if (directory / MARKER).is_file() and directory.name == "export":
+        _check_skipped(directory)
     if found := _file_of_version(directory):
         return found
     hint = " This run has no export yet: `urnet run` makes it." if (directory / "pack").is_dir() else ""
     held = sorted(p.name for p in directory.iterdir())
     shown = ", ".join(held[:5]) + (", ..." if len(held) > 5 else "") if held else "nothing"
     raise UsageError(f"Expected {_WANTED} in {directory}; it holds {shown}.{hint}")
+
+
+def _check_skipped(directory: pathlib.Path) -> None:
+    """A run may have had a reason for exporting nothing."""
+    try:
+        reason = read_json(directory / MARKER)["metadata"].get("skipped")
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return  # what is damaged is reported as such
+    if reason:
+        raise UsageError(f"Expected a model of images in {directory}; there is none. {reason}")
 
 
 def _versions(directory: pathlib.Path) -> list[pathlib.Path]:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from urnet_tf.backbone_names import is_own
 from urnet_tf.config.fields import Config, count_members, has_second_round, trains as trains
 from urnet_tf.config.presets import from_dict
 from urnet_tf.config.tree import FREE_MAPPINGS, plain_value, select
@@ -22,7 +23,8 @@ INDIFFERENT = ("runtime.workers", "runtime.strategy", "runtime.jit_compile", "ru
 
 # Settings that name a file or a folder: one place is one value, however it is written.
 _PATHS = ("ingest.path", "ingest.image_root", "ingest.val_path", "ingest.test_path", "model.weights",
-          "reweight.confidence.text_vectors", "reweight.page_text.encoder")  # fmt: skip
+          "model.features", "model.backbone", "reweight.confidence.text_vectors",
+          "reweight.page_text.encoder")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,10 @@ def _is_whole(config: Config) -> bool:
     return config.model.mode == "finetune"
 
 
+def _has_backbone(config: Config) -> bool:
+    return config.model.features is None
+
+
 def _is_repaired(config: Config) -> bool:
     return config.reweight.formulas != LITERAL
 
@@ -86,6 +92,18 @@ RULES = (
     Rule("augment.magnitude", lambda c: c.augment.policy == "randaugment", "augment.policy=randaugment"),
     Rule("augment.min_area", lambda c: c.augment.policy != "none", "another augment.policy than none"),
     Rule("augment.flip", lambda c: c.augment.policy != "none", "another augment.policy than none"),
+    # Without a file there is nothing to depend on.
+    Rule("model.features", lambda c: not _has_backbone(c), "a file"),
+    *(
+        Rule(key, _has_backbone, "model.features=null")
+        for key in ("model.backbone", "model.weights", "model.image_size_px", "model.crop_fraction",
+                    "model.preprocessing", "model.feature_layer", "model.resnext_*", "export.*")
+    ),
+    *(
+        Rule(key, lambda c: is_own(c.model.backbone), "a network of your own in model.backbone")
+        for key in ("model.preprocessing", "model.feature_layer")
+    ),
+    Rule("model.weights", lambda c: not is_own(c.model.backbone), "a model.backbone of this package"),
     Rule("model.resnext_*", lambda c: c.model.backbone == "resnext", "model.backbone=resnext"),
     Rule("train.init", _is_whole, _WHOLE),
     Rule("baseline.head", lambda c: not _is_whole(c), "model.mode=frozen"),
@@ -215,6 +233,8 @@ def _canonical(config: Config, key: str, value: object) -> object:
         return _kind(config)
     if key in _CHOSEN:
         return resolve(config, key)
+    if key == "model.backbone" and not is_own(config.model.backbone):
+        return value
     if key in _PATHS and isinstance(value, str) and os.path.exists(value):
         return os.path.realpath(value)
     return value

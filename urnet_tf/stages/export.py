@@ -42,6 +42,10 @@ from urnet_tf.store import column, read_array, read_json, read_table
 if TYPE_CHECKING:
     import keras
 
+ONLY_A_HEAD = (
+    "No model of images is exported, since the features are your own (model.features): train/instance.keras "
+    "is the head, from such features to logits in the order of pack/classes.json."
+)
 _HELD_IMAGES = 1000  # that the score for none of the classes rests on, at most
 _CHECK_BATCH = 64  # images that the export is compared on at once, at most
 _CONVERTER_BYTES = 10**9  # of the graphs that are written; measured with EfficientNet-Lite0
@@ -49,6 +53,9 @@ _CONVERTER_BYTES = 10**9  # of the graphs that are written; measured with Effici
 
 def run(context: StageContext) -> dict:
     """Builds the model image → logits, exports it, checks it on images of the store."""
+    if context.config.model.features is not None:
+        logging.warning("%s", ONLY_A_HEAD)
+        return {"skipped": ONLY_A_HEAD, "path": None, "formats": {}}
     model, none = _image_model(context), None
     refused = context.config.export.none_of_these
     if refused is not None and context.config.export.model != "ensemble":  # whose logits have one energy
@@ -161,6 +168,8 @@ def _choose_calibration(context: StageContext) -> np.ndarray:
 
 def estimate(config: Config, plan: PlanContext) -> Estimate:
     """Tracing, converting and two passes over the check images for every file."""
+    if config.model.features is not None:
+        return Estimate(0, 0.0, 0, 0, "features of your own: only the head, which train/ has")
     network = count_backbone(config)
     heads = count_classifier(network.feature_dim, plan.classes)
     settings = config.export

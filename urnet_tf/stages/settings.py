@@ -7,13 +7,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from urnet_tf import store
+from urnet_tf.backbone_names import is_own
+from urnet_tf.checkpoints.own_networks import files_of
 from urnet_tf.config import Config, FitConfig, ModelConfig, RuntimeConfig, select
 from urnet_tf.costs import step as step_cost
 from urnet_tf.costs.network import HeadCost, NetworkCost, count_classifier, count_network
 from urnet_tf.costs.step import TrainingCost, training_cost
 from urnet_tf.errors import settings_named
 from urnet_tf.models.variants import Variant
-from urnet_tf.stages.stage import PlanContext
+from urnet_tf.stages.own_features import open_own_features
+from urnet_tf.stages.stage import Estimate, PlanContext
 
 if TYPE_CHECKING:
     import keras
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 BACKBONE_SETTINGS = (
     "model.backbone", "model.weights", "model.image_size_px", "model.resnext_depth",
     "model.resnext_cardinality", "model.resnext_width_per_group", "model.resnext_squeeze_excitation",
-    "model.resnext_deep_stem", "model.resnext_small_stem",
+    "model.resnext_deep_stem", "model.resnext_small_stem", "model.preprocessing", "model.feature_layer",
 )  # fmt: skip
 
 
@@ -47,6 +50,8 @@ def open_backbone(config: Config, **changes: Any) -> "keras.Model":
         "image_size_px": model.image_size_px,
         "weights": model.weights,
         "seed": config.seed if model.weights is None else 0,
+        "preprocessing": model.preprocessing,
+        "feature_layer": model.feature_layer,
         **_resnext_settings(model),
     }
     with settings_named(_backbone_keys(config)):
@@ -68,13 +73,18 @@ def open_augmenter(config: Config, **changes: Any) -> Callable:
 def fingerprint_weights(config: Config) -> dict[str, str]:
     """`Stage.inputs` of a stage that opens the backbone: the checkpoint file that `model.weights` names.
 
-    Empty for ImageNet and random weights.
+    Of a network of one's own, its files. Empty for ImageNet and random weights.
 
     Raises:
       UsageError: the weights cannot be had.
     """
     from urnet_tf.checkpoints.pretrained import IMAGENET, find_weights
 
+    if is_own(config.model.backbone):
+        with settings_named(_backbone_keys(config)):
+            found = [os.stat(path) for path in files_of(config.model.backbone)]
+        sizes = [(status.st_size, status.st_mtime_ns) for status in found]
+        return {"the file of model.backbone": store.fingerprint(*sizes)} if sizes else {}
     with settings_named(_backbone_keys(config)):
         path = find_weights(config.model.backbone, config.model.weights)
     if path is None or config.model.weights == IMAGENET:
@@ -120,17 +130,24 @@ def images_per_step(fit: FitConfig, images: int) -> int:
 
 
 _STEPS_PER_PASS = 4
+_GUESSED_WIDTH = 1280  # features of a network of one's own, which is not opened for a plan
 
 
 def count_backbone(config: Config) -> NetworkCost:
-    """What the backbone that `model` describes costs."""
+    """What the backbone that `model` describes costs; features of one's own cost nothing."""
+    if config.model.features is not None:
+        name, width = os.path.basename(config.model.features), open_own_features(config).values.shape[1]
+        return NetworkCost(name, width, *[0] * 7)
     model = config.model
+    if is_own(model.backbone):
+        return NetworkCost(os.path.basename(model.backbone), _GUESSED_WIDTH, *[0] * 7)
     return count_network(model.backbone, model.image_size_px, Variant(**_resnext_settings(model)))
 
 
 def _backbone_keys(config: Config) -> dict[str, str]:
     flags = {name: f"--set model.resnext_{name}" for name in _resnext_settings(config.model)}
-    return keys_of(config, "model") | flags  # these stand in advice that can be copied
+    names = keys_of(config, "model") | {"name": "model.backbone"}
+    return names | flags  # these stand in advice that can be copied
 
 
 def _resnext_settings(model: ModelConfig) -> dict[str, Any]:
@@ -143,6 +160,19 @@ def _resnext_settings(model: ModelConfig) -> dict[str, Any]:
         "deep_stem": model.resnext_deep_stem,
         "small_stem": model.resnext_small_stem,
     }
+
+
+def say_unknown(config: Config, stage_name: str, estimate: Estimate) -> Estimate:
+    """An estimate without the seconds and the memory of a network of one's own, which nobody has counted."""
+    if config.model.features is not None or not is_own(config.model.backbone):
+        return estimate
+    frozen = config.model.mode == "frozen"
+    plain = config.evaluate.crops == "1" and tuple(config.evaluate.scales) == (1.0,)
+    running = ["features", "export"] if frozen else ["baseline", "extract", "train", "export"]
+    if stage_name not in (running if frozen and plain else [*running, "evaluate"]):
+        return estimate
+    note = f"time and memory of {os.path.basename(config.model.backbone)} are not known"
+    return dataclasses.replace(estimate, seconds=None, memory_bytes=None, training=None, note=note)
 
 
 def count_training(config: Config, fit: FitConfig, heads: HeadCost, plan: PlanContext) -> TrainingCost:

@@ -1,0 +1,17 @@
+"""How backbones are called, and which names mean a network of one's own: a file, or a preset of keras-hub."""
+
+# The networks that this package builds; all others are one's own.
+BACKBONES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnext")
+# What a network of one's own wants to see of images 0..255: see `models.own_backbone`.
+PREPROCESSING = ("auto", "none", "zero_to_one", "minus_one_to_one", "imagenet", "caffe")
+KERAS_FILE, KERAS_HUB = ".keras", "keras_hub:"
+
+
+def is_own(name: str) -> bool:
+    """Whether a name means a network of one's own, and not one of `BACKBONES`."""
+    return name.endswith(KERAS_FILE) or name.startswith(KERAS_HUB)
+
+
+def preset_of(name: str) -> str:
+    """The preset of keras-hub that a name means; "" for a file."""
+    return name.removeprefix(KERAS_HUB) if name.startswith(KERAS_HUB) else ""

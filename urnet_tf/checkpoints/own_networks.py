@@ -1,0 +1,51 @@
+"""Which networks of one's own a name means, and whether they are at hand; builds none.
+
+Plans are drawn with it, so that a missing file is reported before the work.
+"""
+
+import os
+import pathlib
+import zipfile
+
+from urnet_tf import extras
+from urnet_tf.backbone_names import KERAS_HUB, preset_of
+from urnet_tf.errors import UsageError
+from urnet_tf.text_rules import show_path
+
+
+def find_network(name: str) -> pathlib.Path | None:
+    """The file or folder of a network; None for a preset that keras-hub finds by its name.
+
+    Raises:
+      UsageError: there is no such file, it is none of Keras', or keras-hub is not installed.
+    """
+    if name.startswith(KERAS_HUB):
+        extras.require(
+            "hub",
+            "keras_hub",
+            purpose=f"The backbone {name}",
+            otherwise="take a .keras file or another backbone",
+        )
+        path = pathlib.Path(preset_of(name))
+        return path if path.is_dir() else None
+    path = pathlib.Path(name)
+    if not path.is_file():
+        raise UsageError(f"Cannot read the network {show_path(path)} (`name`): no such file.")
+    if not zipfile.is_zipfile(path):
+        raise UsageError(
+            'Expected a network as model.save("NAME.keras") of Keras 3 writes it as `name`; '
+            f"{show_path(path)} is none."
+        )
+    return path
+
+
+def files_of(name: str) -> list[pathlib.Path]:
+    """The files that decide a network, for a fingerprint; none for a preset by its name.
+
+    Raises:
+      UsageError: see `find_network`.
+    """
+    path = find_network(name)
+    if path is None:
+        return []
+    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if os.path.isfile(p))
