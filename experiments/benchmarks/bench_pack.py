@@ -2,9 +2,10 @@
 
 python experiments/benchmarks/bench_pack.py [--data PHOTOS] [--images 300] [--rounds 5]
 
-`ours` reads the bytes as ingest does (header, hash) and packs; `pack` is the second half of it. The resizer
-of img2dataset is `cv2.imdecode`, `cv2.resize` by areas and `cv2.imencode`, as its `resizer.py` (1.47) calls
-them with resize_mode=keep_ratio and resize_only_if_bigger, written out here since the package pins old ones.
+`ours` reads the bytes as ingest does (header, hash) and packs; `pack` is the second half of it. `and copies`
+decodes once more for the thumbnails by which near copies are found (ingest.copy_similarity). The resizer of
+img2dataset is `cv2.imdecode`, `cv2.resize` by areas and `cv2.imencode`, as its `resizer.py` (1.47) calls them
+with resize_mode=keep_ratio and resize_only_if_bigger, written out here since the package pins old libraries.
 It stores colors at half the resolution, all others at the full one, and so does a second row of it. All write
 JPEG of quality 95 with a short side of 256 px. Without --data, files of three sizes are drawn.
 """
@@ -90,8 +91,8 @@ def measure(title: str, paths: list[str]) -> None:
     with CapturedLibraryOutput() as printed:
         packer = pack._Packer(candidates, config, printed)
 
-        def ours(row: int) -> bytes:
-            probe_file(paths[row], limits.max_bytes, limits.max_pixels, limits.min_side_px)
+        def ours(row: int, thumbnail: bool = False) -> bytes:
+            probe_file(paths[row], limits.max_bytes, limits.max_pixels, limits.min_side_px, thumbnail)
             return packer.pack(row).record
 
         rows = {
@@ -100,6 +101,7 @@ def measure(title: str, paths: list[str]) -> None:
             "Pillow": lambda row: by_pillow(paths[row]),
             "pack": lambda row: packer.pack(row).record,
             "ours": ours,
+            "and copies": lambda row: ours(row, thumbnail=True),
         }
         cpu, wall = {name: [] for name in rows}, {name: [] for name in rows}
         for _ in range(_ROUNDS.value + 1):

@@ -210,6 +210,14 @@ def test_near_copies_of_held_images_leave_training():
     ]  # fmt: skip
 
 
+def test_near_copies_of_held_images_are_not_shared_out():
+    rows = [("val", 0, "", 0, "v", 99), *(("train", 0, "", r, f"{r}", r) for r in range(20))]
+    listed = with_pictures(rows, [99, *(99 if r < 10 else r for r in range(20))])
+    table = build_instance_table(*listed, seed=0, test_fraction=0.3)
+    splits = table.candidates["split"].to_pylist()  # three tenths of the ten that are left, not of twenty
+    assert [splits.count(name) for name in ("train", "val", "test")] == [7, 1, 3]
+
+
 def random_crawl(seed, held=False):
     """Rows and pictures: copies inside of classes and across, some of equal bytes."""
     generator = np.random.default_rng(seed)

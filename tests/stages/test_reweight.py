@@ -372,3 +372,23 @@ def test_another_file_of_text_vectors_is_another_input(tmp_path):
     path.write_text("1 2\nlion 1 2.5\n")
     assert reweight.inputs(config) != once
     assert reweight.inputs(load_config()) == {}
+
+
+def test_copies_count_once_where_the_setting_says_so(workdir, monkeypatch):
+    off = [setting.replace("true", "false") for setting in EVERYTHING]
+    read_table = store.read_table
+
+    def with_copies(path, columns=None, **options):
+        table = read_table(path, columns, **options)
+        if "picture" in table.column_names:
+            place = table.column_names.index("picture")
+            pictures = ["p"] * 3 + [""] * (len(table) - 3)
+            table = table.set_column(place, "picture", [pictures])
+        return table
+
+    monkeypatch.setattr(store, "read_table", with_copies)
+    _, plain, _ = run(workdir, "copies", *off)
+    _, once, _ = run(workdir, "once", *off, "reweight.combine.copies_once=true")
+    assert (plain["sample_weight"] == 1).all()
+    weight = once["sample_weight"]
+    assert weight[:3] == pytest.approx(weight[3] / 3) and len(set(weight[3:])) == 1

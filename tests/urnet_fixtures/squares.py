@@ -48,9 +48,10 @@ def packed(tmp_path_factory):
     image_store.write_index(root / "pack", [len(records)])
     hashes = [f"h{i}" for i in range(len(labels))]
     hashes[5] = hashes[4]
-    hashes[25] = hashes[4]  # one file under two labels
+    pictures = list(hashes)
+    pictures[25] = hashes[4]  # a near copy under another label
     columns = {
-        "instance_id": np.arange(len(labels)), "label": labels, "content_hash": hashes, "picture": hashes,
+        "instance_id": np.arange(len(labels)), "label": labels, "content_hash": hashes, "picture": pictures,
         "split": [schema.TRAIN] * TRAIN + [schema.VAL] * VAL,
         **{name: [""] * len(labels) for name in ("source", "query", "title", "description", "tags", "path")},
         **{name: [1] * len(labels) for name in ("rank", "width_px", "height_px")},

@@ -6,10 +6,11 @@ another size or another compression has nearly the same thumbnail. Pillow decode
 size where that is enough.
 """
 
-import io
-
 import numpy as np
 from PIL import Image
+
+from urnet_tf.images import headers
+from urnet_tf.images.orientation import exif_orientation
 
 SIDE, COLOR_SIDE = 32, 8
 THUMBNAIL_BYTES = SIDE**2 + 2 * COLOR_SIDE**2
@@ -23,7 +24,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ORIENTATION = 0x0112  # of EXIF
 
 
 def make_thumbnail(data: bytes) -> np.ndarray:
@@ -32,8 +32,8 @@ def make_thumbnail(data: bytes) -> np.ndarray:
     Transparent parts are white, and the EXIF orientation is honored.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        with headers.opened_by_pillow(data) as image:
+            turn = _TURNS.get(exif_orientation(data))
             image.draft("RGB", (_DRAFT_SIDE_PX, _DRAFT_SIDE_PX))
             small = _on_white(image)
     except (

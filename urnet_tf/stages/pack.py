@@ -278,5 +278,5 @@ STAGE = Stage(
     depends_on=("pack", "ingest.max_pixels"),
     run=run,
     estimate=estimate,
-    version=3,
+    version=4,
 )

@@ -101,11 +101,11 @@ def run(context: StageContext) -> dict:
     store.write_table(context.out / "weights.parquet", columns, schema.WEIGHT_COLUMNS)
 
     metadata |= _describe(context.config, weighed, labels)
-    _log(metadata, bags=trains(context.config, "train") and context.config.train.bag.loss_weight > 0)
+    _log(metadata)
     return metadata
 
 
-def _log(metadata: dict[str, Any], bags: bool) -> None:
+def _log(metadata: dict[str, Any]) -> None:
     wrong, between = 1 - metadata["clean_rate_estimate"], metadata["clean_rate_interval"]
     share = f"About {100 * wrong:.0f} %"
     note = "the models were trained on these very labels, so more may be wrong"
@@ -116,11 +116,6 @@ def _log(metadata: dict[str, Any], bags: bool) -> None:
         "ones.",
         share, note, metadata["effective_sample_size"],
     )  # fmt: skip
-    if bags:
-        logging.info(
-            "A bag of %d then holds at least one right image in about %.1f %% of cases.",
-            metadata["bag_size"], 100 * metadata["bag_guarantee"],
-        )  # fmt: skip
 
 
 def _describe(config: Config, weighed: recipe.Weighed, labels: np.ndarray) -> dict[str, Any]:
