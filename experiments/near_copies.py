@@ -23,18 +23,22 @@ from urnet_tf.crawl import near_copies
 from urnet_tf.images.probe import content_hash
 from urnet_tf.images.thumbnails import make_thumbnail
 
-_IMAGES = flags.DEFINE_multi_string("images", None, "folder of images in class folders", required=True)
-_MOST = flags.DEFINE_integer("most", 1000, "images of each folder", lower_bound=2)
-_SHEET = flags.DEFINE_string("sheet", None, "where to draw the pairs found among files of the last folder")
-
 LIMITS = (0.95, 0.925, 0.9, 0.875, 0.85, 0.8)
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 _SIDE_PX, _PAIRS_IN_ROW, _MOST_SHOWN = 120, 6, 240
 
 
+def define_flags():
+    """Not when this is imported, as by tests, beside others with flags of these names."""
+    flags.DEFINE_multi_string("images", None, "folder of images in class folders", required=True)
+    flags.DEFINE_integer("most", 1000, "images of each folder", lower_bound=2)
+    flags.DEFINE_string("sheet", None, "where to draw the pairs found among files of the last folder")
+
+
 def main(_):
-    for folder in _IMAGES.value:
-        files = find_images(folder, _MOST.value)
+    chosen = flags.FLAGS
+    for folder in chosen.images:
+        files = find_images(folder, chosen.most)
         start = time.process_time()
         originals = np.stack([make_thumbnail(file.read_bytes()) for file in files])
         seconds = [time.process_time() - start]
@@ -47,8 +51,8 @@ def main(_):
         print(format_table(folder, [file.parent.name for file in files], pairs, found))
         for what, amount in zip(("thumbnails", "grouping"), seconds, strict=True):
             print(f"{what}: {1000 * amount / len(files):.2f} s for 1,000 images")
-        if _SHEET.value and folder == _IMAGES.value[-1]:
-            draw_pairs(files, pairs, LIMITS[-1]).save(_SHEET.value)
+        if chosen.sheet and folder == chosen.images[-1]:
+            draw_pairs(files, pairs, LIMITS[-1]).save(chosen.sheet)
 
 
 def find_images(folder, most):
@@ -165,4 +169,5 @@ def draw_pairs(files, pairs, limit):
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

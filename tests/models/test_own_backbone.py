@@ -55,7 +55,7 @@ def pooled_of(model, images=IMAGES):
 
 @pytest.mark.parametrize("ending", ["features", "maps", "softmax", "softmax_layer", "logits"])
 def test_features_are_what_comes_before_the_classes(ending, tmp_path, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="absl")
     given = network(ending=ending)
     model = build_backbone(saved(tmp_path, given), 16)
     assert model.output_shape == (None, 4) and model.input_shape == (None, 16, 16, 3)

@@ -74,7 +74,7 @@ def _is_whole(config: Config) -> bool:
 
 
 def _has_backbone(config: Config) -> bool:
-    return config.model.features is None
+    return config.model.features is None or _is_whole(config)
 
 
 def _is_repaired(config: Config) -> bool:
