@@ -223,7 +223,7 @@ def test_a_killed_ablation_goes_on_and_a_failing_row_stops_nothing(small_experim
     names = ("baseline", "best", "cleanlab_filter", "co_teaching", "oracle")
     wanted = {name: EVERY_ROW[name] for name in names}
     wanted |= {
-        "broken": ("train.fit.learning_rate=1e30",),
+        "broken": ("knn.neighbors=0",),
         "best+flickr_top15": EVERY_ROW["best+flickr_top15"],
     }
     wanted["best+ensemble"] = (*EVERY_ROW["best"], "ensemble.members=2")
