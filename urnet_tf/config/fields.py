@@ -245,9 +245,8 @@ class CombineConfig:
     smallest: float = _between(0.05, 0.0, 1.0)  # repaired: bounds of the combined weight
     largest: float = _between(10.0, 1.0, _FACTOR)
     unit_mean: bool = False  # literal: scale the product to mean 1, as repaired always does
-    copies_once: bool = (
-        False  # n copies of a picture in one class count 1 / n each, see ingest.copy_similarity
-    )
+    # n copies of a picture in one class count 1 / n each, see ingest.copy_similarity
+    copies_once: bool = False
 
 
 @dataclass(frozen=True)

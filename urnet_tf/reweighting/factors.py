@@ -90,15 +90,25 @@ class Instances:
             seen.given_prob, seen.topk_ids, seen.topk_probs, self.labels, num_classes=self.num_classes
         )
 
+    @functools.cached_property
+    def _known_right_probs(self) -> dict[tuple[str, ...], dict[str, np.ndarray]]:
+        return {}
+
     def right_probs(self, recipe: Recipe) -> dict[str, np.ndarray]:
         """P(the label is right), float [N], after each kind of evidence of a recipe, the pictures first."""
+        used = tuple(name for name in ("rank_prior", "page_text") if name in recipe.factors)
+        if used not in self._known_right_probs:  # each of its factors asks
+            self._known_right_probs[used] = self._update_right_probs(used)
+        return self._known_right_probs[used]
+
+    def _update_right_probs(self, used: tuple[str, ...]) -> dict[str, np.ndarray]:
         prob = self.posterior.prob
         found = {"label_posterior": prob}
-        if "rank_prior" in recipe.factors:
+        if "rank_prior" in used:
             column = rank_prior.rank_column(self.ranks)
             prob = update_right_prob(prob, column, self.sources, self.folds, relative_to_group=False)
             found["rank_prior"] = prob
-        if "page_text" in recipe.factors and self.page_score is not None:
+        if "page_text" in used and self.page_score is not None:
             prob = update_right_prob(prob, self.page_score, self.sources, self.folds, relative_to_group=True)
             found["page_text"] = prob
         return found
