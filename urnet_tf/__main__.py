@@ -39,9 +39,11 @@ urnet {version}: train image classifiers from noisy web images, and see why each
   urnet why    IMAGE --workdir DIR      why an image counted as much as it did
   urnet predict IMAGE ... | DIR --model MODEL [--top_k N] [--format table|csv|jsonl] [--out FILE]
                                         the best classes of images; 1 where one could not be read
-  urnet serve  --model MODEL [--port N] [--host ADDRESS] [--engine ENGINE] [--dry_run]
-                                        starts TF Serving, its Docker image or MLflow's server
-  urnet promote --workdir DIR [--out saved_models]    put a run's export where servers look
+  urnet serve  --model MODEL [--port N] [--host ADDRESS] [--engine ENGINE] [--dry_run] [-- OPTIONS]
+                                        starts TF Serving, its Docker image or a server of our own
+  urnet promote --workdir DIR [--out saved_models] [--pin] [--label NAME] [--dry_run]
+                                        put a run's export where servers look
+  urnet rollback --model saved_models/NAME [--dry_run]    let servers go back to the version before
   urnet ensemble RUN RUN ... [--workdir runs/ensemble] [--dry_run] [--set export.name=NAME ...]
                                         joins finished runs (their work directories) with the same classes
                                         and held images: accuracy, submission file, one exported model
@@ -82,11 +84,14 @@ _FORMAT = flags.DEFINE_enum(
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "serve: address to listen on")
 _PORT = flags.DEFINE_integer("port", 8501, "serve: HTTP port", lower_bound=2, upper_bound=65535)
 _ENGINE = flags.DEFINE_enum(
-    "engine", "auto", ["auto", "tf_serving", "docker", "mlflow"], "serve: which server; auto = the first here"
+    "engine", "auto", ["auto", "tf_serving", "docker", "own"], "serve: which server; auto = the first here"
 )
+_PIN = flags.DEFINE_bool("pin", False, "promote: serve this version until told otherwise")
+_LABEL = flags.DEFINE_string("label", None, "promote: a label for this version, like canary")
 _ALL_FLAGS = (
     _WORKDIR, _CONFIG, _DATA, _FEATURES, _SET, _FROM, _RESCAN, _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES,
-    _CLASSES, _SIZE, _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT, _HOST, _PORT, _ENGINE,
+    _CLASSES, _SIZE, _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT, _HOST, _PORT, _ENGINE, _PIN,
+    _LABEL,
 )  # fmt: skip
 
 
@@ -154,16 +159,15 @@ def _dispatch(command: str | None, arguments: list[str]) -> int:
         return _draw()
     if command == "why":
         return _why(arguments)
-    if command == "promote":
+    if command in ("promote", "rollback"):
         _reject_extra(command, arguments)
-        return _promote()
+        return _promote(command)
     if command == "ensemble":
         return _ensemble(arguments)
     if command == "predict":
         return _predict(arguments)
     if command == "serve":
-        _reject_extra(command, arguments)
-        return _serve()
+        return _serve(arguments)
     if command == "verify":
         _reject_extra(command, arguments)
         return _verify()
@@ -172,7 +176,7 @@ def _dispatch(command: str | None, arguments: list[str]) -> int:
         return _run(command)
     received = "none" if command is None else repr(command)
     known = ", ".join(
-        ("run", "verify", "why", "predict", "promote", "ensemble", "serve", "draw", *stages.NAMES)
+        ("run", "verify", "why", "predict", "promote", "rollback", "ensemble", "serve", "draw", *stages.NAMES)
     )
     raise UsageError(f"Expected a command ({known}); received {received}. See `urnet --help`.")
 
@@ -281,27 +285,24 @@ def _predict(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
-def _serve() -> int:
+def _serve(options: list[str]) -> int:
     from urnet_tf.serving.server import serve
 
     if _MODEL.value is None:
         raise UsageError("Expected --model MODEL, an export with a SavedModel.")
-    serve(_MODEL.value, host=_HOST.value, port=_PORT.value, engine=_ENGINE.value, dry_run=_DRY_RUN.value)
+    where = {"host": _HOST.value, "port": _PORT.value, "engine": _ENGINE.value}
+    serve(_MODEL.value, **where, options=options, dry_run=_DRY_RUN.value)
     return 0
 
 
-def _promote() -> int:
-    from urnet_tf.export.promotion import promote
-    from urnet_tf.store import Workdir
+def _promote(command: str) -> int:
+    from urnet_tf.commands import versions
 
-    workdir = Workdir(_WORKDIR.value)
-    marker = workdir.marker("export")
-    if marker is None:
-        raise UsageError(f"Expected an export in {workdir.root}; found none. Run `urnet run` first.")
-    if skipped := marker["metadata"].get("skipped"):
-        raise UsageError(f"Expected an export in {workdir.root}; there is none. {skipped}")
-    version = workdir.checked("export", *marker["metadata"]["path"].split("/"))
-    print(f"Promoted: {promote(version, _OUT.value or 'saved_models')}")
+    if command == "rollback":
+        versions.roll_back(_MODEL.value, dry_run=_DRY_RUN.value)
+    else:
+        out = _OUT.value or "saved_models"
+        versions.promote(_WORKDIR.value, out, pin=_PIN.value, label=_LABEL.value, dry_run=_DRY_RUN.value)
     return 0
 
 

@@ -338,6 +338,9 @@ class ExportConfig:
             "onnx",
         ),
     )  # fmt: skip
+    max_pixels: int = _between(
+        25_000_000, 1, _PIXELS
+    )  # of an encoded image; decoding takes 16 bytes for each
     crops: str = _choice("1", "5", "10", "grid")  # of the SavedModel on encoded images: as evaluate.crops
     scales: tuple[float, ...] = _several((1.0,), 20, minimum=0.1, maximum=10.0)
     tolerance_float32: float = _between(1e-4, 0.0, 1.0)  # of probabilities to Keras, largest and relative
