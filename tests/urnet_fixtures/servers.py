@@ -1,9 +1,10 @@
-"""Our own server on models without TensorFlow, in a thread of this process."""
+"""Our own server on models without TensorFlow, in a thread of this process; `urnet serve` as a process."""
 
 import contextlib
 import http.client
 import json
 import socket
+import subprocess
 import threading
 import time
 from typing import NamedTuple
@@ -107,3 +108,34 @@ def running(versions, labels=None, load=None, **options):
         finally:
             server.should_exit = True
             thread.join(20)
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def wait_for(process, word):
+    """The lines that a process prints up to one with `word`, or all."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if word in line:
+            break
+    return "".join(lines)
+
+
+@contextlib.contextmanager
+def served(urnet_command, *arguments, **environment):
+    """A running `urnet serve ...` and what it printed up to its last line; killed at the end."""
+    command = urnet_command("serve", *arguments)
+    command["env"] = command["env"] | environment
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
+    with subprocess.Popen(**command, **pipes) as process:
+        try:
+            printed = wait_for(process, "curl")
+            assert "curl" in printed, process.stderr.read()
+            yield process, printed
+        finally:
+            process.terminate()  # so that it ends its server, too
+            process.communicate(timeout=60)
