@@ -96,7 +96,7 @@ def main(_):
             "arch": _ARCH.value, "variant": variant, "directory": directory, "threads": _THREADS.value,
             "image_size_px": _SIZE.value, "short_side_px": _SHORT.value,
             "grouped_convolutions": ["native", "blocked"] if _COMPARE.value else ["blocked"],
-            "saved_models_only": _COMPARE.value,
+            "saved_models_only": _COMPARE.value, "tflite": not _CLIENTS.value,
         }  # fmt: skip
         print(f"writing the files of {_ARCH.value}", flush=True)
         writer = Worker(WORKER, {"row": "write", **spec}, _LIMIT.value)

@@ -192,10 +192,15 @@ def measure(port, photos, clients, requests, limit_s):
     p50, p99 = 1e3 * np.percentile(seconds, [50, 99]) if seconds else (float("nan"), float("nan"))
     counts = sum((worker.counts for worker in workers), collections.Counter())
     return {
-        "clients": clients, "p50_ms": float(p50), "p99_ms": float(p99),
-        "images_per_s": len(seconds) / elapsed, "answered": counts[200], "refused": counts[503], "hostile": counts["hostile"],
+        "clients": clients,
+        "p50_ms": float(p50),
+        "p99_ms": float(p99),
+        "images_per_s": len(seconds) / elapsed,
+        "answered": counts[200],
+        "refused": counts[503],
+        "hostile": counts["hostile"],
         "wrong": [fault for worker in workers for fault in worker.wrong],
-    }  # fmt: skip
+    }
 
 
 def peak_memory_mb(process):

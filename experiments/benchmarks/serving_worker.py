@@ -77,6 +77,8 @@ def write(spec):
         return sizes
     model.save(directory / "model.keras")
     _write_onnx(model, directory, labels, preparation)
+    if not spec["tflite"]:
+        return sizes
     calibration = Preparation(size).decode(draw_photos(32))[0].numpy()
     for kind in TFLITE_KINDS:
         path = directory / f"{kind}.tflite"

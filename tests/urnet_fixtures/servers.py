@@ -88,11 +88,11 @@ class Server(NamedTuple):
 
 
 @contextlib.contextmanager
-def running(versions, labels=None, load=None, **options):
+def running(versions, labels=None, load=None, name="tiny", **options):
     """Serves `{number: Version}`, or the numbers that `load` will fill; waits until it answers."""
     import uvicorn
 
-    model = ServedModel("tiny", list(versions), labels)
+    model = ServedModel(name, list(versions), labels)
     if load is None:
         model.versions |= versions
     app = create_app(model, ServerOptions(**options), load=load and (lambda: load(model)))
