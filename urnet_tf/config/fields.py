@@ -293,8 +293,8 @@ class BagConfig:
 class TrainConfig:
     # finetune: what the network starts from; baseline_with_classifier (the paper): FC1 as well
     init: str = _choice("pretrained", "baseline", "baseline_with_classifier")
-    # frozen: as baseline.head; weights make discriminant analysis worse where it was measured
-    head: str = _choice("logistic", "discriminant", "mean", "trained")
+    # frozen: as `baseline.head`
+    head: str = _choice("mean", "discriminant", "logistic", "trained")
     # fitted heads: classes count alike, images count alike (as frequent as in the crawl), or auto: classes
     # alike as far as the share of all images that are right does not drop beyond chance
     objective: str = _choice(BALANCED, PLAIN, AUTO)
