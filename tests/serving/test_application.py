@@ -198,6 +198,23 @@ def test_overload_and_lateness():
         assert model.calls == [("serving_default", 1)] * 2  # those that were late were not computed
 
 
+def test_requests_in_work_are_answered_when_it_is_stopped():
+    model = LengthModel()
+    with running({1: model}) as server, ThreadPoolExecutor(2) as pool:
+        model.go.clear()
+        held = [pool.submit(server.predict, rows(b"P held")) for _ in range(2)]
+        end = time.monotonic() + 20
+        while not model.calls:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        server.stop()
+        time.sleep(0.3)
+        with pytest.raises(ConnectionRefusedError):
+            server.predict(rows(b"P new"))
+        model.go.set()
+        assert [f.result().status for f in held] == [200, 200]
+
+
 def test_many_clients_get_their_own_answers_amid_hostile_ones(server):
     hostile = [b"{", rows(*[b"x"] * 9), rows(png(99, 99)), b"\0" * 1000, rows(b"P" * 100_000)]
 

@@ -175,10 +175,11 @@ def test_labels_and_pins_of_the_list_reach_the_server(empty_version, tmp_path, c
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
-def test_a_killed_parent_takes_the_server_along(stand_ins, empty_version, urnet_command):
+def test_a_killed_parent_takes_the_server_along(stand_ins, empty_version, urnet_command, tmp_path):
     stand_ins("tensorflow_model_server")
     port = free_port()
-    with served(urnet_command, "--model", str(empty_version), "--port", str(port)) as (process, _):
+    arguments = ["--model", str(empty_version), "--port", str(port)]
+    with served(urnet_command, *arguments, TMPDIR=str(tmp_path)) as (process, _):
         process.kill()
         process.wait()
         end = time.monotonic() + 20

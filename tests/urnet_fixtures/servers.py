@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -68,10 +69,11 @@ class Answer(NamedTuple):
 
 
 class Server(NamedTuple):
-    """A running server; `model` is what it serves."""
+    """A running server: `model` is what it serves, `stop` asks it to end as SIGTERM does."""
 
     port: int
     model: ServedModel
+    stop: Callable[[], None]
 
     def ask(self, method, path, body=None, headers=None, timeout=30):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
@@ -104,7 +106,7 @@ def running(versions, labels=None, load=None, name="tiny", **options):
             while not server.started:
                 assert thread.is_alive()
                 time.sleep(0.01)
-            yield Server(listener.getsockname()[1], model)
+            yield Server(listener.getsockname()[1], model, lambda: setattr(server, "should_exit", True))
         finally:
             server.should_exit = True
             thread.join(20)
