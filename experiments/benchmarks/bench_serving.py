@@ -149,7 +149,7 @@ def _measure_servers(directory):
         with running_server(path, directory, _THREADS.value) as (port, process):
             rows = []
             for clients in map(int, _CLIENTS.value):
-                rows.append(measure(port, photos, clients, _REQUESTS.value, _LOAD.value))
+                rows.append(measure(port, photos, clients, _REQUESTS.value, _LOAD.value, process))
                 print(f"{server}, {clients} clients: {rows[-1]['images_per_s']:.1f} images/s", flush=True)
             results[server] = rows, peak_memory_mb(process)
     print(format_load(f"{_ARCH.value}, {_SIZE.value} px, {_THREADS.value} threads", results))

@@ -178,7 +178,7 @@ class _Service:
         async with _read_body(request, self._max_body, self._memory, self._options.timeout_s) as body:
             async with self._parsing:  # one at a time, which bounds the memory that it takes
                 asked = await asyncio.to_thread(
-                    rest_protocol.parse_predict, bytes(body), version.signatures, self._options.max_images
+                    rest_protocol.parse_predict, body, version.signatures, self._options.max_images
                 )
                 pixels = await asyncio.to_thread(self._count_pixels, version, asked)
             request.state.images = asked.rows
@@ -211,13 +211,15 @@ class _Service:
 
 
 def _pixels_of(files: Iterable[bytes], number: int, limit: int | None) -> int:
-    from urnet_tf.images.headers import Refused, read_size
+    from urnet_tf.images.headers import Refused, pillow_format, read_size
 
     total = 0
     for file in files:
+        if pillow_format(file) is not None:  # of no kind that a served graph reads
+            continue
         try:
             width, height = read_size(file)
-        except (Refused, ValueError, MemoryError):  # no image: the model says so for this one
+        except (Refused, ValueError):  # no image: the model says so for this one
             continue
         if limit is not None and width * height > limit:
             raise ProtocolError(

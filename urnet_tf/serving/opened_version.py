@@ -1,7 +1,6 @@
 """Opens a version of an export for our own server: a SavedModel with all signatures, or any other file."""
 
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -147,10 +146,3 @@ def _describe(signature: Signature) -> dict[str, Any]:
         "method_name": "tensorflow/serving/predict",
         "defaults": {},
     }
-
-
-def file_of_version(directory: pathlib.Path, number: int) -> ModelFile:
-    """The model of a numbered version below a model's directory."""
-    from urnet_tf.serving.model_files import find_model
-
-    return find_model(directory / str(number))

@@ -113,11 +113,6 @@ def parse_options(arguments: Sequence[str]) -> ServerOptions:
     return ServerOptions(**given)
 
 
-def list_options() -> list[str]:
-    """A line for each option: its flag with the default."""
-    return [f"--{field.name}={_shown(field.default)}" for field in dataclasses.fields(ServerOptions)]
-
-
 def exposure_warning(host: str, options: ServerOptions) -> str:
     """What to know about an address that others can reach; "" where none can."""
     if is_loopback(host):

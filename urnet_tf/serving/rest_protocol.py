@@ -77,7 +77,9 @@ class PredictRequest(NamedTuple):
     by_row: bool
 
 
-def parse_predict(body: bytes, signatures: Mapping[str, Signature], max_rows: int) -> PredictRequest:
+def parse_predict(
+    body: bytes | bytearray, signatures: Mapping[str, Signature], max_rows: int
+) -> PredictRequest:
     """Reads the body of a request.
 
     Args:
@@ -150,7 +152,7 @@ def format_error(message: str) -> bytes:
     return _dump({"error": message})
 
 
-def _parse_json(body: bytes) -> dict[str, Any]:
+def _parse_json(body: bytes | bytearray) -> dict[str, Any]:
     if not body.strip():
         raise ProtocolError(400, "JSON Parse error: The document is empty")
     try:
