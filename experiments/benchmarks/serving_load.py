@@ -229,8 +229,7 @@ def format_load(name, results):
     """Markdown: a line for each server and number of clients, then what went wrong."""
     lines = [
         f"\n### {name}: clients at a time\n",
-        "| server | clients | p50 ms | p99 ms | images/s | CPU ms an image | answered | 503 | hostile | wrong "
-        "| peak MB |",
+        "| server | clients | p50 ms | p99 ms | images/s | CPU ms | answered | 503 | hostile | wrong | MB |",
         "|---|" + "---:|" * 10,
     ]
     faults = []
