@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from urnet_tf.errors import UsageError
+from urnet_tf.export.preparation import Preparation
 from urnet_tf.serving.batching import Arrays
 from urnet_tf.serving.model_files import KINDS, ModelFile
 from urnet_tf.serving.rest_protocol import DEFAULT_SIGNATURE, STRING, Signature, TensorSpec
@@ -57,7 +58,7 @@ class _SavedModel(Version):
             )
             for name, s in found.items()
         }
-        self.max_pixels = file.preparation.max_pixels if file.preparation else None
+        self.max_pixels = (file.preparation or Preparation).max_pixels
 
     def run(self, signature: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """See `served_model.Version`."""
@@ -87,7 +88,7 @@ class _Answers(Version):
         signature = Signature({"image_bytes": TensorSpec(STRING, (None,))}, outputs)
         self.signatures = {DEFAULT_SIGNATURE: signature}
         self.signature_def = {DEFAULT_SIGNATURE: _describe(signature)}
-        self.max_pixels = classifier.preparation.max_pixels if classifier.preparation else None
+        self.max_pixels = (classifier.preparation or Preparation).max_pixels
 
     def run(self, signature: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """See `served_model.Version`."""
