@@ -1,5 +1,6 @@
 """Our own server on models without TensorFlow, in a thread of this process; `urnet serve` as a process."""
 
+import base64
 import contextlib
 import http.client
 import json
@@ -56,6 +57,11 @@ class LengthModel(Version):
         encoded = np.vectorize(str.encode, otypes=[object])(labels)
         shares = np.where(valid[:, None], np.float32([0.9, 0.1]), np.float32(0))
         return {"classes": classes, "labels": encoded, "probabilities": shares, "valid": valid}
+
+
+def rows(*images):
+    """The body of a request for encoded images."""
+    return {"instances": [{"image_bytes": {"b64": base64.b64encode(i).decode()}} for i in images]}
 
 
 class Answer(NamedTuple):
