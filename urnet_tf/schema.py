@@ -88,6 +88,24 @@ STATUS = {
 }
 
 
+# corrections.parquet, in the root of a work directory: what people said of labels, all texts.
+CORRECTION_COLUMNS = {
+    "content_hash": "string",  # as in instances.parquet; "" where only the path is known
+    "path": "string",  # as listed when it was judged
+    "old_label": "string",  # the name of the class that was given
+    "verdict": "string",  # one of VERDICTS
+    "new_label": "string",  # the name of a class; "" unless the verdict is WRONG_CLASS
+    "queue": "string",  # in which order images were shown: RANDOM_QUEUE, or another one's name
+    "who": "string",
+    "when": "string",  # ISO 8601 in UTC with milliseconds: 2024-05-31T16:20:00.000Z
+}
+CORRECTIONS_FORMAT = "urnet corrections 1"
+RIGHT, WRONG_CLASS, NONE_OF_THESE, UNSURE = "right", "wrong_class", "none_of_these", "unsure"
+UNDONE = "undone"  # takes back what the same person said of the image before
+VERDICTS = (RIGHT, WRONG_CLASS, NONE_OF_THESE, UNSURE, UNDONE)
+RANDOM_QUEUE = "random"  # a random sample, from which shares and accuracies can be estimated
+
+
 # weights.parquet: one row per training instance, in instance_id order; a column a factor, of ones where it is
 # switched off (see `reweighting.factors`).
 WEIGHT_COLUMNS = {
