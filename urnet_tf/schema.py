@@ -7,12 +7,18 @@ test images. `instance_id` equals the row number of `instances.parquet` and the 
 the image store.
 """
 
+from collections.abc import Mapping
+
 from urnet_tf.reweighting.factors import FACTORS
 
 TRAIN, VAL, TEST = "train", "val", "test"
-SPLITS = (TRAIN, VAL, TEST)
+SPLITS = (TRAIN, VAL, TEST)  # of what is listed
+# What people have judged and is not trained on: a random sample of the crawl, with their labels, and images
+# that show none of the classes, without a label.
+JUDGED = "judged"
+ALL_SPLITS = (*SPLITS, JUDGED)
 UNLABELED = -1
-# Whose labels held images have: their own list's, or the crawl's, from which they were drawn.
+# Whose labels held images have: their own list's, or the crawl's, from which they were drawn; or JUDGED.
 GIVEN, DRAWN = "given", "drawn"
 
 # What a list of images may tell of each.
@@ -35,6 +41,7 @@ INSTANCE_COLUMNS = {
     "picture": "string",  # equal for files that show the same picture: a content hash of one of them
     "width_px": "int32",  # as the file's header says, before EXIF rotation
     "height_px": "int32",
+    "judged": "string",  # a verdict, RIGHT or WRONG_CLASS where `label` is what people said; "" = nobody did
 }
 
 # quarantine.parquet: a row that is not used, and why. `label` -1 where it is not known.
@@ -82,9 +89,10 @@ STATUS = {
     "too_many_pixels": "the header promises more pixels than ingest.max_pixels",
     "too_small": "a side is shorter than ingest.min_side_px",
     "decode_error": "the image data is damaged",
-    "duplicate_of_evaluation": "the same picture is a validation or test image",
-    "near_copy_of_evaluation": "a near copy, of other bytes, is a validation or test image",
+    "duplicate_of_evaluation": "the same picture is a validation, test or judged image",
+    "near_copy_of_evaluation": "a near copy, of other bytes, is a validation, test or judged image",
     "rank_cut": "ranked below ingest.max_rank of its source",
+    "judged_none_of_these": "judged to show none of the classes",
 }
 
 
@@ -104,6 +112,31 @@ RIGHT, WRONG_CLASS, NONE_OF_THESE, UNSURE = "right", "wrong_class", "none_of_the
 UNDONE = "undone"  # takes back what the same person said of the image before
 VERDICTS = (RIGHT, WRONG_CLASS, NONE_OF_THESE, UNSURE, UNDONE)
 RANDOM_QUEUE = "random"  # a random sample, from which shares and accuracies can be estimated
+
+# judged.parquet of ingest: a row for each judged row of the crawl, and what became of it.
+OBEYED_COLUMNS = {
+    "content_hash": "string",
+    "path": "string",
+    "split": "string",  # as listed
+    "given_label": "string",  # the name of the class, as listed
+    "label": "string",  # as judged; "" = none of the classes
+    "verdict": "string",
+    "queue": "string",
+    "who": "string",
+    "when": "string",
+    "in_random_sample": "bool",
+    "fate": "string",  # one of OBEYED_FATES
+}
+CONFIRMED, REPLACED, TESTED = "confirmed", "replaced", "test_list"  # TESTED: with its judged label
+OUTSIDE, LEFT, REPEATED = "outside", "left", "repeated"
+OBEYED_FATES = {
+    CONFIRMED: "the label was right",
+    REPLACED: "the label was replaced",
+    TESTED: "an image of the random sample, out of training, with the judged label",
+    OUTSIDE: "an example of none of the classes, out of training",
+    LEFT: "a copy of such an example, left out",
+    REPEATED: "listed once more under the judged label, left out",
+}
 
 
 # weights.parquet: one row per training instance, in instance_id order; a column a factor, of ones where it is
@@ -131,3 +164,9 @@ PREDICTED_BY = {  # in words
     BALANCED_BASELINE: "the baseline balanced by class size",
     SECOND_ROUND: "the weighted heads of the second round",
 }
+
+
+def tell_splits(counts: Mapping[str, int]) -> str:
+    """Like "800 train, 100 val, 0 test", of metadata with keys like train_images."""
+    known = {split: counts[f"{split}_images"] for split in ALL_SPLITS if f"{split}_images" in counts}
+    return ", ".join(f"{count} {split}" for split, count in known.items())
