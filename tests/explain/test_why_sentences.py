@@ -179,6 +179,7 @@ def make_random_workdir(root, author, out_of_fold, literal):
         "rank": np.arange(n) % 7, "query": [""] * n, "title": ["", "A title"] * (n // 2),
         "description": [""] * n, "tags": [""] * n, "path": [f"{i}.jpg" for i in range(n)],
         "content_hash": [""] * n, "picture": [""] * n, "width_px": np.arange(n) + 9, "height_px": [480] * n,
+        "judged": [""] * n,
     }  # fmt: skip
     store.write_table(root / "pack" / "instances.parquet", columns, schema.INSTANCE_COLUMNS)
     weight = rng.normal(0.05, 0.06, n) if literal else rng.choice([0.0, 0.3, 1.0, 2.0], n)

@@ -80,7 +80,7 @@ def write_pack(root):
         "title": [f"Title <{i}>" for i in range(total)], "description": [""] * total,
         "tags": [""] * total, "path": paths,
         "content_hash": [f"{i:032x}" for i in range(total)], "picture": [""] * total,
-        "width_px": [24] * total, "height_px": [24] * total,
+        "width_px": [24] * total, "height_px": [24] * total, "judged": [""] * total,
     }  # fmt: skip
     store.write_table(root / "pack" / "instances.parquet", columns, schema.INSTANCE_COLUMNS)
     bad = {

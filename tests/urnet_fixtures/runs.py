@@ -18,7 +18,7 @@ def make_workdir(root, weights=True):
         "query": ["cat", "cat", "cat", "dog", ""], "title": ["A \x1b[31mcat", "", "", "", ""],
         "description": [""] * 5, "tags": [""] * 5, "path": paths, "content_hash": list("abcde"),
         "picture": list("abcde"),
-        "width_px": [640] * 5, "height_px": [480] * 5,
+        "width_px": [640] * 5, "height_px": [480] * 5, "judged": [""] * 5,
     }  # fmt: skip
     store.write_table(root / "pack" / "instances.parquet", columns, schema.INSTANCE_COLUMNS)
     store.write_json(root / "pack" / "classes.json", [{"name": "cat"}, {"name": "dog"}])

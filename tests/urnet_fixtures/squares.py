@@ -53,7 +53,8 @@ def packed(tmp_path_factory):
     columns = {
         "instance_id": np.arange(len(labels)), "label": labels, "content_hash": hashes, "picture": pictures,
         "split": [schema.TRAIN] * TRAIN + [schema.VAL] * VAL,
-        **{name: [""] * len(labels) for name in ("source", "query", "title", "description", "tags", "path")},
+        **{name: [""] * len(labels) for name in ("source", "query", "title", "description", "tags", "path",
+                                                 "judged")},
         **{name: [1] * len(labels) for name in ("rank", "width_px", "height_px")},
     }  # fmt: skip
     store.write_table(root / "pack" / "instances.parquet", columns, schema.INSTANCE_COLUMNS)
