@@ -315,7 +315,8 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    split: str | None = _choice(None, "val", "test")  # None = test when it has labels, else val
+    # None = test when it has labels, else val; but 50 judged images rather than labels drawn from the crawl
+    split: str | None = _choice(None, "val", "test", "judged")
     crops: str = _choice("1", "5", "10", "grid")  # per scale
     scales: tuple[float, ...] = _several((1.0,), 20, minimum=0.1, maximum=10.0)  # of image_size_px
     bag_branch: bool = False  # average the instance branch with the bag branch on a bag of one
