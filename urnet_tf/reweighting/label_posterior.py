@@ -114,16 +114,17 @@ def compute_label_posterior(
         ids, probs = np.concatenate([ids, anchors.topk_ids]), np.concatenate([probs, anchors.topk_probs])
         seen = np.concatenate([seen, anchors.labels])
     mixture = _fit_mixture(given, ids, probs, seen, num_classes)
-    found, share = mixture.prob(mixture.score), mixture.wrong_share
-    error, calibration = _MODEL_ERROR[0] + _MODEL_ERROR[1] * share, None
+    found, share, calibration = mixture.prob(mixture.score), mixture.wrong_share, None
+    deviation = np.hypot(mixture.chance, _MODEL_ERROR[0] + _MODEL_ERROR[1] * share)
     if anchors is not None:
         calibration = fit_calibration(found[len(rows) :], anchors.right)
         found = found[: len(rows)]
-        error = min(error, float(np.hypot(calibration.share_deviation(found), _CALIBRATED_ERROR)))
+        left = calibration.share_deviation(found)
         found = calibration.apply(found)
-        share = float(np.mean(1 - found))
+        share, chance = float(np.mean(1 - found)), np.sqrt(np.mean(found * (1 - found)) / len(rows))
+        deviation = min(deviation, np.linalg.norm([chance, left, _CALIBRATED_ERROR]))
     prob[rows] = found
-    part, margin = len(rows) / len(labels), 1.96 * float(np.hypot(mixture.chance, error))
+    part, margin = len(rows) / len(labels), 1.96 * float(deviation)
     low, high = max(share - margin, 0.0), min(share + margin, 1.0)
     return LabelPosterior(prob.astype(np.float32), part * share, part * low, part * high, calibration)
 

@@ -17,9 +17,17 @@ from urnet_tf.evaluation.metrics import share_interval
 from urnet_tf.reweighting.factors import Prediction
 from urnet_tf.reweighting.judged_labels import describe_anchors
 from urnet_tf.reweighting.label_posterior import LabelPosterior
-from urnet_tf.schema import JUDGED, OBEYED_COLUMNS, UNLABELED, UNSURE
+from urnet_tf.schema import (
+    JUDGED,
+    NONE_OF_THESE,
+    OBEYED_COLUMNS,
+    RIGHT,
+    UNLABELED,
+    UNSURE,
+    WRONG_CLASS,
+)
 from urnet_tf.stages.stage import StageContext
-from urnet_tf.store import column, fingerprint, read_array, read_json, read_table, write_table
+from urnet_tf.store import Workdir, column, fingerprint, read_array, read_json, read_table, write_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,6 +78,26 @@ def fingerprint_judgements(config: Config, root: pathlib.Path) -> dict[str, str]
     rows = judgements.table.select(names).to_pylist()
     sure = sorted(tuple(row[name] for name in names) for row in rows if row["verdict"] != UNSURE)
     return {"the judgements": fingerprint(sure)} if sure else {}
+
+
+def format_judgements(config: Config, workdir: Workdir, *, obeyed: bool) -> list[str]:
+    """What a plan says of judgements: what was done, or what will be.
+
+    Args:
+      obeyed: whether the results of `ingest` stay as they are.
+    """
+    from urnet_tf.crawl.correcting import tell_counts
+
+    if obeyed:
+        counts = workdir.completed("ingest")["metadata"].get("judgements")
+        return [f"Judgements: {tell_counts(counts)}."] if counts else []
+    judgements = read_judgements(config, workdir.root)
+    if judgements is None:
+        return []
+    verdicts = judgements.table["verdict"].to_pylist()
+    words = {WRONG_CLASS: "of another class", NONE_OF_THESE: "of none", RIGHT: "right", UNSURE: "unsure"}
+    told = ", ".join(f"{count:,} {text}" for name, text in words.items() if (count := verdicts.count(name)))
+    return [f"Judgements: {len(verdicts):,} images will be what people saw: {told}."]
 
 
 def obey_judgements(
@@ -195,16 +223,11 @@ def read_judged_images(context: StageContext, table: "pa.Table", labels: np.ndar
 
 def describe_judged(metadata: Mapping[str, Any]) -> list[str]:
     """Sentences on what people judged, of the metadata of `reweight`."""
-    from urnet_tf.crawl.correcting import tell_counts
-
-    judged = metadata.get("judged")
-    if not judged:
+    sample = metadata.get("judged", {}).get("random_sample")
+    if not sample:
         return []
-    sentences = [f"{tell_counts(judged['counts'])}."]
-    if sample := judged.get("random_sample"):
-        low, high = (100 * value for value in sample["interval"])
-        sentences.append(
-            f"Of {sample['images']:,} judged images of the random sample {100 * sample['wrong_share']:.0f} % "
-            f"had a wrong label (95 % interval: {low:.0f} to {high:.0f} %)."
-        )
-    return sentences
+    low, high = (100 * value for value in sample["interval"])
+    return [
+        f"Of {sample['images']:,} judged images of the random sample {100 * sample['wrong_share']:.0f} % "
+        f"had a wrong label (95 % interval: {low:.0f} to {high:.0f} %)."
+    ]
