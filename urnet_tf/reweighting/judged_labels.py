@@ -22,6 +22,7 @@ _PRIOR_DEVIATION = np.array([0.6, 0.3])
 _STEPS = 50
 _NEAREST = 1e-3  # as `label_posterior` has it
 _LARGEST_STEP = 1.0
+_BINS, _HALF_SEEN = 10, 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +102,23 @@ def fit_calibration(prob: np.ndarray, right: np.ndarray) -> Calibration:
         if np.abs(step).max() < 1e-9:
             break
     return Calibration(float(found[0]), float(found[1]), np.linalg.inv(curvature), len(prob))
+
+
+def unseen_share(prob: np.ndarray, judged: np.ndarray) -> float:
+    """How much of a crawl nobody has looked at, from 1 to near 0: a and b are guesses there.
+
+    A tenth of the crawl, by P, is seen half with five judged images in it.
+
+    Args:
+      prob: float [N], P of images that nobody judged.
+      judged: float [m], P of judged ones.
+
+    >>> unseen_share(np.linspace(0, 1, 101), np.full(5, 0.02))
+    0.95
+    """
+    edges = np.quantile(prob, np.linspace(0, 1, _BINS + 1)[1:-1])
+    counts = np.bincount(np.searchsorted(edges, judged), minlength=_BINS)
+    return float(np.mean(_HALF_SEEN / (_HALF_SEEN + counts)))
 
 
 def _logit(prob: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from urnet_tf.reweighting.isotonic import isotonic_steps
-from urnet_tf.reweighting.judged_labels import Anchors, Calibration, fit_calibration
+from urnet_tf.reweighting.judged_labels import Anchors, Calibration, fit_calibration, unseen_share
 
 if TYPE_CHECKING:
     from urnet_tf.reweighting.factors import Instances, Recipe
@@ -42,7 +42,7 @@ _MOST_SHIFT = 7.0  # of the log-odds: from .001 to .5
 # Standard deviation of the estimated share around the true one beyond chance, as a constant and a share of
 # the estimate: from two drawn and two simulated or relabeled crawls and one that was judged by eye.
 _MODEL_ERROR = (0.03, 0.12)
-_CALIBRATED_ERROR = 0.01  # what is left of it, whoever has judged how many images
+_LEFT_ERROR = 0.01  # what is left of it, however many images people have judged
 # The same of one class or source: with it, the truth of 89 of 89 classes of five crawls lay inside.
 _GROUP_ERROR = (0.05, 0.15)
 
@@ -115,14 +115,15 @@ def compute_label_posterior(
         seen = np.concatenate([seen, anchors.labels])
     mixture = _fit_mixture(given, ids, probs, seen, num_classes)
     found, share, calibration = mixture.prob(mixture.score), mixture.wrong_share, None
-    deviation = np.hypot(mixture.chance, _MODEL_ERROR[0] + _MODEL_ERROR[1] * share)
+    model_error = _MODEL_ERROR[0] + _MODEL_ERROR[1] * share
+    deviation = np.hypot(mixture.chance, model_error)
     if anchors is not None:
-        calibration = fit_calibration(found[len(rows) :], anchors.right)
-        found = found[: len(rows)]
-        left = calibration.share_deviation(found)
+        found, judged = found[: len(rows)], found[len(rows) :]
+        calibration = fit_calibration(judged, anchors.right)
+        left = [calibration.share_deviation(found), model_error * unseen_share(found, judged), _LEFT_ERROR]
         found = calibration.apply(found)
         share, chance = float(np.mean(1 - found)), np.sqrt(np.mean(found * (1 - found)) / len(rows))
-        deviation = min(deviation, np.linalg.norm([chance, left, _CALIBRATED_ERROR]))
+        deviation = min(deviation, np.linalg.norm([chance, *left]))
     prob[rows] = found
     part, margin = len(rows) / len(labels), 1.96 * float(deviation)
     low, high = max(share - margin, 0.0), min(share + margin, 1.0)
