@@ -140,20 +140,30 @@ OBEYED_FATES = {
 
 
 # weights.parquet: one row per training instance, in instance_id order; a column a factor, of ones where it is
-# switched off (see `reweighting.factors`).
+# switched off (see `reweighting.factors`). The file's metadata name its format. A later version of it keeps
+# these names and dtypes and may have more columns; where one changes its meaning, the number goes up.
+WEIGHTS_FORMAT = "urnet weights 2"
 WEIGHT_COLUMNS = {
     "instance_id": "int64",
     "label": "int32",
-    "path": "string",
+    "class_name": "string",  # of `label`
+    "path": "string",  # as in instances.parquet
+    "content_hash": "string",
+    "split": "string",  # TRAIN; so that the rows can stand beside those of other tables
+    "group": "string",  # equal for copies of one picture, which belong on one side of any further split
+    "judged": "string",  # as in instances.parquet
     "cluster": "int32",  # k-means group inside the class, -1 when switched off
     **{factor.name: "float32" for factor in FACTORS},
     # P(label right) by all evidence that was used; too high where models were trained on these labels (paper)
     "right_prob": "float32",
     "predicted_label": "int32",  # what the author named in PREDICTED_BY predicts
+    "predicted_class": "string",  # its name
     # What Keras receives. repaired: 0 and more, mean 1. literal: any finite number; below 0 an image counts
     # against its label, and the mean is 1 with reweight.combine.unit_mean only.
     "sample_weight": "float32",
 }
+
+WEIGHT_TEXTS = tuple(name for name, dtype in WEIGHT_COLUMNS.items() if dtype == "string")
 
 # Who predicts `predicted_label`: the metadata `predicted_by` of the stage reweight.
 BASELINE = "baseline"  # the likeliest class, as the baseline says it

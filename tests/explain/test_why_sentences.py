@@ -185,6 +185,7 @@ def make_random_workdir(root, author, out_of_fold, literal):
     weight = rng.normal(0.05, 0.06, n) if literal else rng.choice([0.0, 0.3, 1.0, 2.0], n)
     weights = {name: rng.lognormal(0, 1, n).astype(np.float32) for name, dtype in
                schema.WEIGHT_COLUMNS.items() if dtype == "float32"}  # fmt: skip
+    weights |= {name: [""] * n for name in schema.WEIGHT_TEXTS}
     weights |= {
         "instance_id": np.arange(n), "label": labels, "path": columns["path"],
         "class_weight": np.float32([0.52, 0.6])[labels], "rank_prior": np.ones(n, np.float32),

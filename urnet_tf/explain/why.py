@@ -220,7 +220,7 @@ def _explain_weight(
 ) -> list[str]:
     import pyarrow.compute as pc
 
-    columns = [name for name in schema.WEIGHT_COLUMNS if name != "path"]
+    columns = [name for name in schema.WEIGHT_COLUMNS if name not in schema.WEIGHT_TEXTS]
     table = store.read_table(weights_path, columns, where=pc.field("label") == label)
     values = {name: store.column(table, name) for name in columns}
     at = int(np.flatnonzero(values["instance_id"] == instance_id)[0])

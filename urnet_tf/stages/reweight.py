@@ -102,15 +102,31 @@ def run(context: StageContext) -> dict:
     store.write_array(context.out / "target_probs.npy", weighed.target_probs)
     columns = weighed.factors | {
         "instance_id": np.arange(len(labels)), "label": labels, "cluster": cluster,
-        "path": table.column("path").combine_chunks(), "saliency": np.ones(len(labels), np.float32),
+        "saliency": np.ones(len(labels), np.float32),
         "predicted_label": weighed.prediction.label, "right_prob": weighed.right_prob,
         "sample_weight": weighed.sample_weight,
     }  # fmt: skip
-    store.write_table(context.out / "weights.parquet", columns, schema.WEIGHT_COLUMNS)
+    columns |= _texts(context, table, labels, weighed.prediction.label)
+    metadata_of_file = {"format": schema.WEIGHTS_FORMAT}
+    store.write_table(context.out / "weights.parquet", columns, schema.WEIGHT_COLUMNS, metadata_of_file)
 
     metadata |= _describe(context.config, weighed, labels) | judged.describe(weighed.posterior)
     _log(metadata)
     return metadata
+
+
+def _texts(
+    context: StageContext, table: "pa.Table", labels: np.ndarray, predicted: np.ndarray
+) -> dict[str, Any]:
+    """The columns of weights.parquet that are texts."""
+    import pyarrow as pa
+
+    names = pa.array([entry["name"] for entry in store.read_json(context.path("pack", "classes.json"))])
+    columns = {name: table.column(name).combine_chunks() for name in ("path", "content_hash", "judged")}
+    return columns | {
+        "class_name": names.take(pa.array(labels)), "predicted_class": names.take(pa.array(predicted)),
+        "split": table.column("split").combine_chunks(), "group": table.column("picture").combine_chunks(),
+    }  # fmt: skip
 
 
 def _log(metadata: dict[str, Any]) -> None:
