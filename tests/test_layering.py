@@ -25,7 +25,7 @@ LAYERS = [
     ("evaluation",),
     ("training",),
     ("export",),
-    ("serving", "explain"),
+    ("serving", "explain", "cleaning"),
     ("stages",),
     ("flow",),
     ("api",),
