@@ -16,7 +16,8 @@ from urnet_tf.crawl.class_names import plain_name
 from urnet_tf.schema import JUDGED, NONE_OF_THESE, RIGHT, STATUS, TEST, TRAIN, UNLABELED, UNSURE
 
 KEPT, RELABELED = "kept", "relabeled"
-DOUBTFUL, NONE, COPY, NO_LABEL = "doubtful", "none_of_these", "copy", "no_label"
+DOUBTFUL, NONE, COPY = "doubtful", "none_of_these", "copy"
+NO_LABEL, NO_TRAINING = "no_label", "no_training"
 # What became of an image; the first two stay.
 WORDS = {
     KEPT: "kept",
@@ -25,6 +26,7 @@ WORDS = {
     NONE: "dropped: people judged it to show none of the classes",
     COPY: "dropped: a copy of an image that is kept",
     NO_LABEL: "left out: it has no label",
+    NO_TRAINING: "left out: no training image of its class is left",
 }
 STAYS = (KEPT, RELABELED)
 
@@ -111,6 +113,7 @@ def decide(
     fate[unlabeled], reason[unlabeled] = NO_LABEL, "it has no label"
     if deduplicate:
         _drop_copies(images, fate, reason, trusted)
+    _drop_untrained(images, fate, reason, labels)
     return Decisions(fate, labels, np.where(splits == JUDGED, TEST, splits).astype(object), reason)
 
 
@@ -153,6 +156,15 @@ def _doubt(images: Images, row: int, threshold: float) -> str:
     if predicted in (UNLABELED, images.labels[row]):
         return text
     return f"{text}; models call it {images.classes[predicted]!r}"
+
+
+def _drop_untrained(images: Images, fate: np.ndarray, reason: np.ndarray, labels: np.ndarray) -> None:
+    """Held images of classes of which nothing is left to train on: no trainer takes such a crawl."""
+    stays = np.isin(fate.astype(str), STAYS)
+    training = images.table["split"].to_numpy(zero_copy_only=False) == TRAIN
+    trained = np.bincount(labels[stays & training], minlength=len(images.classes)) > 0
+    gone = stays & ~trained[labels]
+    fate[gone], reason[gone] = NO_TRAINING, "no training image of its class is left"
 
 
 def _drop_copies(images: Images, fate: np.ndarray, reason: np.ndarray, trusted: np.ndarray) -> None:

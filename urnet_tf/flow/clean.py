@@ -13,6 +13,7 @@ from urnet_tf.cleaning.decisions import (
     COPY,
     DOUBTFUL,
     NO_LABEL,
+    NO_TRAINING,
     NONE,
     RELABELED,
     STAYS,
@@ -69,7 +70,8 @@ def clean(
     """
     workdir, target = Workdir(root), pathlib.Path(out)
     config = _read_config(workdir)
-    crawl_root = _check_places(workdir, target)
+    _check_places(workdir, target, config.ingest.path or "")
+    crawl_root = str(workdir.completed("ingest")["metadata"]["root"])
     judgements = read_judgements(config, workdir.root)
     images = _read_images(workdir, needs_weights=threshold > 0)
     table = None if judgements is None else judgements.table
@@ -98,8 +100,8 @@ def _read_config(workdir: Workdir) -> Config:
     return load_config(os.fspath(path))
 
 
-def _check_places(workdir: Workdir, target: pathlib.Path) -> str:
-    """Where the images are, once it is known that nothing is overwritten."""
+def _check_places(workdir: Workdir, target: pathlib.Path, crawl: str) -> None:
+    """Refuses to overwrite anything, or to write where the next run would find it."""
     for stage in ("ingest", "pack"):
         if workdir.marker(stage) is None:
             raise UsageError(
@@ -108,11 +110,9 @@ def _check_places(workdir: Workdir, target: pathlib.Path) -> str:
             )
     if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"Expected a directory that does not exist or is empty; {show_path(target)} is not.")
-    root = str(workdir.completed("ingest")["metadata"]["root"])
-    for what, place in (("crawl", root), ("work directory", os.fspath(workdir.root))):
-        if _lies_in(target, place):
+    for what, place in (("crawl", crawl), ("work directory", os.fspath(workdir.root))):
+        if os.path.isdir(place) and _lies_in(target, place):
             raise UsageError(f"Expected --out outside of the {what} {show_path(place)}; received {target}.")
-    return root
 
 
 def _lies_in(path: pathlib.Path, folder: str) -> bool:
@@ -202,6 +202,7 @@ def _summarize(
         NONE: "{} dropped, which people judged to show none of the classes.".format,
         COPY: "{} dropped, which are copies of kept ones.".format,
         NO_LABEL: "{} left out, which have no label.".format,
+        NO_TRAINING: "{} left out, of whose class no training image is left.".format,
     }
     lines += [tell(f"{counts[fate]:,}") for fate, tell in words.items() if fate in counts]
     if aside := len(_set_aside(workdir, images)):
