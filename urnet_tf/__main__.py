@@ -120,16 +120,16 @@ def _explain_environment(error: BaseException) -> str | None:
 def _dispatch(command: str | None, arguments: list[str]) -> int:
     from urnet_tf import stages
 
-    alone: dict[str | None, Callable[[], int]] = {
+    alone: dict[str, Callable[[], int]] = {
         "draw": _draw, "verify": _verify, "clean": _clean, "promote": functools.partial(_promote, "promote"),
         "rollback": functools.partial(_promote, "rollback"),
     }  # fmt: skip
     alone |= {name: functools.partial(_run, name) for name in ("run", *stages.NAMES)}
     with_arguments = {"why": _why, "ensemble": _ensemble, "predict": _predict, "serve": _serve}
-    if command in alone:
+    if command is not None and command in alone:
         _reject_extra(command, arguments)
         return alone[command]()
-    if command in with_arguments:
+    if command is not None and command in with_arguments:
         return with_arguments[command](arguments)
     received = "none" if command is None else repr(command)
     known = ", ".join([*with_arguments, *alone])
