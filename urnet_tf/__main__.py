@@ -48,7 +48,7 @@ _CLASSES = flags.DEFINE_integer("classes", 16, "draw: classes", lower_bound=2)
 _SIZE = flags.DEFINE_integer("size_px", 128, "draw: typical side of an image", lower_bound=32)
 _LAYOUT = flags.DEFINE_enum("layout", "webvision", ["webvision", "folder", "list"], "draw: layout on disk")
 _SEED = flags.DEFINE_integer("seed", 0, "draw: seed", lower_bound=0)
-_MODEL = flags.DEFINE_string("model", None, "predict, serve: the model")
+_MODEL = flags.DEFINE_string("model", None, "predict, serve, rollback: the model")
 _TOP_K = flags.DEFINE_integer("top_k", None, "predict: classes an image (default 5)", lower_bound=1)
 _FORMAT = flags.DEFINE_enum(
     "format", None, ["table", "csv", "jsonl"], "predict: of the answers; table on a terminal, else csv"
