@@ -12,7 +12,7 @@ import dataclasses
 import os
 import pathlib
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from absl import logging
@@ -223,6 +223,17 @@ def _read_parquet(path: pathlib.Path) -> tuple[list[str], list[str] | None]:
 def _plain(path: str) -> str:
     """One spelling for one path: `./cat\\1.jpg` → `cat/1.jpg`."""
     return posixpath.normpath(path.replace("\\", "/"))
+
+
+def path_in_crawl(known: Sequence[str], roots: Sequence[str | os.PathLike]) -> Callable[[str], str]:
+    """A function from a path, absolute or however it is written, to the crawl's own.
+
+    Args:
+      known: the paths of the crawl.
+      roots: folders of the crawl.
+    """
+    wanted, bases = {_plain(path) for path in known}, [f"{os.path.realpath(root)}/" for root in roots]
+    return lambda path: _below(path, wanted, bases)
 
 
 def _below(path: str, known: set[str], bases: Sequence[str]) -> str:
