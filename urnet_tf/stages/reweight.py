@@ -69,7 +69,8 @@ def run(context: StageContext) -> dict:
     metadata: dict[str, Any] = {}
     judged = read_judged_images(context, table, labels)
     prediction = _first_prediction(config.formulas, seen)
-    prediction = judged.with_anchors(prediction, judged.first_predictions(context), num_classes)
+    if config.formulas != LITERAL:  # whose predictions prefer the large classes
+        prediction = judged.with_anchors(prediction, judged.first_predictions(context), num_classes)
     folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
     known: dict[str, Any] = {
         "labels": labels, "num_classes": num_classes, "prediction": prediction, "folds": folds,
