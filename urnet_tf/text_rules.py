@@ -15,7 +15,7 @@ _NAME_BYTES = 100  # leaves room for the endings that files of a model get
 _BREAKING = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, line separators
 _TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # show a text in another order
 # The program's own files in a directory that a FILE_NAME is joined to.
-_OWN_NAMES = ("models.config", "done.json", "key.txt")
+_OWN_NAMES = ("models.config", "batching.config", "monitoring.config", "done.json", "key.txt")
 _OWN_PREFIX = "units_"
 
 
