@@ -35,6 +35,9 @@ _DATA = flags.DEFINE_string("data", None, "the crawl; short for --set ingest.pat
 _FEATURES = flags.DEFINE_string(
     "features", None, "FILE.npy: features of your own; short for --set model.features=..."
 )
+_SCORES = flags.DEFINE_string(
+    "scores", None, "FILE: someone else's scores; short for --set reweight.other_score.path=..."
+)
 _SET = flags.DEFINE_multi_string("set", [], "section.key=value, may be repeated")
 _FROM = flags.DEFINE_string("from", None, "run this stage and what needs it again")
 _ALLOW_DRIFT = flags.DEFINE_bool("allow_drift", False, "export: keep files that differ from Keras too much")
@@ -73,7 +76,7 @@ _ENGINE = flags.DEFINE_enum(
 _PIN = flags.DEFINE_bool("pin", False, "promote: serve this version until told otherwise")
 _LABEL = flags.DEFINE_string("label", None, "promote: a label for this version, like canary")
 _ALL_FLAGS = (
-    _WORKDIR, _CONFIG, _DATA, _FEATURES, _SET, _FROM, _RESCAN, _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES,
+    _WORKDIR, _CONFIG, _DATA, _FEATURES, _SCORES, _SET, _FROM, _RESCAN, _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES,
     _CLASSES, _SIZE, _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT, _AS, _THRESHOLD,
     _DEDUPLICATE, _COPY, _HOST, _PORT, _ENGINE, _PIN, _LABEL,
 )  # fmt: skip
@@ -146,6 +149,8 @@ def _run(command: str) -> int:
         overrides.append(f"ingest.path={json.dumps(_DATA.value, ensure_ascii=False)}")
     if _FEATURES.value is not None:
         overrides.append(f"model.features={json.dumps(_FEATURES.value, ensure_ascii=False)}")
+    if _SCORES.value is not None:
+        overrides.append(f"reweight.other_score.path={json.dumps(_SCORES.value, ensure_ascii=False)}")
     if _ALLOW_DRIFT.value:
         overrides.append("export.allow_drift=true")
     config = config_lib.load_config(_CONFIG.value, overrides)
@@ -266,7 +271,7 @@ def _ensemble(arguments: list[str]) -> int:
     from urnet_tf.flow import joined_runs
 
     out = _WORKDIR.value if _WORKDIR.present else "runs/ensemble"
-    for flag in (_CONFIG, _DATA, _FEATURES, _FROM):
+    for flag in (_CONFIG, _DATA, _FEATURES, _SCORES, _FROM):
         if flag.value is not None:
             raise UsageError(
                 f"Did not expect --{flag.name} with `ensemble`; the runs keep what they were made with."
