@@ -11,7 +11,8 @@ that people judged to show none of the classes say how many of such the score fi
 
 Source: not in the paper. Liu et al., Energy-based out-of-distribution detection, NeurIPS 2020. On a simulated
 crawl of 59 classes it told 1,410 pictures of other classes from 6,490 test images with an AUROC of .847 (most
-probable class .799, entropy .833, nearest neighbors .791, Mahalanobis distance .649, relative .814).
+probable class .799, entropy .833, nearest neighbors .791, Mahalanobis distance .649, relative .814) with
+features of 128 px, and of .901 (most probable class .856) with those of 224 px.
 """
 
 import dataclasses
