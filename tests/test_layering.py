@@ -26,6 +26,7 @@ LAYERS = [
     ("training",),
     ("export",),
     ("serving", "explain"),
+    ("review",),
     ("stages",),
     ("flow",),
     ("api",),

@@ -37,6 +37,8 @@ urnet {version}: train image classifiers from noisy web images, and see why each
   urnet STAGE  --workdir DIR ...        one stage: {stages}
   urnet verify --workdir DIR            whether all results are still as they were written
   urnet why    IMAGE --workdir DIR      why an image counted as much as it did
+  urnet review --workdir DIR [--port N]  judge labels in the browser; the next run obeys
+  urnet review --workdir DIR --export FILE.csv | --import FILE    judgements out, or others in
   urnet predict IMAGE ... | DIR --model MODEL [--top_k N] [--format table|csv|jsonl] [--out FILE]
                                         the best classes of images; 1 where one could not be read
   urnet serve  --model MODEL [--port N] [--host ADDRESS] [--engine ENGINE] [--dry_run]
@@ -80,13 +82,15 @@ _FORMAT = flags.DEFINE_enum(
     "format", None, ["table", "csv", "jsonl"], "predict: of the answers; table on a terminal, else csv"
 )
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "serve: address to listen on")
-_PORT = flags.DEFINE_integer("port", 8501, "serve: HTTP port", lower_bound=2, upper_bound=65535)
+_EXPORT = flags.DEFINE_string("export", None, "review: FILE.csv, which gets all judgements")
+_IMPORT = flags.DEFINE_multi_string("import", [], "review: FILE.csv or .parquet, whose judgements are added")
+_PORT = flags.DEFINE_integer("port", 8501, "serve: HTTP port; review: 8502", lower_bound=2, upper_bound=65535)
 _ENGINE = flags.DEFINE_enum(
     "engine", "auto", ["auto", "tf_serving", "docker", "mlflow"], "serve: which server; auto = the first here"
 )
 _ALL_FLAGS = (
     _WORKDIR, _CONFIG, _DATA, _FEATURES, _SET, _FROM, _RESCAN, _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES,
-    _CLASSES, _SIZE, _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT, _HOST, _PORT, _ENGINE,
+    _CLASSES, _SIZE, _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT, _EXPORT, _IMPORT, _HOST, _PORT, _ENGINE,
 )  # fmt: skip
 
 
@@ -149,30 +153,21 @@ def _set_up_logging() -> None:
 def _dispatch(command: str | None, arguments: list[str]) -> int:
     from urnet_tf import stages
 
-    if command == "draw":
+    alone = {
+        "draw": _draw, "promote": _promote, "serve": _serve, "verify": _verify, "review": _review,
+    }  # fmt: skip
+    if command in alone:
         _reject_extra(command, arguments)
-        return _draw()
-    if command == "why":
-        return _why(arguments)
-    if command == "promote":
-        _reject_extra(command, arguments)
-        return _promote()
-    if command == "ensemble":
-        return _ensemble(arguments)
-    if command == "predict":
-        return _predict(arguments)
-    if command == "serve":
-        _reject_extra(command, arguments)
-        return _serve()
-    if command == "verify":
-        _reject_extra(command, arguments)
-        return _verify()
+        return alone[command]()
+    with_arguments = {"why": _why, "ensemble": _ensemble, "predict": _predict}
+    if command in with_arguments:
+        return with_arguments[command](arguments)
     if command == "run" or command in stages.NAMES:
         _reject_extra(command, arguments)
         return _run(command)
     received = "none" if command is None else repr(command)
     known = ", ".join(
-        ("run", "verify", "why", "predict", "promote", "ensemble", "serve", "draw", *stages.NAMES)
+        ("run", "verify", "why", "review", "predict", "promote", "ensemble", "serve", "draw", *stages.NAMES)
     )
     raise UsageError(f"Expected a command ({known}); received {received}. See `urnet --help`.")
 
@@ -287,6 +282,18 @@ def _serve() -> int:
     if _MODEL.value is None:
         raise UsageError("Expected --model MODEL, an export with a SavedModel.")
     serve(_MODEL.value, host=_HOST.value, port=_PORT.value, engine=_ENGINE.value, dry_run=_DRY_RUN.value)
+    return 0
+
+
+def _review() -> int:
+    from urnet_tf.review import server
+
+    if _EXPORT.value is not None or _IMPORT.value:
+        for sentence in server.exchange(_WORKDIR.value, _IMPORT.value, _EXPORT.value):
+            print(sentence)
+        return 0
+    promise("every judgement is on the disk, and `urnet run` with this --workdir obeys them")
+    server.serve(_WORKDIR.value, port=_PORT.value if _PORT.present else None)
     return 0
 
 

@@ -1,0 +1,91 @@
+"""What the judgements of a run tell so far, in the numbers of the page's panel."""
+
+from typing import Any
+
+import numpy as np
+
+from urnet_tf.review import estimates
+from urnet_tf.review.estimates import Share
+from urnet_tf.review.journal import States
+from urnet_tf.review.reviewed_run import ReviewedRun
+from urnet_tf.review.words import show_name
+from urnet_tf.reweighting.label_posterior import estimate_wrong_share
+
+_CLASSES_SHOWN = 8
+_Z = 1.96
+
+
+def summarize(run: ReviewedRun, states: States) -> dict[str, Any]:
+    """The estimates; plain JSON. None where too little was judged to say anything."""
+    wrong_prob = 1.0 - np.asarray(run.right_prob, np.float64)
+    wrong = states.sure & (states.truth != run.label)
+    sampled = states.sampled & states.sure
+    prior = prior_sd(run)
+    share = estimates.estimate_share(wrong_prob, wrong, states.sure, sampled, prior)
+    return {
+        "judged": int(np.count_nonzero(states.judged)),
+        "images": len(run),
+        "elsewhere": states.elsewhere,
+        "conflicts": states.conflicts,
+        "wrong": {
+            **_plain(share),
+            "enough": share.width <= estimates.ENOUGH_WIDTH,
+            "enough_width": estimates.ENOUGH_WIDTH,
+            "missing": estimates.count_missing(wrong_prob, wrong, sampled, prior, estimates.ENOUGH_WIDTH),
+            "found": int(np.count_nonzero(wrong)),
+        },
+        "by_class": _by_class(run, states, wrong_prob, wrong, sampled),
+        "accuracy": _accuracy(run, states, sampled),
+        "doubt": _doubt(wrong_prob, wrong, states.sure, sampled),
+    }
+
+
+def prior_sd(run: ReviewedRun) -> float | None:
+    """Standard deviation of the run's own estimate of the share; None where it tells no interval."""
+    between = run.reweighting.get("clean_rate_interval")
+    return None if not between else max(float(between[1] - between[0]) / (2 * _Z), 1e-3)
+
+
+def _plain(share: Share) -> dict[str, Any]:
+    return {"share": share.share, "low": share.low, "high": share.high, "sampled": share.sampled}
+
+
+def _by_class(
+    run: ReviewedRun, states: States, wrong_prob: np.ndarray, wrong: np.ndarray, sampled: np.ndarray
+) -> list[dict[str, Any]]:
+    """The classes of which most was judged."""
+    judged = np.bincount(run.label[states.judged], minlength=run.num_classes)
+    order = np.argsort(-judged, kind="stable")[:_CLASSES_SHOWN]
+    found = []
+    for label in order[judged[order] > 0].tolist():
+        rows = slice(run.bounds[label], run.bounds[label + 1])
+        _, low, high = estimate_wrong_share(run.right_prob[rows])
+        prior = max((high - low) / (2 * _Z), 0.02)
+        share = estimates.estimate_share(
+            wrong_prob[rows], wrong[rows], states.sure[rows], sampled[rows], prior
+        )
+        entry = {"label": label, "name": show_name(run.names[label]), "judged": int(judged[label])}
+        found.append({**entry, **_plain(share)})
+    return found
+
+
+def _accuracy(run: ReviewedRun, states: States, sampled: np.ndarray) -> dict[str, Any] | None:
+    """How often the predicted class is what people say, among images that show one of the classes."""
+    known = states.truth >= 0
+    at_random = bool(np.count_nonzero(known & sampled) >= estimates.FEWEST)
+    rows = np.flatnonzero(known & sampled if at_random else known)
+    if len(rows) < estimates.FEWEST:
+        return None
+    share = estimates.share_of(run.predicted[rows] == states.truth[rows])
+    return {**_plain(share), "images": len(rows), "at_random": at_random}
+
+
+def _doubt(
+    wrong_prob: np.ndarray, wrong: np.ndarray, sure: np.ndarray, sampled: np.ndarray
+) -> dict[str, Any] | None:
+    """How well the doubt of the models tells wrong labels from right ones."""
+    for rows, at_random in ((sampled, True), (sure, False)):
+        area = estimates.auroc_of(wrong_prob[rows], wrong[rows])
+        if area is not None:
+            return {**_plain(area), "images": int(np.count_nonzero(rows)), "at_random": at_random}
+    return None
