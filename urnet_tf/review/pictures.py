@@ -4,6 +4,7 @@ No byte of a file from the web reaches the browser: metadata goes, and what is h
 """
 
 import collections
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -50,23 +51,22 @@ class Pictures:
         pixels = picture.read_picture(data, self._run.limits[1], side_px)
         return picture.encode_jpeg(shrink(pixels, side_px), _QUALITY)
 
-    def large(self, row: int) -> tuple[bytes, str]:
-        """The original, as far as it can still be read and is the same file; else the packed picture.
-
-        Returns:
-          a JPEG file, and why it is not the original: "" where it is.
+    def large(self, row: int) -> bytes:
+        """A JPEG file of the original, if it can still be read and is the same file; else of the packed picture.
 
         Raises:
           Refused: neither can be decoded.
         """
-        data, reason = self._read_original(row)
+        data, _ = self._read_original(row)
         if data is not None:
-            try:
-                return self._encode_large(data), ""
-            except Refused as refused:
-                reason = f"the file cannot be decoded: {refused.reason}"
+            with contextlib.suppress(Refused):
+                return self._encode_large(data)
         (packed,) = self._run.images.read([row])
-        return self._encode_large(packed), reason
+        return self._encode_large(packed)
+
+    def why_packed(self, row: int) -> str:
+        """Why the original cannot be shown; "" where it can."""
+        return self._read_original(row)[1]
 
     def _read_original(self, row: int) -> tuple[bytes | None, str]:
         path = os.path.join(self._run.image_root, self._run.text("path", row))

@@ -4,6 +4,7 @@ One object for all browsers. Orders of images are arrays that are computed once;
 them at most, whatever the size of the crawl.
 """
 
+import collections
 import functools
 import threading
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from urnet_tf.review.pictures import Pictures
 from urnet_tf.review.progress import summarize
 from urnet_tf.review.reviewed_run import ReviewedRun, run_name
 from urnet_tf.review.words import Describer, rank_classes, show_name
+from urnet_tf.reweighting.judging_order import JudgingOrder, compute_judging_value, draw_judging_order
 from urnet_tf.reweighting.label_posterior import estimate_wrong_share
 from urnet_tf.schema import RANDOM_QUEUE
 
@@ -64,7 +66,7 @@ class Session:
         self._describer = Describer(run)
         self._groups = Groups(run)
         self._orders: dict[str, np.ndarray] = {}
-        self._lock = threading.Lock()
+        self._locks: collections.defaultdict[str, threading.Lock] = collections.defaultdict(threading.Lock)
 
     # ------------------------------------------------------------------------------- queues
 
@@ -84,14 +86,14 @@ class Session:
             return self._group(_number(label), _number(group)).ids
         makers: dict[str, Callable[[], np.ndarray]] = {
             "doubtful": lambda: queues.order_by_doubt(self.run.right_prob),
-            "valuable": self._order_by_value,
+            "valuable": lambda: self.drawn.order,
             "none": self._order_by_strangeness,
             RANDOM_QUEUE: lambda: queues.order_at_random(self.run.keys),
             "copies": lambda: np.array([ids[0] for ids in self._contradictions.values()], np.int64),
         }
         if queue not in makers:
             raise UnknownQueue(queue)
-        with self._lock:
+        with self._locks[queue]:
             if queue not in self._orders:
                 self._orders[queue] = makers[queue]()
             return self._orders[queue]
@@ -102,8 +104,14 @@ class Session:
         start, stop = self.run.bounds[label : label + 2]
         return start + np.argsort(self.run.right_prob[start:stop], kind="stable")
 
-    def _order_by_value(self) -> np.ndarray:
-        return np.argsort(np.abs(self.run.right_prob - 0.5), kind="stable")
+    @functools.cached_property
+    def drawn(self) -> JudgingOrder:
+        """The order of the most valuable images."""
+        run = self.run
+        value = compute_judging_value(
+            run.right_prob, run.label, run.top_ids, run.top_probs, num_classes=run.num_classes
+        )
+        return draw_judging_order(value)
 
     def _order_by_strangeness(self) -> np.ndarray:
         run = self.run
@@ -187,7 +195,7 @@ class Session:
 
     def describe(self, row: int) -> dict[str, Any]:
         """All that stands beside a large picture."""
-        return {**self._describer.describe(row), "author": self._describer.author}
+        return {**self._describer.describe(row), "packed": self.pictures.why_packed(row)}
 
     def look_alike(self, row: int, count: int) -> dict[str, Any]:
         """The images that look most like one, without files that are the same."""
@@ -322,7 +330,7 @@ class Session:
             "counts": self.journal.counts(),
             "undo": None if last is None else {"when": last.when, "images": len(last.images)},
             "queues": lists,
-            **summarize(self.run, states),
+            **summarize(self.run, states, self.drawn),
         }
 
 

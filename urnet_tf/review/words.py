@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from urnet_tf import schema
 from urnet_tf.explain.why import describe_amount, describe_standing, find_reasons
 from urnet_tf.review.reviewed_run import ReviewedRun
 from urnet_tf.reweighting.combine import average_amount
@@ -47,8 +46,6 @@ class Describer:
         self._mean_class_weight = float(np.mean(run.weights["class_weight"], dtype=float))
         self._questions = {factor.name: factor.question for factor in FACTORS}
         self._weighing = [f.name for f in FACTORS if f.role != OBSERVED and f.name in run.weights]
-        author = schema.PREDICTED_BY.get(run.reweighting.get("predicted_by", ""), "the models")
-        self.author = author
 
     def describe(self, row: int) -> dict[str, Any]:
         """All of one image but its judgement and its look-alikes: plain JSON."""

@@ -6,6 +6,8 @@ import { openSearch } from "./search.js";
 import { app, fail, imageHash, judge, move, nextGroup, nextOpen, pictureUrl, show, undo, update } from "./state.js";
 import { count, percent, stateOf } from "./words.js";
 
+const LEAST = 0.01; // less probable classes get no key, but for the first two
+
 export function stageView() {
   const { item } = app;
   if (app.finished) return finishedView();
@@ -75,14 +77,18 @@ export function actionsView() {
         ${choices().map((choice, index) => html`
           <button class="other" ?disabled=${off} @click=${() => judge(choice.label, choice.name)} aria-keyshortcuts=${index + 1}>
             <kbd>${index + 1}</kbd><span>${choice.name}</span>${choice.prob ? html`<small>${percent(choice.prob)}</small>` : nothing}</button>`)}
-        <button class="search" ?disabled=${off} @click=${openSearch} aria-keyshortcuts="w"><kbd>W</kbd><span>Another class …</span></button>
-        <button class="nothing" ?disabled=${off} @click=${() => judge("none")} aria-keyshortcuts="x"><kbd>X</kbd><span>None of these</span></button>
-        <button class="unsure" ?disabled=${off} @click=${() => judge("unsure")} aria-keyshortcuts="u"><kbd>U</kbd><span>Unsure</span></button>
       </div>
-      <div class="walk">
-        <button class="plain" @click=${() => (app.group ? nextGroup(-1) : move(-1))} ?disabled=${!app.queue}><span aria-hidden="true">←</span> ${app.group ? "Group before" : "Previous"}</button>
-        <button class="plain" @click=${undo} ?disabled=${off || !app.progress?.undo} aria-keyshortcuts="z"><kbd>Z</kbd> Undo</button>
-        <button class="plain" @click=${() => (app.group ? nextGroup(1) : move(1))} ?disabled=${!app.queue}>${app.group ? "Next group" : "Skip"} <span aria-hidden="true">→</span></button>
+      <div class="rest">
+        <div class="verdicts">
+          <button class="search" ?disabled=${off} @click=${openSearch} aria-keyshortcuts="w"><kbd>W</kbd><span>Another class</span></button>
+          <button class="nothing" ?disabled=${off} @click=${() => judge("none")} aria-keyshortcuts="x"><kbd>X</kbd><span>None of these</span></button>
+          <button class="unsure" ?disabled=${off} @click=${() => judge("unsure")} aria-keyshortcuts="u"><kbd>U</kbd><span>Unsure</span></button>
+        </div>
+        <div class="walk">
+          <button class="plain" @click=${() => (app.group ? nextGroup(-1) : move(-1))} ?disabled=${!app.queue}><span aria-hidden="true">←</span> ${app.group ? "Group before" : html`<span class="hidden">Previous</span>`}</button>
+          <button class="plain" @click=${undo} ?disabled=${off || !app.progress?.undo} aria-keyshortcuts="z"><kbd>Z</kbd> Undo</button>
+          <button class="plain" @click=${() => (app.group ? nextGroup(1) : move(1))} ?disabled=${!app.queue}>${app.group ? "Next group" : "Skip"} <span aria-hidden="true">→</span></button>
+        </div>
       </div>
     </div>`;
 }
@@ -93,7 +99,7 @@ export function choices() {
   if (!item) return [];
   const most = app.grid ? 4 : 5;
   const named = group?.groups[group.number]?.predicted;
-  const others = item.choices.filter((choice) => choice.label !== named?.label);
+  const others = item.choices.filter((choice, index) => choice.label !== named?.label && (index < 2 || !(choice.prob < LEAST)));
   return [...(named ? [{ ...named }] : []), ...others].slice(0, most);
 }
 
@@ -129,7 +135,7 @@ export function aboutView() {
         <dl class="page-text">
           ${pair("Title", about.title)}${pair("Text", about.description)}${pair("Tags", about.tags)}${pair("Query", about.query)}
           ${pair("From", [about.source, about.rank > 0 ? `rank ${about.rank}` : ""].filter(Boolean).join(", "))}
-          ${pair("File", about.path)}${pair("Size", `${about.size[0]} × ${about.size[1]} px`)}
+          ${pair("File", about.path)}${pair("Shown", about.packed ? `the packed picture, since ${about.packed}` : "")}${pair("Size", `${about.size[0]} × ${about.size[1]} px`)}
         </dl>
         <p><a href=${imageHash(item.id)}>Link to this image</a></p>
       </section>

@@ -6,23 +6,29 @@ import { app, fail, go, imageHash, pictureUrl, queueHash, say, show, update } fr
 import { stateOf } from "./words.js";
 
 const GAP = 8;
-const CAPTION = 40;
+const CAPTION = 40, SHORT_CAPTION = 24;
 const MOST_SELECTED = 5000; // as the server allows
 
 const box = { element: null, width: 0, height: 0, top: 0 };
 let anchor = null; // where a selection by Shift begins
 let band = null; // the rectangle that the mouse draws
 
+// Whether all images of the queue have one label, so that it need not stand below each.
+function single() {
+  return app.route.label !== undefined;
+}
+
 function layout() {
   const wanted = box.width < 560 ? 104 : 148;
   const columns = Math.max(Math.floor((box.width - GAP) / (wanted + GAP)), 1);
   const side = (box.width - GAP * (columns + 1)) / columns;
-  return { columns, side, step: side + CAPTION + GAP };
+  const tall = side + (single() ? SHORT_CAPTION : CAPTION);
+  return { columns, side, tall, step: tall + GAP };
 }
 
 export function gridView() {
   const { queue } = app;
-  const { columns, side, step } = layout();
+  const { columns, side, tall, step } = layout();
   const rows = Math.ceil((queue.total ?? 0) / columns);
   const first = Math.max(Math.floor(box.top / step) - 1, 0);
   const last = Math.min(Math.ceil((box.top + box.height) / step) + 1, rows);
@@ -34,17 +40,17 @@ export function gridView() {
       aria-label="Images of this queue" aria-activedescendant=${queue.total ? `cell-${app.place}` : nothing}
       @scroll=${onScroll} @keydown=${onKey} @pointerdown=${onDown} @click=${onClick} @dblclick=${onDouble}>
       <div class="grid-all" role="presentation" .style=${`height:${rows * step + GAP}px`}>
-        ${repeat(places, (place) => place, (place) => cell(place, columns, side, step))}
+        ${repeat(places, (place) => place, (place) => cell(place, columns, side, tall))}
         ${band?.drawn ? html`<div class="band" .style=${bandStyle()}></div>` : nothing}
       </div>
     </div>`;
 }
 
-function cell(place, columns, side, step) {
+function cell(place, columns, side, tall) {
   const item = app.queue.peek(place);
   const left = GAP + (place % columns) * (side + GAP);
-  const top = GAP + Math.floor(place / columns) * step;
-  const style = `transform:translate(${left}px,${top}px);width:${side}px;height:${side + CAPTION}px`;
+  const top = GAP + Math.floor(place / columns) * (tall + GAP);
+  const style = `transform:translate(${left}px,${top}px);width:${side}px;height:${tall}px`;
   const classes = ["cell", place === app.place ? "active" : "", app.selection.has(place) ? "selected" : ""];
   if (!item) return html`<div class="cell waiting" .style=${style} role="presentation"></div>`;
   const state = stateOf(item);
@@ -54,9 +60,9 @@ function cell(place, columns, side, step) {
     <div id=${`cell-${place}`} class=${[...classes, state.kind].join(" ")} .style=${style} data-place=${place}
       role="option" aria-selected=${app.selection.has(place)} aria-posinset=${place + 1} aria-setsize=${app.queue.total}
       aria-label=${`${names}; ${state.text || `perhaps ${other}`}`}>
-      <img src=${pictureUrl(item.id, side > 170 ? 320 : 160)} alt="" draggable="false" loading="lazy">
+      <img src=${pictureUrl(item.id, side > 170 ? 320 : 160)} alt="" draggable="false">
       ${state.kind === "open" ? nothing : html`<span class="badge" aria-hidden="true">${state.sign}</span>`}
-      <span class="caption"><b>${names}</b><small>${state.text || (other ? `perhaps ${other}` : "")}</small></span>
+      <span class="caption">${single() ? nothing : html`<b>${names}</b>`}<small>${state.text || (other ? `perhaps ${other}` : "")}</small></span>
     </div>`;
 }
 

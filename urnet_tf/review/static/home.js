@@ -2,31 +2,60 @@
 
 import { html, nothing } from "./lit-html/lit-html.js";
 import { get } from "./api.js";
-import { app, fail, update } from "./state.js";
+import { app, fail, pictureUrl, update } from "./state.js";
 import { count, percent } from "./words.js";
+
+const FIRST = "valuable";
+const samples = new Map(); // a card → some of its pictures, or words
+
+// The first pictures of each queue, one after the other: an order of all images takes a moment.
+async function loadSamples() {
+  for (const name of [...app.start.queues.map((queue) => queue.name), "groups", "classes"]) {
+    if (samples.has(name) || name === "judged") continue;
+    samples.set(name, null);
+    try {
+      if (name === "classes") {
+        const found = await get("classes", { limit: 4 });
+        samples.set(name, { text: found.items.map((entry) => entry.name).join(", ") });
+      } else {
+        const queue = name === "groups" ? (await get("groups", { place: 0 })).groups[0]?.queue : name;
+        if (queue) samples.set(name, { items: (await get("items", { queue, limit: 4 })).items });
+      }
+    } catch (error) {
+      samples.delete(name);
+      return fail(error);
+    }
+    update();
+  }
+}
 
 export function homeView() {
   const { start, progress } = app;
+  if (!samples.size) loadSamples();
   return html`
     <div class="home">
       <h1>What do you want to look at?</h1>
       <p class="lead">${count(start.images, "image")} of ${count(start.classes, "class", "classes")} in <b>${start.run}</b>${
         progress ? html`; about <b class="doubt">${percent(progress.wrong.share)}</b> of the labels look wrong (${percent(progress.wrong.low)} – ${percent(progress.wrong.high)}).` : "."}</p>
       <ul class="cards">
-        ${start.queues.filter((queue) => queue.name !== "judged").map((queue) => card(`#/queue/${queue.name}`, queue.title, queue.note, progress?.queues[queue.name]))}
-        ${card("#/groups/0", "Groups of look-alikes", "Thirty that look alike and have one label: keep, drop or rename them with one key.")}
-        ${card("#/classes", "Class by class", "Those with most wrong labels first, or the one that you search.")}
-        ${progress?.judged ? card("#/queue/judged", "What you judged", "The latest first, to look again.") : nothing}
+        ${start.queues.filter((queue) => queue.name !== "judged").map((queue) => card(`#/queue/${queue.name}`, queue.name, queue.title, queue.note))}
+        ${card("#/groups/0", "groups", "Groups of look-alikes", "Thirty that look alike and have one label: keep, drop or rename them with one key.")}
+        ${card("#/classes", "classes", "Class by class", "Those with most wrong labels first, or the one that you search.")}
+        ${progress?.judged ? card("#/queue/judged", "judged", "What you judged", "The latest first, to look again.") : nothing}
       </ul>
     </div>`;
 }
 
-function card(href, title, note, state = null) {
+function card(href, name, title, note) {
+  const state = app.progress?.queues[name];
   const empty = state?.total === 0;
+  const sample = samples.get(name);
   return html`
-    <li><a class=${empty ? "card empty" : "card"} href=${empty ? nothing : href} aria-disabled=${empty ? "true" : nothing}>
+    <li><a class=${["card", empty ? "empty" : "", name === FIRST ? "first" : ""].join(" ")} href=${empty ? nothing : href} aria-disabled=${empty ? "true" : nothing}>
       <b>${title}</b><span>${empty ? "There are none." : note}</span>
       ${state?.total ? html`<small>${state.done.toLocaleString("en")} of ${state.total.toLocaleString("en")} judged</small>` : nothing}
+      ${sample?.text ? html`<em>${sample.text} …</em>` : nothing}
+      ${sample?.items?.length ? html`<div class="samples">${sample.items.map((item) => html`<img src=${pictureUrl(item.id, 160)} alt="" loading="lazy">`)}</div>` : nothing}
     </a></li>`;
 }
 

@@ -66,7 +66,11 @@ function enough(wrong) {
   if (wrong.enough) {
     return html`<p class="enough">✓ Enough: the interval is narrower than ${points} points. More of the random sample tells little more.</p>`;
   }
-  const rests = wrong.sampled ? `rests on ${count(wrong.sampled, "random image")} and the models` : "is what the models say";
+  const parts = [
+    wrong.sampled ? count(wrong.sampled, "random image") : "",
+    wrong.drawn ? `${count(wrong.drawn, "image")} of the most valuable` : "",
+  ].filter(Boolean);
+  const rests = parts.length ? `rests on ${parts.join(", ")}, and the models` : "is what the models say";
   return html`
     <p class="soft">This ${rests}. About <b>${wrong.missing.toLocaleString("en")}</b> more of the
       <a href="#/queue/random">random sample</a> make the interval narrower than ${points} points.</p>`;
