@@ -143,10 +143,10 @@ def _add_pictures(app: "fastapi.FastAPI", session: Session) -> None:
 
     Row = Annotated[int, fastapi.Path(ge=0, lt=max(len(session.run), 1))]
 
-    def jpeg(data: bytes, **headers: str) -> fastapi.Response:
-        # An address holds the run's name, so that what it leads to never changes.
+    def jpeg(data: bytes) -> fastapi.Response:
+        # An address holds the run's results, so that what it leads to never changes.
         kept = {"cache-control": "private, max-age=86400, immutable"}
-        return fastapi.Response(data, media_type="image/jpeg", headers={**kept, **headers})
+        return fastapi.Response(data, media_type="image/jpeg", headers=kept)
 
     @app.get("/api/thumbnail/{results}/{row}/{side}")
     def thumbnail(results: str, row: Row, side: int) -> fastapi.Response:
@@ -158,10 +158,7 @@ def _add_pictures(app: "fastapi.FastAPI", session: Session) -> None:
     def large(results: str, row: Row) -> fastapi.Response:
         if results != session.run.results:
             raise UnknownQueue(results)
-        data, why_packed = session.pictures.large(row)
-        return jpeg(
-            data, **({"x-packed": why_packed.encode("ascii", "replace").decode()} if why_packed else {})
-        )
+        return jpeg(session.pictures.large(row))
 
 
 def _add_writing(app: "fastapi.FastAPI", session: Session) -> None:

@@ -52,7 +52,7 @@ class Pictures:
         return picture.encode_jpeg(shrink(pixels, side_px), _QUALITY)
 
     def large(self, row: int) -> bytes:
-        """A JPEG file of the original, if it can still be read and is the same file; else of the packed picture.
+        """A JPEG file of the original, if it is still there and the same; else of the packed picture.
 
         Raises:
           Refused: neither can be decoded.

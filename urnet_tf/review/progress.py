@@ -43,6 +43,8 @@ def summarize(run: ReviewedRun, states: States, drawn: JudgingOrder) -> dict[str
             "enough_width": estimates.ENOUGH_WIDTH,
             "missing": estimates.count_missing(wrong_prob, wrong, sampled, estimates.ENOUGH_WIDTH),
             "found": int(np.count_nonzero(wrong)),
+            "sampled": int(np.count_nonzero(sampled)),
+            "drawn": count,
         },
         "by_class": _by_class(run, states, wrong_prob, wrong, sampled),
         "accuracy": _accuracy(run, states, sampled),

@@ -34,8 +34,9 @@ def order_at_random(keys: np.ndarray) -> np.ndarray:
     Args:
       keys: bytes [N] of 32 hexadecimal digits. Equal ones stand beside each other.
     """
-    numbers = np.array([int(key[:16] or b"0", 16) for key in keys.tolist()], np.uint64)
-    return np.argsort(splitmix64(numbers, 7), kind="stable")
+    whole = [int(key, 16) for key in keys.tolist()]
+    numbers = np.array([(number >> 64) ^ (number & (1 << 64) - 1) for number in whole], np.uint64)
+    return np.argsort(splitmix64(numbers), kind="stable")
 
 
 def compute_strangeness(

@@ -66,6 +66,7 @@ def _listen(port: int | None) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((ADDRESS, number))
+            listener.listen(128)  # so that who opens the address at once waits until it is served
         except OSError as error:
             listener.close()
             reason = error.strerror

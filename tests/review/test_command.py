@@ -1,0 +1,63 @@
+"""`urnet review` as a program: it is killed or stopped, exchanges files, and refuses in one sentence."""
+
+import shutil
+import signal
+import socket
+
+from urnet_fixtures.review_server import Browser
+from urnet_fixtures.reviewed import HOSTILE
+
+from urnet_tf.crawl import corrections
+
+
+def test_judgements_survive_kill_9_and_ctrl_c_ends_it(reviewed, started):
+    root, _ = reviewed
+    (root / corrections.FILE_NAME).unlink(missing_ok=True)
+    process, lines, browser = started(root)
+    assert "120 images of 5 classes" in lines[0] and "corrections.parquet" in lines[0]
+    for item in browser.get("/api/items?queue=doubtful")["items"][:3]:
+        browser.judge([item], "none")
+    process.kill()
+    process.wait()
+    process, _, after = started(root)
+    page = after.get("/api/items?queue=doubtful")
+    assert [item["truth"] for item in page["items"][:4]] == ["none"] * 3 + [None]
+    assert Browser(after.port, "old").send("GET", "/api/start")[0].status == 401
+    assert after.post("/api/undo", {})["images"] == 1
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130 and errors.count("\n") == 1
+    assert "stopped by Ctrl-C; every judgement is on the disk" in errors
+
+
+def test_judgements_go_to_csv_and_back(reviewed, urnet_here, tmp_path):
+    root, _ = reviewed
+    log = root / corrections.FILE_NAME
+    log.unlink(missing_ok=True)
+    assert urnet_here("review", "--workdir", root, "--export", tmp_path / "o.csv").returncode == 2
+    rows = [
+        {"content_hash": f"{i:032x}", "path": HOSTILE[i], "verdict": "right", "who": "=A1"} for i in range(4)
+    ]
+    corrections.append(log, rows)
+    done = urnet_here("review", "--workdir", root, "--export", tmp_path / "out.csv")
+    assert done.returncode == 0 and "4 judgements written" in done.stdout
+    kept = corrections.read([log])
+    log.unlink()
+    for added in (4, 0):
+        done = urnet_here("review", "--workdir", root, "--import", tmp_path / "out.csv")
+        assert done.returncode == 0 and f"{added} judgements added" in done.stdout
+    assert corrections.read([log]).equals(kept)
+    log.unlink()
+
+
+def test_what_cannot_be_reviewed_is_one_sentence(urnet_here, tmp_path, reviewed):
+    done = urnet_here("review", "--workdir", tmp_path / "nowhere")
+    assert done.returncode == 2 and "came as far as `reweight`" in done.stderr
+    shutil.copytree(reviewed[0], tmp_path / "early", ignore=shutil.ignore_patterns("reweight"))
+    done = urnet_here("review", "--workdir", tmp_path / "early")
+    assert done.returncode == 2 and "reweight is not complete" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken = str(listener.getsockname()[1])
+        done = urnet_here("review", "--workdir", reviewed[0], "--port", taken)
+    assert done.returncode == 2 and f"port {taken}" in done.stderr
