@@ -6,7 +6,8 @@ import socket
 import subprocess
 
 import pytest
-from urnet_fixtures.review_server import Browser, served
+from urnet_fixtures.review_browser import CHROMIUM, SIZES, Person
+from urnet_fixtures.review_server import TOKEN, Browser, served
 from urnet_fixtures.reviewed import make_reviewed_run
 
 from urnet_tf.crawl import corrections
@@ -59,3 +60,32 @@ def started(urnet_command):
 def _free_port():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return str(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: `apt-get install chromium`, or set URNET_CHROMIUM to one")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium):
+    """Opens a browser of its own on a server: size, color scheme, port, token."""
+    contexts = []
+
+    def open_one(port, token=TOKEN, size="wide", scheme="light"):
+        width, height = SIZES[size]
+        context = chromium.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, has_touch=size == "phone"
+        )
+        contexts.append(context)
+        return Person(context, port, token)
+
+    yield open_one
+    for context in contexts:
+        context.close()

@@ -8,18 +8,12 @@ export class ApiError extends Error {
 }
 
 async function answer(request) {
-  let response;
-  try {
-    response = await request;
-  } catch {
-    throw new ApiError("away", "The server does not answer. Was `urnet review` stopped?");
-  }
-  let body = null;
-  try {
-    body = await response.json();
-  } catch {
-    body = {};
-  }
+  const away = new ApiError("away", "The server does not answer. Was `urnet review` stopped?");
+  const response = await request.catch(() => { throw away; });
+  const body = await response.json().catch(() => {
+    if (response.ok) throw away; // it broke off in the midst of an answer
+    return {};
+  });
   if (!response.ok) {
     throw new ApiError(body.kind ?? "fault", body.error ?? `The server has failed (${response.status}).`);
   }

@@ -118,6 +118,7 @@ function closeOutside(event) {
 
 onChange(() => {
   render(page(), root);
+  root.dataset.followed = app.followed;
   document.title = app.start ? `${titleOf()} – ${app.start.run} – urnet review` : "urnet review";
   settle();
 });

@@ -31,7 +31,7 @@ export function stageView() {
 
 function seen(event) {
   if (event.type === "load") event.target.classList.add("loaded");
-  if (app.ready) return;
+  if (app.ready || !event.target.isConnected) return;
   app.ready = true;
   update();
 }

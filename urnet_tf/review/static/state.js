@@ -23,9 +23,11 @@ export const app = {
   notice: null, // { text, kind }: what was done, or what went wrong
   blocked: null, // why this page cannot go on
   group: null, // the groups of one class
+  followed: 0, // addresses whose view is complete
 };
 
 let draw = () => {};
+let showing = 0; // counts what is asked for: only the last is drawn
 let drawing = false;
 
 export function onChange(callback) {
@@ -47,7 +49,7 @@ let noticeTimer = null;
 
 export function say(text, kind = "done", ms = 6000) {
   clearTimeout(noticeTimer);
-  app.notice = { text, kind };
+  app.notice = { text, kind, stays: ms === 0 };
   if (ms) noticeTimer = setTimeout(() => { app.notice = null; update(); }, ms);
   update();
 }
@@ -57,7 +59,8 @@ export function fail(error) {
   if (error.kind === "gone" || error.kind === "rerun") {
     app.blocked = error;
   } else {
-    say(error.message, "bad", error.kind === "away" ? 0 : 10000);
+    // That something was not saved is not covered by what else the lost server did not answer.
+    if (!(app.notice?.stays && error.kind === "away")) say(error.message, "bad", error.kind === "away" ? 0 : 10000);
     if (!error.kind) console.error(error);
   }
   update();
@@ -86,19 +89,31 @@ export function imageHash(id) {
   return `#/image/${id}`;
 }
 
-// Reads the address and loads what it asks for.
+// Reads the address and loads what it asks for. Whoever goes elsewhere meanwhile is not called back.
+let journey = 0;
+
+class Overtaken extends Error {}
+
 export async function follow() {
   if (!app.start || app.blocked) return;
+  const mine = ++journey;
+  const load = async (request) => {
+    const found = await request;
+    if (mine !== journey) throw new Overtaken();
+    return found;
+  };
   const [view, first = "", second = ""] = location.hash.replace(/^#\/?/, "").split("/").map(decode);
   try {
-    if (view === "queue") await openQueue(first, second);
-    else if (view === "class") await openClass(first, second);
-    else if (view === "groups") await openGroups(first);
-    else if (view === "group") await openGroup(first, second);
-    else if (view === "image") await openImage(first);
+    if (view === "queue") await openQueue(load, first, second);
+    else if (view === "class") await openClass(load, first, second);
+    else if (view === "groups") await openGroups(load, first);
+    else if (view === "group") await openGroup(load, first, second);
+    else if (view === "image") await openImage(load, first);
     else if (view === "classes") leaveQueue("classes");
     else leaveQueue("home");
+    app.followed += 1;
   } catch (error) {
+    if (error instanceof Overtaken) return;
     fail(error);
     if (app.route.view === "boot") leaveQueue("home");
   }
@@ -114,54 +129,55 @@ function decode(part) {
 }
 
 function leaveQueue(view) {
+  showing += 1; // what is still being loaded comes too late
   Object.assign(app, { route: { view }, queue: null, item: null, about: null, alike: null, finished: false, group: null });
   app.selection.clear();
 }
 
-async function openQueue(name, place, extra = {}) {
-  if (app.queue?.name !== name) {
+async function openQueue(load, name, place, extra = {}) {
+  let { queue } = app;
+  if (queue?.name !== name) {
+    queue = new Queue(name);
+    await load(queue.load(Number(place) || 0));
     leaveQueue("queue");
-    const queue = new Queue(name);
-    await queue.load(Number(place) || 0);
     app.queue = queue;
     app.grid = extra.grid ?? false;
   }
   app.route = { view: "queue", ...extra };
+  app.group = extra.group ?? null;
   const known = place !== "" && Number.isInteger(Number(place)) && Number(place) >= 0;
-  await show(known ? Math.min(Number(place), Math.max(app.queue.total - 1, 0)) : await app.queue.nextOpen(-1));
+  await show(known ? Math.min(Number(place), Math.max(queue.total - 1, 0)) : await load(queue.nextOpen(-1)));
 }
 
-async function openClass(name, place) {
-  const { label } = await get("find", { label: name });
-  await openQueue(`class:${label}`, place, { label, grid: app.queue?.name === `class:${label}` ? app.grid : place === "" });
+async function openClass(load, name, place) {
+  const { label } = await load(get("find", { label: name }));
+  const grid = app.queue?.name === `class:${label}` ? app.grid : place === "";
+  await openQueue(load, `class:${label}`, place, { label, grid });
 }
 
-async function openImage(what) {
-  const { id } = await get("find", { image: what });
+async function openImage(load, what) {
+  const { id } = await load(get("find", { image: what }));
   leaveQueue("image");
-  app.queue = null;
+  app.grid = false;
   app.route = { view: "image", id };
   await showImage(id);
 }
 
-async function openGroups(place) {
-  const found = await get("groups", { place: Number(place) || 0 });
+async function openGroups(load, place) {
+  const found = await load(get("groups", { place: Number(place) || 0 }));
   const open = found.groups.find((group) => group.judged < group.images) ?? found.groups[0];
-  if (open) return go(queueHash(open.queue), true);
-  leaveQueue("home");
+  if (open) await go(queueHash(open.queue), true);
+  else leaveQueue("home");
 }
 
-async function openGroup(label, number) {
-  const { place } = await get("find", { label });
-  const name = `group:${label}:${number}`;
-  const groups = await get("groups", { place });
-  await openQueue(name, "0", { label: Number(label), grid: true });
-  app.group = { ...groups, number: Number(number) };
+async function openGroup(load, label, number) {
+  const { place } = await load(get("find", { label }));
+  const groups = await load(get("groups", { place }));
+  const group = { ...groups, number: Number(number) };
+  await openQueue(load, `group:${label}:${number}`, "0", { label: Number(label), grid: true, group });
 }
 
 // ---------------------------------------------------------------------------------- one entry
-
-let showing = 0;
 
 export async function show(place) {
   const ticket = ++showing;
@@ -180,7 +196,8 @@ export async function show(place) {
     app.item = item;
     return update();
   }
-  await showImage(item.id, item);
+  // What stands beside the picture comes when it comes: the next key need not wait for it.
+  showImage(item.id, item).catch(fail);
   prefetch(queue, place);
 }
 
@@ -200,7 +217,7 @@ async function showImage(id, item = null) {
 
 // Look-alikes come last, since nobody waits for them.
 async function lookFor(id, ticket) {
-  await new Promise((resolve) => setTimeout(resolve, 200));
+  await new Promise((resolve) => setTimeout(resolve, 400));
   if (ticket !== showing || app.grid) return;
   try {
     const found = await get("look_alikes", { id });
@@ -280,19 +297,19 @@ export async function judge(truth, name) {
     if (truth === "given" && items.some((item) => item.labels.length > 1)) {
       return say("This picture stands under several labels: choose one of them with its number.", "bad");
     }
-    const queue = app.queue?.name ?? "image";
+    const { queue, route } = app;
     const done = await post("judge", {
       results: app.start.results,
       ids: items.flatMap((item) => item.ids),
       revisions: items.flatMap((item) => item.revisions),
       truth,
-      queue,
+      queue: queue?.name ?? "image",
     });
     push({ when: done.when, hash: location.hash, place: app.place });
-    app.queue?.replace(done.items);
+    queue?.replace(done.items);
     say(sentence(items, truth, name));
     refresh();
-    await goOn(items, done.items);
+    if (queue === app.queue && route.view === app.route.view) await goOn(items, done.items);
   } catch (error) {
     await failToJudge(error);
   } finally {
@@ -336,8 +353,8 @@ async function failToJudge(error) {
     refresh();
     return;
   }
-  fail(error);
-  if (!app.blocked) say(`Not saved: ${error.message}`, "bad", 0);
+  if (error.kind === "gone" || error.kind === "rerun") fail(error);
+  else say(`Not saved: ${error.message}`, "bad", 0);
 }
 
 export async function undo() {
