@@ -179,6 +179,7 @@ class Session:
             "id": row,
             "ids": rows.tolist(),
             "revisions": [self.journal.revision(int(i)) for i in rows],
+            "members": [{"id": int(i), "name": show_name(run.names[run.label[i]])} for i in rows],
             "labels": [{"label": i, "name": show_name(run.names[i])} for i in given],
             "choices": [{"label": i, "name": show_name(run.names[i]), "prob": p} for i, p in choices],
             "right_prob": float(run.right_prob[row]),

@@ -32,7 +32,7 @@ function header() {
       <p class="where"><span aria-hidden="true">›</span> ${titleOf()} ${queue && !app.finished && !app.grid ? html`<small>${done}</small>` : nothing}</p>
       <nav aria-label="Tools">
         ${queue && !app.group ? html`<button class="plain" @click=${toggleGrid} aria-pressed=${app.grid} aria-keyshortcuts="g" title="Many at once, or one (G)">${app.grid ? "One" : "Many"}</button>` : nothing}
-        <button class="plain tally" @click=${() => openDialog("panel")} aria-keyshortcuts="p" title="What your judgements tell so far (P)">${progress ? count(progress.judged, "judgement") : "…"}</button>
+        <button class="plain tally" @click=${() => openDialog("panel")} aria-keyshortcuts="p" title="What your judgements tell so far (P)">${progress ? html`${progress.judged.toLocaleString("en")}<span class="long"> judged</span>` : "…"}</button>
         <button class="plain" @click=${() => openDialog("keys")} aria-keyshortcuts="?" title="Keys (?)"><span aria-hidden="true">?</span><span class="hidden">Keys</span></button>
       </nav>
       ${queue?.total ? html`<div class="thread" aria-hidden="true"><i .style=${`width:${(100 * queue.done) / queue.total}%`}></i></div>` : nothing}

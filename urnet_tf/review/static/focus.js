@@ -97,9 +97,9 @@ export function actionsView() {
 export function choices() {
   const { item, group } = app;
   if (!item) return [];
-  const most = app.grid ? 4 : 5;
+  const most = item.labels.length > 1 ? 9 : app.grid ? 4 : 5;
   const named = group?.groups[group.number]?.predicted;
-  const others = item.choices.filter((choice, index) => choice.label !== named?.label && (index < 2 || !(choice.prob < LEAST)));
+  const others = item.choices.filter((choice, index) => choice.label !== named?.label && (index < 2 || choice.prob === null || choice.prob >= LEAST));
   return [...(named ? [{ ...named }] : []), ...others].slice(0, most);
 }
 
@@ -129,7 +129,7 @@ export function aboutView() {
         <p class="soft">By all that is known of it. In training it ${about.amount}${about.reasons.length ? `, since ${about.reasons.join("; ")}` : ""}.</p>
         ${about.factors.length ? html`<dl class="factors">${about.factors.map((factor) => html`<dt>${factor.question}</dt><dd>${factor.standing} <small>in its class</small></dd>`)}</dl>` : nothing}
       </section>
-      ${copies(about.copies)}
+      ${item.members.length > 1 ? members(item.members) : copies(about.copies)}
       <section>
         <h2>Its page</h2>
         <dl class="page-text">
@@ -145,6 +145,15 @@ export function aboutView() {
 
 function pair(name, text) {
   return text ? html`<dt>${name}</dt><dd>${text}</dd>` : nothing;
+}
+
+function members(entries) {
+  return html`
+    <section>
+      <h2>Its copies</h2>
+      <ul class="alike">${entries.map((entry) => html`
+        <li><a href=${imageHash(entry.id)}><img src=${pictureUrl(entry.id, 160)} alt=${`Copy labeled ${entry.name}`}><span>${entry.name}</span></a></li>`)}</ul>
+    </section>`;
 }
 
 function copies(entries) {

@@ -20,7 +20,7 @@ export function panelView() {
   return html`
     <section class="so-far" aria-label="What your judgements tell so far">
       <h2>So far</h2>
-      <p class="big-number"><b>${progress.judged.toLocaleString("en")}</b> of ${count(progress.images, "image")} judged</p>
+      <p class="big-number"><b>${progress.judged.toLocaleString("en")}</b> of ${progress.images.toLocaleString("en")} judged</p>
       ${tallies(progress.counts)}
       ${progress.conflicts ? html`<p class="soft">Of ${count(progress.conflicts, "image")} people say different things; the latest word holds.</p>` : nothing}
 
