@@ -128,7 +128,7 @@ def _reweigh_by(stage, compute_factor, argument):
         by_class = context.config.reweight.class_weight.enabled
         columns = {name: weights.column(name).combine_chunks() for name in schema.WEIGHT_COLUMNS}
         columns["sample_weight"] = scale_weights(factor, labels, num_classes, by_class)
-        store.write_table(path, columns, schema.WEIGHT_COLUMNS)
+        store.write_table(path, columns, schema.WEIGHT_COLUMNS, {"format": schema.WEIGHTS_FORMAT})
         return metadata | {"dropped": int((factor == 0).sum())}
 
     return dataclasses.replace(stage, run=run)

@@ -90,6 +90,9 @@ class IngestConfig:
     # folders: whether the order of file names is the search rank; auto = where they are numbered like results
     rank: str = _choice("auto", "name", "none")
     first_classes: int | None = _between(None, 2, _CLASSES)  # only the first n classes (mini-WebVision: 50)
+    # files of judgements (.parquet, .csv) that are obeyed; auto = corrections.parquet of the work directory
+    # where there is one; none = no file
+    corrections: tuple[str, ...] = _several(("auto",), 1000, form=PATH, max_length=4095, single=True)
     max_bytes: int = _between(64 * 2**20, 1, _BYTES)  # per file
     max_pixels: int = _between(50_000_000, 1, _PIXELS)  # per image
     min_side_px: int = _between(8, 1, _STORED_SIDE_PX)
@@ -312,7 +315,8 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    split: str | None = _choice(None, "val", "test")  # None = test when it has labels, else val
+    # None = test when it has labels, else val; but 50 judged images rather than labels drawn from the crawl
+    split: str | None = _choice(None, "val", "test", "judged")
     crops: str = _choice("1", "5", "10", "grid")  # per scale
     scales: tuple[float, ...] = _several((1.0,), 20, minimum=0.1, maximum=10.0)  # of image_size_px
     bag_branch: bool = False  # average the instance branch with the bag branch on a bag of one

@@ -153,7 +153,7 @@ def write_csv(path: str | os.PathLike, table: pa.Table) -> None:
     from urnet_tf.store import write_text
 
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text)  # its line ends have both signs, so that a cell with either is quoted
     writer.writerow(SCHEMA.names)
     writer.writerows(
         [_disarm(row[name]) for name in SCHEMA.names] for row in table.select(SCHEMA.names).to_pylist()

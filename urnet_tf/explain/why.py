@@ -175,6 +175,13 @@ def _explain_quarantined(row: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+_JUDGED = {
+    schema.RIGHT: "A person judged its label to be right.",
+    schema.WRONG_CLASS: "Its label is what a person judged it to be; the crawl gave it another one.",
+    schema.NONE_OF_THESE: "A person judged it to show none of the classes.",
+}
+
+
 def _explain_instance(root: pathlib.Path, row: dict[str, Any]) -> str:
     names = [_one_line(c["name"]) for c in store.read_json(root / "pack" / "classes.json")]
     label = row["label"]
@@ -184,7 +191,11 @@ def _explain_instance(root: pathlib.Path, row: dict[str, Any]) -> str:
     weights_path = next(
         (p for p in (root / s / "weights.parquet" for s in ("train", "reweight")) if p.exists()), None
     )
-    if row["split"] != schema.TRAIN:
+    if row.get("judged"):
+        lines.append(f"  {_JUDGED[row['judged']]}")
+    if row["split"] == schema.JUDGED:
+        lines.append("  It is kept out of training, to measure the models.")
+    elif row["split"] != schema.TRAIN:
         use = "to measure the models" if row["split"] == schema.TEST else "to check the models"
         lines.append(f"  It belongs to the {row['split']} images, which serve {use}; it has no weight.")
     elif weights_path is None:
@@ -209,7 +220,7 @@ def _explain_weight(
 ) -> list[str]:
     import pyarrow.compute as pc
 
-    columns = [name for name in schema.WEIGHT_COLUMNS if name != "path"]
+    columns = [name for name in schema.WEIGHT_COLUMNS if name not in schema.WEIGHT_TEXTS]
     table = store.read_table(weights_path, columns, where=pc.field("label") == label)
     values = {name: store.column(table, name) for name in columns}
     at = int(np.flatnonzero(values["instance_id"] == instance_id)[0])

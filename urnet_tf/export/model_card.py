@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from urnet_tf.costs.units import format_bytes
 from urnet_tf.export import tf_serving
+from urnet_tf.export.none_of_these import tabulate_thresholds
 from urnet_tf.images.crops import num_views
 from urnet_tf.reweighting.factors import weighing
 from urnet_tf.text_rules import one_line
@@ -295,8 +296,7 @@ def _calibration(metadata: Mapping) -> str:
 
 def _refusals(none: Mapping) -> list[str]:
     """How to use the score for pictures of none of the classes, which export.json describes."""
-    rows = [[f"{row['kept']:.0%}", f"{row['threshold']:.2f}"] for row in none["thresholds"]]
-    table = _table(["of the known kept", "refuse where `none_of_these` is above"], rows)
+    table = _table(*tabulate_thresholds(none))
     return [
         "- A picture of anything else is given one of its classes, but the SavedModel also says in "
         "`none_of_these` how little it looks like any: 0.05 is usual, above 0.5 better refuse it. This tells "

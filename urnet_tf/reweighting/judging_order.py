@@ -10,9 +10,13 @@ A judgement moves mass: if the label y is right (P), the image counts 1 instead 
 leaves y, and 1 arrives in the class k that it belongs to (q: what the models predict, without y). v is the
 expected change, each class counted by its own size, since the classifier counts classes alike.
 
-The order is drawn: image i comes at u_i / v_i^s, u uniform from 0 to 1, smallest first. So valuable images
-come early, every image may come, and with which probability is known: the first n that were judged tell the
-share of wrong labels in the whole crawl without bias (`estimate_wrong_share`).
+The order is drawn: image i comes at u_i / z_i, u uniform from 0 to 1, smallest first, and
+
+  z_i = (1 - r) v_i^s / mean(v^s) + r
+
+So valuable images come early, about r of those that come are any, and with which probability each comes is
+known: the first n that were judged tell the share of wrong labels in the whole crawl without bias
+(`estimate_wrong_share`).
 
 Source: not in the paper. Expected change of a model: Settles, Craven and Ray, 2008 (there of its gradient);
 the order and its estimate: priority sampling, Duffield, Lund and Thorup, 2007.
@@ -22,8 +26,8 @@ import dataclasses
 
 import numpy as np
 
-_SHARPNESS = 2.0  # s: 0 = any order, more = nearer to the order of values
-_SMALLEST_SIZE = 1e-3  # of the largest: no image is so worthless that it never comes
+_SHARPNESS = 4.0  # s: 0 = any order, more = nearer to the order of values; with 2, half of the gain is lost
+_AT_RANDOM = 0.1  # r
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +36,7 @@ class JudgingOrder:
 
     order: int64 [N], rows, next first.
     value: float64 [N], by row: what is expected of judging it; the largest is 1.
-    size: float64 [N], by row: how much sooner than others it comes.
+    size: float64 [N], by row: how much sooner than others it comes, 1 on average.
     key: float64 [N], by row: what the order is sorted by.
     """
 
@@ -77,8 +81,8 @@ def draw_judging_order(value: np.ndarray, *, seed: int = 0, sharpness: float = _
       sharpness: 0 = a random order, more = nearer to that of the values.
     """
     value = np.asarray(value, np.float64)
-    largest = max(value.max(initial=0.0), np.finfo(float).tiny)
-    size = np.maximum((value / largest) ** sharpness, _SMALLEST_SIZE)
+    sharp = (value / max(value.max(initial=0.0), np.finfo(float).tiny)) ** sharpness
+    size = (1 - _AT_RANDOM) * sharp / max(sharp.mean(), np.finfo(float).tiny) + _AT_RANDOM
     key = np.random.default_rng([seed, len(value)]).random(len(value)) / size
     return JudgingOrder(np.argsort(key, kind="stable"), value, size, key)
 
@@ -103,6 +107,8 @@ def estimate_wrong_share(
     included = np.minimum(drawn.size[rows] * limit, 1.0)
     missed = (wrong - (1 - right[rows])) / included
     share = float((1 - right).mean() + missed.sum() / total)
-    variance = float((np.square(missed) * (1 - included)).sum()) / total**2
+    # One more that P misses as it usually does may just not have come yet.
+    unseen = float((right * (1 - right)).mean()) * (1 - included.min()) / included.min() ** 2
+    variance = (float((np.square(missed) * (1 - included)).sum()) + unseen) / total**2
     error = 1.96 * np.sqrt(variance)
     return float(np.clip(share, 0, 1)), float(max(share - error, 0.0)), float(min(share + error, 1.0))

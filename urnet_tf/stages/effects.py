@@ -19,7 +19,8 @@ from urnet_tf.reweighting.factors import weighing
 
 # How a run is carried out, never what comes out of it but for rounding.
 INDIFFERENT = ("runtime.workers", "runtime.strategy", "runtime.jit_compile", "runtime.verify_hashes",
-               "*.checkpoint_s", "preset")  # fmt: skip
+               "*.checkpoint_s", "preset",
+               "ingest.corrections")  # what the files say counts, see `judgements`  # fmt: skip
 
 # Settings that name a file or a folder: one place is one value, however it is written.
 _PATHS = ("ingest.path", "ingest.image_root", "ingest.val_path", "ingest.test_path", "model.weights",

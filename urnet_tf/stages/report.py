@@ -62,7 +62,9 @@ def read_inputs(context: StageContext) -> "ReportInputs":
 
     metadata = {s: context.marker(s).get("metadata") or {} for s in STAGE.needs}
     classes = store.read_json(context.path("pack", "classes.json"))
-    weight_columns = [name for name in schema.WEIGHT_COLUMNS if name not in ("path", "instance_id")]
+    weight_columns = [
+        name for name in schema.WEIGHT_COLUMNS if name not in ("instance_id", *schema.WEIGHT_TEXTS)
+    ]
     weights = store.read_table(context.path("train", "weights.parquet"), weight_columns)
     table = store.read_table(context.path("pack", "instances.parquet"), ["label", "source", "rank"])
     table = table.slice(0, len(weights))  # training images come first
