@@ -210,9 +210,8 @@ def test_extras_are_imported_inside_of_functions():
     for path in sorted((REPOSITORY / "urnet_tf").rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         assert not EXTRA_OF.keys() & set(imported_at_once(tree)), path
-    tree = ast.parse(
-        "import a\nif a:\n  from b.c import d\nclass E:\n  def f():\n    import g\nif TYPE_CHECKING:\n  import h"
-    )
+    source = "import a\nif a:\n  from b.c import d\nclass E:\n  def f():\n    import g\n"
+    tree = ast.parse(source + "if TYPE_CHECKING:\n  import h")
     assert set(imported_at_once(tree)) == {"a", "b"}
 
 

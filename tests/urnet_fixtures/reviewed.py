@@ -96,6 +96,7 @@ def _write_pack(root, label, paths, hashes, files, names):
         "rank": np.arange(count) % 50 + 1,
         "query": texts, "title": texts, "description": [t * 3 for t in texts], "tags": texts, "path": paths,
         "content_hash": hashes, "picture": hashes, "width_px": [40] * count, "height_px": [30] * count,
+        "judged": [""] * count,
     }  # fmt: skip
     store.write_table(root / "pack" / "instances.parquet", columns, schema.INSTANCE_COLUMNS)
     store.write_json(
@@ -127,7 +128,8 @@ def _write_opinions(root, label, sees, classes):
 def _write_weights(root, label, paths, right_prob, sees):
     count = len(label)
     ones = np.ones(count, np.float32)
-    columns = {name: ones for name in schema.WEIGHT_COLUMNS} | {
+    texts = {name: [""] * count for name in schema.WEIGHT_TEXTS}
+    columns = {name: ones for name in schema.WEIGHT_COLUMNS} | texts | {
         "instance_id": np.arange(count), "label": label, "path": paths, "cluster": np.full(count, -1),
         "label_posterior": right_prob, "right_prob": right_prob, "predicted_label": sees,
         "sample_weight": right_prob / right_prob.mean(),

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from urnet_tf.crawl import corrections
+from urnet_tf.crawl.class_names import plain_name
 from urnet_tf.errors import UsageError
 from urnet_tf.review.reviewed_run import ReviewedRun, key_bytes
 from urnet_tf.schema import (
@@ -236,7 +237,7 @@ class Journal:
         return list(chosen.values())
 
     def _row(self, row: int, truth: int | str, queue: str) -> dict[str, str]:
-        given = self.run.names[self.run.label[row]]
+        given = self.run.log_names[self.run.label[row]]
         if truth in (GIVEN, int(self.run.label[row])):
             verdict, new_label = RIGHT, ""
         elif truth == OF_NO_CLASS:
@@ -244,7 +245,7 @@ class Journal:
         elif truth == NOT_SURE:
             verdict, new_label = UNSURE, ""
         else:
-            verdict, new_label = WRONG_CLASS, self.run.names[int(truth)]
+            verdict, new_label = WRONG_CLASS, self.run.log_names[int(truth)]
         return {
             "content_hash": self.run.text("content_hash", row),
             "path": self.run.text("path", row),
@@ -256,7 +257,7 @@ class Journal:
         }
 
     def _append(self, rows: list[dict[str, str]]) -> Action:
-        corrections.append(self.path, rows, self.run.label_of)
+        corrections.append(self.path, rows, self.run.log_names)
         self._read()
         return next(a for a in reversed(self._actions.values()) if a.who == self.who)
 
@@ -325,7 +326,7 @@ class Journal:
     def _truth_of(self, row: Mapping[str, str]) -> int:
         if row["verdict"] in (RIGHT, WRONG_CLASS):
             name = row["old_label"] if row["verdict"] == RIGHT else row["new_label"]
-            return self.run.label_of.get(name, OF_ANOTHER_CRAWL)
+            return self.run.label_of.get(plain_name(name), OF_ANOTHER_CRAWL)
         return OF_NO_CLASS if row["verdict"] == NONE_OF_THESE else NOT_SURE
 
 

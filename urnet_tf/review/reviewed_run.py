@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from urnet_tf import schema, store
+from urnet_tf.crawl.class_names import plain_name
 from urnet_tf.errors import UsageError
 from urnet_tf.images.image_store import ImageStore
 from urnet_tf.reweighting import LITERAL
@@ -36,7 +37,8 @@ class ReviewedRun:
     """N training images in the order of their ids, C classes, K kept predictions.
 
     table: `pyarrow.Table` [N] with the texts of instances.parquet.
-    names: C names, each once: a class that shares its name has its identity behind it.
+    names: C names to show; a class that shares its name has its identity behind it.
+    log_names: C names in judgements: the identity of a class that shares its name.
     label, predicted: int32 [N].
     right_prob: float32 [N], P(the given label is right).
     top_ids, top_probs: int32, float32 [N, K], of models that did not see the image, best first.
@@ -52,6 +54,7 @@ class ReviewedRun:
     workdir: Workdir
     table: "pa.Table"
     names: Sequence[str]
+    log_names: Sequence[str]
     label: np.ndarray
     predicted: np.ndarray
     right_prob: np.ndarray
@@ -76,8 +79,9 @@ class ReviewedRun:
 
     @functools.cached_property
     def label_of(self) -> Mapping[str, int]:
-        """Class name → label."""
-        return {name: label for label, name in enumerate(self.names)}
+        """What a class is called in a judgement or a link, in its plain form → its label."""
+        names = [*enumerate(self.names), *enumerate(self.log_names)]
+        return {plain_name(name): label for label, name in names}
 
     @functools.cached_property
     def class_sizes(self) -> np.ndarray:
@@ -159,10 +163,12 @@ def open_run(root: str | os.PathLike) -> ReviewedRun:
     place = done["extract"]["metadata"].get("features", "features/features.npy").split("/")
     duplicates = store.read_table(workdir.checked("ingest", "duplicates.parquet"))
     settings = done["ingest"].get("settings", {})
+    names = _names(store.read_json(workdir.checked("pack", "classes.json")))
     return ReviewedRun(
         workdir=workdir,
         table=table,
-        names=_names(store.read_json(workdir.checked("pack", "classes.json"))),
+        names=[shown for shown, _ in names],
+        log_names=[logged for _, logged in names],
         label=weights["label"],
         predicted=weights["predicted_label"],
         right_prob=weights["right_prob"],
@@ -193,17 +199,20 @@ def _read_weights(workdir: Workdir, done: Mapping[str, Mapping[str, Any]]) -> di
     train = done["train"]
     same = train.get("needs", {}).get("reweight") == done["reweight"]["results"]
     path = workdir.checked("train" if same else "reweight", "weights.parquet")
-    names = [name for name in schema.WEIGHT_COLUMNS if name not in ("path", "instance_id")]
+    names = [name for name, dtype in schema.WEIGHT_COLUMNS.items() if dtype != "string"]
     table = store.read_table(path, names)
     return {name: store.column(table, name) for name in names}
 
 
-def _names(classes: Sequence[Mapping[str, Any]]) -> list[str]:
-    often = collections.Counter(entry["name"] for entry in classes)
-    return [
-        entry["name"] if often[entry["name"]] == 1 else f"{entry['name']} ({entry.get('id', label)})"
-        for label, entry in enumerate(classes)
-    ]
+def _names(classes: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Of each class the name to show and the one in judgements."""
+    often = collections.Counter(plain_name(entry["name"]) for entry in classes)
+    found = []
+    for label, entry in enumerate(classes):
+        name, identity = entry["name"], str(entry.get("id", label))
+        alone = often[plain_name(name)] == 1
+        found.append((name, name) if alone else (f"{name} ({identity})", identity))
+    return found
 
 
 def _keys(table: "pa.Table") -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from urnet_tf.crawl.class_names import plain_name
 from urnet_tf.review import queues
 from urnet_tf.review.groups import Groups
 from urnet_tf.review.journal import (
@@ -257,7 +258,7 @@ class Session:
         Raises:
           UnknownQueue: there is none.
         """
-        label = self.run.label_of.get(name)
+        label = self.run.label_of.get(plain_name(name))
         if label is None and name.isascii() and name.isdigit() and int(name) < self.run.num_classes:
             label = int(name)
         if label is None:

@@ -22,6 +22,7 @@ export function panelView() {
       <h2>So far</h2>
       <p class="big-number"><b>${progress.judged.toLocaleString("en")}</b> of ${progress.images.toLocaleString("en")} judged</p>
       ${tallies(progress.counts)}
+      ${progress.elsewhere ? html`<p class="soft">${count(progress.elsewhere, "more judged image")} ${progress.elsewhere === 1 ? "is" : "are"} not in training: set aside as test list or as none of the classes, or not in this crawl.</p>` : nothing}
       ${progress.conflicts ? html`<p class="soft">Of ${count(progress.conflicts, "image")} people say different things; the latest word holds.</p>` : nothing}
 
       <h3>Wrong labels</h3>
