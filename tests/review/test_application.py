@@ -125,6 +125,21 @@ def test_classes_are_found_by_a_part_of_their_name(browser):
 # ------------------------------------------------------------------------------- what is kept
 
 
+def test_classes_of_one_name_are_told_apart(tmp_path, mark_complete):
+    root = tmp_path / "cranes"
+    make_reviewed_run(root, mark_complete, per_class=8, names=("crane", "blue", "crane"))
+    with served(root) as (browser, session):
+        assert [
+            c["name"] for c in browser.get("/api/classes?search=crane (n0)".replace(" ", "%20"))["items"]
+        ] == ["crane (n0)"]
+        item = browser.get("/api/items?queue=class:0")["items"][0]
+        browser.judge([item], 2)
+        assert browser.get(f"/api/image?id={item['id']}")["item"]["truth_name"] == "crane (n2)"
+        (row,) = corrections.read([session.journal.path]).to_pylist()
+        assert (row["old_label"], row["new_label"]) == ("n0", "n2")
+        assert browser.get("/api/find?label=n2")["label"] == 2
+
+
 def held(session):
     rows = corrections.current(corrections.read([session.journal.path])).table.to_pylist()
     return {row["path"]: (row["verdict"], row["new_label"]) for row in rows}

@@ -4,6 +4,7 @@ import shutil
 import signal
 import socket
 
+import pytest
 from urnet_fixtures.review_server import Browser
 from urnet_fixtures.reviewed import HOSTILE
 
@@ -61,3 +62,30 @@ def test_what_cannot_be_reviewed_is_one_sentence(urnet_here, tmp_path, reviewed)
         taken = str(listener.getsockname()[1])
         done = urnet_here("review", "--workdir", reviewed[0], "--port", taken)
     assert done.returncode == 2 and f"port {taken}" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_next_run_obeys_what_was_judged(finished_run, drawn_crawl, urnet, small_run, started, tmp_path):
+    from urnet_tf import store
+
+    root = tmp_path / "run"
+    shutil.copytree(finished_run[0], root)
+    classes = [entry["name"] for entry in store.read_json(root / "pack" / "classes.json")]
+    _, _, browser = started(root)
+    said = {}
+    items = browser.get("/api/items?queue=doubtful&limit=30")["items"]
+    for number, item in enumerate(items):
+        label = item["labels"][0]["label"]
+        truth = ("given", "none", (label + 1) % len(classes))[number % 3]
+        now = browser.get(f"/api/image?id={item['id']}")
+        if now["item"]["truth"] is not None:
+            continue  # a copy of one that was judged
+        browser.judge([now["item"]], truth)
+        said[now["about"]["path"]] = label if truth == "given" else -1 if truth == "none" else truth
+    done = urnet("run", "--data", drawn_crawl, "--workdir", root, *small_run)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = store.read_table(root / "pack" / "instances.parquet", ["path", "label"]).to_pylist()
+    labels = {row["path"]: row["label"] for row in rows}
+    assert {path: labels.get(path, -1) for path in said} == said
+    _, _, again = started(root)
+    assert again.get("/api/progress")["judged"] + again.get("/api/progress")["elsewhere"] >= len(said)
