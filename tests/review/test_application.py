@@ -179,7 +179,22 @@ def test_a_picture_under_two_labels_is_settled_for_both(served_run):
     states = session.journal.states()
     assert states.truth[[23, 24]].tolist() == [1, 1]
     assert done["items"][0]["ids"] == [23, 24] and browser.get("/api/items?queue=copies")["done"] == 1
-    assert [tuple(said) for said in held(session).values()] == [("wrong_class", "green")]
+    assert list(held(session).values()) == [("wrong_class", "green")]
+    # Whichever label is right, the log names the one that is not.
+    browser.judge(browser.get("/api/items?queue=copies")["items"], 0, queue="copies")
+    assert list(held(session).values()) == [("wrong_class", "red")]
+
+
+def test_the_random_sample_asks_for_what_was_judged_elsewhere_as_well(served_run):
+    browser, session, _ = served_run
+    first = browser.get("/api/items?queue=random")["items"][:2]
+    browser.judge(first[:1], "none", queue="doubtful")
+    assert browser.get("/api/next?queue=random")["place"] == 0
+    assert browser.get("/api/items?queue=random")["done"] == 0
+    now = browser.get(f"/api/image?id={first[0]['id']}")["item"]
+    browser.judge([now], "none", queue="random")
+    assert browser.get("/api/next?queue=random")["place"] == 1
+    assert session.journal.states().sampled.sum() == 1
 
 
 def test_a_judgement_of_what_has_changed_is_refused(served_run):

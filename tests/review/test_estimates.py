@@ -36,6 +36,18 @@ def test_a_large_sample_outweighs_the_models_and_a_small_one_does_not():
     assert large.width < small.width / 1.5
 
 
+def test_the_last_image_of_a_crawl_leaves_little_in_doubt():
+    sampled = np.arange(100) < 99
+    wrong = np.arange(100) % 3 == 0
+    share = estimate_share(np.full(100, 0.3), wrong, sampled, sampled, prior_sd=None)
+    assert abs(share.share - wrong.mean()) < 0.01 and share.width < 0.02
+    half = np.arange(100) < 50
+    expected = 2 * 1.96 * wrong.std() / np.sqrt(50) * np.sqrt(0.5)
+    assert estimate_share(np.full(100, 0.3), wrong, half, half, prior_sd=None).width == pytest.approx(
+        expected, rel=0.1
+    )
+
+
 def test_what_was_found_stays_found():
     judged = np.arange(8) < 6
     share = estimate_share(np.full(8, 0.01), judged, judged, NONE, prior_sd=0.3, others=[(0.0, 1e-3)])
