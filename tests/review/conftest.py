@@ -42,8 +42,9 @@ def started(urnet_command):
     """Starts `urnet review`: gives the process, its first lines and a browser."""
     processes = []
 
-    def start(root, *flags):
+    def start(root, *flags, through=()):
         command = urnet_command("review", "--workdir", root, "--port", _free_port(), *flags)
+        command["args"] = [*through, *command["args"]]
         process = subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         processes.append(process)
         lines = [process.stdout.readline() for _ in range(3)]

@@ -325,9 +325,3 @@ def test_the_panel_tells_what_was_judged(served_run):
     assert panel["accuracy"]["at_random"] and 0.75 < panel["accuracy"]["share"] < 1
     assert panel["doubt"]["share"] > 0.95 and panel["doubt"]["at_random"]
     assert panel["queues"]["random"]["done"] >= 99 and len(panel["by_class"]) == 5
-
-
-def test_a_directory_without_write_rights_is_for_looking_only(served_run, monkeypatch):
-    browser, session, _ = served_run
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
-    assert browser.get("/api/start")["writable"] is False

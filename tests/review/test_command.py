@@ -1,5 +1,6 @@
 """`urnet review` as a program: it is killed or stopped, exchanges files, and refuses in one sentence."""
 
+import os
 import shutil
 import signal
 import socket
@@ -62,6 +63,26 @@ def test_what_cannot_be_reviewed_is_one_sentence(urnet_here, tmp_path, reviewed)
         taken = str(listener.getsockname()[1])
         done = urnet_here("review", "--workdir", reviewed[0], "--port", taken)
     assert done.returncode == 2 and f"port {taken}" in done.stderr
+
+
+def test_without_a_right_to_write_it_is_for_looking(reviewed, started, tmp_path):
+    # Root may write everywhere, unless that right is given away.
+    through = ("setpriv", "--bounding-set", "-dac_override") if os.geteuid() == 0 else ()
+    if through and not shutil.which("setpriv"):
+        pytest.skip("there is no setpriv, and root may write everywhere")
+    root = tmp_path / "run"
+    shutil.copytree(reviewed[0], root, ignore=shutil.ignore_patterns("*corrections*"))
+    root.chmod(0o555)
+    try:
+        process, lines, browser = started(root, through=through)
+        assert "corrections" not in lines[0] and browser.get("/api/start")["writable"] is False
+        item = browser.get("/api/items?queue=doubtful")["items"][0]
+        assert "Cannot write judgements" in browser.judge([item], "none", status=507)["error"]
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate(timeout=20)[1]
+        assert errors.count("cannot be written, so that judgements cannot be kept") == 1
+    finally:
+        root.chmod(0o755)
 
 
 @pytest.mark.slow

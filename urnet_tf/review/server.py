@@ -44,13 +44,16 @@ def serve(workdir: str | os.PathLike, *, port: int | None = None) -> None:
     session.look_alikes.start()
     listener = _listen(port)
     number, token = listener.getsockname()[1], secrets.token_urlsafe(24)
-    if not journal.is_writable:
+    about = f"{len(run):,} images of {run.num_classes:,} classes"
+    if journal.is_writable:
+        print(f"{about}; judgements go to {show_path(journal.path)}")
+    else:
+        print(about)
         print(
             f"urnet: {show_path(journal.path)} cannot be written, so that judgements cannot be kept: this is "
             "for looking only.",
             file=sys.stderr,
         )
-    print(f"{len(run):,} images of {run.num_classes:,} classes; judgements go to {show_path(journal.path)}")
     print(f"Open http://{ADDRESS}:{number}/?token={token}")
     print("Ctrl-C ends it.", flush=True)
     config = uvicorn.Config(
