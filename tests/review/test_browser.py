@@ -236,9 +236,15 @@ def test_hostile_texts_stay_texts_everywhere(served_run, open_page):
     assert [text for text in person.complaints if "404" not in text] == []
 
 
-def test_links_lead_in(served_run, open_page):
+def test_links_lead_in(served_run, open_page, tmp_path):
     browser, session, _ = served_run
     person = open_page(browser.port)
+    # Of a page on the disk, like the report; it knows no token, the browser does.
+    (tmp_path / "report.html").write_text(f'<a href="{person.base}/#/class/green/0">green</a>')
+    person.page.goto((tmp_path / "report.html").as_uri())
+    person.page.click("a")
+    person.page.wait_for_selector(".stage[data-ready=true]")
+    assert person.text("h1") == "Is this green?"
     known = session.run.text("content_hash", 7)
     person.go(f"#/image/{known}")
     assert person.shown == 7

@@ -66,7 +66,7 @@ function main() {
   if (view === "boot") return html`<main class="single"><p class="boot">Opening …</p></main>`;
   if (view === "home" || view === "classes") return html`<main class="single">${view === "home" ? homeView() : classesView()}</main>`;
   if (app.queue?.total === 0) {
-    return html`<main class="single"><div class="home"><h1>${titleOf()}</h1><p>There are no such images in this run. <a href="#/">All queues</a></p></div></main>`;
+    return html`<main class="single"><div class="home"><h1>${titleOf()}</h1><p>${app.queue.name === "judged" ? "Nothing is judged yet." : "There are no such images in this run."} <a href="#/">All queues</a></p></div></main>`;
   }
   if (app.grid && app.queue) {
     return html`<main class="many">${app.group ? groupHead() : queueHead()}${gridView()}${actionsView()}</main>`;
@@ -80,8 +80,8 @@ function blocked() {
     <main class="single"><div class="home blocked" role="alert">
       <h1>${rerun ? "The run was made again" : "This page is out of date"}</h1>
       <p>${rerun
-        ? "The images or their numbers have changed since `urnet review` was started. Stop it with Ctrl-C and start it anew; all judgements are kept."
-        : "It belongs to another start of `urnet review`. Open the address that the terminal shows now; all judgements are kept."}</p>
+        ? html`The images or their numbers have changed since <code>urnet review</code> was started. Stop it with Ctrl-C and start it anew; all judgements are kept.`
+        : html`It belongs to another start of <code>urnet review</code>. Open the address that the terminal shows now; all judgements are kept.`}</p>
     </div></main>`;
 }
 

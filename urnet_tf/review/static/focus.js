@@ -123,10 +123,10 @@ export function aboutView() {
   return html`
     <aside class="about" aria-label="About this image" tabindex="0">
       <section>
-        <h2>Is the label right?</h2>
+        <h2>Is ${item.labels.length > 1 ? html`“${item.labels[0].name}”` : "the label"} right?</h2>
         <p class="meter-line"><span class="meter" role="img" aria-label=${`Probably right: ${percent(about.right_prob)}`}><i class=${about.right_prob < 0.5 ? "low" : ""} .style=${`width:${100 * about.right_prob}%`}></i></span>
           <b>${percent(about.right_prob)}</b></p>
-        <p class="soft">By all that is known of it. In training it ${about.amount}${about.reasons.length ? `, since ${about.reasons.join("; ")}` : ""}.</p>
+        <p class="soft">So probable is it, by all that is known. In training the image ${about.amount}${about.reasons.length ? `, since ${about.reasons.join("; ")}` : ""}.</p>
         ${about.factors.length ? html`<dl class="factors">${about.factors.map((factor) => html`<dt>${factor.question}</dt><dd>${factor.standing} <small>in its class</small></dd>`)}</dl>` : nothing}
       </section>
       ${item.members.length > 1 ? members(item.members) : copies(about.copies)}
