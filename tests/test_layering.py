@@ -25,11 +25,12 @@ LAYERS = [
     ("evaluation",),
     ("training",),
     ("export",),
-    ("serving", "explain"),
+    ("serving", "explain", "cleaning"),
     ("review",),
     ("stages",),
     ("flow",),
     ("api",),
+    ("commands",),
     ("__main__", "console"),
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -44,6 +45,7 @@ SINGLE_ENTRY = {
     "pillow_heif": "images/headers.py",
     "safetensors": "checkpoints/tensor_files.py",
     "tensorflow_serving": "export/tf_serving.py",
+    "prometheus_client": "serving/server_metrics.py",
 }
 # All others can be used, and tested, without TensorFlow.
 WITH_TENSORFLOW = """
@@ -54,7 +56,7 @@ WITH_TENSORFLOW = """
     images/image_formats.py images/orientation_graph.py models/backbone.py
     models/batch_normalization.py models/classifier.py
     models/efficientnet_lite.py models/ensemble.py models/grouped_convolution.py models/own_backbone.py
-    models/resnext.py models/seeding.py models/urnet.py serving/mlflow_loader.py serving/predictor.py
+    models/resnext.py models/seeding.py models/urnet.py serving/opened_version.py serving/predictor.py
     text/sentence_encoder.py text/word_vectors.py training/fit.py training/losses.py
     training/optimization.py training/passes.py training/robust_losses.py training/saving.py
 """.split()

@@ -11,51 +11,23 @@ if __name__ == "__main__":  # before the imports below, so that signals are take
     start()
 
 import errno
+import functools
 import io
 import json
-import logging as python_logging
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
 from urnet_tf import __version__
-from urnet_tf.console import output_was_closed, promise, was_stopped
+from urnet_tf.commands.usage import USAGE
+from urnet_tf.console import output_was_closed, promise, set_up_logging, was_stopped
 from urnet_tf.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from urnet_tf.store import Workdir
-
-USAGE = """\
-urnet {version}: train image classifiers from noisy web images, and see why each image counted
-
-  urnet run    --data CRAWL --workdir DIR [--config FILE] [--set section.key=value ...]
-  urnet run    ... --dry_run            what would run, how long, how much disk and memory
-  urnet run    ... --from STAGE         run again from this stage on
-  urnet run    ... --rescan             look at the contents of all images, too: did any change?
-  urnet STAGE  --workdir DIR ...        one stage: {stages}
-  urnet verify --workdir DIR            whether all results are still as they were written
-  urnet why    IMAGE --workdir DIR      why an image counted as much as it did
-  urnet review --workdir DIR [--port N]  judge labels in the browser; the next run obeys
-  urnet review --workdir DIR --export FILE.csv | --import FILE    judgements out, or others in
-  urnet predict IMAGE ... | DIR --model MODEL [--top_k N] [--format table|csv|jsonl] [--out FILE]
-                                        the best classes of images; 1 where one could not be read
-  urnet serve  --model MODEL [--port N] [--host ADDRESS] [--engine ENGINE] [--dry_run]
-                                        starts TF Serving, its Docker image or MLflow's server
-  urnet promote --workdir DIR [--out saved_models]    put a run's export where servers look
-  urnet ensemble RUN RUN ... [--workdir runs/ensemble] [--dry_run] [--set export.name=NAME ...]
-                                        joins finished runs (their work directories) with the same classes
-                                        and held images: accuracy, submission file, one exported model
-  urnet draw   --out DIR                draw a small noisy crawl to try things on
-
-CRAWL is a folder with one sub-folder a class, a CSV or Parquet list (path,label,...), or a
-WebVision tree. MODEL is an export (of any format), a directory with one, or a run's --workdir.
-A second run skips what is complete; a killed run goes on where it was.
-
-Flags:
-{flags}
-Exit status: 0 done or nothing to do, 1 failed, 2 bad usage, 130 stopped by Ctrl-C, 143 by SIGTERM."""
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/urnet", "directory that holds all results of a run")
 _CONFIG = flags.DEFINE_string("config", None, "YAML file, or the name of a packaged one, like quickstart")
@@ -69,7 +41,7 @@ _ALLOW_DRIFT = flags.DEFINE_bool("allow_drift", False, "export: keep files that 
 _RESCAN = flags.DEFINE_bool("rescan", False, "run: look for changes in the contents of all images")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the plan and stop")
 _OUT = flags.DEFINE_string(
-    "out", None, "draw: the directory to make; predict: the file to write; promote: where to"
+    "out", None, "draw, clean: the directory to make; predict: the file to write; promote: where to"
 )
 _IMAGES = flags.DEFINE_integer("images", 1600, "draw: training images", lower_bound=1)
 _CLASSES = flags.DEFINE_integer("classes", 16, "draw: classes", lower_bound=2)
@@ -81,22 +53,37 @@ _TOP_K = flags.DEFINE_integer("top_k", None, "predict: classes an image (default
 _FORMAT = flags.DEFINE_enum(
     "format", None, ["table", "csv", "jsonl"], "predict: of the answers; table on a terminal, else csv"
 )
+_AS = flags.DEFINE_enum(
+    "as", "folder", ["folder", "list", "imagefolder", "webdataset", "cleanlab", "fiftyone"], "clean: as what"
+)
+_THRESHOLD = flags.DEFINE_float(
+    "threshold",
+    0.5,
+    "clean: drop what is right with a smaller probability; 0 = only what people judged",
+    0,
+    1,
+)
+_DEDUPLICATE = flags.DEFINE_bool("deduplicate", False, "clean: keep one image of each picture")
+_COPY = flags.DEFINE_bool("copy", False, "clean: copy images instead of linking to them")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "serve: address to listen on")
 _EXPORT = flags.DEFINE_string("export", None, "review: FILE.csv, which gets all judgements")
 _IMPORT = flags.DEFINE_multi_string("import", [], "review: FILE.csv or .parquet, whose judgements are added")
 _PORT = flags.DEFINE_integer("port", 8501, "serve: HTTP port; review: 8502", lower_bound=2, upper_bound=65535)
 _ENGINE = flags.DEFINE_enum(
-    "engine", "auto", ["auto", "tf_serving", "docker", "mlflow"], "serve: which server; auto = the first here"
+    "engine", "auto", ["auto", "tf_serving", "docker", "own"], "serve: which server; auto = the first here"
 )
+_PIN = flags.DEFINE_bool("pin", False, "promote: serve this version until told otherwise")
+_LABEL = flags.DEFINE_string("label", None, "promote: a label for this version, like canary")
 _ALL_FLAGS = (
     _WORKDIR, _CONFIG, _DATA, _FEATURES, _SET, _FROM, _RESCAN, _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES,
-    _CLASSES, _SIZE, _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT, _EXPORT, _IMPORT, _HOST, _PORT, _ENGINE,
+    _CLASSES, _SIZE, _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT, _AS, _THRESHOLD,
+    _DEDUPLICATE, _COPY, _EXPORT, _IMPORT, _HOST, _PORT, _ENGINE, _PIN, _LABEL,
 )  # fmt: skip
 
 
 def main(argv: list[str]) -> int:
     """Runs one command and returns the exit status."""
-    _set_up_logging()
+    set_up_logging()
     command, arguments = (argv[1] if len(argv) > 1 else None), argv[2:]
     try:
         return _dispatch(command, arguments)
@@ -132,43 +119,23 @@ def _explain_environment(error: BaseException) -> str | None:
     return None
 
 
-def _set_up_logging() -> None:
-    """Our own messages, and warnings of the libraries but TensorFlow, each with the time of day.
-
-    TensorFlow's warnings are about its own workings, like the tracing of one function per model.
-    """
-    logging.set_verbosity(logging.INFO)
-    logging.use_absl_handler()
-    handler = logging.get_absl_handler()
-    handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    package = os.path.dirname(os.path.abspath(__file__))
-
-    def wanted(record: python_logging.LogRecord) -> bool:
-        lowest = python_logging.ERROR if record.name == "tensorflow" else python_logging.WARNING
-        return record.levelno >= lowest or record.pathname.startswith(package)
-
-    handler.addFilter(wanted)
-
-
 def _dispatch(command: str | None, arguments: list[str]) -> int:
     from urnet_tf import stages
 
-    alone = {
-        "draw": _draw, "promote": _promote, "serve": _serve, "verify": _verify, "review": _review,
+    alone: dict[str, Callable[[], int]] = {
+        "draw": _draw, "verify": _verify, "review": _review, "clean": _clean,
+        "promote": functools.partial(_promote, "promote"),
+        "rollback": functools.partial(_promote, "rollback"),
     }  # fmt: skip
-    if command in alone:
+    alone |= {name: functools.partial(_run, name) for name in ("run", *stages.NAMES)}
+    with_arguments = {"why": _why, "ensemble": _ensemble, "predict": _predict, "serve": _serve}
+    if command is not None and command in alone:
         _reject_extra(command, arguments)
         return alone[command]()
-    with_arguments = {"why": _why, "ensemble": _ensemble, "predict": _predict}
-    if command in with_arguments:
+    if command is not None and command in with_arguments:
         return with_arguments[command](arguments)
-    if command == "run" or command in stages.NAMES:
-        _reject_extra(command, arguments)
-        return _run(command)
     received = "none" if command is None else repr(command)
-    known = ", ".join(
-        ("run", "verify", "why", "review", "predict", "promote", "ensemble", "serve", "draw", *stages.NAMES)
-    )
+    known = ", ".join([*with_arguments, *alone])
     raise UsageError(f"Expected a command ({known}); received {received}. See `urnet --help`.")
 
 
@@ -276,12 +243,13 @@ def _predict(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
-def _serve() -> int:
+def _serve(options: list[str]) -> int:
     from urnet_tf.serving.server import serve
 
     if _MODEL.value is None:
         raise UsageError("Expected --model MODEL, an export with a SavedModel.")
-    serve(_MODEL.value, host=_HOST.value, port=_PORT.value, engine=_ENGINE.value, dry_run=_DRY_RUN.value)
+    where = {"host": _HOST.value, "port": _PORT.value, "engine": _ENGINE.value}
+    serve(_MODEL.value, **where, options=options, dry_run=_DRY_RUN.value)
     return 0
 
 
@@ -297,18 +265,14 @@ def _review() -> int:
     return 0
 
 
-def _promote() -> int:
-    from urnet_tf.export.promotion import promote
-    from urnet_tf.store import Workdir
+def _promote(command: str) -> int:
+    from urnet_tf.commands import versions
 
-    workdir = Workdir(_WORKDIR.value)
-    marker = workdir.marker("export")
-    if marker is None:
-        raise UsageError(f"Expected an export in {workdir.root}; found none. Run `urnet run` first.")
-    if skipped := marker["metadata"].get("skipped"):
-        raise UsageError(f"Expected an export in {workdir.root}; there is none. {skipped}")
-    version = workdir.checked("export", *marker["metadata"]["path"].split("/"))
-    print(f"Promoted: {promote(version, _OUT.value or 'saved_models')}")
+    if command == "rollback":
+        versions.roll_back(_MODEL.value, dry_run=_DRY_RUN.value)
+    else:
+        out = _OUT.value or "saved_models"
+        versions.promote(_WORKDIR.value, out, pin=_PIN.value, label=_LABEL.value, dry_run=_DRY_RUN.value)
     return 0
 
 
@@ -336,6 +300,16 @@ def _ensemble(arguments: list[str]) -> int:
     status = _tell_refusals(done["export"]["formats"])
     print(f"Results: {os.path.join(out, 'evaluate')}  {os.path.join(out, 'export', done['export']['path'])}")
     return status
+
+
+def _clean() -> int:
+    from urnet_tf.flow.clean import clean
+
+    if _OUT.value is None:
+        raise UsageError("Expected --out NEW, the directory to make.")
+    choices = {"threshold": _THRESHOLD.value, "deduplicate": _DEDUPLICATE.value, "copy": _COPY.value}
+    print("\n".join(clean(_WORKDIR.value, _OUT.value, layout=_AS.value, **choices)))
+    return 0
 
 
 def _draw() -> int:

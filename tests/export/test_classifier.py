@@ -10,10 +10,12 @@ import pytest
 
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.export import classifier as export
+from urnet_tf.export.checksums import find_damage
 from urnet_tf.export.parity import Tolerance
 from urnet_tf.export.preparation import Preparation
 from urnet_tf.export.promotion import next_version, promote
 from urnet_tf.export.rewriting import with_named_outputs
+from urnet_tf.export.tflite import build_tflite_classifier
 
 SIZE = 32
 LABELS = np.array([0, 1, 2, 3, 4, 5, 0, 1, 2, 3, -1])
@@ -192,7 +194,7 @@ def test_a_model_that_tflite_cannot_hold_keeps_its_other_formats(tmp_path, tiny_
 def test_promotion_copies_whole_versions_and_renumbers(exported, tmp_path):
     directory, metadata = exported
     source = directory / "tiny" / "1"
-    first = promote(source, tmp_path / "saved_models")
+    first = promote(source, tmp_path / "saved_models").version
     assert first == tmp_path / "saved_models" / "tiny" / "1"
     files = {p.relative_to(source) for p in source.rglob("*")}
     assert files == {p.relative_to(first) for p in first.rglob("*")}
@@ -201,10 +203,20 @@ def test_promotion_copies_whole_versions_and_renumbers(exported, tmp_path):
         promote(source, tmp_path / "saved_models")
     # Another run's first version becomes the second one here, in its files, too.
     other = promote_other(source, metadata, tmp_path)
-    second = promote(other, tmp_path / "saved_models")
+    second = promote(other, tmp_path / "saved_models").version
     assert second.name == "2" and json.loads((second / "export.json").read_text())["version"] == 2
     assert json.loads((second / "assets" / "model.json").read_text())["version"] == 2
     assert (tmp_path / "saved_models" / "models.config").is_file()
+    for file in second.glob("*.tflite"):
+        with zipfile.ZipFile(file) as archive:
+            assert json.loads(archive.read("preparation.json"))["version"] == "2"
+        images = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3)).astype(np.float32)
+        classify, before = build_tflite_classifier(file), build_tflite_classifier(first / file.name)
+        np.testing.assert_array_equal(classify(images), before(images))
+    assert "# tiny, version 2" in (second / "README.md").read_text()
+    for version in (first, second):
+        assert find_damage(version, json.loads((version / "export.json").read_text()), contents=True) is None
+    assert len(json.loads((second / "export.json").read_text())["checksums"]["files"]) > 10
     with pytest.raises(UsageError, match="Expected an export with export.json"):
         promote(tmp_path, tmp_path / "saved_models")
 

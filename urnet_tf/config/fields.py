@@ -296,8 +296,8 @@ class BagConfig:
 class TrainConfig:
     # finetune: what the network starts from; baseline_with_classifier (the paper): FC1 as well
     init: str = _choice("pretrained", "baseline", "baseline_with_classifier")
-    # frozen: as baseline.head; weights make discriminant analysis worse where it was measured
-    head: str = _choice("logistic", "discriminant", "mean", "trained")
+    # frozen: as `baseline.head`
+    head: str = _choice("mean", "discriminant", "logistic", "trained")
     # fitted heads: classes count alike, images count alike (as frequent as in the crawl), or auto: classes
     # alike as far as the share of all images that are right does not drop beyond chance
     objective: str = _choice(BALANCED, PLAIN, AUTO)
@@ -342,6 +342,9 @@ class ExportConfig:
             "onnx",
         ),
     )  # fmt: skip
+    max_pixels: int = _between(
+        25_000_000, 1, _PIXELS
+    )  # of an encoded image; decoding takes 16 bytes for each
     crops: str = _choice("1", "5", "10", "grid")  # of the SavedModel on encoded images: as evaluate.crops
     scales: tuple[float, ...] = _several((1.0,), 20, minimum=0.1, maximum=10.0)
     tolerance_float32: float = _between(1e-4, 0.0, 1.0)  # of probabilities to Keras, largest and relative

@@ -33,15 +33,13 @@ from urnet_tf.schema import (
     WRONG_CLASS,
 )
 from urnet_tf.store import read_table, write_table
-from urnet_tf.text_rules import quote, show_path
+from urnet_tf.text_rules import plain_cell, quote, show_path, spreadsheet_cell
 
 FILE_NAME = "corrections.parquet"  # in the root of a work directory
 SCHEMA = pa.schema([(name, pa.type_for_alias(dtype)) for name, dtype in CORRECTION_COLUMNS.items()])
 
 _WHEN = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 _CSV_ENDINGS = (".csv", ".tsv")
-# A spreadsheet takes a cell that begins so for a formula; "'" in front makes it a text.
-_FORMULA = "=+-@\t\r\n＝＋－＠"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +154,8 @@ def write_csv(path: str | os.PathLike, table: pa.Table) -> None:
     writer = csv.writer(text)  # its line ends have both signs, so that a cell with either is quoted
     writer.writerow(SCHEMA.names)
     writer.writerows(
-        [_disarm(row[name]) for name in SCHEMA.names] for row in table.select(SCHEMA.names).to_pylist()
+        [spreadsheet_cell(row[name]) for name in SCHEMA.names]
+        for row in table.select(SCHEMA.names).to_pylist()
     )
     try:
         write_text(path, text.getvalue())
@@ -197,7 +196,7 @@ def read_csv(path: str | os.PathLike) -> pa.Table:
     for number, line in enumerate(lines[1:], 2):
         if not any(line):
             continue
-        cells = {name: _rearm(cell) for name, cell in zip(names, line, strict=False)}
+        cells = {name: plain_cell(cell) for name, cell in zip(names, line, strict=False)}
         row = _plain_row(cells, None, f"line {number} of {show_path(path)}")
         rows.append({**row, "when": row["when"] or _stamp(written)})
     return pa.Table.from_pylist(rows, SCHEMA)
@@ -315,14 +314,6 @@ def _later_than(last: str) -> str:
 
 def _stamp(time: datetime.datetime) -> str:
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _disarm(cell: str) -> str:
-    return f"'{cell}" if cell[:1] and cell[0] in f"{_FORMULA}'" else cell
-
-
-def _rearm(cell: str) -> str:
-    return cell[1:] if len(cell) > 1 and cell[0] == "'" and cell[1] in f"{_FORMULA}'" else cell
 
 
 def _first_line(error: Exception) -> str:

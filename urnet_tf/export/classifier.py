@@ -10,7 +10,7 @@ images to check on. Out, in a directory that TF Serving can watch:
         <name>.onnx                                           see `onnx_file`
         labels.txt                                            one class name a line, in label order
         export.json, README.md                                what it is, and what was measured
-    models.config             for TF Serving
+    models.config, batching.config, monitoring.config    for TF Serving
 
 A file that lies further from Keras than the tolerance of its kind is refused: it is not kept, and
 `export.json` says why. Exports are float32 or less, whatever precision the model was trained in.
@@ -28,7 +28,7 @@ from absl import logging
 
 from urnet_tf import __version__
 from urnet_tf.errors import RunError, UsageError
-from urnet_tf.export import tf_serving
+from urnet_tf.export import checksums, models_config, tf_serving
 from urnet_tf.export.check import KERAS, ONNX, SAVED_MODEL, check_formats
 from urnet_tf.export.model_card import build_model_card
 from urnet_tf.export.none_of_these import NoneOfThese
@@ -168,10 +168,9 @@ def export_classifier(
         metadata["check"]["split"] = check_split
         _judge(metadata, temporary, formats, failures, tolerance or Tolerance(), allow_drift)
         if metadata["formats"].get(SAVED_MODEL, {}).get("kept"):
-            tf_serving.write_warm_up(temporary, name, [_draw_photo()])  # of nobody's
-        write_json(temporary / "export.json", metadata)
-        write_text(temporary / "README.md", build_model_card(metadata, labels))
-    tf_serving.write_models_config(directory)
+            tf_serving.write_warm_up(temporary, name, [tf_serving.draw_photo()])  # of nobody's
+        _write_metadata(temporary, metadata, labels)
+    _write_server_files(directory, name)
     return metadata
 
 
@@ -287,16 +286,20 @@ def _remove(path: pathlib.Path, kind: str, file: str) -> None:
             remove(path / folder, path)
 
 
-def _draw_photo() -> bytes:
-    """A JPEG file of the size that photographs on the web have, without a person or a right in it."""
-    import io
+def _write_metadata(path: pathlib.Path, metadata: dict[str, Any], labels: Sequence[str]) -> None:
+    """Says what lies in a version, when all else does."""
+    write_text(path / "README.md", build_model_card(metadata, labels))
+    metadata[checksums.KEY] = checksums.list_checksums(path)
+    write_json(path / checksums.EXPORT_JSON, metadata)
 
-    from PIL import Image
 
-    ramps = [Image.linear_gradient("L").rotate(90 * turns).resize((500, 375)) for turns in range(3)]
-    file = io.BytesIO()
-    Image.merge("RGB", ramps).save(file, "JPEG", quality=90)
-    return file.getvalue()
+def _write_server_files(directory: pathlib.Path, name: str) -> None:
+    """The files of TF Serving; what somebody wrote there stays."""
+    try:
+        models_config.add_model(directory / tf_serving.CONFIG, name)
+    except UsageError as error:  # the export itself is whole
+        logging.warning("%s", error)
+    tf_serving.write_server_files(directory)
 
 
 def _describe(model: "keras.Model", preparation: Preparation) -> dict[str, Any]:

@@ -145,10 +145,13 @@ def why_no_export(runs: Sequence[Run]) -> str | None:
             return f"{run.root} rests on features of your own (model.features), not on images"
     first, *others = (export.preparation_of(run.config) for run in runs)
     for run, other in zip(runs[1:], others, strict=True):
-        if dataclasses.replace(other, crops=first.crops, scales=first.scales) != first:
+        alike = dataclasses.replace(
+            other, crops=first.crops, scales=first.scales, max_pixels=first.max_pixels
+        )
+        if alike != first:
             return (
-                f"{runs[0].root} and {run.root} prepare images otherwise (sizes, crop_fraction, max_pixels), "
-                "and one exported model has one preparation"
+                f"{runs[0].root} and {run.root} prepare images otherwise (sizes, crop_fraction), and "
+                "one exported model has one preparation"
             )
     return None
 

@@ -118,7 +118,7 @@ def preparation_of(config: Config) -> Preparation:
     """How an exported model prepares images: as the run did, in the views of `export`."""
     return Preparation(
         config.model.image_size_px, config.model.crop_fraction, config.pack.short_side_px,
-        config.ingest.max_pixels, config.export.crops, config.export.scales,
+        config.export.max_pixels, config.export.crops, config.export.scales,
     )  # fmt: skip
 
 
@@ -281,7 +281,7 @@ STAGE = Stage(
     name="export",
     needs=("ingest", "pack", "features", "reweight", "train"),
     depends_on=(
-        "seed", "export", "model.mode", "model.crop_fraction", "pack.short_side_px", "ingest.max_pixels",
+        "seed", "export", "model.mode", "model.crop_fraction", "pack.short_side_px",
         "train.members", "train.head",
         *BACKBONE_SETTINGS,
     ),
