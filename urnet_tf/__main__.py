@@ -35,6 +35,9 @@ _DATA = flags.DEFINE_string("data", None, "the crawl; short for --set ingest.pat
 _FEATURES = flags.DEFINE_string(
     "features", None, "FILE.npy: features of your own; short for --set model.features=..."
 )
+_SCORES = flags.DEFINE_string(
+    "scores", None, "FILE: someone else's scores; short for --set reweight.other_score.path=..."
+)
 _SET = flags.DEFINE_multi_string("set", [], "section.key=value, may be repeated")
 _FROM = flags.DEFINE_string("from", None, "run this stage and what needs it again")
 _ALLOW_DRIFT = flags.DEFINE_bool("allow_drift", False, "export: keep files that differ from Keras too much")
@@ -48,7 +51,7 @@ _CLASSES = flags.DEFINE_integer("classes", 16, "draw: classes", lower_bound=2)
 _SIZE = flags.DEFINE_integer("size_px", 128, "draw: typical side of an image", lower_bound=32)
 _LAYOUT = flags.DEFINE_enum("layout", "webvision", ["webvision", "folder", "list"], "draw: layout on disk")
 _SEED = flags.DEFINE_integer("seed", 0, "draw: seed", lower_bound=0)
-_MODEL = flags.DEFINE_string("model", None, "predict, serve: the model")
+_MODEL = flags.DEFINE_string("model", None, "predict, serve, rollback: the model")
 _TOP_K = flags.DEFINE_integer("top_k", None, "predict: classes an image (default 5)", lower_bound=1)
 _FORMAT = flags.DEFINE_enum(
     "format", None, ["table", "csv", "jsonl"], "predict: of the answers; table on a terminal, else csv"
@@ -75,7 +78,7 @@ _ENGINE = flags.DEFINE_enum(
 _PIN = flags.DEFINE_bool("pin", False, "promote: serve this version until told otherwise")
 _LABEL = flags.DEFINE_string("label", None, "promote: a label for this version, like canary")
 _ALL_FLAGS = (
-    _WORKDIR, _CONFIG, _DATA, _FEATURES, _SET, _FROM, _RESCAN, _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES,
+    _WORKDIR, _CONFIG, _DATA, _FEATURES, _SCORES, _SET, _FROM, _RESCAN, _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES,
     _CLASSES, _SIZE, _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT, _AS, _THRESHOLD,
     _DEDUPLICATE, _COPY, _EXPORT, _IMPORT, _HOST, _PORT, _ENGINE, _PIN, _LABEL,
 )  # fmt: skip
@@ -149,6 +152,8 @@ def _run(command: str) -> int:
         overrides.append(f"ingest.path={json.dumps(_DATA.value, ensure_ascii=False)}")
     if _FEATURES.value is not None:
         overrides.append(f"model.features={json.dumps(_FEATURES.value, ensure_ascii=False)}")
+    if _SCORES.value is not None:
+        overrides.append(f"reweight.other_score.path={json.dumps(_SCORES.value, ensure_ascii=False)}")
     if _ALLOW_DRIFT.value:
         overrides.append("export.allow_drift=true")
     config = config_lib.load_config(_CONFIG.value, overrides)
@@ -281,7 +286,7 @@ def _ensemble(arguments: list[str]) -> int:
     from urnet_tf.flow import joined_runs
 
     out = _WORKDIR.value if _WORKDIR.present else "runs/ensemble"
-    for flag in (_CONFIG, _DATA, _FEATURES, _FROM):
+    for flag in (_CONFIG, _DATA, _FEATURES, _SCORES, _FROM):
         if flag.value is not None:
             raise UsageError(
                 f"Did not expect --{flag.name} with `ensemble`; the runs keep what they were made with."

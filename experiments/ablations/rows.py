@@ -39,7 +39,12 @@ STEPS = {"sound": tuple(OFF), "paper": tuple(step for step in OFF if step != "se
 # What makes `best`, and how each of it is off.
 BEST_OFF = {
     "second_round": "reweight.rounds=1",
-    **{factor.step: off for factor, off in _FACTORS_OFF.items() if not factor.in_sound},
+    # Scores of someone else are there only where a file is given.
+    **{
+        factor.step: off
+        for factor, off in _FACTORS_OFF.items()
+        if not factor.in_sound and factor.name != "other_score"
+    },
     "fitted_head": "train.head=trained",  # bags, mixup and logit adjustment in its place
 }
 # What fits a linear head to convergence, its strength chosen out of fold, as `best` does.

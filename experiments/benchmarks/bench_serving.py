@@ -32,6 +32,7 @@ than a hundred calls p99 is about the slowest.
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -104,6 +105,10 @@ def main(_):
             sizes = writer.answer()
         finally:
             writer.stop()
+        for row in [row for row in ("onnxruntime", "openvino") if row in rows]:
+            if importlib.util.find_spec(row) is None or "model.onnx" not in sizes:
+                print(f"Skipped {row}: it is not installed, or there is no ONNX file")
+                del rows[row]
         if _CLIENTS.value:
             return _measure_servers(directory)
         results, others = _measure(rows, spec)

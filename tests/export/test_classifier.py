@@ -16,8 +16,10 @@ from urnet_tf.export.preparation import Preparation
 from urnet_tf.export.promotion import next_version, promote
 from urnet_tf.export.rewriting import with_named_outputs
 from urnet_tf.export.tflite import build_tflite_classifier
+from urnet_tf.serving.model_files import find_model
 
 SIZE = 32
+IDS = [f"n{number:08}" for number in range(6)]
 LABELS = np.array([0, 1, 2, 3, 4, 5, 0, 1, 2, 3, -1])
 
 
@@ -31,6 +33,7 @@ def exported(tmp_path_factory, tiny_model, tiny_names, tiny_photos, tiny_prepara
         "tiny",
         [*tiny_photos[:10], b"no image"],
         preparation=tiny_preparation,
+        class_ids=IDS,
         check_labels=LABELS,
         check_split="test",
         calibration_images=tiny_photos,
@@ -94,12 +97,25 @@ def test_files_and_metadata(exported, tiny_names):
     assert not [p.name for p in directory.rglob(".*")]
     told = json.loads((version / "assets" / "model.json").read_text())
     assert told["version"] == metadata["version"] == 1 and told["preparation"]["short_side_px"] == 40
+    assert told["class_ids"] == metadata["class_ids"] == IDS
+    assert f"| {tiny_names[1]} | n00000001 |" in (version / "README.md").read_text(encoding="utf-8")
+    assert find_model(version / "tiny.keras").class_ids == tuple(IDS)
     assert metadata["data"] == {"images": 12} and metadata["feature_dim"] == 16 and metadata["classes"] == 6
 
 
 def small(tiny_model, tiny_names, tiny_photos, directory, **changes):
     settings = {"preparation": Preparation(SIZE, short_side_px=40), "formats": ["keras"]} | changes
     return export.export_classifier(tiny_model, tiny_names, directory, "tiny", tiny_photos, **settings)
+
+
+def test_names_and_ids_of_classes_differ(tmp_path, tiny_model, tiny_names, tiny_photos):
+    twice = [tiny_names[0], *tiny_names[:-1]]
+    with pytest.raises(UsageError, match="Expected names of classes that differ; received .* twice"):
+        small(tiny_model, twice, tiny_photos, tmp_path)
+    with pytest.raises(UsageError, match="Expected ids of classes that differ; received 'n00000000' twice"):
+        small(tiny_model, tiny_names, tiny_photos, tmp_path, class_ids=[IDS[0], *IDS[:-1]])
+    with pytest.raises(UsageError, match="Expected 6 ids of classes, one a name; received 5"):
+        small(tiny_model, tiny_names, tiny_photos, tmp_path, class_ids=IDS[:-1])
 
 
 def test_a_version_is_never_written_twice(tmp_path, tiny_model, tiny_names, tiny_photos):

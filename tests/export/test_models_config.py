@@ -60,6 +60,10 @@ def test_what_is_added_stands_on_lines_of_its_own():
         ('model_config_list { config { name: "dogs" } }', "the model is not in it"),
         ('model_config_list { config: [{ name: "dogs" }, { name: "cats" }] }', "not understood"),
         ('model_config_list { config { name: "ca" "ts" } }', "not understood"),
+        (
+            'model_config_list { config { name: "cats" version_labels: [{ key: "a" value: 1 }] } }',
+            "not understood",
+        ),
         ('model_config_list { config { name: "cats" } config { name: "cats" } }', "not understood"),
         ('model_config_list { config { name: "cats" model_version_policy { # why\n all {} } } }', "comment"),
         (

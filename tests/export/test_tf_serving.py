@@ -231,6 +231,11 @@ def grpc_server(call):
     class Service(prediction_service_pb2_grpc.PredictionServiceServicer):
         def Predict(self, request, context):
             requests.append(request)
+            if request.model_spec.name == "large":  # more than gRPC takes by itself
+                response = predict_pb2.PredictResponse(model_spec=request.model_spec)
+                values = np.zeros((2, 800_000), np.float32)
+                response.outputs["features"].CopyFrom(tf.make_tensor_proto(values))
+                return response
             if request.model_spec.name != "tiny":
                 context.abort(grpc.StatusCode.NOT_FOUND, "Servable not found for request")
             inputs = {alias: tf.make_ndarray(value) for alias, value in request.inputs.items()}
@@ -265,6 +270,26 @@ def test_the_grpc_client(grpc_server, images, expected, call):
     np.testing.assert_allclose([f["features"] for f in features], true, atol=1e-6)
     with pytest.raises(grpc.RpcError, match="Servable not found"):
         client.predict(address, images, "other")
+
+
+def test_the_grpc_client_takes_large_answers_labels_and_no_proxy(grpc_server, images, monkeypatch, capsys):
+    import grpc
+
+    client, (address, requests) = load_client("grpc_client"), grpc_server
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody there
+    answers = client.predict(address, images[:2], "large", "features", label="stable")
+    assert [len(a["features"]) for a in answers] == [800_000] * 2
+    assert requests[-1].model_spec.version_label == "stable"
+    with pytest.raises(grpc.RpcError, match="larger than max"):
+        client.predict(address, images[:2], "large", "features", max_message_mb=4)
+    for arguments, words in (
+        (["missing.jpg", "--model", "tiny"], "cannot read a file: .*No such file"),
+        ([__file__, "--model", "tiny", "--server", "127.0.0.1:1"], "no server answers at 127.0.0.1:1."),
+    ):
+        monkeypatch.setattr(sys, "argv", ["grpc_client", *arguments])
+        with pytest.raises(SystemExit, match=words):
+            client.main()
 
 
 def test_the_grpc_client_on_files(grpc_server, images, expected, tmp_path, monkeypatch, capsys):

@@ -118,7 +118,7 @@ def write_weights(root):
     columns = {name: [""] * N for name in schema.WEIGHT_TEXTS} | {
         "instance_id": np.arange(N), "label": TRAIN_LABELS, "class_weight": ones,
         "cluster": cluster, "cluster_weight": score, "confidence": ones,
-        "self_confidence": given / given.mean(), "saliency": ones, "page_text": ones,
+        "self_confidence": given / given.mean(), "saliency": ones, "page_text": ones, "other_score": ones,
         "rank_prior": ones, "label_posterior": ones, "right_prob": given, "predicted_label": top,
         "sample_weight": given / given.mean(),
     }  # fmt: skip

@@ -235,6 +235,13 @@ class PageTextConfig:
 
 
 @dataclass(frozen=True)
+class OtherScoreConfig:
+    enabled: bool = True  # evidence from a column of someone else; nothing happens without a file
+    path: str | None = _path(None)  # .parquet or .csv, with a column content_hash or path
+    column: str | None = _text(None, LINE, 200)  # more = more probably right; None = the only numeric one
+
+
+@dataclass(frozen=True)
 class SoftLabelConfig:
     enabled: bool = False
     kind: str = _choice(
@@ -263,6 +270,7 @@ class ReweightConfig:
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     self_confidence: SelfConfidenceConfig = field(default_factory=SelfConfidenceConfig)
     page_text: PageTextConfig = field(default_factory=PageTextConfig)
+    other_score: OtherScoreConfig = field(default_factory=OtherScoreConfig)
     soft_label: SoftLabelConfig = field(default_factory=SoftLabelConfig)
     combine: CombineConfig = field(default_factory=CombineConfig)
 

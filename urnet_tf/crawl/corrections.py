@@ -167,7 +167,7 @@ def read_csv(path: str | os.PathLike) -> pa.Table:
     """Judgements of a CSV file with a header, as this program or a spreadsheet writes it, in its order.
 
     Columns may come in any order, separated by commas, semicolons or tabs; `verdict` and `content_hash` or
-    `path` have to be there. Missing times are those of the file.
+    `path` have to be there. Missing times are those of the file. Rows without a verdict are left out.
 
     Raises:
       UsageError: the file cannot be read, or a row is not as it should be.
@@ -194,9 +194,9 @@ def read_csv(path: str | os.PathLike) -> pa.Table:
         )
     rows = []
     for number, line in enumerate(lines[1:], 2):
-        if not any(line):
-            continue
         cells = {name: plain_cell(cell) for name, cell in zip(names, line, strict=False)}
+        if not cells.get("verdict"):
+            continue  # not filled in
         row = _plain_row(cells, None, f"line {number} of {show_path(path)}")
         rows.append({**row, "when": row["when"] or _stamp(written)})
     return pa.Table.from_pylist(rows, SCHEMA)

@@ -16,6 +16,7 @@ A file that lies further from Keras than the tolerance of its kind is refused: i
 `export.json` says why. Exports are float32 or less, whatever precision the model was trained in.
 """
 
+import collections
 import datetime
 import os
 import pathlib
@@ -45,7 +46,7 @@ from urnet_tf.export.rewriting import (
     with_named_outputs,
 )
 from urnet_tf.store import atomic_path, remove, write_json, write_text
-from urnet_tf.text_rules import FILE_NAME, check_text
+from urnet_tf.text_rules import FILE_NAME, check_text, quote
 
 if TYPE_CHECKING:
     import keras
@@ -71,6 +72,7 @@ def export_classifier(
     check_images: Sequence[bytes],
     *,
     preparation: Preparation,
+    class_ids: Sequence[str] | None = None,
     check_labels: np.ndarray | None = None,
     check_split: str = "",
     calibration_images: Sequence[bytes] = (),
@@ -105,12 +107,13 @@ def export_classifier(
       model: Keras model images 0..255 → logits [B, C], or a dictionary, see
         `saved_model.write_saved_model`. Where it gives logits only and ends in a dense layer, that
         layer's input is served as `features`.
-      class_names: C names in label order.
+      class_names: C names in label order, which differ.
       directory: where the files go; made when missing.
       name: of the model.
       check_images: encoded images that training did not see; those that cannot be decoded are left
         out.
       preparation: how encoded images become what the network sees.
+      class_ids: C ids for programs, like synsets; None = the names.
       check_labels: int [n] of the check images, -1 = not known; None = none is.
       check_split: what the check images are, for the reader of the model card.
       calibration_images: encoded images whose activations set the ranges of int8; 32-100 of the
@@ -135,7 +138,9 @@ def export_classifier(
     """
     model = with_named_outputs(model)
     model = none_of_these.attach(model) if none_of_these else model
-    _check_arguments(model, class_names, name, check_images, preparation, formats, calibration_images)
+    _check_arguments(
+        model, class_names, class_ids, name, check_images, preparation, formats, calibration_images
+    )
     directory = pathlib.Path(directory)
     _make_directory(directory / name)
     labels = [" ".join(str(n).split()) for n in class_names]
@@ -146,6 +151,7 @@ def export_classifier(
         **_describe(model, preparation),
         **({"none_of_these": none_of_these.describe()} if none_of_these else {}),
         "top_k": min(top_k, len(labels)),
+        "class_ids": [str(identity) for identity in class_ids or labels],
         "machine": describe_machine(),
         "versions": _versions(),
         "data": dict(data or {}),
@@ -212,7 +218,7 @@ class _Writer:
         if kind == SAVED_MODEL:
             from urnet_tf.export import saved_model
 
-            kept = ("name", "version", "created", "classes", "preparation", "top_k", "versions")
+            kept = ("name", "version", "created", "classes", "class_ids", "preparation", "top_k", "versions")
             saved_model.write_saved_model(
                 self._model, self._labels, self._path, self._preparation, top_k=self._metadata["top_k"],
                 metadata={key: self._metadata[key] for key in kept},
@@ -344,6 +350,7 @@ def _make_directory(directory: pathlib.Path) -> None:
 def _check_arguments(
     model: "keras.Model",
     class_names: Sequence[str],
+    class_ids: Sequence[str] | None,
     name: str,
     check_images: Sequence[bytes],
     preparation: Preparation,
@@ -354,6 +361,15 @@ def _check_arguments(
     num_classes, num_names = model.output[LOGITS].shape[-1], len(class_names)
     if num_classes != num_names:
         raise UsageError(f"The model gives {num_classes} classes; received {num_names} names.")
+    for what, texts in (("names", class_names), ("ids", class_ids or ())):
+        twice = [text for text, times in collections.Counter(texts).items() if times > 1]
+        if twice:
+            raise UsageError(
+                f"Expected {what} of classes that differ; received {quote(twice[0])} twice. Add what "
+                "tells them apart."
+            )
+    if class_ids is not None and len(class_ids) != num_names:
+        raise UsageError(f"Expected {num_names} ids of classes, one a name; received {len(class_ids)}.")
     expected = (preparation.image_size_px, preparation.image_size_px, 3)
     sides = tuple(model.input_shape[1:])
     if len(sides) != 3 or any(s not in (None, e) for s, e in zip(sides, expected, strict=True)):

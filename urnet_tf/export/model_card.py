@@ -100,7 +100,7 @@ def build_model_card(metadata: Mapping, labels: Sequence[str] = ()) -> str:
         _data(metadata),
         _limits(metadata),
         _settings(metadata),
-        _classes(labels),
+        _classes(labels, metadata.get("class_ids") or labels),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -356,10 +356,15 @@ def _settings(metadata: Mapping) -> str:
     return "\n".join(["## Settings", "", _table(("Setting", "Value"), rows), "", "All are in `export.json`."])
 
 
-def _classes(labels: Sequence[str]) -> str:
+def _classes(labels: Sequence[str], ids: Sequence[str]) -> str:
     if not labels:
         return ""
-    table = _table(("Label", "Class"), [(str(i), _plain(name)) for i, name in enumerate(labels)])
+    names = [(str(i), _plain(name)) for i, name in enumerate(labels)]
+    if list(ids) == list(labels):
+        table = _table(("Label", "Class"), names)
+    else:
+        rows = [(*row, _plain(identity)) for row, identity in zip(names, ids, strict=True)]
+        table = _table(("Label", "Class", "Id"), rows)
     if len(labels) >= _FOLDED_FROM:
         table = f"<details><summary>All {len(labels):,}</summary>\n\n{table}\n\n</details>"
     return f"## Classes\n\nIn label order, as in `labels.txt`.\n\n{table}"

@@ -21,6 +21,7 @@ from urnet_tf.reweighting import (
     cluster_weight,
     instance_weight,
     label_posterior,
+    other_score,
     page_text,
     rank_prior,
     self_confidence,
@@ -82,6 +83,9 @@ class Instances:
     cluster_score: np.ndarray | None = None  # float [N], see `cluster_weight.compute_group_score`
     confidence: np.ndarray | None = None  # float [N], cosine of image and class text
     page_score: np.ndarray | None = None  # float [N], see `page_text.compute_page_score`; NaN without text
+    other_score: np.ndarray | None = (
+        None  # float [N], of someone else, more = more probably right; NaN = none
+    )
     pictures: np.ndarray | None = None  # int [N], equal for copies of one picture, -1 = there are none
     trusted: np.ndarray | None = None  # bool [N], labels that people found right or put right
 
@@ -100,7 +104,7 @@ class Instances:
 
     def right_probs(self, recipe: Recipe) -> dict[str, np.ndarray]:
         """P(the label is right), float [N], after each kind of evidence of a recipe, the pictures first."""
-        used = tuple(name for name in ("rank_prior", "page_text") if name in recipe.factors)
+        used = tuple(n for n in ("rank_prior", "page_text", "other_score") if n in recipe.factors)
         if used not in self._known_right_probs:  # each of its factors asks
             self._known_right_probs[used] = self._update_right_probs(used)
         return self._known_right_probs[used]
@@ -111,6 +115,8 @@ class Instances:
             found["rank_prior"] = self._update(rank_prior.rank_column(self.ranks), found, compared=False)
         if "page_text" in used and self.page_score is not None:
             found["page_text"] = self._update(self.page_score, found, compared=True)
+        if "other_score" in used and self.other_score is not None:
+            found["other_score"] = self._update(self.other_score, found, compared=True)
         return found
 
     def _update(self, column: np.ndarray, found: Mapping[str, np.ndarray], *, compared: bool) -> np.ndarray:
@@ -240,6 +246,16 @@ FACTORS: tuple[Factor, ...] = (
         low="the text of its page fits the class worse than is usual",
         high="the text of its page fits the class better than is usual",
         compute=page_text.weigh,
+    ),
+    Factor(
+        name="other_score",
+        role=FACTOR,
+        origin="not in the paper",
+        holds="What the scores that were given for the images say about the label.",
+        question="Do the scores that were given speak for the label?",
+        low="the score that was given for it speaks against the label",
+        high="the score that was given for it speaks for the label",
+        compute=other_score.weigh,
     ),
     Factor(
         name="saliency",

@@ -35,6 +35,7 @@ class ModelFile:
     version: int | None
     labels: tuple[str, ...]
     preparation: Preparation | None  # None: a SavedModel alone, which prepares images itself
+    class_ids: tuple[str, ...] = ()  # in the order of the labels; () where the export does not tell
 
     @property
     def outer_preparation(self) -> Preparation:
@@ -215,7 +216,12 @@ def _describe(path: pathlib.Path) -> ModelFile:
         fallback = directory.parent.name
     else:
         fallback = directory.name if kind == "saved_model" else path.stem
-    return ModelFile(path, kind, str(metadata.get("name") or fallback), version, tuple(labels), preparation)
+    ids = metadata.get("class_ids")
+    ids = tuple(map(str, ids)) if isinstance(ids, list) and len(ids) == len(labels) else ()
+    return ModelFile(
+        path, kind, str(metadata.get("name") or fallback), version, tuple(labels), preparation,
+        ids,
+    )  # fmt: skip
 
 
 def _read_metadata(directory: pathlib.Path, names: Sequence[str]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from urnet_tf.stages.image_evidence import (
 )
 from urnet_tf.stages.judgements import JudgedImages, describe_judged, read_judged_images
 from urnet_tf.stages.literal_weights import describe_lacks, describe_scale
+from urnet_tf.stages.other_scores import describe_scores, fingerprint_scores, read_scores
 from urnet_tf.stages.settings import count_backbone, fit_settings, images_per_step, keys_of
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.text_rules import show_path
@@ -68,7 +69,8 @@ def run(context: StageContext) -> dict:
     metadata: dict[str, Any] = {}
     judged = read_judged_images(context, table, labels)
     prediction = _first_prediction(config.formulas, seen)
-    prediction = judged.with_anchors(prediction, judged.first_predictions(context), num_classes)
+    if config.formulas != LITERAL:  # whose predictions prefer the large classes
+        prediction = judged.with_anchors(prediction, judged.first_predictions(context), num_classes)
     folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
     known: dict[str, Any] = {
         "labels": labels, "num_classes": num_classes, "prediction": prediction, "folds": folds,
@@ -86,6 +88,8 @@ def run(context: StageContext) -> dict:
         metadata.update(text_metadata)
     if config.page_text.enabled:
         known["page_score"], metadata["pages"] = score_page_texts(context, table, labels)
+    if config.other_score.enabled and config.other_score.path is not None:
+        known["other_score"], metadata["other_score"] = read_scores(context, table)
 
     def refit(weights: np.ndarray) -> factors.Prediction:
         return _refit(context, labels, folds, weights, judged, prediction, num_classes)
@@ -111,6 +115,8 @@ def run(context: StageContext) -> dict:
     store.write_table(context.out / "weights.parquet", columns, schema.WEIGHT_COLUMNS, metadata_of_file)
 
     metadata |= _describe(context.config, weighed, labels) | judged.describe(weighed.posterior)
+    if "other_score" in known:
+        metadata["other_score"] |= describe_scores(known["other_score"], weighed)
     _log(metadata)
     return metadata
 
@@ -305,6 +311,7 @@ def inputs(config: Config) -> dict:
         from urnet_tf.text.sentence_encoder import encoder_files
 
         files += encoder_files(settings.page_text.encoder)
+    scores = fingerprint_scores(config)
     metadata = []
     for name in files:
         try:
@@ -315,7 +322,7 @@ def inputs(config: Config) -> dict:
                 "fastText .vec or .bin file."
             ) from None
         metadata.append((os.path.realpath(name), status.st_size, status.st_mtime_ns))
-    return {"the files of text vectors": store.fingerprint(*metadata)} if metadata else {}
+    return scores | ({"the files of text vectors": store.fingerprint(*metadata)} if metadata else {})
 
 
 STAGE = Stage(
