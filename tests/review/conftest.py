@@ -13,7 +13,7 @@ from urnet_fixtures.reviewed import make_reviewed_run
 from urnet_tf.crawl import corrections
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def reviewed(tmp_path_factory, mark_complete):
     """A work directory that came as far as `reweight`, and the true classes of its images."""
     for name in ("fastapi", "uvicorn"):
@@ -63,7 +63,7 @@ def _free_port():
         return str(listener.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def chromium():
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     if CHROMIUM is None:

@@ -18,9 +18,7 @@ def held(path):
 # ------------------------------------------------------------------------------- a sitting
 
 
-def test_thirty_judgements_by_keys_and_what_became_of_them(
-    reviewed, started, open_page, urnet_here, tmp_path
-):
+def test_thirty_judgements_by_keys_are_kept(reviewed, started, open_page, urnet_here, tmp_path):
     root, _ = reviewed
     log = root / corrections.FILE_NAME
     log.unlink(missing_ok=True)
@@ -236,6 +234,7 @@ def test_hostile_texts_stay_texts_everywhere(served_run, open_page):
     assert [text for text in person.complaints if "404" not in text] == []
 
 
+@pytest.mark.slow
 def test_links_lead_in(served_run, open_page, tmp_path):
     browser, session, _ = served_run
     person = open_page(browser.port)

@@ -65,6 +65,25 @@ def test_what_cannot_be_reviewed_is_one_sentence(urnet_here, tmp_path, reviewed)
     assert done.returncode == 2 and f"port {taken}" in done.stderr
 
 
+def test_a_run_of_another_version_is_read_or_refused(reviewed, urnet_here, tmp_path, mark_complete):
+    from urnet_tf import schema, store
+    from urnet_tf.review.reviewed_run import open_run
+
+    root = tmp_path / "old"
+    shutil.copytree(reviewed[0], root, ignore=shutil.ignore_patterns("*corrections*"))
+    path = root / "reweight" / "weights.parquet"
+    table = store.read_table(path)
+    for lacking, is_read in (("rank_prior", True), ("right_prob", False)):
+        kept = {name: dtype for name, dtype in schema.WEIGHT_COLUMNS.items() if name != lacking}
+        store.write_table(path, {name: table[name] for name in kept}, kept)
+        mark_complete(root, extract={"features": "features/features.npy"})
+        if is_read:
+            assert len(open_run(root)) == 120
+        else:
+            done = urnet_here("review", "--workdir", root)
+            assert done.returncode == 2 and f"Expected the column {lacking}" in done.stderr
+
+
 def test_without_a_right_to_write_it_is_for_looking(reviewed, started, tmp_path):
     # Root may write everywhere, unless that right is given away.
     through = ("setpriv", "--bounding-set", "-dac_override") if os.geteuid() == 0 else ()

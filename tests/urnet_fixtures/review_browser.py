@@ -6,6 +6,7 @@ import shutil
 from urnet_fixtures.review_server import TOKEN
 
 CHROMIUM = os.environ.get("URNET_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+_POLLING_MS = 40  # rather than with each frame, which has to be drawn for it
 SIZES = {"wide": (1300, 850), "phone": (400, 800)}
 
 
@@ -42,6 +43,7 @@ class Person:
             "before => { const stage = document.querySelector('.stage');"
             " return stage.dataset.id != before && stage.dataset.ready == 'true' }",
             arg=str(before),
+            polling=_POLLING_MS,
         )
         return before
 
@@ -50,6 +52,7 @@ class Person:
         self.page.wait_for_function(
             "([selector, count]) => document.querySelectorAll(selector).length == count",
             arg=[selector, count],
+            polling=_POLLING_MS,
         )
 
     def text(self, selector):

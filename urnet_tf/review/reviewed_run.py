@@ -25,6 +25,8 @@ from urnet_tf.store import Workdir
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_NUMBERS = [name for name, dtype in schema.WEIGHT_COLUMNS.items() if dtype != "string"]
+_NEEDED = ("label", "right_prob", "predicted_label", "sample_weight", "class_weight")
 _STAGES = ("ingest", "pack", "extract", "reweight")
 _TEXTS = (
     "path", "content_hash", "picture", "source", "query", "title", "description", "tags", "rank", "width_px",
@@ -199,9 +201,15 @@ def _read_weights(workdir: Workdir, done: Mapping[str, Mapping[str, Any]]) -> di
     train = done["train"]
     same = train.get("needs", {}).get("reweight") == done["reweight"]["results"]
     path = workdir.checked("train" if same else "reweight", "weights.parquet")
-    names = [name for name, dtype in schema.WEIGHT_COLUMNS.items() if dtype != "string"]
-    table = store.read_table(path, names)
-    return {name: store.column(table, name) for name in names}
+    table = store.read_table(path)
+    missing = [name for name in _NEEDED if name not in table.column_names]
+    if missing:
+        raise UsageError(
+            f"Expected the column {missing[0]} in {path}; there is none. Another version has made it: start "
+            "`urnet run` with the same --workdir."
+        )
+    # A factor that is newer than the run has no column.
+    return {name: store.column(table, name) for name in _NUMBERS if name in table.column_names}
 
 
 def _names(classes: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
