@@ -57,6 +57,24 @@ def test_texts_from_the_web_do_not_steer_the_terminal(tmp_path):
     assert "would call it 1 (x[2Jy z) with" in text and "is 1 (x[2Jy z)." in text
 
 
+def test_what_people_judged_is_said_first(tmp_path):
+    root = make_workdir(tmp_path)
+    path = root / "pack" / "instances.parquet"
+    rows = store.read_table(path).to_pylist()
+    rows[0] |= {"judged": "wrong_class"}
+    rows[4] |= {"judged": "none_of_these", "split": "judged", "label": -1}
+    columns = {name: [row[name] for row in rows] for name in schema.INSTANCE_COLUMNS}
+    store.write_table(path, columns, schema.INSTANCE_COLUMNS)
+    twice = {"path": [rows[4]["path"]], "split": ["train"], "label": [0], "source": [""], "rank": [1],
+             "status": ["judged_none_of_these"], "reason": ["judged"]}  # fmt: skip
+    store.write_table(root / "pack" / "quarantine.parquet", twice, schema.QUARANTINE_COLUMNS)
+    text = why.explain(root, "flickr/cat/a.jpg")
+    assert "Its label is what a person judged it to be" in text
+    assert "Because a person judged its label" in text
+    text = why.explain(root, "val/c.jpg")
+    assert "judged it to show none of the classes." in text and "kept out of training" in text
+
+
 def test_duplicates_are_named(workdir):
     text = why.explain(workdir, "cat/12.jpg")
     assert "The same file occurs 1 more time:" in text and "google/dog/copy.jpg  (train, label 1)" in text

@@ -93,6 +93,8 @@ def explain(workdir_root: str | os.PathLike, image: str) -> str:
         raise UsageError("Expected a path, file name or id of an image; received an empty text.")
     rows = _find(root / "pack" / "instances.parquet", image, "instance_id")
     quarantined = [] if rows and _is_id(image) else _find(root / "pack" / "quarantine.parquet", image)
+    held = {row["path"] for row in rows if row["split"] == schema.JUDGED}  # out of training, and said why
+    quarantined = [row for row in quarantined if row["path"] not in held]
     if len(rows) + len(quarantined) == 1:
         return _explain_instance(root, rows[0]) if rows else _explain_quarantined(quarantined[0])
     if not rows and not quarantined:
@@ -201,7 +203,9 @@ def _explain_instance(root: pathlib.Path, row: dict[str, Any]) -> str:
     elif weights_path is None:
         lines.append("  The images of this run have no weights yet; they come with `urnet reweight`.")
     else:
-        lines += _explain_weight(root, weights_path, row["instance_id"], label, names)
+        lines += _explain_weight(
+            root, weights_path, row["instance_id"], label, names, bool(row.get("judged"))
+        )
     return "\n".join(lines + _explain_duplicates(root, row))
 
 
@@ -216,7 +220,12 @@ def _where_from(row: dict[str, Any], names: list[str]) -> str:
 
 
 def _explain_weight(
-    root: pathlib.Path, weights_path: pathlib.Path, instance_id: int, label: int, names: list[str]
+    root: pathlib.Path,
+    weights_path: pathlib.Path,
+    instance_id: int,
+    label: int,
+    names: list[str],
+    judged: bool,
 ) -> list[str]:
     import pyarrow.compute as pc
 
@@ -238,6 +247,8 @@ def _explain_weight(
     lines = ["", f"  In training it {amount} (in its class of {size}: {place})."]
     in_weight = {f.name: factors[f.name] for f in FACTORS if f.role != OBSERVED}
     reasons = find_reasons(weight / average, in_weight, means)
+    if judged:
+        reasons = ["a person judged its label, so it counts as what counts most in its class"]
     if reasons and not 0.95 <= weight / average <= 1.05:
         because = f"  Because {'; '.join(reasons)}."
         lines += textwrap.wrap(because, 96, subsequent_indent="  ", break_on_hyphens=False)
