@@ -161,13 +161,7 @@ def export_classifier(
         temporary.mkdir()
         write_text(temporary / "labels.txt", "\n".join(labels) + "\n")
         writer = _Writer(model, labels, temporary, metadata, preparation, calibration_images)
-        failures = {}
-        for number, kind in enumerate(formats, 1):
-            logging.info("export %d of %d: writing %s", number, len(formats), kind)
-            try:
-                writer.write(kind)
-            except RunError as error:
-                failures[kind] = str(error)
+        failures = _write_formats(writer, formats)
         written = [kind for kind in formats if kind not in failures]
         paths = {kind: temporary / file_of(kind, name) for kind in written}
         metadata |= check_formats(model, paths, check_images, check_labels, preparation)
@@ -250,6 +244,18 @@ class _Writer:
         if not len(images):
             raise UsageError("None of the calibration images can be decoded.")
         return images
+
+
+def _write_formats(writer: _Writer, formats: Sequence[str]) -> dict[str, str]:
+    """Writes formats; those that the model cannot be converted to, with the reason."""
+    failures = {}
+    for number, kind in enumerate(formats, 1):
+        logging.info("export %d of %d: writing %s", number, len(formats), kind)
+        try:
+            writer.write(kind)
+        except RunError as error:
+            failures[kind] = str(error)
+    return failures
 
 
 def _judge(
