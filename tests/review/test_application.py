@@ -51,6 +51,12 @@ def test_every_queue_holds_every_image_once(served_run):
     assert sorted(np.concatenate([session.order_of(g) for g in groups]).tolist()) == list(range(120))
 
 
+def test_images_beyond_what_is_grouped_are_counted(served_run, monkeypatch):
+    monkeypatch.setattr("urnet_tf.review.groups._MOST_ROWS", 20)
+    found = served_run[0].get("/api/groups?place=0")
+    assert sum(group["images"] for group in found["groups"]) == 20 and found["left_out"] == 4
+
+
 def test_an_image_comes_with_all_that_is_known(browser):
     found = browser.get("/api/image?id=3")
     assert found["item"]["labels"][0]["name"] == "red" and found["item"]["choices"][0]["label"] == 1

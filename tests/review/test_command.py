@@ -55,6 +55,8 @@ def test_judgements_go_to_csv_and_back(reviewed, urnet_here, tmp_path):
 def test_what_cannot_be_reviewed_is_one_sentence(urnet_here, tmp_path, reviewed):
     done = urnet_here("review", "--workdir", tmp_path / "nowhere")
     assert done.returncode == 2 and "came as far as `reweight`" in done.stderr
+    done = urnet_here("review", "--workdir", reviewed[0], "--host", "0.0.0.0")
+    assert done.returncode == 2 and "browsers of this machine only" in done.stderr
     shutil.copytree(reviewed[0], tmp_path / "early", ignore=shutil.ignore_patterns("reweight"))
     done = urnet_here("review", "--workdir", tmp_path / "early")
     assert done.returncode == 2 and "reweight is not complete" in done.stderr

@@ -20,6 +20,8 @@ THUMBNAIL_SIDES = (160, 320)  # px, of the longer side
 LARGE_PX = 2048  # the longer side of a large view at most
 _CACHE_BYTES = 96 << 20
 _QUALITY, _LARGE_QUALITY = 82, 92
+_MOST_BYTES, _MOST_PIXELS = 1 << 27, 100_000_000  # of an original; a larger one is shown as it was packed
+_AT_ONCE = 4  # pictures that are decoded; each may take hundreds of megabytes
 
 
 class Pictures:
@@ -32,6 +34,7 @@ class Pictures:
     def __init__(self, run: ReviewedRun):
         self._run = run
         self._lock = threading.Lock()
+        self._decoding = threading.Semaphore(_AT_ONCE)
         self._cache: collections.OrderedDict[tuple[int, int], bytes] = collections.OrderedDict()
         self._cached_bytes = 0
 
@@ -48,8 +51,9 @@ class Pictures:
 
     def _encode_packed(self, row: int, side_px: int) -> bytes:
         (data,) = self._run.images.read([row])
-        pixels = picture.read_picture(data, self._run.limits[1], side_px)
-        return picture.encode_jpeg(shrink(pixels, side_px), _QUALITY)
+        with self._decoding:
+            pixels = picture.read_picture(data, _MOST_PIXELS, side_px)
+            return picture.encode_jpeg(shrink(pixels, side_px), _QUALITY)
 
     def large(self, row: int) -> bytes:
         """A JPEG file of the original, if it is still there and the same; else of the packed picture.
@@ -71,7 +75,7 @@ class Pictures:
     def _read_original(self, row: int) -> tuple[bytes | None, str]:
         path = os.path.join(self._run.image_root, self._run.text("path", row))
         try:
-            data = read_file(path, self._run.limits[0])
+            data = read_file(path, _MOST_BYTES)
         except Refused as refused:
             return None, f"the file cannot be read: {refused.reason}"
         except OSError as error:
@@ -82,8 +86,9 @@ class Pictures:
         return data, ""
 
     def _encode_large(self, data: bytes) -> bytes:
-        pixels = picture.read_picture(data, self._run.limits[1])
-        return picture.encode_jpeg(shrink(pixels, LARGE_PX), _LARGE_QUALITY)
+        with self._decoding:
+            pixels = picture.read_picture(data, _MOST_PIXELS)
+            return picture.encode_jpeg(shrink(pixels, LARGE_PX), _LARGE_QUALITY)
 
     def _kept(self, key: tuple[int, int], make: Callable[[], bytes]) -> bytes:
         with self._lock:

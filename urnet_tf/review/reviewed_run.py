@@ -49,7 +49,6 @@ class ReviewedRun:
     duplicates: columns content_hash, picture, kind, split, label, path of duplicates.parquet.
     reweighting: metadata of the stage `reweight`.
     image_root: where the paths of the crawl begin.
-    limits: max_bytes, max_pixels of an original.
     results: what the stages' results are known by; other results, another run.
     """
 
@@ -69,7 +68,6 @@ class ReviewedRun:
     features: np.ndarray
     reweighting: Mapping[str, Any]
     image_root: str
-    limits: tuple[int, int]
     results: str
 
     def __len__(self) -> int:
@@ -164,7 +162,6 @@ def open_run(root: str | os.PathLike) -> ReviewedRun:
     ]
     place = done["extract"]["metadata"].get("features", "features/features.npy").split("/")
     duplicates = store.read_table(workdir.checked("ingest", "duplicates.parquet"))
-    settings = done["ingest"].get("settings", {})
     names = _names(store.read_json(workdir.checked("pack", "classes.json")))
     return ReviewedRun(
         workdir=workdir,
@@ -183,10 +180,6 @@ def open_run(root: str | os.PathLike) -> ReviewedRun:
         features=store.read_array(workdir.path(place[0]).joinpath(*place[1:])),
         reweighting=metadata,
         image_root=str(done["ingest"]["metadata"].get("root", "")),
-        limits=(
-            int(settings.get("ingest.max_bytes", 1 << 26)),
-            int(settings.get("ingest.max_pixels", 50_000_000)),
-        ),
         results=_results(workdir),
     )
 

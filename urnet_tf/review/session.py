@@ -285,7 +285,11 @@ class Session:
             for number, group in enumerate(self._groups.of_class(label))
         ]
         name = show_name(self.run.names[label])
-        return {"place": place, "places": len(classes), "label": label, "name": name, "groups": groups}
+        left_out = int(self.run.class_sizes[label]) - sum(group["images"] for group in groups)
+        return {
+            "place": place, "places": len(classes), "label": label, "name": name, "groups": groups,
+            "left_out": left_out,
+        }  # fmt: skip
 
     def place_of_class(self, label: int) -> int:
         """The place of a class in the order in which groups are shown; 0 where it has no images."""

@@ -8,7 +8,7 @@ import { classesView, homeView } from "./home.js";
 import { onKey, openDialog, toggleGrid } from "./keys.js";
 import { panelView } from "./panel.js";
 import { keysView } from "./search.js";
-import { app, fail, follow, go, nextGroup, onChange, poll, refresh, update } from "./state.js";
+import { app, fail, follow, onChange, poll, refresh } from "./state.js";
 import { count, percent } from "./words.js";
 
 const root = document.getElementById("app");
@@ -47,7 +47,8 @@ function groupHead() {
     <div class="question">
       <h1>These ${entry.images} look alike and are all <b>${group.name}</b></h1>
       <p class="soft">Group ${group.number + 1} of ${group.groups.length}; class ${group.place + 1} of ${group.places}.
-        ${percent(entry.wrong)} look wrong${entry.predicted ? html`; the models call ${entry.agreeing} of them <b>${entry.predicted.name}</b>` : nothing}.</p>
+        ${percent(entry.wrong)} look wrong${entry.predicted ? html`; the models call ${entry.agreeing} of them <b>${entry.predicted.name}</b>` : nothing}.
+        ${group.left_out ? html`${count(group.left_out, "image")} of this class are in no group; see <a href=${`#/class/${group.label}`}>all of them</a>.` : nothing}</p>
     </div>`;
 }
 
@@ -137,5 +138,3 @@ async function begin() {
 document.addEventListener("keydown", onKey);
 window.addEventListener("hashchange", follow);
 begin();
-
-export { go, nextGroup, update };
