@@ -126,7 +126,7 @@ export function aboutView() {
         <h2>Is ${item.labels.length > 1 ? html`“${item.labels[0].name}”` : "the label"} right?</h2>
         <p class="meter-line"><span class="meter" role="img" aria-label=${`Probably right: ${percent(about.right_prob)}`}><i class=${about.right_prob < 0.5 ? "low" : ""} .style=${`width:${100 * about.right_prob}%`}></i></span>
           <b>${percent(about.right_prob)}</b></p>
-        <p class="soft">So probable is it, by all that is known. In training the image ${about.amount}${about.reasons.length ? `, since ${about.reasons.join("; ")}` : ""}.</p>
+        <p class="soft">That is how probable it is, by all that is known. In training the image ${about.amount}${about.reasons.length ? `, since ${about.reasons.join("; ")}` : ""}.</p>
         ${about.factors.length ? html`<dl class="factors">${about.factors.map((factor) => html`<dt>${factor.question}</dt><dd>${factor.standing} <small>in its class</small></dd>`)}</dl>` : nothing}
       </section>
       ${item.members.length > 1 ? members(item.members) : copies(about.copies)}
