@@ -28,17 +28,38 @@ def test_nothing_is_to_be_learned_where_all_is_known():
     assert sorted(draw_judging_order(value).order) == [0, 1, 2, 3]
 
 
-def test_an_order_holds_each_image_once_and_valuable_ones_come_first():
+def test_an_order_holds_each_image_once_and_every_tenth_is_any():
     value = np.linspace(0, 1, 1000) ** 2
     drawn = draw_judging_order(value, seed=3)
     assert sorted(drawn.order) == list(range(1000))
-    first = value[drawn.order[:100]]
-    assert np.median(first) > 0.8 and drawn.size.mean() == pytest.approx(1.0)
-    assert (first < 0.3).any(), "every image may come"
-    again = draw_judging_order(value, seed=3)
-    assert (again.order == drawn.order).all() and (draw_judging_order(value).order != drawn.order).any()
-    shuffled = draw_judging_order(value, sharpness=0.0)
-    assert abs(np.corrcoef(shuffled.order, np.arange(1000))[0, 1]) < 0.1
+    tenth = np.arange(1000) % 10 == 9
+    assert (drawn.at_random[drawn.order] == tenth).all()
+    assert (drawn.rank == 999 - np.arange(1000)).all()
+    best = drawn.rank[drawn.order[~tenth]]
+    assert (np.diff(best) > 0).all() and best[0] == 0, "the others stay in order"
+    assert best[89] < 100, "of the first hundred only those that came by chance are missing"
+    assert 350 < drawn.rank[drawn.order[tenth][:40]].mean() < 650
+    assert (draw_judging_order(value, seed=3).order == drawn.order).all()
+    assert (draw_judging_order(value).order != drawn.order).any()
+
+
+def test_an_estimate_by_hand():
+    value = np.arange(40, 0, -1.0)
+    drawn = draw_judging_order(value, seed=1)
+    rows = drawn.order[:20]
+    (first, second), known = rows[[9, 19]], 18 + np.sum(rows[[9, 19]] < 18)
+    right = np.full(40, 0.95)
+    wrong = np.zeros(20, bool)
+    wrong[0] = True  # the most valuable one
+    assert first >= known and second >= known, "a seed for which this is simple"
+    share, low, high = estimate_wrong_share(drawn, wrong, right)
+    # Of 18 one is wrong; of the other 22 the model says .05 each, and two of them say .05 less.
+    assert share == pytest.approx(1 / 40)
+    variance = (0.0025 + 0.0025 + 0.0475) / 3 / 2 * (1 - 2 / 22)
+    assert high - share == pytest.approx(4.302653 * 22 / 40 * variance**0.5, rel=1e-5)
+    assert low == 0.0
+    wrong[9] = True  # the first at random
+    assert estimate_wrong_share(drawn, wrong, right)[0] == pytest.approx((1 + 22 * (0.05 + 0.45)) / 40)
 
 
 @pytest.mark.parametrize("judged", [100, 400])

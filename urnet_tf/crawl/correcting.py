@@ -171,7 +171,7 @@ def _touched_rows(
 
 def _choose_held_out(crawl: Crawl, usable: np.ndarray, touched: Sequence[_Row]) -> set[int]:
     """The rows that go to the split JUDGED; of equal files one."""
-    training = (crawl.rows["split"].to_numpy(zero_copy_only=False) == TRAIN) & usable
+    training = pc.equal(crawl.rows["split"], TRAIN).to_numpy(zero_copy_only=False).astype(bool) & usable
     labels = crawl.rows["label"].to_numpy(zero_copy_only=False).astype(np.int64)
     for found in touched:
         labels[found.row] = found.truth
@@ -223,17 +223,15 @@ def _corrected(
     """The listing without the rows that leave, and with those that are out of training as rejected rows."""
     labels = crawl.rows["label"].to_numpy(zero_copy_only=False).copy()
     ranks = crawl.rows["rank"].to_numpy(zero_copy_only=False).copy()
-    splits = crawl.rows["split"].to_numpy(zero_copy_only=False).copy()
-    judged = np.full(len(labels), "", object)
+    held_out, judged = np.zeros(len(labels), bool), np.zeros(len(labels), np.int8)
+    verdicts = ("", RIGHT, WRONG_CLASS, NONE_OF_THESE)
     out, statuses, reasons = [], [], []
     for found, fate in zip(touched, fates, strict=True):
         judgement = said[found.judgement]
         labels[found.row] = found.truth
-        judged[found.row] = RIGHT if found.truth == found.given else WRONG_CLASS
-        if fate in (OUTSIDE, LEFT):
-            judged[found.row] = NONE_OF_THESE
-        if fate in (OUTSIDE, TESTED):
-            splits[found.row] = JUDGED
+        verdict = RIGHT if found.truth == found.given else WRONG_CLASS
+        judged[found.row] = verdicts.index(NONE_OF_THESE if fate in (OUTSIDE, LEFT) else verdict)
+        held_out[found.row] = fate in (OUTSIDE, TESTED)
         if found.truth != found.given and found.split == TRAIN:
             ranks[found.row] = 0  # of another class's query: it tells nothing of this label
         if fate in (OUTSIDE, LEFT, REPEATED):
@@ -242,10 +240,11 @@ def _corrected(
             reasons.append(_reason(statuses[-1], judgement))
     rows, mask = crawl.rows, pa.array(kept)
     rejected = rejections(rows.take(pa.array(out, pa.int64())), statuses, reasons)
-    for name, values in (("split", splits), ("label", labels), ("rank", ranks)):
+    split = pc.if_else(pa.array(held_out), pa.scalar(JUDGED, _TEXT), rows["split"])
+    for name, values in (("split", split), ("label", pa.array(labels)), ("rank", pa.array(ranks))):
         place = rows.schema.get_field_index(name)
-        rows = rows.set_column(place, rows.schema.field(name), pa.array(values, rows.schema.field(name).type))
-    rows = rows.append_column(JUDGED, pa.array(judged, _TEXT))
+        rows = rows.set_column(place, rows.schema.field(name), values)
+    rows = rows.append_column(JUDGED, pa.array(verdicts, _TEXT).take(pa.array(judged)))
     rejected = pa.concat_tables([crawl.rejected, rejected])
     return dataclasses.replace(crawl, rows=rows.filter(mask), rejected=rejected)
 

@@ -10,24 +10,20 @@ A judgement moves mass: if the label y is right (P), the image counts 1 instead 
 leaves y, and 1 arrives in the class k that it belongs to (q: what the models predict, without y). v is the
 expected change, each class counted by its own size, since the classifier counts classes alike.
 
-The order is drawn: image i comes at u_i / z_i, u uniform from 0 to 1, smallest first, and
+Images are shown in the order of v, but every tenth is any one of those not shown yet, at random. So the first
+n that were judged are two strata: all of the most valuable ones, and a random sample of the rest; together
+they tell the share of wrong labels in the whole crawl without bias (`estimate_wrong_share`).
 
-  z_i = (1 - r) v_i^s / mean(v^s) + r
-
-So valuable images come early, about r of those that come are any, and with which probability each comes is
-known: the first n that were judged tell the share of wrong labels in the whole crawl without bias
-(`estimate_wrong_share`).
-
-Source: not in the paper. Expected change of a model: Settles, Craven and Ray, 2008 (there of its gradient);
-the order and its estimate: priority sampling, Duffield, Lund and Thorup, 2007.
+Source: not in the paper. Expected change of a model: Settles, Craven and Ray, 2008 (there of its gradient).
+The estimate is that of a stratified sample, with P as what is known beforehand of each image (a difference
+estimator: Cochran, Sampling Techniques, 1977).
 """
 
 import dataclasses
 
 import numpy as np
 
-_SHARPNESS = 4.0  # s: 0 = any order, more = nearer to the order of values; with 2, half of the gain is lost
-_AT_RANDOM = 0.1  # r
+_EVERY = 10  # image of an order is one at random
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +32,14 @@ class JudgingOrder:
 
     order: int64 [N], rows, next first.
     value: float64 [N], by row: what is expected of judging it; the largest is 1.
-    size: float64 [N], by row: how much sooner than others it comes, 1 on average.
-    key: float64 [N], by row: what the order is sorted by.
+    rank: int64 [N], by row: its place in the order of values alone.
+    at_random: bool [N], by row: whether it has its place by chance.
     """
 
     order: np.ndarray
     value: np.ndarray
-    size: np.ndarray
-    key: np.ndarray
+    rank: np.ndarray
+    at_random: np.ndarray
 
 
 def compute_judging_value(
@@ -72,19 +68,27 @@ def compute_judging_value(
     return value / max(value.max(initial=0.0), np.finfo(float).tiny)
 
 
-def draw_judging_order(value: np.ndarray, *, seed: int = 0, sharpness: float = _SHARPNESS) -> JudgingOrder:
-    """Draws an order in which valuable images come early.
+def draw_judging_order(value: np.ndarray, *, seed: int = 0) -> JudgingOrder:
+    """An order in which valuable images come first, and every tenth is any one.
 
     Args:
       value: float [N], see `compute_judging_value`.
-      seed: another one gives another order.
-      sharpness: 0 = a random order, more = nearer to that of the values.
+      seed: of those at random.
     """
     value = np.asarray(value, np.float64)
-    sharp = (value / max(value.max(initial=0.0), np.finfo(float).tiny)) ** sharpness
-    size = (1 - _AT_RANDOM) * sharp / max(sharp.mean(), np.finfo(float).tiny) + _AT_RANDOM
-    key = np.random.default_rng([seed, len(value)]).random(len(value)) / size
-    return JudgingOrder(np.argsort(key, kind="stable"), value, size, key)
+    by_value = np.argsort(-value, kind="stable")
+    rank = np.empty(len(value), np.int64)
+    rank[by_value] = np.arange(len(value))
+    chance = np.random.default_rng([seed, len(value)]).permutation(len(value))
+    order, at_random = np.empty(len(value), np.int64), np.zeros(len(value), bool)
+    next_best, next_any = iter(by_value.tolist()), iter(chance.tolist())
+    for place in range(len(value)):
+        is_any = place % _EVERY == _EVERY - 1
+        source = next_any if is_any else next_best
+        row = next(row for row in source if rank[row] >= 0)
+        order[place], at_random[row] = row, is_any
+        rank[row] = ~rank[row]  # shown
+    return JudgingOrder(order, value, ~rank, at_random)
 
 
 def estimate_wrong_share(
@@ -92,23 +96,30 @@ def estimate_wrong_share(
 ) -> tuple[float, float, float]:
     """The share of wrong labels among all images, by those that were judged first, and its 95 % interval.
 
-    The mean of 1 - P over all images, put right by what the judged ones show that P misses. Each judged image
-    stands for 1 / (the probability that it would have been among them) images.
+    Of the most valuable images all are known. Of the others the share is the mean of 1 - P, put right by what
+    those at random among them show that P misses.
 
     Args:
       drawn: the order.
-      wrong: bool [n], whether the label is wrong of the first n images of the order, without a gap, 2 <= n.
+      wrong: bool [n], whether the label is wrong of the first n images of the order, without a gap, 1 <= n.
       right_prob: float [N], P(right) of all images, not made with the help of these judgements.
     """
+    from scipy import stats
+
     wrong, right = np.asarray(wrong, np.float64), np.asarray(right_prob, np.float64)
-    count, total = len(wrong), len(right)
-    rows = drawn.order[:count]
-    limit = drawn.key[drawn.order[count]] if count < total else np.inf
-    included = np.minimum(drawn.size[rows] * limit, 1.0)
-    missed = (wrong - (1 - right[rows])) / included
-    share = float((1 - right).mean() + missed.sum() / total)
+    rows, total = drawn.order[: len(wrong)], len(right)
+    best = rows[~drawn.at_random[rows]]
+    known = int(drawn.rank[best].max(initial=-1)) + 1  # so many of the most valuable ones
+    rest = drawn.rank >= known
+    sampled = drawn.rank[rows] >= known
+    left, seen = total - known, int(sampled.sum())
+    if not left:
+        return (share := float(wrong.mean())), share, share
+    missed = wrong[sampled] - (1 - right[rows[sampled]])
+    expected = float((1 - right[rest]).mean())
+    share = (wrong[~sampled].sum() + left * (expected + (missed.mean() if seen else 0.0))) / total
     # One more that P misses as it usually does may just not have come yet.
-    unseen = float((right * (1 - right)).mean()) * (1 - included.min()) / included.min() ** 2
-    variance = (float((np.square(missed) * (1 - included)).sum()) + unseen) / total**2
-    error = 1.96 * np.sqrt(variance)
+    usual = float((right[rest] * (1 - right[rest])).mean())
+    variance = (np.square(missed).sum() + usual) / (seen + 1) / max(seen, 1) * (1 - seen / left)
+    error = float(stats.t.ppf(0.975, max(seen, 2))) * left / total * float(np.sqrt(variance))
     return float(np.clip(share, 0, 1)), float(max(share - error, 0.0)), float(min(share + error, 1.0))
