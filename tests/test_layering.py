@@ -29,6 +29,7 @@ LAYERS = [
     ("stages",),
     ("flow",),
     ("api",),
+    ("commands",),
     ("__main__", "console"),
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -33,10 +33,13 @@ urnet {version}: train image classifiers from noisy web images, and see why each
   urnet run    --data CRAWL --workdir DIR [--config FILE] [--set section.key=value ...]
   urnet run    ... --dry_run            what would run, how long, how much disk and memory
   urnet run    ... --from STAGE         run again from this stage on
+  urnet noise  --data CRAWL --workdir DIR ...    only what is wrong: a report before anything is trained; the
+                                        flags of run, which then goes on from there
   urnet run    ... --rescan             look at the contents of all images, too: did any change?
   urnet STAGE  --workdir DIR ...        one stage: {stages}
   urnet verify --workdir DIR            whether all results are still as they were written
-  urnet why    IMAGE --workdir DIR      why an image counted as much as it did
+  urnet why    IMAGE ... --workdir DIR [--format text|json|jsonl]
+                                        why images counted as much as they did: paths, addresses or ids
   urnet predict IMAGE ... | DIR --model MODEL [--top_k N] [--format table|csv|jsonl] [--out FILE]
                                         the best classes of images; 1 where one could not be read
   urnet serve  --model MODEL [--port N] [--host ADDRESS] [--engine ENGINE] [--dry_run]
@@ -77,7 +80,10 @@ _SEED = flags.DEFINE_integer("seed", 0, "draw: seed", lower_bound=0)
 _MODEL = flags.DEFINE_string("model", None, "predict, serve: the model")
 _TOP_K = flags.DEFINE_integer("top_k", None, "predict: classes an image (default 5)", lower_bound=1)
 _FORMAT = flags.DEFINE_enum(
-    "format", None, ["table", "csv", "jsonl"], "predict: of the answers; table on a terminal, else csv"
+    "format",
+    None,
+    ["table", "csv", "jsonl", "text", "json"],
+    "of the answers; predict: table (on a terminal), csv or jsonl; why: text, json or jsonl",
 )
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "serve: address to listen on")
 _PORT = flags.DEFINE_integer("port", 8501, "serve: HTTP port", lower_bound=2, upper_bound=65535)
@@ -153,7 +159,9 @@ def _dispatch(command: str | None, arguments: list[str]) -> int:
         _reject_extra(command, arguments)
         return _draw()
     if command == "why":
-        return _why(arguments)
+        from urnet_tf.commands.why import explain_images
+
+        return explain_images(_WORKDIR.value, arguments, _FORMAT.value)
     if command == "promote":
         _reject_extra(command, arguments)
         return _promote()
@@ -167,18 +175,19 @@ def _dispatch(command: str | None, arguments: list[str]) -> int:
     if command == "verify":
         _reject_extra(command, arguments)
         return _verify()
-    if command == "run" or command in stages.NAMES:
+    if command in ("run", "noise") or command in stages.NAMES:
         _reject_extra(command, arguments)
         return _run(command)
     received = "none" if command is None else repr(command)
     known = ", ".join(
-        ("run", "verify", "why", "predict", "promote", "ensemble", "serve", "draw", *stages.NAMES)
+        ("run", "noise", "verify", "why", "predict", "promote", "ensemble", "serve", "draw", *stages.NAMES)
     )
     raise UsageError(f"Expected a command ({known}); received {received}. See `urnet --help`.")
 
 
 def _run(command: str) -> int:
     from urnet_tf import config as config_lib
+    from urnet_tf.commands import noise
     from urnet_tf.flow import plan, plan_text, runner
     from urnet_tf.store import Workdir
 
@@ -194,15 +203,19 @@ def _run(command: str) -> int:
     for sentence in plan_text.format_ignored(config):
         logging.warning("%s", sentence)
     promise("the same command goes on from here")
-    if command != "run":
+    if command not in ("run", "noise"):
         runner.run_single(command, config, workdir)
         print(f"Done: {workdir.path(command)}")
         return _report_refusals(workdir) if command == "export" else 0
-    steps = plan.make_plan(config, workdir, _FROM.value, rescan=_RESCAN.value)
+    only = noise.stages_of_noise() if command == "noise" else None
+    steps = plan.make_plan(config, workdir, _FROM.value, rescan=_RESCAN.value, only=only)
     if _DRY_RUN.value:
         print(plan_text.format_plan(config, steps, workdir))
         return 0
     runner.run(config, workdir, steps)
+    if command == "noise":
+        print("\n".join(noise.closing_lines(workdir)))
+        return 0
     status = _report_refusals(workdir)
     print(_closing_lines(workdir))
     return status
@@ -251,21 +264,6 @@ def _tell_refusals(formats: dict[str, dict]) -> int:
     return 1 if is_error else 0
 
 
-def _why(arguments: list[str]) -> int:
-    from urnet_tf import stages
-    from urnet_tf.explain.why import explain
-    from urnet_tf.store import Workdir
-
-    if len(arguments) != 1:
-        raise UsageError(
-            f"Expected one image (a path, file name or id) after `why`; received {len(arguments)}."
-        )
-    workdir = Workdir(_WORKDIR.value)
-    workdir.require_sound(stages.NAMES)
-    print(explain(workdir.root, arguments[0]))
-    return 0
-
-
 def _predict(arguments: list[str]) -> int:
     from urnet_tf.serving.predict import predict
 
@@ -277,6 +275,8 @@ def _predict(arguments: list[str]) -> int:
     encoding = None if sys.stdout.isatty() else "utf-8"
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
+    if _FORMAT.value in ("text", "json"):
+        raise UsageError(f"Expected --format table, csv or jsonl with `predict`; received {_FORMAT.value}.")
     failed = predict(_MODEL.value, arguments, top_k=_TOP_K.value, answer_format=_FORMAT.value, out=_OUT.value)
     return 1 if failed else 0
 
