@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from urnet_tf.explain.inputs import ReportInputs
-    from urnet_tf.reweighting.cluster_weight import Members
+    from urnet_tf.reweighting.cluster_weight import Members, Slice
 
 _COMPARED = ("baseline", "urnet")
 _CLUSTER_SECONDS = 2e-4  # a row; measured on one core with 1,280 features as they are
@@ -138,6 +138,10 @@ def _read_opinions(context: StageContext, labels: np.ndarray, num_classes: int) 
     }
 
 
+def _features_path(context: StageContext) -> pathlib.Path:
+    return context.path(*context.marker("extract")["metadata"]["features"].split("/"))
+
+
 def open_grouping(context: StageContext, labels: np.ndarray) -> "Callable[[int, int], Members]":
     """A function from a class and a number of groups to the groups of look-alikes among its own images.
 
@@ -148,7 +152,7 @@ def open_grouping(context: StageContext, labels: np.ndarray) -> "Callable[[int, 
     """
     from urnet_tf.reweighting.cluster_weight import find_members
 
-    features = store.read_array(context.path(*context.marker("extract")["metadata"]["features"].split("/")))
+    features = store.read_array(_features_path(context))
     settings = {"pca_dim": 64, "n_init": 1, "normalize": True}
 
     def group_class(label: int, clusters: int) -> "Members":
@@ -177,16 +181,20 @@ def open_members(context: StageContext, labels: np.ndarray, num_classes: int) ->
     settings = context.config.reweight.cluster_weight
     # As `reweight` reads them: literal formulas take the baseline as it is.
     name = "topk_ids" if is_literal(context.config.reweight.formulas) else "balanced_topk_ids"
-    predicted = np.asarray(store.read_array(context.path("extract", f"{name}.npy")))[:, 0]
-    slices = join_neighbors(
-        labels, predicted, num_classes=num_classes, neighbors=settings.neighbors, confusion=settings.confusion
-    )
-    features = context.path(*context.marker("extract")["metadata"]["features"].split("/"))
     kmeans = {name: getattr(settings, name) for name in ("clusters", "pca_dim", "n_init", "normalize")}
 
+    @functools.cache
+    def join() -> list[list["Slice"]]:
+        predicted = np.asarray(store.read_array(context.path("extract", f"{name}.npy")))[:, 0]
+        return join_neighbors(
+            labels, predicted, num_classes=num_classes, neighbors=settings.neighbors,
+            confusion=settings.confusion,
+        )  # fmt: skip
+
     def read_members(label: int) -> "Members":
+        features = os.fspath(_features_path(context))
         return find_members(
-            label, slices[label], features=os.fspath(features), seed=context.config.seed, settings=kmeans
+            label, join()[label], features=features, seed=context.config.seed, settings=kmeans
         )
 
     return read_members
