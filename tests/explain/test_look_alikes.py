@@ -40,7 +40,25 @@ def test_what_is_left_over_is_no_group():
     assert look_alikes.find_groups(inputs, 5) == []
 
 
-def test_those_with_most_wrong_labels_come_first_and_two_of_a_class_at_most():
+def test_a_small_group_lies_near_its_middle_by_chance():
+    """Three images at .8 each: 2.4 / 2 > 11.4 / 10. At .7 they are look-alikes: 2.1 / 2 < 11.1 / 10."""
+    for distance, expected in ((0.8, 0), (0.7, 1)):
+        inputs = make_inputs(group_class=grouped([0] * 9 + [1] * 3, [1.0] * 9 + [distance] * 3))
+        inputs.weights["right_prob"][:] = 0.9
+        inputs.weights["right_prob"][21:24] = 0.1
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(look_alikes, "_FEWEST", 3)
+            assert len(look_alikes.find_groups(inputs, 5)) == expected
+
+
+def test_half_wrong_is_not_enough():
+    inputs = make_inputs(group_class=grouped([0] * 6 + [1] * 6, [1.0] * 12))
+    inputs.weights["right_prob"][:] = 0.45
+    assert look_alikes.find_groups(inputs, 5) == []
+
+
+def test_those_with_most_wrong_labels_come_first_and_two_of_a_class_at_most(monkeypatch):
+    monkeypatch.setattr(look_alikes, "_FEWEST", 4)
     three = [0] * 4 + [1] * 4 + [2] * 4
     inputs = make_inputs(group_class=grouped(three, [1.0] * 12))
     inputs.weights["right_prob"][:] = 0.9

@@ -89,7 +89,7 @@ def test_cards_and_tables_say_what_the_columns_say():
         assert number(card["times"]) == pytest.approx(weight[i] / average, rel=0.06, abs=0.0051)
         assert ("against its label" in card["amount"]) == (weight[i] < 0)
         assert f"P(right) = {formats.format_percent(float(made.right_prob[i]))}." in why
-        assert f"call it 'thing {top}'" + (", too" if top == label else "") in why
+        assert f"call it 'thing {top}'" + (" as well" if top == label else "") in why
         since, _, although = why.partition(", although ")
         low = weight[i] / average < 0.95
         for name in ("confidence", "cluster_weight"):

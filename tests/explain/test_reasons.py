@@ -76,7 +76,7 @@ def test_what_speaks_for_the_amount_comes_first_and_what_does_not_behind_althoug
     )
     assert say(agrees=True, predicted="cup", factors={"rank_prior": 0.5}) == (
         "counted little, since results of its source and rank are wrong more often than others and its page "
-        "says nothing, although models that never saw it call it 'cup', too"
+        "says nothing, although models that never saw it call it 'cup' as well"
     )
 
 
@@ -87,7 +87,7 @@ def test_an_image_that_counted_much_is_told_the_other_way_round():
         "it call it 'mug'"
     )
     assert say(relative=1.0, agrees=True, predicted="cup") == (
-        "counted as much as an average image, since models that never saw it call it 'cup', too"
+        "counted as much as an average image, since models that never saw it call it 'cup' as well"
     )
 
 

@@ -99,7 +99,7 @@ class Files:
 
     def clauses(self, text, down):
         """Whether each clause of a list says what pulls the weight down, or up, and is true."""
-        for clause in re.split(r", (?!too|which|call)| and ", text or ""):
+        for clause in re.split(r", (?!which|call)| and ", text or ""):
             if clause and not (self.model_clause(clause, down) or self.page_clause(clause, down)
                                or self.factor_clause(clause, down)):  # fmt: skip
                 return False
@@ -110,7 +110,7 @@ class Files:
         start = "models that never saw it" if of_fold else "the models, which were trained on it,"
         predicted = int(self.all["predicted_label"][self.at])
         agrees = predicted == self.label
-        expected = f"{start} call it {self.names[predicted]!r}{', too' if agrees else ''}"
+        expected = f"{start} call it {self.names[predicted]!r}{' as well' if agrees else ''}"
         return clause == expected and agrees != down
 
     def page_clause(self, clause, down):

@@ -1,8 +1,8 @@
 """Groups of images that look alike and whose label looks wrong, like all the maps among the globes.
 
 The images of the classes with most labels that look wrong are grouped by k-means on their features. Of the
-groups that lie closer together than is usual in their class, those are shown whose labels are more probably
-wrong than right, most wrong labels first: each can be judged as a whole.
+groups that lie closer together than is usual in their class, those are shown whose labels are mostly wrong,
+most wrong labels first: each can be judged as a whole.
 """
 
 import dataclasses
@@ -18,7 +18,8 @@ from urnet_tf.reweighting.label_posterior import estimate_wrong_share
 _CLASSES = 40  # that are grouped
 _GROUP_IMAGES = 15  # of a group, on average
 _GROUPS = (2, 12)  # of a class
-_FEWEST = 4  # images of a group
+_FEWEST = 6  # images of a group
+_WRONG = 0.6  # share of the labels of a group
 _PICTURES = 8  # of a group
 _OF_A_CLASS = 2  # groups of one class that are shown
 
@@ -55,14 +56,16 @@ def _groups_of(inputs: ReportInputs, label: int) -> list[LookAlikes]:
     if inputs.group_class is None or size < 2 * _FEWEST:
         return []
     members = inputs.group_class(label, int(np.clip(size // _GROUP_IMAGES, *_GROUPS)))
-    usual, found = float(members.distance.mean()), []
-    for number in np.unique(members.group):
+    numbers, found = np.unique(members.group), []
+    # Of few images even unlike ones lie near their middle: spreads are divided by the degrees of freedom.
+    usual = members.distance.sum() / max(len(members.group) - len(numbers), 1)
+    for number in numbers:
         rows = np.flatnonzero(members.group == number)
-        if members.distance[rows].mean() > usual:
+        if members.distance[rows].sum() / max(len(rows) - 1, 1) > usual:
             continue  # what is left over: no look-alikes
         ids = members.ids[rows[np.argsort(members.distance[rows], kind="stable")]]
         wrong = estimate_wrong_share(np.asarray(inputs.right_prob)[ids])
-        if len(ids) >= _FEWEST and wrong[0] > 0.5:
+        if len(ids) >= _FEWEST and wrong[0] >= _WRONG:
             classes, counts = np.unique(inputs.predicted[ids], return_counts=True)
             called = [(int(classes[i]), int(counts[i])) for i in np.lexsort((classes, -counts))]
             found.append(LookAlikes(label, ids, wrong, called))

@@ -94,7 +94,7 @@ def say_why(image: Judgement) -> str:
     if not image.out_of_fold:
         says = f"the models, which were trained on it, call it {image.predicted!r}"
     low = image.relative < _AS_USUAL[0]
-    (although if image.agrees == low else since).append(says + (", too" if image.agrees else ""))
+    (although if image.agrees == low else since).append(says + (" as well" if image.agrees else ""))
     for name, pull, clause in sorted(_pulls(image.factors, image.means), key=lambda found: -abs(found[1])):
         if name not in (*_OF_MODELS, _PAGE):
             (since if (pull < 0) == low else although).append(clause)

@@ -35,8 +35,8 @@ def tell_copies(duplicates: "pa.Table", not_compared: int) -> None:
     if len(equal):
         several = _under_several_labels(equal)
         logging.info(
-            "ingest: %d files are equal to others, byte by byte: %d pictures. %s",
-            len(equal), _count_distinct(equal, "content_hash"),
+            "ingest: %d files are equal to others, byte by byte: %s. %s",
+            len(equal), _pictures(equal, "content_hash"),
             f"{_count_distinct(several, 'content_hash')} of these, with {len(several)} files, are under "
             "several labels: at least one label of each is wrong. duplicates.parquet lists all."
             if len(several) else "None of these is under several labels.",
@@ -44,8 +44,8 @@ def tell_copies(duplicates: "pa.Table", not_compared: int) -> None:
     if len(near):
         several = _under_several_labels(near)
         logging.info(
-            "ingest: %d images are near copies, of %d pictures. %s",
-            len(near), _count_distinct(near, "picture"),
+            "ingest: %d images are near copies, of %s. %s",
+            len(near), _pictures(near, "picture"),
             f"{_count_distinct(several, 'picture')} of these, with {len(several)} images, are under several "
             "labels: one is wrong, or they only look alike. duplicates.parquet lists all."
             if len(several) else "None of these is under several labels.",
@@ -61,6 +61,11 @@ def _under_several_labels(duplicates: "pa.Table") -> "pa.Table":
     import pyarrow.compute as pc
 
     return duplicates.filter(pc.ends_with(duplicates["kind"], "several_labels"))
+
+
+def _pictures(duplicates: "pa.Table", name: str) -> str:
+    count = _count_distinct(duplicates, name)
+    return f"{count} picture{'s' if count != 1 else ''}"
 
 
 def _count_distinct(duplicates: "pa.Table", name: str) -> int:

@@ -33,7 +33,7 @@ _CLUSTER_SECONDS = 2e-4  # a row; measured on one core with 1,280 features as th
 _GROUPED_CLASSES = 40
 _THUMBNAIL_SECONDS, _THUMBNAIL_BYTES = 1e-3, 1500
 _ROW_SECONDS = 3e-5
-_GROUPED_IMAGES = 3000  # of a class, for groups of look-alikes
+_GROUPED_IMAGES = 1500  # of a class, for groups of look-alikes
 _PLACES = (
     ("report/index.html", "this page"),
     ("train/weights.parquet", "the weight of each training image, and its factors"),

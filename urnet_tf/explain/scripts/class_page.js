@@ -8,7 +8,7 @@ const picture = (card) =>
 function cardOf(card) {
   const from = [card.source, card.rank > 0 ? `rank ${card.rank}` : ""].filter(Boolean).join(", ");
   return make(
-    "figure", { class: "card" },
+    "figure", { class: card.right < 0.5 ? "card low" : "card" },
     picture(card),
     make(
       "figcaption", {},
