@@ -43,7 +43,7 @@ _FLOW_FILES = (
     "test_fuzz_images.py",
 )
 # Files that share a SavedModel.
-_ENGINE_FILES = ("test_saved_model.py", "test_engines.py", "test_server.py", "test_tf_serving.py")
+_ENGINE_FILES = ("test_saved_model.py", "test_engines.py", "test_own_server.py", "test_tf_serving.py")
 # The longest start first, so that no worker ends long after the other.
 _LONG_FILES = (*_FLOW_FILES, "test_fit.py")
 

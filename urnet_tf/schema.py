@@ -7,12 +7,18 @@ test images. `instance_id` equals the row number of `instances.parquet` and the 
 the image store.
 """
 
+from collections.abc import Mapping
+
 from urnet_tf.reweighting.factors import FACTORS
 
 TRAIN, VAL, TEST = "train", "val", "test"
-SPLITS = (TRAIN, VAL, TEST)
+SPLITS = (TRAIN, VAL, TEST)  # of what is listed
+# What people have judged and is not trained on: a random sample of the crawl, with their labels, and images
+# that show none of the classes, without a label.
+JUDGED = "judged"
+ALL_SPLITS = (*SPLITS, JUDGED)
 UNLABELED = -1
-# Whose labels held images have: their own list's, or the crawl's, from which they were drawn.
+# Whose labels held images have: their own list's, or the crawl's, from which they were drawn; or JUDGED.
 GIVEN, DRAWN = "given", "drawn"
 
 # What a list of images may tell of each.
@@ -35,6 +41,7 @@ INSTANCE_COLUMNS = {
     "picture": "string",  # equal for files that show the same picture: a content hash of one of them
     "width_px": "int32",  # as the file's header says, before EXIF rotation
     "height_px": "int32",
+    "judged": "string",  # a verdict, RIGHT or WRONG_CLASS where `label` is what people said; "" = nobody did
 }
 
 # quarantine.parquet: a row that is not used, and why. `label` -1 where it is not known.
@@ -82,27 +89,81 @@ STATUS = {
     "too_many_pixels": "the header promises more pixels than ingest.max_pixels",
     "too_small": "a side is shorter than ingest.min_side_px",
     "decode_error": "the image data is damaged",
-    "duplicate_of_evaluation": "the same picture is a validation or test image",
-    "near_copy_of_evaluation": "a near copy, of other bytes, is a validation or test image",
+    "duplicate_of_evaluation": "the same picture is a validation, test or judged image",
+    "near_copy_of_evaluation": "a near copy, of other bytes, is a validation, test or judged image",
     "rank_cut": "ranked below ingest.max_rank of its source",
+    "judged_none_of_these": "judged to show none of the classes",
+}
+
+
+# corrections.parquet, in the root of a work directory: what people said of labels, all texts.
+CORRECTION_COLUMNS = {
+    "content_hash": "string",  # as in instances.parquet; "" where only the path is known
+    "path": "string",  # as listed when it was judged
+    "old_label": "string",  # the name of the class that was given
+    "verdict": "string",  # one of VERDICTS
+    "new_label": "string",  # the name of a class; "" unless the verdict is WRONG_CLASS
+    "queue": "string",  # in which order images were shown: RANDOM_QUEUE, or another one's name
+    "who": "string",
+    "when": "string",  # ISO 8601 in UTC with milliseconds: 2024-05-31T16:20:00.000Z
+}
+CORRECTIONS_FORMAT = "urnet corrections 1"
+RIGHT, WRONG_CLASS, NONE_OF_THESE, UNSURE = "right", "wrong_class", "none_of_these", "unsure"
+UNDONE = "undone"  # takes back what the same person said of the image before
+VERDICTS = (RIGHT, WRONG_CLASS, NONE_OF_THESE, UNSURE, UNDONE)
+RANDOM_QUEUE = "random"  # a random sample, from which shares and accuracies can be estimated
+
+# judged.parquet of ingest: a row for each judged row of the crawl, and what became of it.
+OBEYED_COLUMNS = {
+    "content_hash": "string",
+    "path": "string",
+    "split": "string",  # as listed
+    "given_label": "string",  # the name of the class, as listed
+    "label": "string",  # as judged; "" = none of the classes
+    "verdict": "string",
+    "queue": "string",
+    "who": "string",
+    "when": "string",
+    "in_random_sample": "bool",
+    "fate": "string",  # one of OBEYED_FATES
+}
+CONFIRMED, REPLACED, TESTED = "confirmed", "replaced", "test_list"  # TESTED: with its judged label
+OUTSIDE, LEFT, REPEATED = "outside", "left", "repeated"
+OBEYED_FATES = {
+    CONFIRMED: "the label was right",
+    REPLACED: "the label was replaced",
+    TESTED: "an image of the random sample, out of training, with the judged label",
+    OUTSIDE: "an example of none of the classes, out of training",
+    LEFT: "a copy of such an example, left out",
+    REPEATED: "listed once more under the judged label, left out",
 }
 
 
 # weights.parquet: one row per training instance, in instance_id order; a column a factor, of ones where it is
-# switched off (see `reweighting.factors`).
+# switched off (see `reweighting.factors`). The file's metadata name its format. A later version of it keeps
+# these names and dtypes and may have more columns; where one changes its meaning, the number goes up.
+WEIGHTS_FORMAT = "urnet weights 2"
 WEIGHT_COLUMNS = {
     "instance_id": "int64",
     "label": "int32",
-    "path": "string",
+    "class_name": "string",  # of `label`
+    "path": "string",  # as in instances.parquet
+    "content_hash": "string",
+    "split": "string",  # TRAIN; so that the rows can stand beside those of other tables
+    "group": "string",  # equal for copies of one picture, which belong on one side of any further split
+    "judged": "string",  # as in instances.parquet
     "cluster": "int32",  # k-means group inside the class, -1 when switched off
     **{factor.name: "float32" for factor in FACTORS},
     # P(label right) by all evidence that was used; too high where models were trained on these labels (paper)
     "right_prob": "float32",
     "predicted_label": "int32",  # what the author named in PREDICTED_BY predicts
+    "predicted_class": "string",  # its name
     # What Keras receives. repaired: 0 and more, mean 1. literal: any finite number; below 0 an image counts
     # against its label, and the mean is 1 with reweight.combine.unit_mean only.
     "sample_weight": "float32",
 }
+
+WEIGHT_TEXTS = tuple(name for name, dtype in WEIGHT_COLUMNS.items() if dtype == "string")
 
 # Who predicts `predicted_label`: the metadata `predicted_by` of the stage reweight.
 BASELINE = "baseline"  # the likeliest class, as the baseline says it
@@ -113,3 +174,9 @@ PREDICTED_BY = {  # in words
     BALANCED_BASELINE: "the baseline balanced by class size",
     SECOND_ROUND: "the weighted heads of the second round",
 }
+
+
+def tell_splits(counts: Mapping[str, int]) -> str:
+    """Like "800 train, 100 val, 0 test", of metadata with keys like train_images."""
+    known = {split: counts[f"{split}_images"] for split in ALL_SPLITS if f"{split}_images" in counts}
+    return ", ".join(f"{count} {split}" for split, count in known.items())

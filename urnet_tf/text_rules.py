@@ -15,7 +15,7 @@ _NAME_BYTES = 100  # leaves room for the endings that files of a model get
 _BREAKING = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, line separators
 _TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # show a text in another order
 # The program's own files in a directory that a FILE_NAME is joined to.
-_OWN_NAMES = ("models.config", "done.json", "key.txt")
+_OWN_NAMES = ("models.config", "batching.config", "monitoring.config", "done.json", "key.txt")
 _OWN_PREFIX = "units_"
 
 
@@ -65,6 +65,24 @@ def _shown_sign(sign: str) -> str:
     if sign.isprintable() or unicodedata.category(sign) == "Zs":  # blanks of all widths
         return sign
     return " " if sign.isspace() else ""
+
+
+# A spreadsheet takes a cell that begins so for a formula; "'" in front makes it a text.
+_FORMULA = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
+
+
+def spreadsheet_cell(text: str) -> str:
+    """A text as a cell of a CSV file that no spreadsheet takes for a formula; `plain_cell` gives it back.
+
+    >>> spreadsheet_cell("=1+1"), plain_cell("'=1+1"), spreadsheet_cell("a"), spreadsheet_cell("'a")
+    ("'=1+1", '=1+1', 'a', "''a")
+    """
+    return f"'{text}" if text[:1] and text[0] in f"{_FORMULA}'" else text
+
+
+def plain_cell(cell: str) -> str:
+    """The text of a cell that `spreadsheet_cell` has written, or a person."""
+    return cell[1:] if len(cell) > 1 and cell[0] == "'" and cell[1] in f"{_FORMULA}'" else cell
 
 
 def check_text(text: str, form: str, what: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ablations.truth import read_truth
+from ablations.truth import read_true_classes, read_truth
 from urnet_tf import schema, store
 from urnet_tf.errors import UsageError
 from urnet_tf.reweighting.class_weight import compute_class_weight
@@ -40,6 +40,8 @@ def replace_stages(
             replaced["train"] = _with_run(stages["train"], _co_teach, float(value))
         elif key == "oracle.drop_wrong":
             replaced["reweight"] = _reweigh_by(stages["reweight"], _right_labels, truth_path)
+        elif key == "oracle.correct_wrong":
+            replaced["reweight"] = _with_run(stages["reweight"], _correct, stages["reweight"].run, truth_path)
         else:
             factor = {
                 "cleanlab.filter_by": _cleanlab_kept, "cleanlab.quality": _cleanlab_quality,
@@ -128,7 +130,7 @@ def _reweigh_by(stage, compute_factor, argument):
         by_class = context.config.reweight.class_weight.enabled
         columns = {name: weights.column(name).combine_chunks() for name in schema.WEIGHT_COLUMNS}
         columns["sample_weight"] = scale_weights(factor, labels, num_classes, by_class)
-        store.write_table(path, columns, schema.WEIGHT_COLUMNS)
+        store.write_table(path, columns, schema.WEIGHT_COLUMNS, {"format": schema.WEIGHTS_FORMAT})
         return metadata | {"dropped": int((factor == 0).sum())}
 
     return dataclasses.replace(stage, run=run)
@@ -141,9 +143,28 @@ def _labels_of(context):
 
 
 def _right_labels(context, weights, truth_path):
+    return read_truth(_require_truth(truth_path), weights.column("path").to_pylist()).astype(np.float64)
+
+
+def _correct(context, reweigh, truth_path):
+    """The stage `reweight` with the true classes as labels, all of one weight, and without images of none."""
+    metadata = reweigh(context)
+    path = context.out / "weights.parquet"
+    weights = store.read_table(path)
+    labels, num_classes = _labels_of(context)
+    truth = read_true_classes(_require_truth(truth_path), weights.column("path").to_pylist(), labels)
+    known = truth >= 0
+    columns = {name: weights.column(name).combine_chunks() for name in schema.WEIGHT_COLUMNS}
+    columns["label"] = np.where(known, truth, labels).astype(labels.dtype)
+    columns["sample_weight"] = scale_weights(known, columns["label"], num_classes, by_class=False)
+    store.write_table(path, columns, schema.WEIGHT_COLUMNS)
+    return metadata | {"dropped": int((~known).sum()), "corrected": int((known & (truth != labels)).sum())}
+
+
+def _require_truth(truth_path):
     if truth_path is None:
-        raise UsageError("Expected --truth for the oracle, which drops what it calls wrong.")
-    return read_truth(truth_path, weights.column("path").to_pylist()).astype(np.float64)
+        raise UsageError("Expected --truth for the oracle, which changes what it calls wrong.")
+    return truth_path
 
 
 def _cleanlab_kept(context, weights, filter_by):

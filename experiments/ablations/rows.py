@@ -9,6 +9,7 @@ A setting is a text `section.key=value` of the configuration, or one of the harn
   co_teaching.forget_rate   two networks choose for each other (`co_teaching.py`)
   knn.neighbors        the share of so many nearest images with the same label are the sample weights
   oracle.drop_wrong    leaves out every wrong label, by the truth; an upper bound, not a method
+  oracle.correct_wrong gives wrong labels the true class and leaves out what is of no class; another bound
 
 A later setting of the same key wins, and a row's settings come after those of the command line.
 """
@@ -38,11 +39,16 @@ STEPS = {"sound": tuple(OFF), "paper": tuple(step for step in OFF if step != "se
 # What makes `best`, and how each of it is off.
 BEST_OFF = {
     "second_round": "reweight.rounds=1",
-    **{factor.step: off for factor, off in _FACTORS_OFF.items() if not factor.in_sound},
+    # Scores of someone else are there only where a file is given.
+    **{
+        factor.step: off
+        for factor, off in _FACTORS_OFF.items()
+        if not factor.in_sound and factor.name != "other_score"
+    },
     "fitted_head": "train.head=trained",  # bags, mixup and logit adjustment in its place
 }
 # What fits a linear head to convergence, its strength chosen out of fold, as `best` does.
-_FITTED = ("train.head=logistic",)
+_FITTED = ("train.head=mean",)
 
 
 # The tricks of Table 1 in its order, with the views of the preset `paper`.
@@ -121,7 +127,10 @@ def _build_groups():
             **{f"best_without_{part}": (*BEST, setting) for part, setting in BEST_OFF.items()},
         },
         "others": others,
-        "oracle": {"oracle": (*SOUND, *_FITTED, *keep_only(), "oracle.drop_wrong=true")},
+        "oracle": {
+            "oracle": (*SOUND, *_FITTED, *keep_only(), "oracle.drop_wrong=true"),
+            "corrected_oracle": (*SOUND, *_FITTED, *keep_only(), "oracle.correct_wrong=true"),
+        },
         **{f"tricks_{form}": _build_tricks(form) for form in ("paper", "best")},
     }
 
@@ -156,7 +165,7 @@ FREE = "rows of this call"
 
 _OWN_KEYS = (
     "ensemble.members", "figures.model", "cleanlab.filter_by", "cleanlab.quality", "co_teaching.forget_rate",
-    "knn.neighbors", "oracle.drop_wrong",
+    "knn.neighbors", "oracle.drop_wrong", "oracle.correct_wrong",
 )  # fmt: skip
 
 

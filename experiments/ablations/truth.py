@@ -1,4 +1,4 @@
-"""The truth about labels: for scoring weights, and for the oracle alone."""
+"""The truth about labels: for scoring weights, and for the oracles alone."""
 
 import csv
 
@@ -13,10 +13,36 @@ def read_truth(path: str, images: list[str]) -> np.ndarray:
     Raises:
       UsageError: the file has no such columns or leaves out an image.
     """
+    return np.array([given == true for given, true in _read_rows(path, images)])
+
+
+def read_true_classes(path: str, images: list[str], labels: np.ndarray) -> np.ndarray:
+    """The number of the true class of each image, -1 for none of the classes: int64 [N].
+
+    Args:
+      path: as for `read_truth`; its names of classes need not be the run's.
+      images: N paths.
+      labels: int [N], the given classes by the numbers of the run, which tell what the names stand for.
+
+    Raises:
+      UsageError: as for `read_truth`, or one name stands for several classes.
+    """
+    rows, numbers = _read_rows(path, images), {}
+    for (given, _), label in zip(rows, labels.tolist(), strict=True):
+        if numbers.setdefault(given, label) != label:
+            raise UsageError(
+                f"Expected the labels of {path} to stand for one class each; {given!r} is given to classes "
+                f"{numbers[given]} and {label}. Take the truth of this very crawl."
+            )
+    return np.array([numbers.get(true, -1) for _, true in rows])
+
+
+def _read_rows(path: str, images: list[str]) -> list[tuple[str, str]]:
+    """(label, true label) of each image."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            right = {row["path"]: row["label"] == row["true_label"] for row in csv.DictReader(file)}
-        return np.array([right[image] for image in images])
+            rows = {row["path"]: (row["label"], row["true_label"]) for row in csv.DictReader(file)}
+        return [rows[image] for image in images]
     except OSError as error:
         raise UsageError(f"Cannot read the truth {path}: {error.strerror}.") from None
     except KeyError as error:

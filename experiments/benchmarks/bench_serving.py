@@ -10,7 +10,12 @@ requirements.txt beside this file says how to make the environment for PyTorch. 
   keras_predict         keras.Model.predict
   keras_function        the same model as a tf.function
   tflite_KIND_Nt        a .tflite file on N threads, one image a call
+  onnxruntime           prepared pixels, the ONNX file
+  openvino              the same file in OpenVINO
   torch                 PyTorch, eager, channels last
+
+With --clients 1,4,16,64 our own server is measured instead, on the SavedModel, the ONNX and the Keras file,
+with hostile requests among the others; see serving_load.py.
 
 With --compare_convolutions the rows are two SavedModels, with native and with blocked grouped
 convolutions, each with oneDNN on and off.
@@ -27,6 +32,7 @@ than a hundred calls p99 is about the slowest.
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -39,7 +45,8 @@ import time
 import numpy as np
 from absl import app, flags
 from paired_workers import Worker, WorkerError, count_busy_cores  # of this directory
-from serving_worker import TFLITE_KINDS
+from serving_load import format_load, measure, peak_memory_mb, running_server
+from serving_worker import TFLITE_KINDS, draw_photos
 from step_tables import paired
 
 WORKER = pathlib.Path(__file__).resolve().with_name("serving_worker.py")
@@ -48,6 +55,8 @@ RATIOS = (  # of images/s; above 1 the first is faster
     ("saved_model_tensor", "keras_predict"),
     ("saved_model_tensor", "keras_function"),
     ("saved_model_tensor", "torch"),
+    ("saved_model_tensor", "onnxruntime"),
+    ("saved_model_tensor", "openvino"),
     ("tflite_float32_2t", "saved_model_tensor"),
     *((f"tflite_{kind}_1t", "tflite_float32_1t") for kind in TFLITE_KINDS[1:]),
     *((f"tflite_{kind}_2t", "tflite_float32_2t") for kind in TFLITE_KINDS[1:]),
@@ -67,6 +76,9 @@ _LIMIT = flags.DEFINE_float("limit_s", 600.0, "longest wait for the files, a sta
 _THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "threads of one operation, but in TFLite")
 _TORCH = flags.DEFINE_string("torch_python", sys.executable, "the Python of an environment with PyTorch")
 _COMPARE = flags.DEFINE_bool("compare_convolutions", False, "only native and blocked grouped convolutions")
+_CLIENTS = flags.DEFINE_list("clients", None, "measure our own server with so many clients at a time")
+_REQUESTS = flags.DEFINE_integer("requests", 10_000, "of all clients together", lower_bound=10)
+_LOAD = flags.DEFINE_float("load_s", 600.0, "longest time for one number of clients")
 _OUT = flags.DEFINE_string("out", None, "JSON file for the results")
 
 
@@ -85,7 +97,7 @@ def main(_):
             "arch": _ARCH.value, "variant": variant, "directory": directory, "threads": _THREADS.value,
             "image_size_px": _SIZE.value, "short_side_px": _SHORT.value,
             "grouped_convolutions": ["native", "blocked"] if _COMPARE.value else ["blocked"],
-            "saved_models_only": _COMPARE.value,
+            "saved_models_only": _COMPARE.value, "tflite": not _CLIENTS.value,
         }  # fmt: skip
         print(f"writing the files of {_ARCH.value}", flush=True)
         writer = Worker(WORKER, {"row": "write", **spec}, _LIMIT.value)
@@ -93,6 +105,12 @@ def main(_):
             sizes = writer.answer()
         finally:
             writer.stop()
+        for row in [row for row in ("onnxruntime", "openvino") if row in rows]:
+            if importlib.util.find_spec(row) is None or "model.onnx" not in sizes:
+                print(f"Skipped {row}: it is not installed, or there is no ONNX file")
+                del rows[row]
+        if _CLIENTS.value:
+            return _measure_servers(directory)
         results, others = _measure(rows, spec)
     for row, result in results.items():
         result["bytes"] = sizes.get(rows[row].get("file", "model.keras" if "keras" in row else ""))
@@ -117,10 +135,31 @@ def _rows():
         }  # fmt: skip
     rows = {name: {"file": "saved_model_blocked"} for name in ("saved_model_bytes", "saved_model_tensor")}
     rows |= {name: {} for name in ("keras_predict", "keras_function", "torch")}
+    rows |= {name: {"file": "model.onnx"} for name in ("onnxruntime", "openvino")}
     for kind in TFLITE_KINDS:
         for threads in (1, 2):
             rows[f"tflite_{kind}_{threads}t"] = {"file": f"{kind}.tflite", "tflite_threads": threads}
     return rows
+
+
+def _measure_servers(directory):
+    """Puts our own server on several files under load, one after the other."""
+    files = {"SavedModel": "saved_model_blocked", "onnxruntime": "model.onnx", "Keras": "model.keras"}
+    results, photos = {}, draw_photos(16)
+    for server, file in files.items():
+        path = pathlib.Path(directory) / file
+        if not path.exists():
+            print(f"Skipped {server}: there is no {file}")
+            continue
+        with running_server(path, directory, _THREADS.value) as (port, process):
+            rows = []
+            for clients in map(int, _CLIENTS.value):
+                rows.append(measure(port, photos, clients, _REQUESTS.value, _LOAD.value, process))
+                print(f"{server}, {clients} clients: {rows[-1]['images_per_s']:.1f} images/s", flush=True)
+            results[server] = rows, peak_memory_mb(process)
+    print(format_load(f"{_ARCH.value}, {_SIZE.value} px, {_THREADS.value} threads", results))
+    if _OUT.value:
+        pathlib.Path(_OUT.value).write_text(json.dumps(results, indent=1))
 
 
 def _measure(rows, spec):

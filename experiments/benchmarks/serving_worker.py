@@ -76,11 +76,27 @@ def write(spec):
     if spec["saved_models_only"]:
         return sizes
     model.save(directory / "model.keras")
+    _write_onnx(model, directory, labels, preparation)
+    if not spec["tflite"]:
+        return sizes
     calibration = Preparation(size).decode(draw_photos(32))[0].numpy()
     for kind in TFLITE_KINDS:
         path = directory / f"{kind}.tflite"
         tflite.write_tflite(model, path, image_size_px=size, kind=kind, calibration=calibration)
     return sizes | {path.name: path.stat().st_size for path in directory.iterdir() if path.is_file()}
+
+
+def _write_onnx(model, directory, labels, preparation):
+    """An ONNX file, and what a server needs to know of it; nothing where the converter is not installed."""
+    from urnet_tf.errors import RunError, UsageError
+    from urnet_tf.export.onnx_file import write_onnx
+
+    try:
+        write_onnx(model, directory / "model.onnx", preparation.image_size_px, labels, preparation)
+    except (RunError, UsageError) as error:
+        print(f"no model.onnx: {error}", file=sys.stderr)
+    (directory / "labels.txt").write_text("\n".join(labels) + "\n")
+    (directory / "export.json").write_text(json.dumps({"preparation": preparation.to_dict()}))
 
 
 # --------------------------------------------------------------------------- answers of one format
@@ -131,6 +147,28 @@ def open_tflite(spec):
     return answer
 
 
+def open_onnx(spec):
+    """onnxruntime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = spec["threads"]
+    path, providers = os.path.join(spec["directory"], spec["file"]), ["CPUExecutionProvider"]
+    session, pixels = onnxruntime.InferenceSession(path, options, providers), draw_pixels(spec)
+    name = session.get_inputs()[0].name
+    return lambda batch: session.run(None, {name: pixels[:batch]})[0]
+
+
+def open_openvino(spec):
+    """OpenVINO, on the ONNX file."""
+    import openvino
+
+    core, pixels = openvino.Core(), draw_pixels(spec)
+    config = {"INFERENCE_NUM_THREADS": spec["threads"]}
+    compiled = core.compile_model(os.path.join(spec["directory"], spec["file"]), "CPU", config)
+    return lambda batch: compiled(pixels[:batch])[0]
+
+
 def open_torch(spec):
     """The same architecture in PyTorch, eager, channels last."""
     import torch
@@ -162,7 +200,10 @@ def _tensorflow(spec):
     return tf
 
 
-OPEN = {"saved": open_saved_model, "keras": open_keras, "tflite": open_tflite, "torch": open_torch}
+OPEN = {
+    "saved": open_saved_model, "keras": open_keras, "tflite": open_tflite, "torch": open_torch,
+    "onnxruntime": open_onnx, "openvino": open_openvino,
+}  # fmt: skip
 
 
 def main():

@@ -53,7 +53,7 @@ def test_order_quarantine_and_duplicates_by_hand():
     assert table.candidates["content_hash"][0].as_py() == digest(4)
     assert [(q["path"], q["status"], q["reason"]) for q in table.quarantine.to_pylist()] == [
         ("c4", "empty", "why"),
-        ("c3", "duplicate_of_evaluation", "the same picture is a validation or test image: v1"),
+        ("c3", "duplicate_of_evaluation", "the same picture is a validation, test or judged image: v1"),
     ]
     assert [(d["kind"], d["split"], d["label"], d["path"]) for d in table.duplicates.to_pylist()] == [
         ("train_and_evaluation", "train", 0, "c3"),
@@ -198,9 +198,9 @@ def test_near_copies_of_held_images_leave_training():
     assert table.candidates["picture"].to_pylist() == [digest(3)] * 4 + [digest(1)]
     assert [(q["path"], q["status"], q["reason"]) for q in table.quarantine.to_pylist()] == [
         ("g", "empty", "why"),
-        ("a", "duplicate_of_evaluation", "the same picture is a validation or test image: v"),
+        ("a", "duplicate_of_evaluation", "the same picture is a validation, test or judged image: v"),
         ("b", "near_copy_of_evaluation",
-         "a near copy, of other bytes, is a validation or test image: v"),
+         "a near copy, of other bytes, is a validation, test or judged image: v"),
     ]  # fmt: skip
     assert [(d["kind"], d["path"]) for d in table.duplicates.to_pylist()] == [
         ("train_and_evaluation", "a"), ("train_and_evaluation", "v"),

@@ -339,3 +339,23 @@ def test_the_fingerprint_follows_listed_images_and_their_metadata(tmp_path):
     before = fingerprint_files(path, WEBVISION, sources=("flickr",))
     (tmp_path / "google/q0001/aa.jpg").write_text("changed again")
     assert fingerprint_files(path, WEBVISION, sources=("flickr",)) == before, "nobody reads it"
+
+
+def test_classes_that_share_a_word_get_names_of_their_own(tmp_path):
+    root = version_1(tmp_path)
+    synsets = "n1 crane\nn2 Crane, lifting device\nn3 maillot, tank suit\n"
+    (tmp_path / "info" / "synsets.txt").write_text(synsets)
+    crawl = read_webvision(root)
+    assert [entry["name"] for entry in crawl.classes] == ["crane (n1)", "Crane (lifting device)", "maillot"]
+    assert [entry["id"] for entry in crawl.classes] == ["n1", "n2", "n3"]
+    assert [entry["words"][0] for entry in crawl.classes] == ["crane", "Crane", "maillot"]  # for page texts
+    note = next(note for note in crawl.notes if "share their name" in note)
+    assert note.startswith("2 classes share their name with another; they are called ")
+
+
+def test_a_word_of_two_classes_does_not_tell_them_apart(tmp_path):
+    root = version_1(tmp_path)
+    synsets = "n1 maillot, tank suit\nn2 maillot, tank suit, swimsuit\nn3 hen\n"
+    (tmp_path / "info" / "synsets.txt").write_text(synsets)
+    names = [entry["name"] for entry in read_webvision(root).classes]
+    assert names == ["maillot (n1)", "maillot (swimsuit)", "hen"]

@@ -72,6 +72,7 @@ def place(tmp_path_factory):
     draw_crawl(directory / "photos", images=60, layout="folder", hostile=False, **small)
     draw_crawl(directory / "webvision", images=60, layout="webvision", hostile=False, **small)
     (directory / "photos.csv").write_text("path,label\nphotos/a.jpg,a\nphotos/b.jpg,b\n")
+    (directory / "scores.csv").write_text("path,score\na.jpg,1.0\n")
     (directory / "experiments").symlink_to(REPOSITORY / "experiments")
     return directory
 
@@ -100,25 +101,27 @@ def test_the_blocks_run_in_order(
         assert "training labels look wrong" in printed["urnet noise --data photos --workdir runs/photos"]
         assert (place / "saved_models" / "urnet" / "1" / "saved_model.pb").exists()
     if page.name == "judging.md":
-        assert_corrections_arrive(place)
+        assert_judgements_arrive(place)
 
 
-def assert_corrections_arrive(place):
-    """A label that was filled in is in the list, and what is to be dropped is not; nothing else changes."""
+def assert_judgements_arrive(place):
+    """What is filled in arrives in the log and in a plan, and nothing else does."""
     import pandas as pd
 
-    blocks = blocks_of(REPOSITORY / "docs" / "judging.md")
-    correct = [block for _, language, block in blocks if language == "python"][-1]
-    before = pd.read_csv(place / "corrected.csv", dtype=str, keep_default_na=False)
-    judged = pd.read_csv(place / "doubtful.csv", dtype=str, keep_default_na=False)
-    assert set(judged["path"]) <= set(before["path"][before["split"] == "train"])
-    judged.loc[0, "new_label"], judged.loc[1, "new_label"] = "a new class", "drop"
-    judged.to_csv(place / "doubtful.csv", index=False)
-    exec(compile(correct, "judging.md", "exec"), {})
-    after = pd.read_csv(place / "corrected.csv", dtype=str, keep_default_na=False)
-    renamed, dropped = judged["path"][:2]
-    expected = before.assign(label=before["label"].mask(before["path"] == renamed, "a new class"))
-    pd.testing.assert_frame_equal(after, expected[expected["path"] != dropped].reset_index(drop=True))
+    from urnet_tf.crawl import corrections
+
+    judged = pd.read_csv(place / "judged.csv", dtype=str, keep_default_na=False)
+    weights = pd.read_parquet(place / "runs/photos/train/weights.parquet")
+    assert list(judged["path"]) == list(weights.query("right_prob < 0.5").sort_values("right_prob")["path"])
+    assert not len(corrections.read([place / "judged.csv"]))
+    judged.loc[0, "verdict"], judged.loc[1, ["verdict", "new_label"]] = "none_of_these", ("wrong_class", "x")
+    judged.to_csv(place / "judged.csv", index=False)
+    (add,) = [block for _, _, block in blocks_of(REPOSITORY / "docs" / "judging.md") if "append(" in block]
+    exec(compile(add, "judging.md", "exec"), {})
+    rows = corrections.read([place / "photos_judged.parquet"]).to_pylist()
+    assert {(row["path"], row["verdict"], row["new_label"]) for row in rows} == {
+        (judged["path"][0], "none_of_these", ""), (judged["path"][1], "wrong_class", "x"),
+    }  # fmt: skip
 
 
 @pytest.mark.slow

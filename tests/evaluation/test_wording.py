@@ -3,7 +3,7 @@
 import numpy as np
 
 from urnet_tf.evaluation import metrics, wording
-from urnet_tf.schema import DRAWN, GIVEN
+from urnet_tf.schema import DRAWN, GIVEN, JUDGED
 
 
 def evaluated(**told):
@@ -36,6 +36,15 @@ def test_labels_of_the_crawl_are_no_truth():
     assert "come from the crawl itself, about 31% of them wrong" in note and "test list" in note
     assert len(wording.format_models(evaluated(labels=GIVEN, wrong_share=None))) == 4
     assert "itself, so the" in wording.whose_labels(evaluated(labels=DRAWN))
+
+
+def test_judged_images_are_told_beside_the_others_and_whose_labels_they_have():
+    judged = evaluated(labels=JUDGED) | {"split": "judged"}
+    lines = wording.format_models(evaluated(labels=DRAWN, wrong_share=0.3) | {"judged": judged})
+    assert len(lines) == 10
+    assert "come from the crawl itself" in lines[4]
+    assert "on 100 judged images" in lines[8] and "judged by people, of a random sample" in lines[9]
+    assert wording.format_models(judged) == lines[5:]
 
 
 def test_five_guesses_among_five_classes_are_not_told():

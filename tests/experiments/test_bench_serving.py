@@ -49,6 +49,39 @@ def test_the_tables_by_hand():
         assert line in done.stdout.splitlines(), line
 
 
+@pytest.fixture
+def load(monkeypatch):
+    monkeypatch.syspath_prepend(str(DIRECTORY))
+    spec = importlib.util.spec_from_file_location("serving_load", DIRECTORY / "serving_load.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_load_checks_every_answer(load):
+    pytest.importorskip("uvicorn")
+    from urnet_fixtures.servers import LengthModel, running
+
+    class Confused(LengthModel):
+        """Gives a wrong answer now and then."""
+
+        def run(self, signature, inputs):
+            outputs = super().run(signature, inputs)
+            if len(self.calls) % 7 == 0:
+                outputs["probabilities"] = outputs["probabilities"] * 0.9
+            return outputs
+
+    photos = [b"P short", b"P this is long", b"P this one is longer"]
+    with running({1: LengthModel()}, name=load.NAME) as server:
+        row = load.measure(server.port, photos, 4, 200, 60)
+    assert (row["answered"], row["hostile"], row["refused"], row["wrong"]) == (180, 20, 0, [])
+    assert 0 < row["p50_ms"] <= row["p99_ms"] and row["images_per_s"] > 0
+    with running({1: Confused()}, name=load.NAME) as server:
+        assert load.measure(server.port, photos, 4, 100, 60)["wrong"]
+    table = load.format_load("tiny", {"own": ([row], 123.4)})
+    assert "| own | 4 |" in table and "| 180 | 0 | 20 | 0 | 123 |" in table
+
+
 def test_wrong_flags_are_named():
     done = _bench("--arch=vgg")
     assert done.returncode and "received 'vgg'" in done.stderr + done.stdout

@@ -320,11 +320,12 @@ def test_a_page_before_anything_was_weighed_says_so():
     text = re.sub(r"\s+", " ", parse(page).text)
     assert "Whether labels look wrong is not known yet" in text and "Did it help?" not in text
     assert "Not here yet: which labels look wrong, the trained network, whether it helped" in text
-    assert "urnet run --config DIR/config.yaml --workdir DIR" in text
+    assert "urnet noise --config DIR/config.yaml --workdir DIR" in text
     assert "How sure is that" not in text and 'href="#/class/' not in page
     made = make_inputs(missing={"train": "it was not run yet"})
     text = re.sub(r"\s+", " ", parse(build_page(made)).text)
     assert "Not here yet: the trained network." in text and "train: it was not run yet" in text
+    assert "urnet run --config DIR/config.yaml --workdir DIR" in text
 
 
 def test_the_share_of_wrong_labels_comes_first():

@@ -234,11 +234,13 @@ def make_random_workdir(root, author, out_of_fold, literal):
         "rank": np.arange(n) % 7, "query": [""] * n, "title": ["", "A title"] * (n // 2),
         "description": [""] * n, "tags": [""] * n, "path": [f"{i}.jpg" for i in range(n)],
         "content_hash": [""] * n, "picture": [""] * n, "width_px": np.arange(n) + 9, "height_px": [480] * n,
+        "judged": [""] * n,
     }  # fmt: skip
     store.write_table(root / "pack" / "instances.parquet", columns, schema.INSTANCE_COLUMNS)
     weight = rng.normal(0.05, 0.06, n) if literal else rng.choice([0.0, 0.3, 1.0, 2.0], n)
     weights = {name: rng.lognormal(0, 1, n).astype(np.float32) for name, dtype in
                schema.WEIGHT_COLUMNS.items() if dtype == "float32"}  # fmt: skip
+    weights |= {name: [""] * n for name in schema.WEIGHT_TEXTS}
     weights |= {
         "instance_id": np.arange(n), "label": labels, "path": columns["path"],
         "class_weight": np.float32([0.52, 0.6])[labels], "rank_prior": np.ones(n, np.float32),

@@ -10,12 +10,16 @@ import pytest
 
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.export import classifier as export
+from urnet_tf.export.checksums import find_damage
 from urnet_tf.export.parity import Tolerance
 from urnet_tf.export.preparation import Preparation
 from urnet_tf.export.promotion import next_version, promote
 from urnet_tf.export.rewriting import with_named_outputs
+from urnet_tf.export.tflite import build_tflite_classifier
+from urnet_tf.serving.model_files import find_model
 
 SIZE = 32
+IDS = [f"n{number:08}" for number in range(6)]
 LABELS = np.array([0, 1, 2, 3, 4, 5, 0, 1, 2, 3, -1])
 
 
@@ -29,6 +33,7 @@ def exported(tmp_path_factory, tiny_model, tiny_names, tiny_photos, tiny_prepara
         "tiny",
         [*tiny_photos[:10], b"no image"],
         preparation=tiny_preparation,
+        class_ids=IDS,
         check_labels=LABELS,
         check_split="test",
         calibration_images=tiny_photos,
@@ -92,12 +97,25 @@ def test_files_and_metadata(exported, tiny_names):
     assert not [p.name for p in directory.rglob(".*")]
     told = json.loads((version / "assets" / "model.json").read_text())
     assert told["version"] == metadata["version"] == 1 and told["preparation"]["short_side_px"] == 40
+    assert told["class_ids"] == metadata["class_ids"] == IDS
+    assert f"| {tiny_names[1]} | n00000001 |" in (version / "README.md").read_text(encoding="utf-8")
+    assert find_model(version / "tiny.keras").class_ids == tuple(IDS)
     assert metadata["data"] == {"images": 12} and metadata["feature_dim"] == 16 and metadata["classes"] == 6
 
 
 def small(tiny_model, tiny_names, tiny_photos, directory, **changes):
     settings = {"preparation": Preparation(SIZE, short_side_px=40), "formats": ["keras"]} | changes
     return export.export_classifier(tiny_model, tiny_names, directory, "tiny", tiny_photos, **settings)
+
+
+def test_names_and_ids_of_classes_differ(tmp_path, tiny_model, tiny_names, tiny_photos):
+    twice = [tiny_names[0], *tiny_names[:-1]]
+    with pytest.raises(UsageError, match="Expected names of classes that differ; received .* twice"):
+        small(tiny_model, twice, tiny_photos, tmp_path)
+    with pytest.raises(UsageError, match="Expected ids of classes that differ; received 'n00000000' twice"):
+        small(tiny_model, tiny_names, tiny_photos, tmp_path, class_ids=[IDS[0], *IDS[:-1]])
+    with pytest.raises(UsageError, match="Expected 6 ids of classes, one a name; received 5"):
+        small(tiny_model, tiny_names, tiny_photos, tmp_path, class_ids=IDS[:-1])
 
 
 def test_a_version_is_never_written_twice(tmp_path, tiny_model, tiny_names, tiny_photos):
@@ -192,7 +210,7 @@ def test_a_model_that_tflite_cannot_hold_keeps_its_other_formats(tmp_path, tiny_
 def test_promotion_copies_whole_versions_and_renumbers(exported, tmp_path):
     directory, metadata = exported
     source = directory / "tiny" / "1"
-    first = promote(source, tmp_path / "saved_models")
+    first = promote(source, tmp_path / "saved_models").version
     assert first == tmp_path / "saved_models" / "tiny" / "1"
     files = {p.relative_to(source) for p in source.rglob("*")}
     assert files == {p.relative_to(first) for p in first.rglob("*")}
@@ -201,10 +219,20 @@ def test_promotion_copies_whole_versions_and_renumbers(exported, tmp_path):
         promote(source, tmp_path / "saved_models")
     # Another run's first version becomes the second one here, in its files, too.
     other = promote_other(source, metadata, tmp_path)
-    second = promote(other, tmp_path / "saved_models")
+    second = promote(other, tmp_path / "saved_models").version
     assert second.name == "2" and json.loads((second / "export.json").read_text())["version"] == 2
     assert json.loads((second / "assets" / "model.json").read_text())["version"] == 2
     assert (tmp_path / "saved_models" / "models.config").is_file()
+    for file in second.glob("*.tflite"):
+        with zipfile.ZipFile(file) as archive:
+            assert json.loads(archive.read("preparation.json"))["version"] == "2"
+        images = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3)).astype(np.float32)
+        classify, before = build_tflite_classifier(file), build_tflite_classifier(first / file.name)
+        np.testing.assert_array_equal(classify(images), before(images))
+    assert "# tiny, version 2" in (second / "README.md").read_text()
+    for version in (first, second):
+        assert find_damage(version, json.loads((version / "export.json").read_text()), contents=True) is None
+    assert len(json.loads((second / "export.json").read_text())["checksums"]["files"]) > 10
     with pytest.raises(UsageError, match="Expected an export with export.json"):
         promote(tmp_path, tmp_path / "saved_models")
 

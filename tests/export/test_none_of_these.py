@@ -37,6 +37,26 @@ def test_other_pictures_get_a_higher_score():
     assert (found.score(generator.normal(0, 1, (300, 5))) > 0.5).mean() > 0.8
 
 
+def test_pictures_that_people_judged_say_how_many_are_found():
+    held, judged = np.arange(100.0), np.r_[np.full(15, -5.0), np.full(15, 50.5)]
+    found = fit_none_of_these([logits_of(held)], 0.05, [logits_of(judged[:10]), logits_of(judged[10:])])
+    assert found.energy == fit_none_of_these([logits_of(held)], 0.05).energy, "the score stays as it was"
+    outside = found.outside
+    assert outside.images == 30 and outside.refused == {0.99: 0.5, 0.95: 0.5, 0.9: 0.5}
+    assert outside.auroc == pytest.approx(0.5 * 1 + 0.5 * 0.49)  # half are below all, half above 51 of 100
+    low, high = outside.interval
+    # Hanley and McNeil: Q1 = .5936, Q2 = .6361, variance (.1900 + 29 * .0386 + 99 * .0811) / 3000
+    assert low < outside.auroc < high and high - low == pytest.approx(2 * 1.96 * 0.0558, abs=1e-3)
+    assert (
+        "30 pictures that people judged" in outside.sentence() and "refuses 50% of them" in outside.sentence()
+    )
+    told = json.loads(json.dumps(found.describe()))
+    assert told["outside_images"] == 30 and told["thresholds"][0]["refused_outside"] == 0.5
+    card = build_model_card({"name": "x", "version": 1, "classes": 2, "none_of_these": told}, ["a", "b"])
+    assert "refused of 30 judged to be other things" in card
+    assert fit_none_of_these([logits_of(held)], 0.05, [logits_of(judged[:19])]).outside is None
+
+
 @pytest.mark.parametrize("blocks", [[], [np.zeros((19, 3))], [np.zeros((50, 3))]])
 def test_few_or_equal_images_give_no_score(blocks):
     assert fit_none_of_these(blocks, 0.05) is None

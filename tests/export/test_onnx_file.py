@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from urnet_tf.errors import RunError
-from urnet_tf.export.onnx_file import build_onnx_classifier, write_onnx
+from urnet_tf.export.onnx_file import build_onnx_classifier, set_version, write_onnx
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -45,6 +45,18 @@ def test_labels_and_preparation_are_in_the_file(path, tiny_names, tiny_preparati
     assert json.loads(metadata["labels"]) == tiny_names
     assert json.loads(metadata["preparation"]) == tiny_preparation.to_dict()
     assert (metadata["name"], metadata["version"]) == ("tiny", "3")
+
+
+def test_another_version(path, tiny_names, tmp_path):
+    copy = tmp_path / "tiny.onnx"
+    copy.write_bytes(path.read_bytes())
+    set_version(copy, "12")
+    found, before = (
+        onnxruntime.InferenceSession(p).get_modelmeta().custom_metadata_map for p in (copy, path)
+    )
+    assert found == before | {"version": "12"}
+    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_array_equal(build_onnx_classifier(copy)(images), build_onnx_classifier(path)(images))
 
 
 def test_an_operation_that_onnx_lacks_is_named(tiny_preparation, tmp_path):

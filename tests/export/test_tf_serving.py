@@ -17,7 +17,7 @@ import pytest
 from urnet_fixtures.exports import read_models_config
 
 from urnet_tf.errors import UsageError
-from urnet_tf.export import tf_serving
+from urnet_tf.export import models_config, tf_serving
 from urnet_tf.export.saved_model import open_saved_model
 
 CLIENTS = pathlib.Path(__file__).resolve().parents[2] / "experiments" / "examples"
@@ -49,7 +49,8 @@ def test_warm_up_requests_fit_the_signatures_and_run(version, call, tiny_photos)
 
     requests = read_warm_up(version)
     kinds = [(r.model_spec.name, r.model_spec.signature_name) for r in requests]
-    assert kinds == [("tiny", n) for n in ("features", "serving_default", "tensor") for _ in range(2)]
+    sizes = tf_serving.ALLOWED_BATCH_SIZES
+    assert kinds == [("tiny", n) for n in ("features", "serving_default", "tensor") for _ in sizes]
     signatures = tf_serving.read_signatures(version)
     for number, request in enumerate(requests):
         signature = signatures[request.model_spec.signature_name]
@@ -60,14 +61,14 @@ def test_warm_up_requests_fit_the_signatures_and_run(version, call, tiny_photos)
             arrays[alias] = tf.make_ndarray(value)
             assert value.dtype == info.dtype
             assert tf.TensorShape(info.tensor_shape).is_compatible_with(value.tensor_shape)
-            assert len(arrays[alias]) == (1, 8)[number % 2]
+            assert len(arrays[alias]) == sizes[number % len(sizes)]
         outputs = call(request.model_spec.signature_name, arrays)
-        assert all(len(value) == (1, 8)[number % 2] for value in outputs.values())
+        assert all(len(value) == sizes[number % len(sizes)] for value in outputs.values())
         assert outputs.get("valid", np.True_).all()
-    repeated = tf.make_ndarray(requests[3].inputs["image_bytes"]).tolist()
+    repeated = tf.make_ndarray(requests[sizes.index(8)].inputs["image_bytes"]).tolist()
     assert repeated == [tiny_photos[i] for i in (0, 1, 2, 0, 1, 2, 0, 1)]
-    encoded = 2 * 9 * max(map(len, tiny_photos))
-    assert (version / tf_serving.WARM_UP).stat().st_size < encoded + 2000  # gray images take no room
+    encoded = 2 * sum(sizes) * max(map(len, tiny_photos))
+    assert (version / tf_serving.WARM_UP).stat().st_size < encoded + 5000  # gray images take no room
 
 
 def test_warm_up_refuses_what_it_cannot_fill(version, tmp_path):
@@ -87,14 +88,14 @@ def test_the_list_of_models(tmp_path):
         (tmp_path / version).mkdir(parents=True)
         (tmp_path / version / "saved_model.pb").touch()
     (tmp_path / "labels.txt").touch()
-    path = tf_serving.write_models_config(tmp_path)
+    path = models_config.write_models_config(tmp_path)
     assert path == tmp_path / "models.config"
     entries = read_models_config(path)
     assert [(e.name, e.base_path) for e in entries] == [("Käfer", "/models/Käfer"), ("cats", "/models/cats")]
     assert {e.model_platform for e in entries} == {"tensorflow"}
     assert all(e.model_version_policy.latest.num_versions == 1 for e in entries)
     (entry,) = read_models_config(
-        tf_serving.write_models_config(tmp_path, ["cats"], base_path="/a b", version=2)
+        models_config.write_models_config(tmp_path, ["cats"], base_path="/a b", versions=[2])
     )
     assert entry.base_path == "/a b/cats"
     assert list(entry.model_version_policy.specific.versions) == [2]
@@ -103,23 +104,83 @@ def test_the_list_of_models(tmp_path):
     assert tf_serving.find_versions(tmp_path / "notes") == []
 
 
+def server_protos():
+    """BatchingParameters and MonitoringConfig of TF Serving's session_bundle_config.proto and
+    monitoring_config.proto, which its Python package leaves out: the fields that they have, by number."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, wrappers_pb2
+
+    boolean, number, text = 8, 3, 9  # FieldDescriptorProto.Type
+    file = descriptor_pb2.FileDescriptorProto(
+        name="server.proto", package="tensorflow.serving", syntax="proto3",
+        dependency=["google/protobuf/wrappers.proto"],
+    )  # fmt: skip
+
+    def add(message, name, field, kind=None, label=1, type_name=None):
+        message.field.add(name=name, number=field, type=kind or 11, label=label, type_name=type_name)
+
+    batching = file.message_type.add(name="BatchingParameters")
+    int64, string = ".google.protobuf.Int64Value", ".google.protobuf.StringValue"
+    names = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
+    for field, name in enumerate(names, 1):
+        add(batching, name, field, type_name=int64)
+    add(batching, "thread_pool_name", 5, type_name=string)
+    add(batching, "allowed_batch_sizes", 6, number, label=3)
+    add(batching, "pad_variable_length_inputs", 7, boolean)
+    prometheus = file.message_type.add(name="PrometheusConfig")
+    add(prometheus, "enable", 1, boolean)
+    add(prometheus, "path", 2, text)
+    monitoring = file.message_type.add(name="MonitoringConfig")
+    add(monitoring, "prometheus_config", 1, type_name=".tensorflow.serving.PrometheusConfig")
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    pool.Add(file)
+    find = pool.FindMessageTypeByName
+    names = ("BatchingParameters", "MonitoringConfig")
+    return [message_factory.GetMessageClass(find(f"tensorflow.serving.{name}")) for name in names]
+
+
+def test_the_files_beside_the_list_of_models(tmp_path):
+    from google.protobuf import text_format
+
+    assert [p.name for p in tf_serving.write_server_files(tmp_path)] == [
+        "batching.config",
+        "monitoring.config",
+    ]
+    batching, monitoring = (
+        text_format.Parse((tmp_path / name).read_text(), kind())
+        for name, kind in zip(("batching.config", "monitoring.config"), server_protos(), strict=True)
+    )
+    sizes = list(batching.allowed_batch_sizes)
+    assert sizes == sorted(set(sizes)) == list(tf_serving.ALLOWED_BATCH_SIZES)
+    assert sizes[-1] == batching.max_batch_size.value and sizes[0] == 1  # as TF Serving demands
+    assert batching.num_batch_threads.value > 0 and batching.max_enqueued_batches.value > 0
+    assert monitoring.prometheus_config.enable
+    assert monitoring.prometheus_config.path == "/monitoring/prometheus/metrics"
+    assert tf_serving.write_server_files(tmp_path) == []
+
+
 def test_the_docker_line(tmp_path):
     command = tf_serving.docker_command(tmp_path, rest_port=9001, grpc_port=9000)
     expected = (
         "docker run --rm --init --publish 127.0.0.1:9001:8501 --publish 127.0.0.1:9000:8500 --mount "
         f"type=bind,source={tmp_path},target=/models,readonly tensorflow/serving:2.20.0 "
-        "--model_config_file=/models/models.config"
+        "--model_config_file=/models/models.config --allow_version_labels_for_unavailable_models=true "
+        "--enable_batching=true --batching_parameters_file=/models/batching.config "
+        "--monitoring_config_file=/models/monitoring.config --model_config_file_poll_wait_seconds=60"
     )
     assert " ".join(command) == expected
-    config = tmp_path / "elsewhere.config"
+    config = tmp_path / "elsewhere" / "models.config"
     odd = 'odd, "name"'
-    command = tf_serving.docker_command(tmp_path, name=odd, config=config, container="c", host="::1")
+    command = tf_serving.docker_command(
+        tmp_path, name=odd, config=config, container="c", host="::1", flags=["--more=1"]
+    )
     mounts = [next(csv.reader([command[i + 1]])) for i, word in enumerate(command) if word == "--mount"]
     assert mounts[0] == [
         "type=bind", f'source={tmp_path}/odd, "name"', 'target=/models/odd, "name"', "readonly",
     ]  # fmt: skip
-    assert mounts[1][1:3] == [f"source={config}", "target=/config/models.config"]
-    assert command[-1] == "--model_config_file=/config/models.config"
+    assert mounts[1][1:3] == [f"source={config.parent}", "target=/config"]
+    assert "--model_config_file=/config/models.config" in command and command[-1] == "--more=1"
+    assert "--batching_parameters_file=/config/batching.config" in command
     assert "[::1]:8501:8501" in command and command[4:6] == ["--name", "c"]
 
 
@@ -170,6 +231,11 @@ def grpc_server(call):
     class Service(prediction_service_pb2_grpc.PredictionServiceServicer):
         def Predict(self, request, context):
             requests.append(request)
+            if request.model_spec.name == "large":  # more than gRPC takes by itself
+                response = predict_pb2.PredictResponse(model_spec=request.model_spec)
+                values = np.zeros((2, 800_000), np.float32)
+                response.outputs["features"].CopyFrom(tf.make_tensor_proto(values))
+                return response
             if request.model_spec.name != "tiny":
                 context.abort(grpc.StatusCode.NOT_FOUND, "Servable not found for request")
             inputs = {alias: tf.make_ndarray(value) for alias, value in request.inputs.items()}
@@ -204,6 +270,26 @@ def test_the_grpc_client(grpc_server, images, expected, call):
     np.testing.assert_allclose([f["features"] for f in features], true, atol=1e-6)
     with pytest.raises(grpc.RpcError, match="Servable not found"):
         client.predict(address, images, "other")
+
+
+def test_the_grpc_client_takes_large_answers_labels_and_no_proxy(grpc_server, images, monkeypatch, capsys):
+    import grpc
+
+    client, (address, requests) = load_client("grpc_client"), grpc_server
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody there
+    answers = client.predict(address, images[:2], "large", "features", label="stable")
+    assert [len(a["features"]) for a in answers] == [800_000] * 2
+    assert requests[-1].model_spec.version_label == "stable"
+    with pytest.raises(grpc.RpcError, match="larger than max"):
+        client.predict(address, images[:2], "large", "features", max_message_mb=4)
+    for arguments, words in (
+        (["missing.jpg", "--model", "tiny"], "cannot read a file: .*No such file"),
+        ([__file__, "--model", "tiny", "--server", "127.0.0.1:1"], "no server answers at 127.0.0.1:1."),
+    ):
+        monkeypatch.setattr(sys, "argv", ["grpc_client", *arguments])
+        with pytest.raises(SystemExit, match=words):
+            client.main()
 
 
 def test_the_grpc_client_on_files(grpc_server, images, expected, tmp_path, monkeypatch, capsys):

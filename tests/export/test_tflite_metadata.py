@@ -15,7 +15,7 @@ import pytest
 from urnet_tf.errors import UsageError
 from urnet_tf.export.flatbuffer_model import unpack_model
 from urnet_tf.export.tflite import KINDS, build_tflite_classifier, write_tflite
-from urnet_tf.export.tflite_metadata import add_metadata, read_metadata
+from urnet_tf.export.tflite_metadata import add_metadata, read_metadata, set_version
 
 NAMES = ["great white", "Käfer", "three\nlines", "d", "e", "f"]
 LINES = ["great white", "Käfer", "three lines", "d", "e", "f"]
@@ -66,6 +66,23 @@ def read_buffer(path):
     model = unpack_model(path.read_bytes())
     (entry,) = [m for m in model.metadata if m.name == b"TFLITE_METADATA"]
     return bytes(bytearray(model.buffers[entry.buffer].data))
+
+
+def test_another_version_is_in_every_place(path, tmp_path):
+    copy = tmp_path / "tiny.tflite"
+    copy.write_bytes(path.read_bytes())
+    set_version(copy, "Fische", "1234567")
+    data = read_buffer(copy)
+    root = Table(data, flatbuffers.encode.Get(flatbuffers.packer.uoffset, data, 0))
+    assert [root.string(i) for i in (0, 1, 2)] == ["Fische", "Image classifier", "1234567"]
+    with zipfile.ZipFile(copy) as archive:
+        assert json.loads(archive.read("preparation.json"))["version"] == "1234567"
+    assert read_metadata(copy) == read_metadata(path)
+    content = copy.read_bytes()
+    assert content.count(b"M001") == 1  # no earlier metadata lives on
+    assert content.count(b"preparation.json") == path.read_bytes().count(b"preparation.json")
+    set_version(copy, "Fische", "3")
+    assert len(copy.read_bytes()) == len(path.read_bytes())
 
 
 def test_the_buffer_holds_what_the_schema_says(path):

@@ -153,11 +153,11 @@ def test_the_plan_says_why_a_stage_runs(tmp_path, flow):
         "ingest": "it was not run yet", "pack": "ingest runs", "train": "pack runs"
     }  # fmt: skip
     run(tmp_path)
-    assert reasons(tmp_path, "train.head=mean", "train.bag.size=4") == {
-        "train": 'train.bag.size changed from 3 to 4 and train.head changed from "logistic" to "mean"'
+    assert reasons(tmp_path, "train.head=logistic", "train.bag.size=4") == {
+        "train": 'train.bag.size changed from 3 to 4 and train.head changed from "mean" to "logistic"'
     }
     reason = reasons(tmp_path, "train.head=trained")["train"]  # what else applies then comes after it
-    assert reason.startswith('train.head changed from "logistic" to "trained" and ')
+    assert reason.startswith('train.head changed from "mean" to "trained" and ')
     assert reason.endswith(" more things changed")
     assert reasons(tmp_path, first="train") == {"train": "--from names it"}
     config, workdir = load_config(None, ["pack.jpeg_quality=90"]), Workdir(tmp_path / "w")

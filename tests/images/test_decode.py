@@ -282,6 +282,12 @@ def test_headers_promise_what_is_decoded(name):
     assert read_size(EXACT[name]) == (width, height)
 
 
+@pytest.mark.parametrize("name", EXACT)
+def test_pixels_are_known_before_decoding(name):
+    height, width, _ = decode.decode_rgb(EXACT[name]).shape
+    assert decode.promised_pixels(EXACT[name]) == height * width
+
+
 @pytest.fixture(scope="module")
 def decode_batch():
     return decode.build_batch_decoder(16, "1", (1.0,), 0.875, max_pixels=1_000_000)

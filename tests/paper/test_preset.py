@@ -42,6 +42,7 @@ LITERAL = {
 STEPS = {
     "reweight.rounds": 1, "reweight.label_posterior.enabled": False,
     "reweight.page_text.enabled": False, "reweight.rank_prior.enabled": False,
+    "reweight.other_score.enabled": False,
     "reweight.soft_label.kind": "predicted", "reweight.soft_label.enabled": True,
     "reweight.class_weight.enabled": True, "reweight.cluster_weight.enabled": True,
     "reweight.confidence.enabled": True, "train.head": "trained",

@@ -102,7 +102,8 @@ TOY = """
     assert why.find_reasons(2.0, {"parity": 1.5}, {"parity": 1.0}) == ["its number is even"]
 
     root = pathlib.Path(sys.argv[1])
-    columns = {name: np.ones(4, "float32") for name in schema.WEIGHT_COLUMNS}
+    columns = {name: [""] * 4 if name in schema.WEIGHT_TEXTS else np.ones(4, "float32")
+               for name in schema.WEIGHT_COLUMNS}
     columns |= {"instance_id": np.arange(4), "label": np.zeros(4, int), "path": ["0.jpg", "1.jpg", "2", "3"],
                 "cluster": -np.ones(4, int), "predicted_label": np.zeros(4, int),
                 "parity": np.array([0.5, 1.5, 0.5, 1.5]), "sample_weight": np.array([0.5, 1.5, 0.5, 1.5])}

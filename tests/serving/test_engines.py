@@ -1,16 +1,11 @@
-"""The SavedModel in engines that are not ours: saved_model_cli, TensorFlow's C API, MLflow's server."""
+"""The SavedModel in engines that are not ours: saved_model_cli and TensorFlow's C API."""
 
-import base64
 import hashlib
-import http.client
-import json
 import os
 import pathlib
 import shutil
-import socket
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -133,52 +128,4 @@ def test_a_c_program(tiny_version, images, expected, tmp_path):
         "labels": [[label.encode() for label in row[3::3]] for row in rows],
         "probabilities": [[float(p) for p in row[4::3]] for row in rows],
     }
-    check(outputs, expected)
-
-
-@pytest.fixture(scope="module")
-def mlflow_server(tiny_version, tmp_path_factory):
-    """Port of MLflow's scoring server, on MLflow's own way to load SavedModels."""
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    import uvicorn
-    import yaml
-    from mlflow.pyfunc import scoring_server
-
-    directory = tmp_path_factory.mktemp("mlflow")
-    model = {
-        "flavors": {
-            "python_function": {"loader_module": "mlflow.tensorflow"},
-            "tensorflow": {
-                "model_type": "tf1-estimator",
-                "saved_model_dir": str(tiny_version),
-                "meta_graph_tags": ["serve"],
-                "signature_def_key": "serving_default",
-            },
-        },
-        "signature": {"inputs": json.dumps([{"name": "image_bytes", "type": "binary"}])},
-    }
-    (directory / "MLmodel").write_text(yaml.safe_dump(model))
-    app = scoring_server.init(scoring_server.load_model(str(directory)))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield listener.getsockname()[1]
-        server.should_exit = True
-        thread.join()
-
-
-def test_mlflow(mlflow_server, images, expected):
-    # MLflow has its own request for bytes, and gives text in base64.
-    rows = [{"image_bytes": base64.b64encode(image).decode()} for image in images]
-    connection = http.client.HTTPConnection("127.0.0.1", mlflow_server, timeout=60)
-    headers = {"Content-Type": "application/json"}
-    connection.request("POST", "/invocations", json.dumps({"dataframe_records": rows}), headers)
-    response = connection.getresponse()
-    body = response.read()
-    connection.close()
-    assert response.status == 200, body
-    answers = json.loads(body)["predictions"]
-    outputs = {name: [answer[name] for answer in answers] for name in answers[0]}
-    outputs["labels"] = [[base64.b64decode(label) for label in row] for row in outputs["labels"]]
     check(outputs, expected)

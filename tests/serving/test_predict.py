@@ -356,6 +356,13 @@ def test_answers_have_the_rights_of_any_new_file(saved_models, images, tmp_path)
     assert (tmp_path / "answers.csv").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
+def test_ids_stand_beside_names_where_the_export_tells_them():
+    ids = [f"n{number}" for number in range(1 + max(GOOD.classes))]
+    told = json.loads(JsonLines(ids).lines(Row("a.jpg", GOOD)))["predictions"]
+    assert [one["id"] for one in told] == [f"n{number}" for number in GOOD.classes]
+    assert "id" not in json.loads(JsonLines().lines(Row("a.jpg", GOOD)))["predictions"][0]
+
+
 def test_none_of_these_is_written(tmp_path):
     row = Row("a.jpg", GOOD._replace(none_of_these=0.125))
     assert rows_of(Csv(2, True).header() + Csv(2, True).lines(row))[0]["none_of_these"] == "0.125"

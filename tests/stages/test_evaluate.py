@@ -10,7 +10,7 @@ import pytest
 from urnet_tf import config as config_lib, store
 from urnet_tf.errors import UsageError
 from urnet_tf.evaluation import ensemble, metrics
-from urnet_tf.schema import QUARANTINE_COLUMNS, TEST, TRAIN, VAL
+from urnet_tf.schema import JUDGED, QUARANTINE_COLUMNS, TEST, TRAIN, VAL
 from urnet_tf.stages import evaluate
 from urnet_tf.stages.stage import PlanContext, StageContext
 
@@ -262,6 +262,23 @@ def test_choose_split():
     assert evaluate.choose_split(splits[:1], labels[:1], None) is None
     with pytest.raises(UsageError, match="no val image"):
         evaluate.choose_split(splits[:1], labels[:1], "val")
+
+
+def test_judged_images_stand_in_for_labels_of_the_crawl():
+    splits = np.repeat([TRAIN, VAL, TEST, JUDGED], [3, 20, 4, 60])
+    labels = np.zeros(87, int)
+    labels[splits == TEST], labels[-10:] = -1, -1  # no labels; none of the classes
+    assert evaluate.choose_split(splits, labels, None) == VAL
+    assert evaluate.choose_split(splits, labels, None, [VAL]) == JUDGED
+    labels[-20:] = -1  # too few to tell much
+    assert evaluate.choose_split(splits, labels, None, [VAL]) == VAL
+    assert evaluate.choose_split(splits, labels, "judged") == JUDGED
+    alone = splits != VAL
+    assert evaluate.choose_split(splits[alone], labels[alone], None) == JUDGED
+    split, ids, wanted = evaluate.held_rows(splits, labels, None, [VAL])
+    assert split == VAL and ids.tolist() == list(range(3, 23))
+    assert wanted.tolist() == list(range(3, 87)), "test and judged images are predicted, too"
+    assert evaluate.held_rows(splits, labels, "judged")[2].tolist() == [*range(27, 87), *range(23, 27)]
 
 
 def test_unlabeled_images_give_predictions_only(tmp_path):

@@ -205,3 +205,16 @@ def test_the_whole_flow_on_features_of_ones_own(crawl, urnet_here):
         assert refused.returncode == 2 and re.search("there is none. No model of images", refused.stderr)
     again = urnet_here("run", *arguments, "--set", "baseline.folds=2", "--set", "ingest.val_fraction=0.2")
     assert again.stderr.count("complete, skipped") == 10
+
+
+def test_an_image_that_came_to_another_split_keeps_its_features(tmp_path):
+    """As after a judgement; where the list has the path in several splits, nothing tells which is meant."""
+    own = write(tmp_path, paths=("cat/1.jpg", "cat/2.jpg", "cat/2.jpg", "dog/1.jpg"),
+                splits=("train", "train", "val", "test"))  # fmt: skip
+    assert match_rows(own, ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg"], ["judged", "val", "test"]).tolist() == [
+        0,
+        2,
+        3,
+    ]
+    with pytest.raises(UsageError, match="1 have none"):
+        match_rows(own, ["cat/2.jpg"], ["judged"])

@@ -80,7 +80,7 @@ def write_pack(root):
         "title": [f"Title <{i}>" for i in range(total)], "description": [""] * total,
         "tags": [""] * total, "path": paths,
         "content_hash": [f"{i:032x}" for i in range(total)], "picture": [""] * total,
-        "width_px": [24] * total, "height_px": [24] * total,
+        "width_px": [24] * total, "height_px": [24] * total, "judged": [""] * total,
     }  # fmt: skip
     store.write_table(root / "pack" / "instances.parquet", columns, schema.INSTANCE_COLUMNS)
     bad = {
@@ -113,10 +113,10 @@ def write_weights(root):
     )  # fmt: skip
     store.write_array(root / "extract" / "topk_ids.npy", np.stack([top, (top + 1) % 3], 1).astype(np.int32))
     ones = np.ones(N, np.float32)
-    columns = {
-        "instance_id": np.arange(N), "label": TRAIN_LABELS, "path": [""] * N, "class_weight": ones,
+    columns = {name: [""] * N for name in schema.WEIGHT_TEXTS} | {
+        "instance_id": np.arange(N), "label": TRAIN_LABELS, "class_weight": ones,
         "cluster": cluster, "cluster_weight": score, "confidence": ones,
-        "self_confidence": given / given.mean(), "saliency": ones, "page_text": ones,
+        "self_confidence": given / given.mean(), "saliency": ones, "page_text": ones, "other_score": ones,
         "rank_prior": ones, "label_posterior": ones, "right_prob": given, "predicted_label": top,
         "sample_weight": given / given.mean(),
     }  # fmt: skip

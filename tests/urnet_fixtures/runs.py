@@ -18,7 +18,7 @@ def make_workdir(root, weights=True):
         "query": ["cat", "cat", "cat", "dog", ""], "title": ["A \x1b[31mcat", "", "", "", ""],
         "description": [""] * 5, "tags": [""] * 5, "path": paths, "content_hash": list("abcde"),
         "picture": list("abcde"),
-        "width_px": [640] * 5, "height_px": [480] * 5,
+        "width_px": [640] * 5, "height_px": [480] * 5, "judged": [""] * 5,
     }  # fmt: skip
     store.write_table(root / "pack" / "instances.parquet", columns, schema.INSTANCE_COLUMNS)
     store.write_json(root / "pack" / "classes.json", [{"name": "cat"}, {"name": "dog"}])
@@ -36,11 +36,11 @@ def make_workdir(root, weights=True):
     write_opinions(root, [1, 0, 0, 1], [0.98, 0.9, 0.5, 0.5], [0.02, 0.9, 0.5, 0.5], schema.SECOND_ROUND)
     if weights:
         ones = np.ones(4, np.float32)
-        columns = {
+        columns = {name: [""] * 4 for name in schema.WEIGHT_TEXTS} | {
             "instance_id": np.arange(4), "label": [0, 0, 0, 1], "path": paths[:4], "class_weight": ones,
             "cluster": [1, 0, 0, 0], "cluster_weight": ones, "confidence": ones,
             "self_confidence": np.array([0.1, 1.9, 1.0, 1.0], np.float32), "saliency": ones,
-            "page_text": ones, "rank_prior": ones, "label_posterior": ones,
+            "page_text": ones, "other_score": ones, "rank_prior": ones, "label_posterior": ones,
             "right_prob": np.array([0.02, 0.9, 0.6, 0.6], np.float32),
             "predicted_label": [1, 0, 0, 1], "sample_weight": WEIGHTS,
         }  # fmt: skip

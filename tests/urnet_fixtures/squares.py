@@ -53,7 +53,8 @@ def packed(tmp_path_factory):
     columns = {
         "instance_id": np.arange(len(labels)), "label": labels, "content_hash": hashes, "picture": pictures,
         "split": [schema.TRAIN] * TRAIN + [schema.VAL] * VAL,
-        **{name: [""] * len(labels) for name in ("source", "query", "title", "description", "tags", "path")},
+        **{name: [""] * len(labels) for name in ("source", "query", "title", "description", "tags", "path",
+                                                 "judged")},
         **{name: [1] * len(labels) for name in ("rank", "width_px", "height_px")},
     }  # fmt: skip
     store.write_table(root / "pack" / "instances.parquet", columns, schema.INSTANCE_COLUMNS)
@@ -61,7 +62,8 @@ def packed(tmp_path_factory):
     store.Workdir(root).write_marker(root / "pack", {"metadata": {}})
     (root / "reweight").mkdir()
     labels, ones = labels[:TRAIN], np.ones(TRAIN, np.float32)
-    weights = {"instance_id": np.arange(TRAIN), "label": labels, "path": [""] * TRAIN}
+    weights = {"instance_id": np.arange(TRAIN), "label": labels}
+    weights |= {name: [""] * TRAIN for name in schema.WEIGHT_TEXTS}
     weights |= {name: ones for name, dtype in schema.WEIGHT_COLUMNS.items() if dtype == "float32"}
     weights |= {"cluster": -ones.astype("int32"), "predicted_label": labels.astype("int32")}
     weights["sample_weight"] = rng.uniform(0.5, 1.5, TRAIN).astype("float32")

@@ -17,8 +17,7 @@ from urnet_tf.reweighting.judge import Judgement
 
 def to_prediction(author: str, judgement: Judgement, order: np.ndarray | None = None) -> Prediction:
     """A judgement as the core knows predictions, in another order where one is given."""
-    columns = (judgement.given_prob, judgement.topk_ids, judgement.topk_probs)
-    return Prediction(author, *(column if order is None else column[order] for column in columns))
+    return _ordered(author, order, judgement.given_prob, judgement.topk_ids, judgement.topk_probs)
 
 
 def reduce_probs(
@@ -47,8 +46,15 @@ def reduce_probs(
         ids[here], best[here] = best_classes(block, top_k)
         given[here] = block[np.arange(len(block)), labels[here]]
     author = schema.BASELINE if literal else schema.BALANCED_BASELINE
-    columns = (given, ids, best)
-    return Prediction(author, *(column if order is None else column[order] for column in columns))
+    return _ordered(author, order, given, ids, best)
+
+
+def _ordered(
+    author: str, order: np.ndarray | None, given: np.ndarray, ids: np.ndarray, probs: np.ndarray
+) -> Prediction:
+    if order is None:
+        return Prediction(author, given, ids, probs)
+    return Prediction(author, given[order], ids[order], probs[order])
 
 
 def describe_instances(

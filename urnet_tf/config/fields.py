@@ -90,6 +90,9 @@ class IngestConfig:
     # folders: whether the order of file names is the search rank; auto = where they are numbered like results
     rank: str = _choice("auto", "name", "none")
     first_classes: int | None = _between(None, 2, _CLASSES)  # only the first n classes (mini-WebVision: 50)
+    # files of judgements (.parquet, .csv) that are obeyed; auto = corrections.parquet of the work directory
+    # where there is one; none = no file
+    corrections: tuple[str, ...] = _several(("auto",), 1000, form=PATH, max_length=4095, single=True)
     max_bytes: int = _between(64 * 2**20, 1, _BYTES)  # per file
     max_pixels: int = _between(50_000_000, 1, _PIXELS)  # per image
     min_side_px: int = _between(8, 1, _STORED_SIDE_PX)
@@ -232,6 +235,13 @@ class PageTextConfig:
 
 
 @dataclass(frozen=True)
+class OtherScoreConfig:
+    enabled: bool = True  # evidence from a column of someone else; nothing happens without a file
+    path: str | None = _path(None)  # .parquet or .csv, with a column content_hash or path
+    column: str | None = _text(None, LINE, 200)  # more = more probably right; None = the only numeric one
+
+
+@dataclass(frozen=True)
 class SoftLabelConfig:
     enabled: bool = False
     kind: str = _choice(
@@ -260,6 +270,7 @@ class ReweightConfig:
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     self_confidence: SelfConfidenceConfig = field(default_factory=SelfConfidenceConfig)
     page_text: PageTextConfig = field(default_factory=PageTextConfig)
+    other_score: OtherScoreConfig = field(default_factory=OtherScoreConfig)
     soft_label: SoftLabelConfig = field(default_factory=SoftLabelConfig)
     combine: CombineConfig = field(default_factory=CombineConfig)
 
@@ -293,8 +304,8 @@ class BagConfig:
 class TrainConfig:
     # finetune: what the network starts from; baseline_with_classifier (the paper): FC1 as well
     init: str = _choice("pretrained", "baseline", "baseline_with_classifier")
-    # frozen: as baseline.head; weights make discriminant analysis worse where it was measured
-    head: str = _choice("logistic", "discriminant", "mean", "trained")
+    # frozen: as `baseline.head`
+    head: str = _choice("mean", "discriminant", "logistic", "trained")
     # fitted heads: classes count alike, images count alike (as frequent as in the crawl), or auto: classes
     # alike as far as the share of all images that are right does not drop beyond chance
     objective: str = _choice(BALANCED, PLAIN, AUTO)
@@ -312,7 +323,8 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    split: str | None = _choice(None, "val", "test")  # None = test when it has labels, else val
+    # None = test when it has labels, else val; but 50 judged images rather than labels drawn from the crawl
+    split: str | None = _choice(None, "val", "test", "judged")
     crops: str = _choice("1", "5", "10", "grid")  # per scale
     scales: tuple[float, ...] = _several((1.0,), 20, minimum=0.1, maximum=10.0)  # of image_size_px
     bag_branch: bool = False  # average the instance branch with the bag branch on a bag of one
@@ -338,6 +350,9 @@ class ExportConfig:
             "onnx",
         ),
     )  # fmt: skip
+    max_pixels: int = _between(
+        25_000_000, 1, _PIXELS
+    )  # of an encoded image; decoding takes 16 bytes for each
     crops: str = _choice("1", "5", "10", "grid")  # of the SavedModel on encoded images: as evaluate.crops
     scales: tuple[float, ...] = _several((1.0,), 20, minimum=0.1, maximum=10.0)
     tolerance_float32: float = _between(1e-4, 0.0, 1.0)  # of probabilities to Keras, largest and relative

@@ -48,7 +48,8 @@ def build(default: Any, tree: Mapping[str, Any], prefix: str = "") -> Any:
 
     Each value is checked against its field: the type, and in the metadata `choices`, or `minimum` and
     `maximum` of a number, or `form` (see `text_rules`) and `max_length` of a text. Lists and mappings have
-    `min_count` and `max_count`; the rest is of their items, and texts as keys of mappings are short lines.
+    `min_count` and `max_count`, and `single` where one text may stand for a list of it; the rest is of their
+    items, and texts as keys of mappings are short lines.
     `prefix` is what the messages put before a key.
 
     Raises:
@@ -98,6 +99,8 @@ def _checked(value: Any, hint: Any, metadata: Mapping[str, Any], key: str) -> An
         return None
     origin = typing.get_origin(kind)
     if origin is tuple:
+        if metadata.get("single") and isinstance(value, str):
+            value = [value]
         if not isinstance(value, (list, tuple)):
             raise UsageError(f"Expected a list for {key}; received {quote(value)}.")
         _check_count(value, metadata, key)

@@ -4,9 +4,11 @@ Two spellings that differ in their Unicode form or in blanks are one name. Two t
 refused until the user says whether they are one class.
 """
 
+import collections
 import difflib
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from urnet_tf.errors import UsageError
 from urnet_tf.text_rules import quote
@@ -21,6 +23,33 @@ def plain_name(name: str) -> str:
     'Red Fox'
     """
     return " ".join(unicodedata.normalize("NFC", name).split())
+
+
+def tell_apart(classes: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], str | None]:
+    """Entries of classes.json with names of their own, and a note about those that shared one.
+
+    A word may name two classes: WordNet has a crane that wades and one that lifts. Each class of a shared
+    name takes its next word that no other class has, or else its id, behind the name. Case does not tell
+    names apart.
+
+    >>> crane = {"name": "crane", "words": ["crane"]}
+    >>> told, note = tell_apart([crane | {"id": "n02012849"}, crane | {"id": "n03126707"}])
+    >>> [entry["name"] for entry in told]
+    ['crane (n02012849)', 'crane (n03126707)']
+    """
+    count = collections.Counter(entry["name"].casefold() for entry in classes)
+    words = collections.Counter(word for entry in classes for word in {w.casefold() for w in entry["words"]})
+    told, changed = [], []
+    for entry in classes:
+        name = entry["name"]
+        if count[name.casefold()] > 1:
+            own = (word for word in entry["words"] if words[word.casefold()] == 1)
+            name = f"{name} ({next(own, entry['id'])})"
+            changed.append(name)
+        told.append({**entry, "name": name})
+    if not changed:
+        return told, None
+    return told, f"{len(changed)} classes share their name with another; they are called {_shown(changed)}"
 
 
 class ClassNames:

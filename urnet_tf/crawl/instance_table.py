@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from urnet_tf.crawl.table import rejections
 from urnet_tf.errors import UsageError
-from urnet_tf.schema import EQUAL_KINDS, INSTANCE_COLUMNS, NEAR_KINDS, SPLITS, STATUS, TRAIN
+from urnet_tf.schema import ALL_SPLITS, EQUAL_KINDS, INSTANCE_COLUMNS, JUDGED, NEAR_KINDS, STATUS, TRAIN
 from urnet_tf.store import codes_of
 from urnet_tf.store.hashing import splitmix64
 
@@ -26,7 +26,7 @@ CANDIDATE_COLUMNS = {name: dtype for name, dtype in INSTANCE_COLUMNS.items() if 
 MIN_TRAIN_IMAGES = 2
 _GOLDEN = 0.5 * (5**0.5 - 1)  # its multiples are spread more evenly than any other number's
 _TAKE_ROWS = 1_000_000
-_TRAIN, _VAL, _TEST = range(len(SPLITS))
+_TRAIN, _VAL, _TEST, _ = range(len(ALL_SPLITS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ def build_instance_table(
     """Sorts usable images into their final order and the others into the quarantine.
 
     Args:
-      rows: table of `crawl.ROW_SCHEMA`, N rows.
+      rows: table of `crawl.ROW_SCHEMA`, N rows; and of "judged", see `correcting`, where somebody judged.
       probes: table of `probe.PROBE_COLUMNS`, line-aligned with `rows`; and of "picture", see
         `near_copies.name_pictures`, without which each content is a picture of its own.
       seed: decides, with the bytes of an image, whether it is drawn.
@@ -59,11 +59,13 @@ def build_instance_table(
             f"Expected val_fraction + test_fraction below 1; received {val_fraction} + {test_fraction}."
         )
     split_codes, split_names = codes_of(rows["split"])
-    splits = np.array([SPLITS.index(name) for name in split_names] + [0], np.int8)[split_codes]
+    splits = np.array([ALL_SPLITS.index(name) for name in split_names] + [0], np.int8)[split_codes]
     labels = rows["label"].to_numpy()
     usable = probes["status"].to_numpy() == ""
     contents, _ = codes_of(probes["content_hash"])
 
+    if JUDGED not in rows.column_names:
+        rows = rows.append_column(JUDGED, pa.repeat(pa.scalar("", pa.large_string()), len(rows)))
     if "picture" not in probes.column_names:
         probes = probes.append_column("picture", probes["content_hash"])
     pictures, _ = codes_of(probes["picture"])
@@ -73,7 +75,7 @@ def build_instance_table(
     trainable = usable & (splits == _TRAIN)
     repeated, near = trainable & given, trainable & shown & ~given
     trainable &= ~shown
-    have = np.bincount(splits, minlength=len(SPLITS)) > 0
+    have = np.bincount(splits, minlength=len(ALL_SPLITS)) > 0
     drawable = trainable & _drawable_pictures(pictures, contents, labels, trainable)[pictures]
     drawn_splits = draw_splits(
         labels, trainable, drawable, draw_keys(probes["picture"], drawable, seed), pictures,
@@ -82,7 +84,7 @@ def build_instance_table(
     splits = np.where(drawn_splits > 0, drawn_splits, splits)
 
     place = rows.schema.get_field_index("split")
-    split_column = pa.array(SPLITS, pa.large_string()).take(pa.array(splits))
+    split_column = pa.array(ALL_SPLITS, pa.large_string()).take(pa.array(splits))
     rows = rows.set_column(place, rows.schema.field("split"), split_column)
     failed = np.flatnonzero(~usable)
     quarantine = [
@@ -158,7 +160,7 @@ def draw_splits(
       pictures: int [N], equal for near copies, which have the same key; None = there are none.
 
     Returns:
-      int8 [N]: index into `schema.SPLITS` of a drawn image, 0 for all others.
+      int8 [N]: index into `schema.ALL_SPLITS` of a drawn image, 0 for all others.
     """
     drawn = np.zeros(len(labels), np.int8)
     if not trainable.any():

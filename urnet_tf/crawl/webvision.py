@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from urnet_tf.crawl.class_names import tell_apart
 from urnet_tf.crawl.search_metadata import Records, metadata_places, read_rank, read_records
 from urnet_tf.crawl.table import (
     REJECTED_SCHEMA,
@@ -112,7 +113,7 @@ def read_webvision(
     root = os.path.abspath(path)
     if not os.path.isdir(root):
         raise UsageError(f"Expected a WebVision tree at {path}; there is no such folder.")
-    classes = read_synsets(path)
+    classes, shared = tell_apart(read_synsets(path))
     texts, given_queries = read_queries(path), read_query_map(path)
     listing = _Listing(root, len(classes), first_classes)
     for part in list_parts(path, sources):
@@ -122,7 +123,7 @@ def read_webvision(
         raise UsageError(f"Expected training images of {wanted} in {path}; received none.")
     notes = listing.add_queries(classes, texts, given_queries)
     rows, more_notes = listing.with_metadata(texts)
-    notes += more_notes
+    notes += more_notes + ([shared] if shared else [])
     for split in (VAL, TEST):
         notes += listing.read_evaluation_list(path, split, rows)
     count = first_classes or len(classes)

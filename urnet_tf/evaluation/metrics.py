@@ -243,6 +243,18 @@ def accuracy_interval(
     return max(mean - error, -1.0 if difference else 0.0), min(mean + error, 1.0)
 
 
+def share_interval(count: int, total: int) -> tuple[float, float, float]:
+    """A share of so many, and its 95 % interval (Wilson, 1927).
+
+    >>> [round(value, 3) for value in share_interval(3, 10)]
+    [0.3, 0.108, 0.603]
+    """
+    from scipy import stats
+
+    interval = stats.binomtest(count, total).proportion_ci(method="wilson")
+    return count / total, float(interval.low), float(interval.high)
+
+
 def summarize(
     labels: np.ndarray, top_ids: np.ndarray, top_probs: np.ndarray, num_classes: int, ece_bins: int = 15
 ) -> dict[str, Any]:

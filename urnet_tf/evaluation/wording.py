@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from urnet_tf.schema import DRAWN
+from urnet_tf.schema import DRAWN, JUDGED
 
 _FEW_CLASSES = 5  # up to which five guesses are always right
 _NAMES = {
@@ -39,11 +39,17 @@ def format_models(evaluated: Mapping[str, Any], models: tuple[str, ...] | None =
     lines.append(
         f"First guesses that are right, with 95 % intervals, on {count:,} {evaluated['split']} images."
     )
-    return lines + [note for note in [whose_labels(evaluated)] if note]
+    lines += [note for note in [whose_labels(evaluated)] if note]
+    return lines + (format_models(evaluated[JUDGED], models) if JUDGED in evaluated else [])
 
 
 def whose_labels(evaluated: Mapping[str, Any]) -> str:
-    """A warning where the labels that accuracies rest on come from the crawl itself, else ""."""
+    """What is special about the labels that accuracies rest on: the crawl's own, or people's; else ""."""
+    if evaluated.get("labels") == JUDGED:
+        return (
+            "These labels were judged by people, of a random sample of the crawl; images of it that show "
+            "none of the classes are not among them."
+        )
     if evaluated.get("labels") != DRAWN:
         return ""
     wrong = evaluated.get("wrong_share")

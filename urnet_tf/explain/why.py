@@ -19,6 +19,11 @@ from urnet_tf.reweighting.combine import average_amount
 from urnet_tf.reweighting.factors import FACTORS, OBSERVED
 from urnet_tf.text_rules import one_line
 
+_JUDGED = {
+    schema.RIGHT: "A person judged its label to be right.",
+    schema.WRONG_CLASS: "Its label is what a person judged it to be; the crawl gave it another one.",
+    schema.NONE_OF_THESE: "A person judged it to show none of the classes.",
+}
 _SHOWN = 10  # matches, copies
 _LOOK_ALIKES = 3
 _TOP = 3  # classes that models name, whose images are compared
@@ -55,7 +60,7 @@ def describe_image(
     row = found.rows[0]
     place, names = crawl_root(root), _class_names(root)
     told: dict[str, Any] = {"asked": image, "found": "image"}
-    told |= {name: row[name] for name in schema.INSTANCE_COLUMNS if name not in ("content_hash", "picture")}
+    told |= {name: row.get(name, "") for name in schema.INSTANCE_COLUMNS if name != "picture"}
     told["file"] = None if place is None else os.path.join(place, row["path"])
     told["class"] = names[row["label"]] if row["label"] >= 0 else None
     if row["split"] == schema.TRAIN:
@@ -73,7 +78,11 @@ def format_image(told: Mapping[str, Any]) -> str:
         return "\n".join([*lines, *([f"  {_one_line(told['reason'])}"] if told["reason"] else [])])
     size = f"{told['width_px']} x {told['height_px']} px"
     lines = [f"{_one_line(told['path'])}  (id {told['instance_id']}, {size})"]
-    if told["split"] != schema.TRAIN:
+    if told["judged"]:
+        lines.append(f"  {_JUDGED[told['judged']]}")
+    if told["split"] == schema.JUDGED:
+        lines.append("  It is kept out of training, to measure the models.")
+    elif told["split"] != schema.TRAIN:
         use = "to measure the models" if told["split"] == schema.TEST else "to check the models"
         lines.append(f"  It belongs to the {told['split']} images, which serve {use}; it has no weight.")
     elif "weight" not in told:
@@ -99,7 +108,7 @@ def _describe_weight(root: pathlib.Path, row: Mapping[str, Any], names: Sequence
     path = next((place for place in places if place.exists()), None)
     if path is None:
         return {}
-    columns = [name for name in schema.WEIGHT_COLUMNS if name != "path"]
+    columns = [name for name in schema.WEIGHT_COLUMNS if name not in schema.WEIGHT_TEXTS]
     table = store.read_table(path, columns, where=pc.field("label") == row["label"])
     values = {name: store.column(table, name) for name in columns}
     at = int(np.flatnonzero(values["instance_id"] == row["instance_id"])[0])

@@ -10,12 +10,13 @@ images to check on. Out, in a directory that TF Serving can watch:
         <name>.onnx                                           see `onnx_file`
         labels.txt                                            one class name a line, in label order
         export.json, README.md                                what it is, and what was measured
-    models.config             for TF Serving
+    models.config, batching.config, monitoring.config    for TF Serving
 
 A file that lies further from Keras than the tolerance of its kind is refused: it is not kept, and
 `export.json` says why. Exports are float32 or less, whatever precision the model was trained in.
 """
 
+import collections
 import datetime
 import os
 import pathlib
@@ -28,7 +29,7 @@ from absl import logging
 
 from urnet_tf import __version__
 from urnet_tf.errors import RunError, UsageError
-from urnet_tf.export import tf_serving
+from urnet_tf.export import checksums, models_config, tf_serving
 from urnet_tf.export.check import KERAS, ONNX, SAVED_MODEL, check_formats
 from urnet_tf.export.model_card import build_model_card
 from urnet_tf.export.none_of_these import NoneOfThese
@@ -45,7 +46,7 @@ from urnet_tf.export.rewriting import (
     with_named_outputs,
 )
 from urnet_tf.store import atomic_path, remove, write_json, write_text
-from urnet_tf.text_rules import FILE_NAME, check_text
+from urnet_tf.text_rules import FILE_NAME, check_text, quote
 
 if TYPE_CHECKING:
     import keras
@@ -71,6 +72,7 @@ def export_classifier(
     check_images: Sequence[bytes],
     *,
     preparation: Preparation,
+    class_ids: Sequence[str] | None = None,
     check_labels: np.ndarray | None = None,
     check_split: str = "",
     calibration_images: Sequence[bytes] = (),
@@ -105,12 +107,13 @@ def export_classifier(
       model: Keras model images 0..255 → logits [B, C], or a dictionary, see
         `saved_model.write_saved_model`. Where it gives logits only and ends in a dense layer, that
         layer's input is served as `features`.
-      class_names: C names in label order.
+      class_names: C names in label order, which differ.
       directory: where the files go; made when missing.
       name: of the model.
       check_images: encoded images that training did not see; those that cannot be decoded are left
         out.
       preparation: how encoded images become what the network sees.
+      class_ids: C ids for programs, like synsets; None = the names.
       check_labels: int [n] of the check images, -1 = not known; None = none is.
       check_split: what the check images are, for the reader of the model card.
       calibration_images: encoded images whose activations set the ranges of int8; 32-100 of the
@@ -135,7 +138,9 @@ def export_classifier(
     """
     model = with_named_outputs(model)
     model = none_of_these.attach(model) if none_of_these else model
-    _check_arguments(model, class_names, name, check_images, preparation, formats, calibration_images)
+    _check_arguments(
+        model, class_names, class_ids, name, check_images, preparation, formats, calibration_images
+    )
     directory = pathlib.Path(directory)
     _make_directory(directory / name)
     labels = [" ".join(str(n).split()) for n in class_names]
@@ -146,6 +151,7 @@ def export_classifier(
         **_describe(model, preparation),
         **({"none_of_these": none_of_these.describe()} if none_of_these else {}),
         "top_k": min(top_k, len(labels)),
+        "class_ids": [str(identity) for identity in class_ids or labels],
         "machine": describe_machine(),
         "versions": _versions(),
         "data": dict(data or {}),
@@ -168,10 +174,9 @@ def export_classifier(
         metadata["check"]["split"] = check_split
         _judge(metadata, temporary, formats, failures, tolerance or Tolerance(), allow_drift)
         if metadata["formats"].get(SAVED_MODEL, {}).get("kept"):
-            tf_serving.write_warm_up(temporary, name, [_draw_photo()])  # of nobody's
-        write_json(temporary / "export.json", metadata)
-        write_text(temporary / "README.md", build_model_card(metadata, labels))
-    tf_serving.write_models_config(directory)
+            tf_serving.write_warm_up(temporary, name, [tf_serving.draw_photo()])  # of nobody's
+        _write_metadata(temporary, metadata, labels)
+    _write_server_files(directory, name)
     return metadata
 
 
@@ -213,7 +218,7 @@ class _Writer:
         if kind == SAVED_MODEL:
             from urnet_tf.export import saved_model
 
-            kept = ("name", "version", "created", "classes", "preparation", "top_k", "versions")
+            kept = ("name", "version", "created", "classes", "class_ids", "preparation", "top_k", "versions")
             saved_model.write_saved_model(
                 self._model, self._labels, self._path, self._preparation, top_k=self._metadata["top_k"],
                 metadata={key: self._metadata[key] for key in kept},
@@ -287,16 +292,20 @@ def _remove(path: pathlib.Path, kind: str, file: str) -> None:
             remove(path / folder, path)
 
 
-def _draw_photo() -> bytes:
-    """A JPEG file of the size that photographs on the web have, without a person or a right in it."""
-    import io
+def _write_metadata(path: pathlib.Path, metadata: dict[str, Any], labels: Sequence[str]) -> None:
+    """Says what lies in a version, when all else does."""
+    write_text(path / "README.md", build_model_card(metadata, labels))
+    metadata[checksums.KEY] = checksums.list_checksums(path)
+    write_json(path / checksums.EXPORT_JSON, metadata)
 
-    from PIL import Image
 
-    ramps = [Image.linear_gradient("L").rotate(90 * turns).resize((500, 375)) for turns in range(3)]
-    file = io.BytesIO()
-    Image.merge("RGB", ramps).save(file, "JPEG", quality=90)
-    return file.getvalue()
+def _write_server_files(directory: pathlib.Path, name: str) -> None:
+    """The files of TF Serving; what somebody wrote there stays."""
+    try:
+        models_config.add_model(directory / tf_serving.CONFIG, name)
+    except UsageError as error:  # the export itself is whole
+        logging.warning("%s", error)
+    tf_serving.write_server_files(directory)
 
 
 def _describe(model: "keras.Model", preparation: Preparation) -> dict[str, Any]:
@@ -341,6 +350,7 @@ def _make_directory(directory: pathlib.Path) -> None:
 def _check_arguments(
     model: "keras.Model",
     class_names: Sequence[str],
+    class_ids: Sequence[str] | None,
     name: str,
     check_images: Sequence[bytes],
     preparation: Preparation,
@@ -351,6 +361,15 @@ def _check_arguments(
     num_classes, num_names = model.output[LOGITS].shape[-1], len(class_names)
     if num_classes != num_names:
         raise UsageError(f"The model gives {num_classes} classes; received {num_names} names.")
+    for what, texts in (("names", class_names), ("ids", class_ids or ())):
+        twice = [text for text, times in collections.Counter(texts).items() if times > 1]
+        if twice:
+            raise UsageError(
+                f"Expected {what} of classes that differ; received {quote(twice[0])} twice. Add what "
+                "tells them apart."
+            )
+    if class_ids is not None and len(class_ids) != num_names:
+        raise UsageError(f"Expected {num_names} ids of classes, one a name; received {len(class_ids)}.")
     expected = (preparation.image_size_px, preparation.image_size_px, 3)
     sides = tuple(model.input_shape[1:])
     if len(sides) != 3 or any(s not in (None, e) for s, e in zip(sides, expected, strict=True)):

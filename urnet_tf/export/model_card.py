@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from urnet_tf.costs.units import format_bytes
 from urnet_tf.export import tf_serving
+from urnet_tf.export.none_of_these import tabulate_thresholds
 from urnet_tf.images.crops import num_views
 from urnet_tf.reweighting.factors import weighing
 from urnet_tf.text_rules import one_line
@@ -99,7 +100,7 @@ def build_model_card(metadata: Mapping, labels: Sequence[str] = ()) -> str:
         _data(metadata),
         _limits(metadata),
         _settings(metadata),
-        _classes(labels),
+        _classes(labels, metadata.get("class_ids") or labels),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -295,8 +296,7 @@ def _calibration(metadata: Mapping) -> str:
 
 def _refusals(none: Mapping) -> list[str]:
     """How to use the score for pictures of none of the classes, which export.json describes."""
-    rows = [[f"{row['kept']:.0%}", f"{row['threshold']:.2f}"] for row in none["thresholds"]]
-    table = _table(["of the known kept", "refuse where `none_of_these` is above"], rows)
+    table = _table(*tabulate_thresholds(none))
     return [
         "- A picture of anything else is given one of its classes, but the SavedModel also says in "
         "`none_of_these` how little it looks like any: 0.05 is usual, above 0.5 better refuse it. This tells "
@@ -356,10 +356,15 @@ def _settings(metadata: Mapping) -> str:
     return "\n".join(["## Settings", "", _table(("Setting", "Value"), rows), "", "All are in `export.json`."])
 
 
-def _classes(labels: Sequence[str]) -> str:
+def _classes(labels: Sequence[str], ids: Sequence[str]) -> str:
     if not labels:
         return ""
-    table = _table(("Label", "Class"), [(str(i), _plain(name)) for i, name in enumerate(labels)])
+    names = [(str(i), _plain(name)) for i, name in enumerate(labels)]
+    if list(ids) == list(labels):
+        table = _table(("Label", "Class"), names)
+    else:
+        rows = [(*row, _plain(identity)) for row, identity in zip(names, ids, strict=True)]
+        table = _table(("Label", "Class", "Id"), rows)
     if len(labels) >= _FOLDED_FROM:
         table = f"<details><summary>All {len(labels):,}</summary>\n\n{table}\n\n</details>"
     return f"## Classes\n\nIn label order, as in `labels.txt`.\n\n{table}"

@@ -79,6 +79,20 @@ def write_onnx(
     pathlib.Path(path).write_bytes(proto.SerializeToString())
 
 
+def set_version(path: str | os.PathLike, version: str) -> None:
+    """Gives an ONNX file another version in its metadata.
+
+    Raises:
+      UsageError: the package that reads it is not installed.
+    """
+    _require("onnx", purpose="An ONNX file under a new number")
+    import onnx
+
+    proto = onnx.load(os.fspath(path))
+    onnx.helper.set_model_props(proto, {p.key: p.value for p in proto.metadata_props} | {"version": version})
+    pathlib.Path(path).write_bytes(proto.SerializeToString())
+
+
 def build_onnx_classifier(path: str | os.PathLike) -> Callable[[np.ndarray], np.ndarray]:
     """Opens an ONNX classifier.
 
@@ -108,5 +122,5 @@ def _operations(graph: Any) -> Iterator[Any]:
             yield from _operations(attribute.g)
 
 
-def _require(*modules: str) -> None:
-    require("onnx", *modules, purpose="An ONNX file", otherwise="leave out the format onnx")
+def _require(*modules: str, purpose: str = "An ONNX file") -> None:
+    require("onnx", *modules, purpose=purpose, otherwise="leave out the format onnx")

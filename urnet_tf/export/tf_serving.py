@@ -3,31 +3,49 @@
 In: a directory of exports, `<directory>/<name>/<version>/saved_model.pb`. Out:
 
     <name>/<version>/assets.extra/tf_serving_warmup_requests   replayed before a version is served
-    models.config                                              all models of the directory
+    models.config      all models of the directory; see `models_config`
+    batching.config    which sizes of batches are computed; one of each is replayed before
+    monitoring.config  metrics for Prometheus
 
 A version that is added later is served from then on, and the one before it is unloaded.
 """
 
 import os
 import pathlib
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from urnet_tf.errors import UsageError
 from urnet_tf.store import write_text
-from urnet_tf.text_rules import bare
 
 IMAGE = "tensorflow/serving:2.20.0"  # of the TensorFlow that wrote the models
-CONFIG = "models.config"
+CONFIG, BATCHING, MONITORING = "models.config", "batching.config", "monitoring.config"
 WARM_UP = "assets.extra/tf_serving_warmup_requests"
-WARM_UP_BATCHES = (1, 8)
+ALLOWED_BATCH_SIZES = (1, 2, 4, 8, 16, 32)  # images that are computed at once; fewer are filled up
+METRICS_PATH = "/monitoring/prometheus/metrics"
 GRPC_PORT, REST_PORT = 8500, 8501
-_IN_CONTAINER = "/models"
+IN_CONTAINER = "/models"
+_IN_CONTAINER_BESIDE = "/config"  # files that are not in the directory of exports
+
+_BATCHING_TEXT = f"""\
+# Images of several requests are computed together, in one of these sizes; missing ones are filled up. The
+# warm-up requests of an export hold one of each size, so none is slow when it first comes.
+max_batch_size {{ value: {ALLOWED_BATCH_SIZES[-1]} }}  # larger requests are split
+{chr(10).join(f"allowed_batch_sizes: {size}" for size in ALLOWED_BATCH_SIZES)}
+batch_timeout_micros {{ value: 1000 }}  # that a request waits for others
+num_batch_threads {{ value: 4 }}  # batches at a time; each decodes its images, so more need more memory
+max_enqueued_batches {{ value: 32 }}  # what comes on top of them is answered UNAVAILABLE
+"""
+_MONITORING_TEXT = f"""\
+prometheus_config {{
+  enable: true
+  path: "{METRICS_PATH}"
+}}
+"""
 
 
 def write_warm_up(version_dir: str | os.PathLike, name: str, images: Sequence[bytes]) -> None:
-    """Writes one request for each signature of a SavedModel and each of WARM_UP_BATCHES.
+    """Writes one request for each signature of a SavedModel and each of ALLOWED_BATCH_SIZES.
 
     Without them the first requests of users pay for what TensorFlow sets up at its first call.
 
@@ -50,7 +68,7 @@ def write_warm_up(version_dir: str | os.PathLike, name: str, images: Sequence[by
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(os.fspath(path)) as writer:
         for signature_name, signature in read_signatures(version_dir).items():
-            for batch in WARM_UP_BATCHES:
+            for batch in ALLOWED_BATCH_SIZES:
                 log = prediction_log_pb2.PredictionLog()
                 request = log.predict_log.request
                 request.model_spec.name, request.model_spec.signature_name = name, signature_name
@@ -75,94 +93,35 @@ def find_versions(directory: str | os.PathLike) -> list[int]:
     return sorted(int(p.parent.name) for p in paths if p.parent.name.isdecimal())
 
 
-def write_models_config(
-    directory: str | os.PathLike,
-    names: Iterable[str] | None = None,
-    *,
-    base_path: str | os.PathLike = _IN_CONTAINER,
-    version: int | None = None,
-) -> pathlib.Path:
-    """Writes the list of models that `tensorflow_model_server --model_config_file=` reads.
+def write_server_files(directory: str | os.PathLike) -> list[pathlib.Path]:
+    """Writes `batching.config` and `monitoring.config` where they are missing; returns what it wrote."""
+    written = []
+    for name, text in ((BATCHING, _BATCHING_TEXT), (MONITORING, _MONITORING_TEXT)):
+        path = pathlib.Path(directory) / name
+        if not os.path.lexists(path):  # somebody's own settings stay
+            write_text(path, text)
+            written.append(path)
+    return written
+
+
+def server_flags(config: str | os.PathLike, beside: str | os.PathLike) -> list[str]:
+    """Flags of `tensorflow_model_server` for the files of this module.
 
     Args:
-      directory: where the file goes.
-      names: of the models; None = all models of the directory.
-      base_path: where the server sees the directory of exports.
-      version: the only one to serve; None = always the highest.
-
-    Returns:
-      the file's path.
+      config: the list of models.
+      beside: directory of the other files, as the server sees it.
     """
-    directory = pathlib.Path(directory)
-    if names is None:
-        names = sorted(p.name for p in directory.iterdir() if find_versions(p))
-    config = _parse_models_config("")
-    for name in names:
-        _add_entry(config, name, base_path, version)
-    write_text(directory / CONFIG, _format_models_config(config))
-    return directory / CONFIG
+    return [
+        f"--model_config_file={os.fspath(config)}",
+        "--allow_version_labels_for_unavailable_models=true",  # else none is set at the start
+        "--enable_batching=true",
+        f"--batching_parameters_file={os.fspath(pathlib.PurePosixPath(beside, BATCHING))}",
+        f"--monitoring_config_file={os.fspath(pathlib.PurePosixPath(beside, MONITORING))}",
+    ]
 
 
-def read_models_config(path: str | os.PathLike) -> Any:
-    """A list of models that somebody may have written by hand, as a `ModelServerConfig`.
-
-    Raises:
-      UsageError: it cannot be read, or is no list that a model can be added to.
-    """
-    try:
-        return _parse_models_config(pathlib.Path(path).read_bytes().decode("utf-8"))
-    except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror}.") from None
-    except ValueError as error:  # of the decoding or the parsing
-        reason = bare(" ".join(str(error).split()), 150)
-        raise UsageError(
-            f"Expected a list of models for TF Serving in {path}, which is left as it is; {reason}. Correct "
-            "it or move it away."
-        ) from None
-
-
-def add_model(path: str | os.PathLike, name: str, *, base_path: str | os.PathLike = _IN_CONTAINER) -> bool:
-    """Adds a model to a list of models where it is not in it; nothing else of the file changes.
-
-    Args:
-      path: the file; made when missing. A link is followed.
-      name: of the model.
-      base_path: where the server sees the directory of exports.
-
-    Returns:
-      whether a model was added.
-
-    Raises:
-      UsageError: as for `read_models_config`.
-    """
-    path = pathlib.Path(os.path.realpath(path))
-    text = ""
-    if path.exists():
-        if any(entry.name == name for entry in read_models_config(path).model_config_list.config):
-            return False
-        text = path.read_bytes().decode("utf-8")
-    before = _parse_models_config(text)
-    wanted = type(before)()
-    wanted.CopyFrom(before)
-    _add_entry(wanted, name, base_path)
-    added = type(before)()
-    _add_entry(added, name, base_path)
-    body = _format_models_config(added)
-    if before.HasField("model_config_list"):
-        end = _last_brace(text)
-        entry = "\n".join(body.splitlines()[1:-1])  # without the braces of the list
-        head = text[:end]
-        line_break = "" if head.rstrip(" \t").endswith("\n") else "\n"
-        text = f"{head}{line_break}{entry}\n{text[end:]}"
-    else:
-        text = text + "\n" * (bool(text) and not text.endswith("\n")) + body
-    if _parse_models_config(text) != wanted:
-        raise UsageError(f"Cannot add {name} to {path}, which is left as it is; add it by hand.")
-    write_text(path, text)
-    return True
-
-
-def _parse_models_config(text: str) -> Any:
+def parse_models_config(text: str) -> Any:
+    """A list of models as a `ModelServerConfig`; ValueError where it is none that a model can be added to."""
     from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
 
@@ -175,30 +134,23 @@ def _parse_models_config(text: str) -> Any:
     return config
 
 
-def _format_models_config(config: Any) -> str:
+def format_models_config(config: Any) -> str:
+    """The text of a `ModelServerConfig`."""
     from google.protobuf import text_format
 
     return text_format.MessageToString(config, as_utf8=True)
 
 
-def _add_entry(config: Any, name: str, base_path: str | os.PathLike, version: int | None = None) -> None:
-    entry = config.model_config_list.config.add(
-        name=name,
-        base_path=os.fspath(pathlib.PurePosixPath(base_path, name)),
-        model_platform="tensorflow",
-    )
-    if version is None:
-        entry.model_version_policy.latest.num_versions = 1
-    else:
-        entry.model_version_policy.specific.versions.append(version)
+def draw_photo() -> bytes:
+    """A JPEG file of the size that photographs on the web have, without a person or a right in it."""
+    import io
 
+    from PIL import Image
 
-_TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[}>]""")
-
-
-def _last_brace(text: str) -> int:
-    """Where the list of models ends, in a text with nothing behind it but comments."""
-    return [token.start() for token in _TOKEN.finditer(text) if token[0] in "}>"][-1]
+    ramps = [Image.linear_gradient("L").rotate(90 * turns).resize((500, 375)) for turns in range(3)]
+    file = io.BytesIO()
+    Image.merge("RGB", ramps).save(file, "JPEG", quality=90)
+    return file.getvalue()
 
 
 def docker_command(
@@ -210,17 +162,20 @@ def docker_command(
     host: str = "127.0.0.1",
     rest_port: int = REST_PORT,
     grpc_port: int = GRPC_PORT,
+    flags: Sequence[str] = (),
 ) -> list[str]:
     """The `docker run` that serves the models of a directory, for `shlex.join` or `subprocess`.
 
     Args:
       directory: of the exports.
       name: of the only model that the container may see; None = all.
-      config: file with the list of models; None = `models.config` in the directory.
+      config: file with the list of models, beside which `write_server_files` wrote; None = those of the
+        directory, which are looked at every minute, so that a changed list needs no new start.
       container: the container's name; None = Docker makes one up.
       host: address that the ports listen on; 0.0.0.0 = all, so that other machines reach them.
       rest_port: of the HTTP interface, on the host.
       grpc_port: of the gRPC interface, on the host.
+      flags: more of `tensorflow_model_server`.
     """
 
     def mount(source: str | os.PathLike, target: str) -> list[str]:
@@ -228,17 +183,18 @@ def docker_command(
         field = f"source={pathlib.Path(source).resolve()}"
         return ["--mount", f"type=bind,{_csv(field)},{_csv(f'target={target}')},readonly"]
 
-    seen = f"{_IN_CONTAINER}/{CONFIG}" if config is None else f"/config/{CONFIG}"
+    beside = IN_CONTAINER if config is None else _IN_CONTAINER_BESIDE
     address = f"[{host}]" if ":" in host else host
     return [
         "docker", "run", "--rm", "--init",  # the image's start script would not pass a signal on
         *(["--name", container] if container else []),
         "--publish", f"{address}:{rest_port}:{REST_PORT}",
         "--publish", f"{address}:{grpc_port}:{GRPC_PORT}",
-        *(mount(pathlib.Path(directory, name), f"{_IN_CONTAINER}/{name}") if name else
-          mount(directory, _IN_CONTAINER)),
-        *(mount(config, seen) if config is not None else []),
-        IMAGE, f"--model_config_file={seen}",
+        *(mount(pathlib.Path(directory, name), f"{IN_CONTAINER}/{name}") if name else
+          mount(directory, IN_CONTAINER)),
+        *(mount(pathlib.Path(config).parent, beside) if config is not None else []),
+        IMAGE, *server_flags(f"{beside}/{CONFIG}", beside),
+        *(["--model_config_file_poll_wait_seconds=60"] if config is None else []), *flags,
     ]  # fmt: skip
 
 

@@ -119,6 +119,20 @@ def read_metadata(path: str | os.PathLike) -> tuple[list[str] | None, Preparatio
     return labels, preparation
 
 
+def set_version(path: str | os.PathLike, name: str, version: str) -> None:
+    """Gives a `.tflite` classifier another version, in its metadata and in its preparation.
+
+    Args:
+      name: of the model.
+
+    Raises:
+      UsageError: not a TFLite model, or what is inside is damaged.
+    """
+    labels, preparation = read_metadata(path)
+    if labels is not None:  # else there is no version in it
+        add_metadata(path, name, labels, preparation, version=version)
+
+
 def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     if archive.getinfo(name).file_size > _MAX_MEMBER_BYTES:  # a few kilobytes may unpack to gigabytes
         raise ValueError(f"{name} is too large")
@@ -136,11 +150,15 @@ def _append_files(content: bytes, files: dict[str, str]) -> bytes:
 def _set_entry(model: Any, metadata: bytes) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
+    for standing in model.metadata or []:
+        if standing.name == _ENTRY:  # no second buffer, in which the old one would live on
+            model.buffers[standing.buffer].data = list(metadata)
+            return
     buffer, entry = schema.BufferT(), schema.MetadataT()
     buffer.data = list(metadata)
     entry.name, entry.buffer = _ENTRY, len(model.buffers)
     model.buffers.append(buffer)
-    model.metadata = [m for m in model.metadata or [] if m.name != _ENTRY] + [entry]
+    model.metadata = [*(model.metadata or []), entry]
 
 
 def _build_metadata(name: str, version: str, description: str, has_preparation: bool) -> bytes:

@@ -33,6 +33,7 @@ from urnet_tf.flow.plan import Identity
 from urnet_tf.schema import TRAIN
 from urnet_tf.stages import evaluate, export
 from urnet_tf.stages.effects import effective_settings
+from urnet_tf.stages.held_images import describe_labels, drawn_splits, held_rows
 from urnet_tf.stages.members import build_member_predictor, member_directory
 from urnet_tf.stages.settings import BACKBONE_SETTINGS, open_backbone
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
@@ -144,10 +145,13 @@ def why_no_export(runs: Sequence[Run]) -> str | None:
             return f"{run.root} rests on features of your own (model.features), not on images"
     first, *others = (export.preparation_of(run.config) for run in runs)
     for run, other in zip(runs[1:], others, strict=True):
-        if dataclasses.replace(other, crops=first.crops, scales=first.scales) != first:
+        alike = dataclasses.replace(
+            other, crops=first.crops, scales=first.scales, max_pixels=first.max_pixels
+        )
+        if alike != first:
             return (
-                f"{runs[0].root} and {run.root} prepare images otherwise (sizes, crop_fraction, max_pixels), "
-                "and one exported model has one preparation"
+                f"{runs[0].root} and {run.root} prepare images otherwise (sizes, crop_fraction), and "
+                "one exported model has one preparation"
             )
     return None
 
@@ -268,7 +272,8 @@ def _run_stage(
 def _evaluate(context: StageContext, runs: Sequence[Run]) -> dict:
     """Stage `evaluate` of the ensemble."""
     out, first, settings = context.out, runs[0], context.config.evaluate
-    split, ids, wanted = evaluate.held_rows(first.held["split"], first.held["label"], settings.split)
+    columns = first.held["split"], first.held["label"]
+    split, ids, wanted = held_rows(*columns, settings.split, drawn_splits(first.context))
     labels = first.held["label"][wanted]
     if not wanted.size:
         raise UsageError(f"Expected validation or test images; {first.root} has none.")
@@ -292,7 +297,7 @@ def _evaluate(context: StageContext, runs: Sequence[Run]) -> dict:
     told |= {
         "views": views,
         "runs": [str(run.root) for run in runs],
-        **evaluate.describe_labels(reader, split),
+        **describe_labels(reader, split),
     }
     write_json(out / "metrics.json", told)
     shown = str(views[0]) if len(set(views)) == 1 else f"{min(views)} to {max(views)}"

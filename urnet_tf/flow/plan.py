@@ -76,7 +76,7 @@ def make_plan(
     """
     if first is not None:
         _check_named(first, only)
-    identities, metadata = identify_stages(config), gather_plan_context(config, workdir)
+    identities, metadata = identify_stages(config, workdir), gather_plan_context(config, workdir)
     steps: list[Step] = []
     in_effect: dict[str, dict | None] = {}  # the markers of what later stages will read; None = to be made
     for stage in STAGES:
@@ -141,8 +141,11 @@ def find_missing(used: Mapping[str, Identity], workdir: Workdir) -> dict[str, st
     return found
 
 
-def identify_stages(config: Config) -> dict[str, Identity]:
+def identify_stages(config: Config, workdir: Workdir | None = None) -> dict[str, Identity]:
     """What decides the results of each stage.
+
+    Args:
+      workdir: where something may lie that is read, like judgements; None = nothing does.
 
     Raises:
       UsageError: something that is read from outside cannot be found.
@@ -151,15 +154,17 @@ def identify_stages(config: Config) -> dict[str, Identity]:
     for stage in STAGES:
         keys = stage.depends_on if stage.applies(config) else ()
         settings, inputs = effective_settings(config, keys), stage.inputs(config)
+        if workdir is not None:
+            inputs |= stage.inputs_of_workdir(config, workdir.root)
         needed = {name: found[name].key for name in (*stage.needs, *stage.uses)}
         key = fingerprint(stage.name, stage.version, settings, inputs, needed)
         found[stage.name] = Identity(key, stage.version, settings, inputs)
     return found
 
 
-def stage_keys(config: Config) -> dict[str, str]:
+def stage_keys(config: Config, workdir: Workdir | None = None) -> dict[str, str]:
     """For each stage the hash of everything that decides what it writes."""
-    return {name: identity.key for name, identity in identify_stages(config).items()}
+    return {name: identity.key for name, identity in identify_stages(config, workdir).items()}
 
 
 NOT_YET = "it was not run yet"

@@ -6,6 +6,7 @@ from urnet_tf.costs.units import format_bytes, format_count, format_seconds
 from urnet_tf.flow.plan import NOT_YET, SKIP, Step
 from urnet_tf.models.variants import LITES
 from urnet_tf.stages.effects import ignored_settings
+from urnet_tf.stages.judgements import format_judgements
 from urnet_tf.stages.settings import count_backbone
 from urnet_tf.stages.stage import PlanContext
 from urnet_tf.store import Workdir
@@ -25,6 +26,8 @@ def format_plan(config: Config, steps: list[Step], workdir: Workdir) -> str:
     # That one stage runs since another does, or for the first time, goes without saying.
     explained = [step for step in steps if step.reason and step.reason != NOT_YET and not step.follows]
     lines += [f"{step.stage.name} has to {step.action}, since {step.reason}." for step in explained]
+    obeyed = any(step.stage.name == "ingest" and step.action == SKIP for step in steps)
+    lines += format_judgements(config, workdir, obeyed=obeyed)
     lines += [f"Warning: {sentence}" for sentence in format_ignored(config)]
     todo = [s for s in steps if s.action != SKIP]
     lines += _format_training(config, todo, machine.gpus)

@@ -148,7 +148,7 @@ def run_single(name: str, config: Config, workdir: Workdir) -> None:
     Raises:
       UsageError: a stage that it needs is not complete for these settings.
     """
-    stage, identities = find_stage(name), identify_stages(config)
+    stage, identities = find_stage(name), identify_stages(config, workdir)
     markers = {other.name: workdir.marker(other.name) for other in plans.STAGES}
     for needed in stage.needs:
         arguments = find_stage(needed), identities[needed], markers[needed], markers, workdir

@@ -22,10 +22,13 @@ from urnet_tf.images.image_formats import (  # a part of this module
     RefusedImage as RefusedImage,
     decode_rgb as decode_rgb,
     exif_orientation as exif_orientation,
+    promised_pixels as promised_pixels,
     refuse_unless as refuse_unless,
 )
 from urnet_tf.images.picture import is_slight
 
+_PIXELS_AT_ONCE = 50_000_000  # of files that are decoded at a time; each takes up to 16 bytes
+_DECODERS = 64  # at most; more than there are processors do no harm
 _AREA_FACTOR = 4.0  # from here on a cheap box filter reduces most of the way
 
 
@@ -143,7 +146,8 @@ def _each(image_bytes: tf.Tensor, show: Callable, shape: tuple[int, ...]) -> tup
     """`show` of every file: float32 [n, *shape], zeros where it fails, and valid bool [n]."""
     count = tf.size(image_bytes, out_type=tf.int64)
     dataset = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
-    dataset = dataset.map(lambda index, encoded: (index, show(encoded)), num_parallel_calls=tf.data.AUTOTUNE)
+    parallel = _parallel_decoders(image_bytes, count)
+    dataset = dataset.map(lambda index, encoded: (index, show(encoded)), num_parallel_calls=parallel)
     # One more that is always good keeps the batch from being empty.
     last = tf.data.Dataset.from_tensors((count, tf.zeros(shape)))
     indices, images = dataset.ignore_errors().concatenate(last).batch(count + 1).get_single_element()
@@ -155,6 +159,18 @@ def _each(image_bytes: tf.Tensor, show: Callable, shape: tuple[int, ...]) -> tup
         lambda: tf.scatter_nd(indices[:, None], images, tf.concat([count[None], shape], 0)),
     )
     return tf.ensure_shape(images, [None, *shape]), valid
+
+
+@tf.autograph.experimental.do_not_convert
+def _parallel_decoders(image_bytes: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """How many files may be decoded at a time, so that no request takes more memory than its pixels may."""
+
+    def by_the_largest() -> tf.Tensor:
+        sizes = tf.data.Dataset.from_tensor_slices(image_bytes).map(promised_pixels).ignore_errors()
+        largest = sizes.reduce(tf.constant(1, tf.int64), tf.maximum)
+        return tf.clip_by_value(_PIXELS_AT_ONCE // largest, 1, _DECODERS)
+
+    return tf.cond(count > 1, by_the_largest, lambda: tf.constant(1, tf.int64))
 
 
 @tf.autograph.experimental.do_not_convert

@@ -112,6 +112,55 @@ def _decode_other(image_bytes: tf.Tensor, max_pixels: int) -> tf.Tensor:
     )
 
 
+@tf.autograph.experimental.do_not_convert
+def promised_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
+    """How many pixels the header of an image promises, int64: 0 where it is of no kind that is read.
+
+    That of a GIF's canvas, out of which a frame may reach; decoding looks closer.
+
+    Raises:
+      tf.errors.InvalidArgumentError: a damaged JPEG file.
+    """
+    header = _integers(tf.strings.substr(image_bytes, 0, tf.minimum(64, tf.strings.length(image_bytes))), 64)
+
+    def starts(*values: int) -> tf.Tensor:
+        return tf.reduce_all(header[: len(values)] == tf.constant(values, tf.int64))
+
+    def jpeg() -> tf.Tensor:
+        return tf.cast(tf.reduce_prod(tf.image.extract_jpeg_shape(image_bytes)[:2]), tf.int64)
+
+    def others() -> tf.Tensor:
+        sizes = {
+            b"\x89PNG": _png_pixels(header), b"RIFF": _webp_pixels(header), b"BM": _bmp_pixels(header),
+            b"GIF8": _little(header, 6, 2) * _little(header, 8, 2),
+        }  # fmt: skip
+        return tf.add_n([tf.where(starts(*name), size, 0) for name, size in sizes.items()])
+
+    return tf.cond(starts(0xFF, 0xD8, 0xFF), jpeg, others)
+
+
+def _png_pixels(header: tf.Tensor) -> tf.Tensor:
+    return _big(header, 16, 4) * _big(header, 20, 4)
+
+
+def _webp_pixels(header: tf.Tensor) -> tf.Tensor:
+    extended, lossless, bits = header[15] == ord("X"), header[15] == ord("L"), _little(header, 21, 4)
+    return tf.where(
+        extended,
+        (_little(header, 24, 3) + 1) * (_little(header, 27, 3) + 1),
+        tf.where(
+            lossless,
+            (bits % 2**14 + 1) * (bits // 2**14 % 2**14 + 1),
+            (_little(header, 26, 2) % 2**14) * (_little(header, 28, 2) % 2**14),
+        ),
+    )
+
+
+def _bmp_pixels(header: tf.Tensor) -> tf.Tensor:
+    height = _little(header, 22, 4)  # as two's complement; negative: rows from top to bottom
+    return _little(header, 18, 4) * tf.minimum(height, 2**32 - height)
+
+
 def _decode_jpeg(image_bytes: tf.Tensor, max_pixels: int, short_side_px: int | None) -> tf.Tensor:
     shape = tf.cast(tf.image.extract_jpeg_shape(image_bytes), tf.int64)
     image_bytes = _checked_size(image_bytes, shape[0] * shape[1], max_pixels)
@@ -153,7 +202,7 @@ def _oriented(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_png(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    image_bytes = _checked_size(image_bytes, _big(header, 16, 4) * _big(header, 20, 4), max_pixels)
+    image_bytes = _checked_size(image_bytes, _png_pixels(header), max_pixels)
     encoded = (
         image_bytes + _IEND
     )  # a file without its last chunk is whole for Pillow; what follows it is nothing
@@ -186,21 +235,10 @@ def _on_white(image: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_webp(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    extended, lossless = header[15] == ord("X"), header[15] == ord("L")
-    animated = extended & (header[20] // 2 % 2 == 1)
+    animated = (header[15] == ord("X")) & (header[20] // 2 % 2 == 1)
     message = "Animated WebP files are not read."
     image_bytes = refuse_unless(tf.logical_not(animated), image_bytes, "unsupported", message)
-    bits = _little(header, 21, 4)
-    pixels = tf.where(
-        extended,
-        (_little(header, 24, 3) + 1) * (_little(header, 27, 3) + 1),
-        tf.where(
-            lossless,
-            (bits % 2**14 + 1) * (bits // 2**14 % 2**14 + 1),
-            (_little(header, 26, 2) % 2**14) * (_little(header, 28, 2) % 2**14),
-        ),
-    )
-    image_bytes = _checked_size(image_bytes, pixels, max_pixels)
+    image_bytes = _checked_size(image_bytes, _webp_pixels(header), max_pixels)
     image = tf.io.decode_image(image_bytes, channels=0, expand_animations=False)
     return _as_rgb(tf.reshape(image, tf.shape(image)[-3:]))
 
@@ -320,9 +358,7 @@ def _decode_bmp(image_bytes: tf.Tensor, header: tf.Tensor, max_pixels: int) -> t
         | ((bits == 32) & ((compression == 0) | (compression == 3)))
     )
     image_bytes = refuse_unless(known, image_bytes, "unsupported", "This variant of BMP is not read.")
-    height = _little(header, 22, 4)
-    height = tf.minimum(height, 2**32 - height)  # negative: rows from top to bottom
-    image_bytes = _checked_size(image_bytes, _little(header, 18, 4) * height, max_pixels)
+    image_bytes = _checked_size(image_bytes, _bmp_pixels(header), max_pixels)
     image = tf.io.decode_bmp(image_bytes)
 
     def from_palette() -> tf.Tensor:  # the decoder gives the index

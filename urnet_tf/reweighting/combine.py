@@ -70,6 +70,9 @@ def combine_weights(
     largest: float = 10.0,
     formulas: str = REPAIRED,
     unit_mean: bool = False,
+    share: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    trusted: np.ndarray | None = None,
 ) -> np.ndarray:
     """The product of the factors and of the evidence, scaled to mean 1 inside of [smallest, largest].
 
@@ -82,6 +85,9 @@ def combine_weights(
       smallest: "repaired": the smallest weight, below 1.
       largest: "repaired": the largest weight, above 1.
       unit_mean: "literal": whether the product is scaled to mean 1; "repaired" always is.
+      share: float [N], what of a picture an image is, see `share_of_picture`; None = all of it.
+      labels: int [N], with `trusted`.
+      trusted: bool [N], labels of which people are sure: see `lift_trusted`; None = none.
 
     Returns:
       float32 [N].
@@ -99,9 +105,9 @@ def combine_weights(
     Reading: the weight multiplies the cross entropy of its image, and the loss of a step is the mean over its
     images (Keras' rule), so that the literal mean of weights scales the learning rate; `unit_mean` undoes it.
     """
-    product = _product(factors, len(factors[0]))
+    product, of_picture = _product(factors, len(factors[0])), 1.0 if share is None else share
     if is_literal(formulas):
-        product = product * _product(evidence, len(product))
+        product = lift_trusted(product * _product(evidence, len(product)), labels, trusted) * of_picture
         return (scale_to_mean_one(product) if unit_mean else product).astype(np.float32)
     if not 0.0 <= smallest < 1.0 < largest:
         raise UsageError(
@@ -110,9 +116,34 @@ def combine_weights(
     if not all((np.asarray(values) >= 0).all() for values in evidence):
         raise ValueError("Expected non-negative evidence; received a negative or NaN value.")
     product = product * _product(evidence, len(product)) ** (1.0 / max(1, len(evidence)))
+    product = lift_trusted(product, labels, trusted) * of_picture
     if not (np.isfinite(product).all() and (product >= 0).all() and product.any()):
         raise ValueError("Expected non-negative finite factors whose product is not 0 everywhere.")
     return _clip_to_mean_one(product / product.mean(), smallest, largest).astype(np.float32)
+
+
+def lift_trusted(product: np.ndarray, labels: np.ndarray | None, trusted: np.ndarray | None) -> np.ndarray:
+    """Trusted labels count as much as what counts most in their class: float [N].
+
+    What the factors guess of such a label is known better, and no image can be worth more to its class than
+    one whose label is right. A class whose own factors are all small still counts as it did.
+
+    Args:
+      product: float [N], the weights before they are scaled.
+      labels: int [N].
+      trusted: bool [N]; None = none.
+
+    Source: not in the paper.
+
+    >>> trusted = np.array([True, False, False, True])
+    >>> lift_trusted(np.array([0.2, 0.9, 0.5, 0.4]), np.array([0, 0, 1, 1]), trusted)
+    array([0.9, 0.9, 0.5, 0.5])
+    """
+    if labels is None or trusted is None:
+        return product
+    top = np.full(int(np.max(labels, initial=0)) + 1, -np.inf)
+    np.maximum.at(top, labels, product)
+    return np.where(trusted, top[labels], product)
 
 
 def scale_to_mean_one(weights: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:

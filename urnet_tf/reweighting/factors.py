@@ -21,11 +21,13 @@ from urnet_tf.reweighting import (
     cluster_weight,
     instance_weight,
     label_posterior,
+    other_score,
     page_text,
     rank_prior,
     self_confidence,
 )
 from urnet_tf.reweighting.evidence import update_right_prob
+from urnet_tf.reweighting.judged_labels import Anchors
 
 # What a factor does to the weight: it multiplies it; or it is one of several guesses whether the label is
 # right, which share a mean (see `combine`); or it is observed afterwards and changes nothing.
@@ -40,6 +42,7 @@ class Prediction:
     given_prob: np.ndarray  # float [N], of the given label
     topk_ids: np.ndarray  # int32 [N, k], best first
     topk_probs: np.ndarray  # float [N, k]
+    anchors: Anchors | None = None  # the same of images that people judged; None = nobody did
 
     @property
     def label(self) -> np.ndarray:
@@ -80,15 +83,20 @@ class Instances:
     cluster_score: np.ndarray | None = None  # float [N], see `cluster_weight.compute_group_score`
     confidence: np.ndarray | None = None  # float [N], cosine of image and class text
     page_score: np.ndarray | None = None  # float [N], see `page_text.compute_page_score`; NaN without text
+    other_score: np.ndarray | None = (
+        None  # float [N], of someone else, more = more probably right; NaN = none
+    )
     pictures: np.ndarray | None = None  # int [N], equal for copies of one picture, -1 = there are none
+    trusted: np.ndarray | None = None  # bool [N], labels that people found right or put right
 
     @functools.cached_property
     def posterior(self) -> label_posterior.LabelPosterior:
         """What the pictures alone say of the labels."""
         seen = self.prediction
         return label_posterior.compute_label_posterior(
-            seen.given_prob, seen.topk_ids, seen.topk_probs, self.labels, num_classes=self.num_classes
-        )
+            seen.given_prob, seen.topk_ids, seen.topk_probs, self.labels, num_classes=self.num_classes,
+            trusted=self.trusted, anchors=seen.anchors,
+        )  # fmt: skip
 
     @functools.cached_property
     def _known_right_probs(self) -> dict[tuple[str, ...], dict[str, np.ndarray]]:
@@ -96,22 +104,32 @@ class Instances:
 
     def right_probs(self, recipe: Recipe) -> dict[str, np.ndarray]:
         """P(the label is right), float [N], after each kind of evidence of a recipe, the pictures first."""
-        used = tuple(name for name in ("rank_prior", "page_text") if name in recipe.factors)
+        used = tuple(n for n in ("rank_prior", "page_text", "other_score") if n in recipe.factors)
         if used not in self._known_right_probs:  # each of its factors asks
             self._known_right_probs[used] = self._update_right_probs(used)
         return self._known_right_probs[used]
 
     def _update_right_probs(self, used: tuple[str, ...]) -> dict[str, np.ndarray]:
-        prob = self.posterior.prob
-        found = {"label_posterior": prob}
+        found = {"label_posterior": self.posterior.prob}
         if "rank_prior" in used:
-            column = rank_prior.rank_column(self.ranks)
-            prob = update_right_prob(prob, column, self.sources, self.folds, relative_to_group=False)
-            found["rank_prior"] = prob
+            found["rank_prior"] = self._update(rank_prior.rank_column(self.ranks), found, compared=False)
         if "page_text" in used and self.page_score is not None:
-            prob = update_right_prob(prob, self.page_score, self.sources, self.folds, relative_to_group=True)
-            found["page_text"] = prob
+            found["page_text"] = self._update(self.page_score, found, compared=True)
+        if "other_score" in used and self.other_score is not None:
+            found["other_score"] = self._update(self.other_score, found, compared=True)
         return found
+
+    def _update(self, column: np.ndarray, found: Mapping[str, np.ndarray], *, compared: bool) -> np.ndarray:
+        """P with one more column; of trusted labels nothing is asked or learned, since these were chosen."""
+        *_, before = found.values()
+        open_rows = slice(None) if self.trusted is None else np.flatnonzero(~self.trusted)
+        prob = np.array(before, np.float64)
+        if prob[open_rows].size:
+            prob[open_rows] = update_right_prob(
+                prob[open_rows], column[open_rows], self.sources[open_rows], self.folds[open_rows],
+                relative_to_group=compared,
+            )  # fmt: skip
+        return prob
 
     def share_of_evidence(self, name: str, recipe: Recipe) -> np.ndarray:
         """By how much one kind of evidence changes P(right): float32 [N], so that their product is P."""
@@ -228,6 +246,16 @@ FACTORS: tuple[Factor, ...] = (
         low="the text of its page fits the class worse than is usual",
         high="the text of its page fits the class better than is usual",
         compute=page_text.weigh,
+    ),
+    Factor(
+        name="other_score",
+        role=FACTOR,
+        origin="not in the paper",
+        holds="What the scores that were given for the images say about the label.",
+        question="Do the scores that were given speak for the label?",
+        low="the score that was given for it speaks against the label",
+        high="the score that was given for it speaks for the label",
+        compute=other_score.weigh,
     ),
     Factor(
         name="saliency",

@@ -197,6 +197,25 @@ def seen_predictions(
     )
 
 
+def predict_others(
+    judgement: Judgement, features: np.ndarray, *, top_k: int = 5
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the heads of the folds say of images that none of them was fitted to, each asked about some.
+
+    Args:
+      features: float [m, D].
+      top_k: how many of the likeliest classes are kept.
+
+    Returns:
+      ids int32 [m, K] and probabilities float32 [m, K], the likeliest classes first.
+    """
+    heads = judgement.heads[:-1]
+    folds, labels = np.arange(len(features)) % len(heads), np.zeros(len(features), np.int64)
+    kept = min(top_k, len(judgement.head.bias))
+    _, ids, probs, _ = _predict(np.asarray(features), labels, folds, heads, kept)
+    return ids, probs
+
+
 def mean_head(heads: Sequence[LinearHead]) -> LinearHead:
     """The head whose logits are the mean of the heads' logits: the mean of their log-probabilities."""
     return LinearHead(

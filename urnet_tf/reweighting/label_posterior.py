@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from urnet_tf.reweighting.isotonic import isotonic_steps
+from urnet_tf.reweighting.judged_labels import Anchors, Calibration, fit_calibration, unseen_share
 
 if TYPE_CHECKING:
     from urnet_tf.reweighting.factors import Instances, Recipe
@@ -41,6 +42,7 @@ _MOST_SHIFT = 7.0  # of the log-odds: from .001 to .5
 # Standard deviation of the estimated share around the true one beyond chance, as a constant and a share of
 # the estimate: from two drawn and two simulated or relabeled crawls and one that was judged by eye.
 _MODEL_ERROR = (0.03, 0.12)
+_LEFT_ERROR = 0.01  # what is left of it, however many images people have judged
 # The same of one class or source: with it, the truth of 89 of 89 classes of five crawls lay inside.
 _GROUP_ERROR = (0.05, 0.15)
 
@@ -52,12 +54,14 @@ class LabelPosterior:
     prob: float32 [N], P(the given label is right).
     wrong_share: the estimated share of wrong labels, images of no class among them.
     low, high: its 95 % interval, which covers chance and the errors measured on crawls with known truth.
+    calibration: by people's judgements; None = nobody has judged.
     """
 
     prob: np.ndarray
     wrong_share: float
     low: float
     high: float
+    calibration: Calibration | None = None
 
     def clean_rate(self, *, labels_seen: bool) -> dict[str, bool | float | list[float] | None]:
         """The share of right labels and its interval, for metadata.
@@ -81,6 +85,8 @@ def compute_label_posterior(
     labels: np.ndarray,
     *,
     num_classes: int,
+    trusted: np.ndarray | None = None,
+    anchors: Anchors | None = None,
 ) -> LabelPosterior:
     """P(the given label is right) for each image, and the share of wrong labels.
 
@@ -90,16 +96,65 @@ def compute_label_posterior(
       topk_probs: float [N, K]. What is missing to 1 is spread evenly over the other classes.
       labels: int [N].
       num_classes: C.
+      trusted: bool [N], labels that people found right: P is 1, and nothing is learned from them.
+      anchors: all images that people judged, the trusted ones under the labels that the crawl gave them: the
+        crawl as it was is these and the images that are not trusted. P is calibrated on them.
 
     Raises:
       ValueError: probabilities that are not finite.
     """
-    labels, given = np.asarray(labels), np.asarray(given_prob, np.float64)
-    probs = np.asarray(topk_probs, np.float64)
+    labels = np.asarray(labels)
+    rows = np.arange(len(labels)) if trusted is None else np.flatnonzero(~np.asarray(trusted, bool))
+    prob = np.ones(len(labels))
+    if not len(rows):
+        return LabelPosterior(prob.astype(np.float32), 0.0, 0.0, 0.0)
+    given, ids, probs, seen = (np.asarray(c)[rows] for c in (given_prob, topk_ids, topk_probs, labels))
+    if anchors is not None:
+        given = np.concatenate([given, anchors.given_prob])
+        ids, probs = np.concatenate([ids, anchors.topk_ids]), np.concatenate([probs, anchors.topk_probs])
+        seen = np.concatenate([seen, anchors.labels])
+    mixture = _fit_mixture(given, ids, probs, seen, num_classes)
+    found, share, calibration = mixture.prob(mixture.score), mixture.wrong_share, None
+    model_error = _MODEL_ERROR[0] + _MODEL_ERROR[1] * share
+    deviation = np.hypot(mixture.chance, model_error)
+    if anchors is not None:
+        found, judged = found[: len(rows)], found[len(rows) :]
+        calibration = fit_calibration(judged, anchors.right)
+        left = [calibration.share_deviation(found), model_error * unseen_share(found, judged), _LEFT_ERROR]
+        found = calibration.apply(found)
+        share, chance = float(np.mean(1 - found)), np.sqrt(np.mean(found * (1 - found)) / len(rows))
+        deviation = min(deviation, np.linalg.norm([chance, *left]))
+    prob[rows] = found
+    part, margin = len(rows) / len(labels), 1.96 * float(deviation)
+    low, high = max(share - margin, 0.0), min(share + margin, 1.0)
+    return LabelPosterior(prob.astype(np.float32), part * share, part * low, part * high, calibration)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mixture:
+    """P as a function of the score, and the share of wrong labels with its deviation by chance."""
+
+    score: np.ndarray  # float64 [N], of the given labels
+    places: np.ndarray  # float64 [S], rising scores
+    values: np.ndarray  # float64 [S], what `right` is there
+    shift: float  # of the log-odds
+    wrong_share: float
+    chance: float
+
+    def prob(self, score: np.ndarray) -> np.ndarray:
+        """P, float64 [n]."""
+        rows = len(self.score)
+        steps = rows * np.interp(score, self.places, self.values)
+        return _shifted((steps + _PLAIN / (1 + np.exp(-score))) / (rows + _PLAIN), self.shift)
+
+
+def _fit_mixture(
+    given: np.ndarray, ids: np.ndarray, probs: np.ndarray, labels: np.ndarray, num_classes: int
+) -> _Mixture:
+    given, probs = np.asarray(given, np.float64), np.asarray(probs, np.float64)
     if not (np.isfinite(given).all() and np.isfinite(probs).all()):
         raise ValueError("Expected finite probabilities; received NaN or infinity.")
-    is_given = np.asarray(topk_ids) == labels[:, None]
-    score, planted, share = _score_pairs(given, is_given, probs, num_classes)
+    score, planted, share = _score_pairs(given, ids == labels[:, None], probs, num_classes)
     scores = np.concatenate([score, planted.ravel()])
     levels, level_of = np.unique(scores, return_inverse=True)
     own, others = level_of[: len(score)], level_of[len(score) :]
@@ -123,12 +178,12 @@ def compute_label_posterior(
         right = np.clip(1.0 - wrong_share * (1 - among) / among, 0.0, 1.0)
         if not right.any():
             break  # no label looks better than a planted one
-    right = (len(score) * _interpolate_steps(score, right) + _PLAIN * plain) / (len(score) + _PLAIN)
-    right = _match_share(right, wrong_share)
+    # The middles of the steps are joined, so that a better score inside of a step is not a tie.
+    values, step = np.unique(right, return_inverse=True)
+    middles = np.bincount(step, weights=score) / np.bincount(step)
     chance = np.sqrt(wrong_share * (1 - wrong_share) / max(given_low[best] * len(labels), 1))
-    error = 1.96 * np.hypot(chance, _MODEL_ERROR[0] + _MODEL_ERROR[1] * wrong_share)
-    low, high = max(wrong_share - error, 0.0), min(wrong_share + error, 1.0)
-    return LabelPosterior(right.astype(np.float32), float(wrong_share), float(low), float(high))
+    found = _Mixture(score, middles, values, 0.0, float(wrong_share), float(chance))
+    return dataclasses.replace(found, shift=_find_shift(found.prob(score), wrong_share))
 
 
 def estimate_wrong_share(right_prob: np.ndarray) -> tuple[float, float, float]:
@@ -164,25 +219,21 @@ def _score_pairs(
     return score, planted, share / np.maximum(share.sum(axis=1, keepdims=True), _TINY)
 
 
-def _interpolate_steps(score: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Joins the middles of the steps, so that a better score inside of a step is not a tie: float64 [N]."""
-    values, step = np.unique(right, return_inverse=True)
-    middle = np.bincount(step, weights=score) / np.bincount(step)
-    return np.interp(score, middle, values)
-
-
-def _match_share(right: np.ndarray, wrong_share: float) -> np.ndarray:
-    """Planted scores below all given ones are in no P, so that P is too high by them: float64 [N]."""
-    right = np.clip(right, _CERTAIN, 1.0 - _CERTAIN)
-    odds = np.log(right) - np.log1p(-right)
+def _find_shift(right: np.ndarray, wrong_share: float) -> float:
+    """Planted scores below all given ones are in no P, so that P is too high by them: a shift of log-odds."""
     low, high = -_MOST_SHIFT, _MOST_SHIFT
     for _ in range(40):
         middle = 0.5 * (low + high)
-        if np.mean(1.0 / (1.0 + np.exp(odds + middle))) > wrong_share:
+        if np.mean(1.0 - _shifted(right, middle)) > wrong_share:
             low = middle
         else:
             high = middle
-    return 1.0 / (1.0 + np.exp(-odds - low))
+    return low
+
+
+def _shifted(right: np.ndarray, shift: float) -> np.ndarray:
+    right = np.clip(right, _CERTAIN, 1.0 - _CERTAIN)
+    return 1.0 / (1.0 + np.exp(np.log1p(-right) - np.log(right) - shift))
 
 
 def weigh(instances: "Instances", recipe: "Recipe") -> np.ndarray:

@@ -54,6 +54,8 @@ def apply_recipe(
     ones = np.ones(len(instances.labels), np.float32)
     every = {factor.name: factors.get(factor.name, ones) for factor in weighing()}
     target_ids, target_probs = make_targets(instances.labels, instances.prediction, recipe)
+    if instances.trusted is not None:  # nothing is likelier than what people saw
+        target_probs[instances.trusted] = np.eye(1, target_probs.shape[1])
     *_, right_prob = instances.right_probs(recipe).values()
     return Weighed(
         every, sample_weight, right_prob.astype(np.float32), instances.posterior, instances.prediction,
@@ -69,12 +71,13 @@ def weigh(instances: Instances, recipe: Recipe) -> tuple[dict[str, np.ndarray], 
             values = factor.compute(instances, recipe)
             if values is not None:  # nothing is known that it could weigh by
                 found[factor.role][factor.name] = values
-    once = np.ones(len(instances.labels), np.float32)
+    ones, share = np.ones(len(instances.labels), np.float32), None
     if recipe.copies_once and instances.pictures is not None:
-        once = combine.share_of_picture(instances.labels, instances.pictures)
+        share = combine.share_of_picture(instances.labels, instances.pictures)
     sample_weight = combine.combine_weights(
-        [once, *found[FACTOR].values()], list(found[EVIDENCE].values()), smallest=recipe.smallest,
+        [ones, *found[FACTOR].values()], list(found[EVIDENCE].values()), smallest=recipe.smallest,
         largest=recipe.largest, formulas=recipe.formulas, unit_mean=recipe.unit_mean,
+        share=share, labels=instances.labels, trusted=instances.trusted,
     )  # fmt: skip
     return found[FACTOR] | found[EVIDENCE], sample_weight
 

@@ -77,7 +77,13 @@ class Csv:
 
 
 class JsonLines:
-    """One object an image: path, valid, reason, predictions [{label, class, probability}], none_of_these."""
+    """One object an image: path, valid, reason, predictions [{label, id, class, probability}], none_of_these.
+
+    `id` is there where the export tells the ids of its classes.
+    """
+
+    def __init__(self, class_ids: Sequence[str] = ()):
+        self._ids = class_ids
 
     def header(self) -> str:
         """Nothing."""
@@ -91,11 +97,23 @@ class JsonLines:
             "path": row.path,
             "valid": answer.valid,
             "reason": row.reason,
-            "predictions": [{"label": n, "class": c, "probability": _number(p)} for n, c, p in ranked],
+            "predictions": [
+                {
+                    "label": n,
+                    **({"id": self._ids[c]} if self._ids else {}),
+                    "class": c,
+                    "probability": _number(p),
+                }
+                for n, c, p in ranked
+            ],
         }
         if answer.none_of_these is not None:
             values["none_of_these"] = _number(answer.none_of_these)
         return json.dumps(values, ensure_ascii=False) + "\n"
+
+    def _prediction(self, label: str, number: int, prob: float) -> dict[str, str | int | float]:
+        identity = {"id": self._ids[number]} if self._ids else {}
+        return {"label": label, **identity, "class": number, "probability": _number(prob)}
 
     def read(self, file: IO[bytes]) -> Iterator[tuple[str, bool, int]]:
         """Yields (path, valid, where the line ends) of the complete lines of a binary file."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from urnet_tf.errors import UsageError
+from urnet_tf.export import checksums
 from urnet_tf.export.preparation import Preparation
 from urnet_tf.export.tflite_metadata import read_metadata
 from urnet_tf.store import MARKER, Workdir, read_json
@@ -34,6 +35,7 @@ class ModelFile:
     version: int | None
     labels: tuple[str, ...]
     preparation: Preparation | None  # None: a SavedModel alone, which prepares images itself
+    class_ids: tuple[str, ...] = ()  # in the order of the labels; () where the export does not tell
 
     @property
     def outer_preparation(self) -> Preparation:
@@ -63,10 +65,64 @@ def find_model(path: str | os.PathLike) -> ModelFile:
             found = path.parent if path.name == "saved_model.pb" else path
         if found is not None:
             _check_damage(found)
-            return _describe(found)
+            file = _describe(found)
+            if file.kind == "saved_model":
+                check_whole(found)
+            return file
     except OSError as error:
         raise UsageError(f"Cannot read the model {path}: {error.strerror or error}.") from None
     raise UsageError(f"Expected a model at {path}; there is no such file or directory.")
+
+
+def check_whole(version: pathlib.Path, parts: Sequence[str] = (), *, contents: bool = False) -> None:
+    """Compares the files of a version with what its `export.json` says, where it says so.
+
+    Args:
+      version: its directory.
+      parts: files to look at; none = those of the SavedModel.
+      contents: whether to read them; else their sizes are compared.
+
+    Raises:
+      UsageError: one is missing, cut off or changed; the message offers the last version that is whole.
+    """
+    damage = _find_damage(version, parts or checksums.SAVED_MODEL_PARTS, contents)
+    if damage is not None:
+        raise UsageError(_explain_damage(version.resolve(), damage))
+
+
+def check_highest(directory: pathlib.Path) -> None:
+    """Raises UsageError where the highest version of a model's directory holds no model."""
+    highest = _numbered(directory)[-1]
+    if not _file_of_version(highest):
+        raise UsageError(_explain_damage(highest.resolve(), "saved_model.pb is missing"))
+
+
+def _find_damage(version: pathlib.Path, parts: Sequence[str], contents: bool) -> str | None:
+    metadata = _read_metadata(version, (checksums.EXPORT_JSON,))
+    try:
+        return checksums.find_damage(version, metadata, parts, contents=contents)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UsageError(
+            f"Expected checksums in {version / checksums.EXPORT_JSON}; they are damaged."
+        ) from None
+
+
+def _explain_damage(version: pathlib.Path, damage: str) -> str:
+    others = (
+        [p for p in _numbered(version.parent) if p.name != version.name] if version.name.isdecimal() else []
+    )
+    whole = [p for p in others if _is_whole(p)]
+    offer = f" The last whole version is {whole[-1].name}: --model {whole[-1]}" if whole else ""
+    return f"Expected a whole model in {version}; {damage}. It may be half copied: copy it again.{offer}"
+
+
+def _is_whole(version: pathlib.Path) -> bool:
+    if not _file_of_version(version):
+        return False
+    try:
+        return _find_damage(version, checksums.SAVED_MODEL_PARTS, True) is None
+    except UsageError:
+        return False
 
 
 def _check_damage(path: pathlib.Path) -> None:
@@ -82,6 +138,8 @@ def _file_in(directory: pathlib.Path) -> pathlib.Path:
     if found := _file_of_version(directory, loose=False):
         return found
     if versions := _versions(directory):
+        if any(_numbered(directory)[-1].iterdir()):  # else a copy that has just begun
+            check_highest(directory)
         return versions[-1]
     models = [p for p in sorted(directory.iterdir()) if p.is_dir() and _versions(p)]
     if len(models) > 1:
@@ -90,7 +148,7 @@ def _file_in(directory: pathlib.Path) -> pathlib.Path:
             f"Expected one model in {directory}; it holds {names}. Say which: {directory / models[0].name}"
         )
     if models:
-        return _versions(models[0])[-1]
+        return _file_in(models[0])
     if (directory / "export").is_dir():  # the work directory of a run
         return _file_in(directory / "export")
     if (directory / MARKER).is_file() and directory.name == "export":
@@ -115,9 +173,14 @@ def _check_skipped(directory: pathlib.Path) -> None:
 
 def _versions(directory: pathlib.Path) -> list[pathlib.Path]:
     """The models of numbered sub-directories, in the order of their numbers."""
-    numbered = [p for p in directory.iterdir() if p.name.isdecimal() and p.is_dir()]
-    found = map(_file_of_version, sorted(numbered, key=lambda p: int(p.name)))
+    found = map(_file_of_version, _numbered(directory))
     return [path for path in found if path]
+
+
+def _numbered(directory: pathlib.Path) -> list[pathlib.Path]:
+    """The sub-directories that stand for versions, in the order of their numbers."""
+    numbered = [p for p in directory.iterdir() if p.name.isdecimal() and p.is_dir()]
+    return sorted(numbered, key=lambda p: int(p.name))
 
 
 def _file_of_version(directory: pathlib.Path, loose: bool = True) -> pathlib.Path | None:
@@ -153,7 +216,12 @@ def _describe(path: pathlib.Path) -> ModelFile:
         fallback = directory.parent.name
     else:
         fallback = directory.name if kind == "saved_model" else path.stem
-    return ModelFile(path, kind, str(metadata.get("name") or fallback), version, tuple(labels), preparation)
+    ids = metadata.get("class_ids")
+    ids = tuple(map(str, ids)) if isinstance(ids, list) and len(ids) == len(labels) else ()
+    return ModelFile(
+        path, kind, str(metadata.get("name") or fallback), version, tuple(labels), preparation,
+        ids,
+    )  # fmt: skip
 
 
 def _read_metadata(directory: pathlib.Path, names: Sequence[str]) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def predict(
     elif answer_format == "csv":
         written = Csv(top_k, classifier.has_none_of_these)
     else:
-        written = JsonLines()
+        written = JsonLines(file.class_ids)
 
     key = fingerprint(answer_format, top_k, *_identity(file.path))[:8]
     with CapturedLibraryOutput(), _named(out), _opened(out, key, written, inputs) as (stream, done, failed):

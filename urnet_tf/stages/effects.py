@@ -19,12 +19,13 @@ from urnet_tf.reweighting.factors import weighing
 
 # How a run is carried out, never what comes out of it but for rounding.
 INDIFFERENT = ("runtime.workers", "runtime.strategy", "runtime.jit_compile", "runtime.verify_hashes",
-               "*.checkpoint_s", "preset")  # fmt: skip
+               "*.checkpoint_s", "preset",
+               "ingest.corrections")  # what the files say counts, see `judgements`  # fmt: skip
 
 # Settings that name a file or a folder: one place is one value, however it is written.
 _PATHS = ("ingest.path", "ingest.image_root", "ingest.val_path", "ingest.test_path", "model.weights",
           "model.features", "model.backbone", "reweight.confidence.text_vectors",
-          "reweight.page_text.encoder")  # fmt: skip
+          "reweight.page_text.encoder", "reweight.other_score.path")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +163,7 @@ RULES = (
         "reweight.confidence.embedding_dim", lambda c: c.reweight.confidence.network == "two_sided",
         "reweight.confidence.network=two_sided",
     ),
+    Rule("reweight.other_score.*", lambda c: c.reweight.other_score.path is not None, "a file"),
     Rule("reweight.confidence.floor", _is_repaired, "reweight.formulas=repaired"),
     Rule("reweight.combine.smallest", _is_repaired, "reweight.formulas=repaired"),
     Rule("reweight.combine.largest", _is_repaired, "reweight.formulas=repaired"),

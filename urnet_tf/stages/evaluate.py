@@ -22,12 +22,12 @@ from absl import logging
 
 from urnet_tf.config import Config, count_members
 from urnet_tf.crawl import submission
-from urnet_tf.errors import UsageError
 from urnet_tf.evaluation import ensemble, metrics, wording
 from urnet_tf.evaluation.predictions import Predictions
 from urnet_tf.images.crops import num_views
 from urnet_tf.images.image_store import ImageStore
-from urnet_tf.schema import DRAWN, TEST, TRAIN, UNLABELED, VAL
+from urnet_tf.schema import JUDGED, TEST, TRAIN
+from urnet_tf.stages.held_images import choose_split as choose_split, describe_labels, drawn_splits, held_rows
 from urnet_tf.stages.members import DISTILLED, distills, load_member, load_members
 from urnet_tf.stages.settings import (
     BACKBONE_SETTINGS,
@@ -64,7 +64,7 @@ def run(context: StageContext) -> dict:
     classes = read_json(context.path("pack", "classes.json"))
     table = read_table(context.path("pack", "instances.parquet"), ["split", "label", "rank", "path"])
     splits, labels = column(table, "split"), column(table, "label")
-    split, ids, wanted = held_rows(splits, labels, config.evaluate.split)
+    split, ids, wanted = held_rows(splits, labels, config.evaluate.split, drawn_splits(context))
     if not wanted.size:
         logging.warning("There is no validation or test image; nothing can be measured.")
         write_json(out / "metrics.json", {"split": None, "models": {}, "views": 0})
@@ -78,52 +78,21 @@ def run(context: StageContext) -> dict:
         n_train = np.bincount(labels[splits == TRAIN], minlength=len(classes))
         _write_classes(out, predictions, labels[ids[measured]], measured, classes, n_train)
     write_submissions(context, table, predictions, wanted)
-    told = {"split": split, "num_classes": len(classes), "models": figures, "views": views}
+    told: dict[str, Any] = {"split": split, "num_classes": len(classes), "models": figures, "views": views}
     told |= describe_labels(context, split)
+    judged = np.flatnonzero((splits[wanted] == JUDGED) & (labels[wanted] >= 0))
+    if judged.size and split != JUDGED:
+        bins = config.evaluate.ece_bins
+        models = summarize(predictions, labels[wanted], judged, len(classes), bins)
+        told[JUDGED] = {"split": JUDGED, "labels": JUDGED, "num_classes": len(classes), "models": models}
     write_json(out / "metrics.json", told)
     logging.info("%s", format_figures(split, figures, views, len(classes)))
     if note := wording.whose_labels(told):
         logging.warning("%s", note)
+    if JUDGED in told:
+        logging.info("%s", format_figures(JUDGED, told[JUDGED]["models"], views, len(classes)))
     context.remove("parts")
     return {"split": split, "views": views, "models": figures}
-
-
-def describe_labels(context: StageContext, split: str | None) -> dict[str, Any]:
-    """Whose the labels are that is measured on, and about how many are wrong where they are the crawl's."""
-    ingested = context.marker("ingest")["metadata"].get("held_labels", {})
-    clean = context.marker("reweight")["metadata"].get("clean_rate_estimate")
-    labels = ingested.get(split)
-    drawn = labels == DRAWN and clean is not None
-    return {"labels": labels, "wrong_share": 1.0 - clean if drawn else None}
-
-
-def held_rows(
-    splits: np.ndarray, labels: np.ndarray, wanted: str | None
-) -> tuple[str | None, np.ndarray, np.ndarray]:
-    """The split that is measured, its images, and all images to predict: those, and all of the test split."""
-    split = choose_split(splits, labels, wanted)
-    ids = np.flatnonzero(splits == split) if split else np.empty(0, np.int64)
-    return split, ids, np.concatenate([ids, np.flatnonzero((splits == TEST) & (split != TEST))])
-
-
-def choose_split(splits: np.ndarray, labels: np.ndarray, wanted: str | None) -> str | None:
-    """The split that is measured: the wanted one, else test when it has labels, else val.
-
-    Returns:
-      "val" or "test"; test when nothing has a label but there are test images; None when there
-      are neither validation nor test images.
-
-    Raises:
-      UsageError: the wanted split has no images.
-    """
-    if wanted is not None:
-        if not (splits == wanted).any():
-            raise UsageError(f"evaluate.split is {wanted}, but there is no {wanted} image.")
-        return wanted
-    for split in (TEST, VAL):
-        if ((splits == split) & (labels != UNLABELED)).any():
-            return split
-    return next((split for split in (TEST, VAL) if (splits == split).any()), None)
 
 
 def format_figures(split: str | None, figures: dict, views: int | str, num_classes: int) -> str:
@@ -392,5 +361,5 @@ STAGE = Stage(
     ),
     run=run,
     estimate=estimate,
-    version=2,
+    version=3,
 )  # fmt: skip

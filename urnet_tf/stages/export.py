@@ -27,7 +27,7 @@ from urnet_tf.export.preparation import Preparation
 from urnet_tf.export.promotion import next_version
 from urnet_tf.export.rewriting import LOGITS
 from urnet_tf.images.image_store import ImageStore
-from urnet_tf.schema import TEST, TRAIN, UNLABELED, VAL
+from urnet_tf.schema import JUDGED, TEST, TRAIN, UNLABELED, VAL
 from urnet_tf.stages.members import DISTILLED, member_directory
 from urnet_tf.stages.settings import (
     BACKBONE_SETTINGS,
@@ -90,6 +90,7 @@ def write_export(
         settings.name,
         store.read(ids),
         preparation=preparation_of(config),
+        class_ids=[c["id"] for c in classes],
         check_labels=labels[ids],
         check_split=str(splits[ids[0]]),
         calibration_images=store.read(trusted),
@@ -118,7 +119,7 @@ def preparation_of(config: Config) -> Preparation:
     """How an exported model prepares images: as the run did, in the views of `export`."""
     return Preparation(
         config.model.image_size_px, config.model.crop_fraction, config.pack.short_side_px,
-        config.ingest.max_pixels, config.export.crops, config.export.scales,
+        config.export.max_pixels, config.export.crops, config.export.scales,
     )  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def choose_check_ids(splits: np.ndarray, labels: np.ndarray, count: int | None) 
     images where there is nothing else.
     """
     known = labels != UNLABELED
-    choices = [splits == TEST, splits == VAL]
+    choices = [splits == TEST, splits == VAL, (splits == JUDGED) & known]
     choices = [where & known for where in choices] + choices + [splits == TRAIN]
     ids = next(found for found in map(np.flatnonzero, choices) if found.size)
     count = len(ids) if count is None else min(count, len(ids))
@@ -191,21 +192,33 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
 
 
 def _fit_none_of_these(context: StageContext, model: "keras.Model", refused: float) -> NoneOfThese | None:
-    """From held images, with or without labels."""
-    table = read_table(context.path("pack", "instances.parquet"), ["split"])
-    held = np.flatnonzero(column(table, "split") != TRAIN)
-    held = held[np.linspace(0, len(held) - 1, min(len(held), _HELD_IMAGES)).round().astype(np.int64)]
-    found = fit_none_of_these(_stream_logits(context, model, held), refused)
+    """From held images, with or without labels, and those that people judged to show none of the classes."""
+    table = read_table(context.path("pack", "instances.parquet"), ["split", "label"])
+    splits, labels = column(table, "split"), column(table, "label")
+    outside = (splits == JUDGED) & (labels == UNLABELED)
+    held, strange = (_at_most(np.flatnonzero(chosen)) for chosen in ((splits != TRAIN) & ~outside, outside))
+    found = fit_none_of_these(
+        _stream_logits(context, model, held), refused, _stream_logits(context, model, strange)
+    )
     if found is None:
         logging.warning(
             "There is no score for pictures of none of the classes: it takes 20 held images that the model "
             "tells apart."
         )
+    elif found.outside is not None:
+        logging.info("%s", found.outside.sentence())
     return found
+
+
+def _at_most(ids: np.ndarray) -> np.ndarray:
+    """_HELD_IMAGES of them, evenly chosen."""
+    return ids[np.linspace(0, len(ids) - 1, min(len(ids), _HELD_IMAGES)).round().astype(np.int64)]
 
 
 def _stream_logits(context: StageContext, model: "keras.Model", ids: np.ndarray) -> Iterator[np.ndarray]:
     """Logits float32 [b, C] of the plain view of images."""
+    if not ids.size:
+        return
     if context.config.model.mode == "frozen":
         head = load_instance(context, DISTILLED if context.config.export.model == "distilled" else "")
         features = read_array(context.path("features", "features.npy"))
@@ -269,11 +282,11 @@ STAGE = Stage(
     name="export",
     needs=("ingest", "pack", "features", "reweight", "train"),
     depends_on=(
-        "seed", "export", "model.mode", "model.crop_fraction", "pack.short_side_px", "ingest.max_pixels",
+        "seed", "export", "model.mode", "model.crop_fraction", "pack.short_side_px",
         "train.members", "train.head",
         *BACKBONE_SETTINGS,
     ),
     run=run,
     estimate=estimate,
-    version=3,
+    version=4,
 )  # fmt: skip

@@ -2,10 +2,12 @@
 
 Reads the image store (pack), the features (frozen), and the models and folds of `baseline`. Writes
 the columns of `BalancedPredictions`, out of fold when there are folds; with `model.mode: finetune`
-also features.npy by the full network. Never holds N x C.
+also features.npy by the full network; judged_topk_*.npy of judged images that are out of training. Never
+holds N x C.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +36,8 @@ def run(context: StageContext) -> dict:
     config = context.config
     frozen = config.model.mode == "frozen"
     table = store.read_table(context.path("pack", "instances.parquet"), ["split", "label"])
-    labels = store.column(table, "label")[store.column(table, "split") == schema.TRAIN]
+    splits = store.column(table, "split")
+    labels = store.column(table, "label")[splits == schema.TRAIN]
     num_classes = len(store.read_json(context.path("pack", "classes.json")))
     folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
     num_folds = config.baseline.folds
@@ -77,8 +80,50 @@ def run(context: StageContext) -> dict:
         inference.extract_top_k(
             model, images, ids, labels[ids], columns, units, class_scale=class_scale, batch_size=batch, **view
         )
+    held = np.flatnonzero(splits == schema.JUDGED)
+    if held.size:
+        _predict_judged(context, held, load, k, class_scale)
     agreement = _report_agreement(labels, in_sample.topk_ids, columns.topk_ids if num_folds > 1 else None)
     return {"features": features_path, "feature_dim": int(features.shape[1]), **agreement}
+
+
+def _predict_judged(
+    context: StageContext,
+    ids: np.ndarray,
+    load: Callable[[str], "keras.Model"],
+    k: int,
+    class_scale: np.ndarray,
+) -> None:
+    """judged_topk_ids.npy and judged_topk_probs.npy of the split JUDGED, balanced: a fold's model for each.
+
+    So they are predicted as training images are, and what people found of them says how good that is.
+    """
+    from urnet_tf.evaluation import inference
+    from urnet_tf.evaluation.predictions import BalancedPredictions
+    from urnet_tf.feed.batches import stream_images
+    from urnet_tf.images.image_store import ImageStore
+
+    config, found = context.config, BalancedPredictions.allocate(len(ids), k)
+    folds = config.baseline.folds
+    for fold in range(folds):
+        rows = np.arange(len(ids))[fold::folds]
+        model = load(f"fold{fold}" if folds > 1 else "full")
+        unknown = np.zeros(len(rows), np.int64)  # which label is asked about does not matter
+        if config.model.mode == "frozen":
+            features = store.read_array(context.path("features", "features.npy"))
+            found.write(rows, inference.predict_top_k(model, features, ids[rows], unknown, k, class_scale))
+            continue
+        batch = config.extract.batch_images
+        predict, done = inference.build_top_k_function(model, k, batch, class_scale), 0
+        for images in stream_images(
+            ImageStore(context.path("pack")), ids[rows], config.model.image_size_px,
+            config.model.crop_fraction, batch,
+        ):  # fmt: skip
+            here = rows[done : done + len(images)]
+            found.write(here, predict(images, unknown[: len(here)]))
+            done += len(here)
+    store.write_array(context.out / "judged_topk_ids.npy", found.balanced_topk_ids)
+    store.write_array(context.out / "judged_topk_probs.npy", found.balanced_topk_probs)
 
 
 def _report_agreement(
@@ -144,6 +189,6 @@ STAGE = Stage(
     ),
     run=run,
     estimate=estimate,
-    version=2,
+    version=3,
     inputs=_extra_columns,
 )  # fmt: skip

@@ -1,8 +1,8 @@
 """Ingest: lists a crawl, looks at every file once, finds copies, settles splits and what is left out.
 
-Reads: the folder, list or WebVision tree at `ingest.path`. Writes: `candidates.parquet`,
-`quarantine.parquet`, `duplicates.parquet`, `classes.json`. Files are probed in units of
-FILES_PER_UNIT; a killed run takes up behind the last finished unit.
+Reads: the folder, list or WebVision tree at `ingest.path`, and judgements. Writes: `candidates.parquet`,
+`quarantine.parquet`, `duplicates.parquet`, `classes.json`, and with judgements `judged.parquet`. Files are
+probed in units of FILES_PER_UNIT; a killed run takes up behind the last finished unit.
 """
 
 import concurrent.futures
@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 from urnet_tf import schema
 from urnet_tf.config import Config, IngestConfig
 from urnet_tf.errors import RunError, UsageError, name_settings, settings_named
-from urnet_tf.schema import DUPLICATE_COLUMNS, DUPLICATE_KINDS, QUARANTINE_COLUMNS, TEST, TRAIN, VAL
+from urnet_tf.schema import (
+    DUPLICATE_COLUMNS,
+    DUPLICATE_KINDS,
+    JUDGED,
+    QUARANTINE_COLUMNS,
+    TEST,
+    TRAIN,
+    VAL,
+)
+from urnet_tf.stages.judgements import fingerprint_judgements, obey_judgements
 from urnet_tf.stages.presence import check_folders
 from urnet_tf.stages.settings import keys_of
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
@@ -66,6 +75,7 @@ def run(context: StageContext) -> dict:
     for note in describe_guesses(probes):
         logging.warning("ingest: %s.", note)
     probes, not_compared = with_pictures(probes, thumbnails, settings.copy_similarity)
+    crawl, probes, judged = obey_judgements(context, crawl, probes)
     crawl, probes, tables, enough = _without_small_classes(settings, crawl, probes)
     quarantine = pa.concat_tables([crawl.rejected, tables.quarantine])
     write_table(out / "quarantine.parquet", _columns(quarantine), QUARANTINE_COLUMNS)
@@ -74,11 +84,11 @@ def run(context: StageContext) -> dict:
     write_table(out / "candidates.parquet", _columns(tables.candidates), CANDIDATE_COLUMNS)
     write_table(out / "duplicates.parquet", _columns(tables.duplicates), DUPLICATE_COLUMNS)
     write_json(out / "classes.json", crawl.classes)
-    metadata = _metadata(crawl, tables, quarantine, probes) | {"not_compared": not_compared}
+    metadata = _metadata(crawl, tables, quarantine, probes) | {"not_compared": not_compared} | judged
     logging.info(
-        "ingest: %d images of %d classes (%d train, %d val, %d test), %d rows left out%s.",
-        metadata["images"], metadata["num_classes"], metadata["train_images"], metadata["val_images"],
-        metadata["test_images"], sum(metadata["quarantined"].values()),
+        "ingest: %d images of %d classes (%s), %d rows left out%s.",
+        metadata["images"], metadata["num_classes"], schema.tell_splits(metadata),
+        sum(metadata["quarantined"].values()),
         "".join(f", {count} {status}" for status, count in metadata["quarantined"].items()),
     )  # fmt: skip
     tell_copies(tables.duplicates, not_compared)
@@ -344,14 +354,15 @@ def _metadata(
     kinds = counts(tables.duplicates["kind"])
     statuses = counts(quarantine["status"])
     given = counts(crawl.rows["split"])
+    held = {s: schema.GIVEN if s in given else schema.DRAWN for s in (VAL, TEST) if splits.get(s)}
+    judged = {"judged_images": splits[JUDGED]} if JUDGED in splits else {}
     return {
-        "held_labels": {
-            s: schema.GIVEN if s in given else schema.DRAWN for s in (VAL, TEST) if splits.get(s)
-        },
+        "held_labels": held | ({JUDGED: JUDGED} if judged else {}),
         "images": len(tables.candidates),
         "train_images": splits.get(TRAIN, 0),
         "val_images": splits.get(VAL, 0),
         "test_images": splits.get(TEST, 0),
+        **judged,
         "num_classes": len(crawl.classes),
         "quarantined": dict(sorted(statuses.items(), key=lambda item: (-item[1], item[0]))),
         "root": crawl.root,
@@ -366,7 +377,8 @@ STAGE = Stage(
     depends_on=("ingest",),
     run=run,
     estimate=estimate,
-    version=5,
+    version=6,
     inputs=inputs,
+    inputs_of_workdir=fingerprint_judgements,
     rescan=rescan,
 )

@@ -12,7 +12,7 @@ import dataclasses
 import os
 import pathlib
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from absl import logging
@@ -128,6 +128,8 @@ def match_rows(
                 f"Expected one row an image; {show_path(own.list_path)} has {quote(path)} as rows "
                 f"{first + 1} and {row + 1}, whose features differ. Leave out one of them."
             )
+    if listed_splits is not None:  # of another run, say, in which the image was of another split
+        keys = _found_elsewhere(list(zip(splits, wanted, strict=True)), rows)
     missing = [path for key, path in zip(keys, paths, strict=True) if key not in rows]
     left_over = len(rows) - len(set(keys) & rows.keys())
     if missing:
@@ -145,6 +147,18 @@ def match_rows(
             own.path, left_over, len(listed),
         )  # fmt: skip
     return np.array([rows[key] for key in keys], np.int64)
+
+
+def _found_elsewhere(keys: Sequence[tuple[str, str]], rows: Mapping[tuple, int]) -> list[tuple[str, str]]:
+    """The keys, but where there is none of the split the only one of the path."""
+    splits: dict[str, set[str]] = {}
+    for split, path in rows:
+        splits.setdefault(path, set()).add(split)
+    found = []
+    for split, path in keys:
+        others = splits.get(path, set())
+        found.append((next(iter(others)) if split not in others and len(others) == 1 else split, path))
+    return found
 
 
 def copy_features(own: OwnFeatures, rows: np.ndarray, paths: Sequence[str], out: np.ndarray) -> None:
@@ -223,6 +237,17 @@ def _read_parquet(path: pathlib.Path) -> tuple[list[str], list[str] | None]:
 def _plain(path: str) -> str:
     """One spelling for one path: `./cat\\1.jpg` → `cat/1.jpg`."""
     return posixpath.normpath(path.replace("\\", "/"))
+
+
+def path_in_crawl(known: Sequence[str], roots: Sequence[str | os.PathLike]) -> Callable[[str], str]:
+    """A function from a path, absolute or however it is written, to the crawl's own.
+
+    Args:
+      known: the paths of the crawl.
+      roots: folders of the crawl.
+    """
+    wanted, bases = {_plain(path) for path in known}, [f"{os.path.realpath(root)}/" for root in roots]
+    return lambda path: _below(path, wanted, bases)
 
 
 def _below(path: str, known: set[str], bases: Sequence[str]) -> str:

@@ -89,8 +89,8 @@ def run(context: StageContext) -> dict:
     counts = _count_images(instances)
     left_out = dict(collections.Counter(status for _, status, _ in failures).most_common())
     logging.info(
-        "pack: %d images (%d train, %d val, %d test), %d rows left out%s.",
-        len(instances), *counts.values(), len(failures),
+        "pack: %d images (%s), %d rows left out%s.",
+        len(instances), schema.tell_splits(counts), len(failures),
         "".join(f", {count} {status}" for status, count in left_out.items()),
     )  # fmt: skip
     num_classes = _check_classes(instances, context.out)
@@ -239,7 +239,9 @@ def _sentence(message: str) -> str:
 
 def _count_images(instances: "pa.Table") -> dict[str, int]:
     splits = store.column(instances, "split")
-    return {f"{split}_images": int((splits == split).sum()) for split in schema.SPLITS}
+    counts = {f"{split}_images": int((splits == split).sum()) for split in schema.SPLITS}
+    judged = int((splits == schema.JUDGED).sum())
+    return counts | ({f"{schema.JUDGED}_images": judged} if judged else {})
 
 
 def _check_classes(instances: "pa.Table", out: pathlib.Path) -> int:
@@ -278,5 +280,5 @@ STAGE = Stage(
     depends_on=("pack", "ingest.max_pixels"),
     run=run,
     estimate=estimate,
-    version=4,
+    version=5,
 )

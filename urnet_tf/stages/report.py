@@ -127,7 +127,8 @@ def _read_opinions(context: StageContext, labels: np.ndarray, num_classes: int) 
     """What models and weights say of the training images; {} before the stage reweight."""
     if not {"features", "extract", "reweight"}.isdisjoint(context.missing):
         return {}
-    columns = [name for name in schema.WEIGHT_COLUMNS if name not in ("path", "instance_id")]
+    left_out = ("instance_id", *schema.WEIGHT_TEXTS)
+    columns = [name for name in schema.WEIGHT_COLUMNS if name not in left_out]
     stage = "reweight" if "train" in context.missing else "train"
     weights = store.read_table(context.path(stage, "weights.parquet"), columns)
     return {

@@ -8,7 +8,6 @@ is a column of ones.
 
 import dataclasses
 import os
-import pathlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,20 +19,27 @@ from urnet_tf.errors import UsageError, settings_named
 from urnet_tf.reweighting import (
     LITERAL,
     bag_saliency,
-    cluster_weight,
     combine,
     factors,
     instance_weight,
     recipe,
 )
-from urnet_tf.reweighting.judge import out_of_fold_predictions
+from urnet_tf.reweighting.judge import out_of_fold_predictions, predict_others
 from urnet_tf.reweighting.text_network import count_operations
-from urnet_tf.reweighting.units import OpenUnits
 from urnet_tf.stages.effects import resolve, trains
+from urnet_tf.stages.image_evidence import (
+    POOL_INSTANCES,
+    features_path,
+    fit_words,
+    group_look_alikes,
+    numbers_of,
+    score_page_texts,
+)
+from urnet_tf.stages.judgements import JudgedImages, describe_judged, read_judged_images
 from urnet_tf.stages.literal_weights import describe_lacks, describe_scale
+from urnet_tf.stages.other_scores import describe_scores, fingerprint_scores, read_scores
 from urnet_tf.stages.settings import count_backbone, fit_settings, images_per_step, keys_of
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
-from urnet_tf.store.progress import progress
 from urnet_tf.text_rules import show_path
 
 if TYPE_CHECKING:
@@ -53,7 +59,6 @@ _TEXT_MAP_SECONDS = 2e-5  # a training image and epoch, of the linear map
 _TEXT_NETWORK_SECONDS = 1.5e-11  # an operation of the two-sided network
 _CONFIDENCE_SECONDS = 5e-5  # a row
 _REFIT_SECONDS = 3e-5  # an image and pass of a linear head
-_POOL_INSTANCES = 100_000  # fewer are clustered before processes have started
 
 
 def run(context: StageContext) -> dict:
@@ -61,26 +66,33 @@ def run(context: StageContext) -> dict:
     config = context.config.reweight
     table, labels, num_classes = _read_instances(context)
     seen = {name: np.asarray(store.read_array(context.path("extract", f"{name}.npy"))) for name in _SEEN}
-    prediction, metadata = _first_prediction(config.formulas, seen), {}
+    metadata: dict[str, Any] = {}
+    judged = read_judged_images(context, table, labels)
+    prediction = _first_prediction(config.formulas, seen)
+    if config.formulas != LITERAL:  # whose predictions prefer the large classes
+        prediction = judged.with_anchors(prediction, judged.first_predictions(context), num_classes)
     folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
     known: dict[str, Any] = {
         "labels": labels, "num_classes": num_classes, "prediction": prediction, "folds": folds,
-        "sources": _codes(table, "source")[0], "ranks": store.column(table, "rank"),
+        "sources": numbers_of(table, "source")[0], "ranks": store.column(table, "rank"),
+        "trusted": judged.trusted,
     }  # fmt: skip
-    pictures, names = _codes(table, "picture")
+    pictures, names = numbers_of(table, "picture")
     known["pictures"] = np.where(np.array([name == "" for name in names])[pictures], -1, pictures)
     # These do not change with the prediction of the second round, or too little for their price.
     cluster = np.full(len(labels), -1, np.int32)
     if config.cluster_weight.enabled:
-        cluster, known["cluster_score"] = _cluster(context, labels, prediction, num_classes)
+        cluster, known["cluster_score"] = group_look_alikes(context, labels, prediction, num_classes)
     if config.confidence.enabled:
-        known["confidence"], text_metadata = _confidence(context, table, labels, num_classes)
+        known["confidence"], text_metadata = fit_words(context, table, labels, num_classes)
         metadata.update(text_metadata)
     if config.page_text.enabled:
-        known["page_score"], metadata["pages"] = _score_pages(context, table, labels)
+        known["page_score"], metadata["pages"] = score_page_texts(context, table, labels)
+    if config.other_score.enabled and config.other_score.path is not None:
+        known["other_score"], metadata["other_score"] = read_scores(context, table)
 
     def refit(weights: np.ndarray) -> factors.Prediction:
-        return _refit(context, labels, folds, weights, num_classes)
+        return _refit(context, labels, folds, weights, judged, prediction, num_classes)
 
     weighed = recipe.apply_recipe(
         factors.Instances(**known), read_recipe(context.config),
@@ -94,15 +106,33 @@ def run(context: StageContext) -> dict:
     store.write_array(context.out / "target_probs.npy", weighed.target_probs)
     columns = weighed.factors | {
         "instance_id": np.arange(len(labels)), "label": labels, "cluster": cluster,
-        "path": table.column("path").combine_chunks(), "saliency": np.ones(len(labels), np.float32),
+        "saliency": np.ones(len(labels), np.float32),
         "predicted_label": weighed.prediction.label, "right_prob": weighed.right_prob,
         "sample_weight": weighed.sample_weight,
     }  # fmt: skip
-    store.write_table(context.out / "weights.parquet", columns, schema.WEIGHT_COLUMNS)
+    columns |= _texts(context, table, labels, weighed.prediction.label)
+    metadata_of_file = {"format": schema.WEIGHTS_FORMAT}
+    store.write_table(context.out / "weights.parquet", columns, schema.WEIGHT_COLUMNS, metadata_of_file)
 
-    metadata |= _describe(context.config, weighed, labels)
+    metadata |= _describe(context.config, weighed, labels) | judged.describe(weighed.posterior)
+    if "other_score" in known:
+        metadata["other_score"] |= describe_scores(known["other_score"], weighed)
     _log(metadata)
     return metadata
+
+
+def _texts(
+    context: StageContext, table: "pa.Table", labels: np.ndarray, predicted: np.ndarray
+) -> dict[str, Any]:
+    """The columns of weights.parquet that are texts."""
+    import pyarrow as pa
+
+    names = pa.array([entry["name"] for entry in store.read_json(context.path("pack", "classes.json"))])
+    columns = {name: table.column(name).combine_chunks() for name in ("path", "content_hash", "judged")}
+    return columns | {
+        "class_name": names.take(pa.array(labels)), "predicted_class": names.take(pa.array(predicted)),
+        "split": table.column("split").combine_chunks(), "group": table.column("picture").combine_chunks(),
+    }  # fmt: skip
 
 
 def _log(metadata: dict[str, Any]) -> None:
@@ -112,10 +142,13 @@ def _log(metadata: dict[str, Any]) -> None:
     if between is not None:
         note = f"95 % interval: {100 * (1 - between[1]):.0f} to {100 * (1 - between[0]):.0f} %"
     logging.info(
-        "%s of the labels look wrong (%s). The weighted images are worth as much as %.0f equally weighted "
+        "%s of the labels%s look wrong (%s). The weighted images are worth as much as %.0f equally weighted "
         "ones.",
-        share, note, metadata["effective_sample_size"],
+        share, " that are left to train on" if "judged" in metadata else "", note,
+        metadata["effective_sample_size"],
     )  # fmt: skip
+    for sentence in describe_judged(metadata):
+        logging.info("%s", sentence)
 
 
 def _describe(config: Config, weighed: recipe.Weighed, labels: np.ndarray) -> dict[str, Any]:
@@ -166,34 +199,43 @@ def _first_prediction(formulas: str, seen: dict[str, np.ndarray]) -> factors.Pre
     if formulas == LITERAL:
         return factors.Prediction(schema.BASELINE, seen["given_prob"], seen["topk_ids"], seen["topk_probs"])
     # Raw predictions prefer the large classes; targets and weights made of them would do so again.
-    balanced = (seen[f"balanced_{name}"] for name in ("given_prob", "topk_ids", "topk_probs"))
-    return factors.Prediction(schema.BALANCED_BASELINE, *balanced)
+    given, ids, probs = (seen[f"balanced_{name}"] for name in ("given_prob", "topk_ids", "topk_probs"))
+    return factors.Prediction(schema.BALANCED_BASELINE, given, ids, probs)
 
 
 def _refit(
-    context: StageContext, labels: np.ndarray, folds: np.ndarray, weights: np.ndarray, num_classes: int
+    context: StageContext,
+    labels: np.ndarray,
+    folds: np.ndarray,
+    weights: np.ndarray,
+    judged: JudgedImages,
+    first: factors.Prediction,
+    num_classes: int,
 ) -> factors.Prediction:
     """That of weighted heads on the features of the folds' networks."""
     config, fit = context.config, context.config.reweight.refit
     if not trains(config, "baseline"):
+        features = store.read_array(features_path(context))
         judgement = out_of_fold_predictions(
-            store.read_array(_features_path(context))[: len(labels)], labels, folds=folds,
+            features[: len(labels)], labels, folds=folds,
             num_classes=num_classes, kind=config.baseline.head, top_k=config.extract.top_k,
             sample_weight=np.maximum(weights, 0.0),
         )  # fmt: skip
-        return factors.Prediction(
+        found = factors.Prediction(
             schema.SECOND_ROUND, judgement.given_prob, judgement.topk_ids, judgement.topk_probs
         )
+        others = predict_others(judgement, features[judged.held_ids], top_k=config.extract.top_k)
+        return judged.with_anchors(found, others, num_classes)
     from urnet_tf.training import second_round as refit
 
     def features_of(fold: int) -> np.ndarray:
         if config.model.mode == "frozen":
-            return store.read_array(_features_path(context))
+            return store.read_array(features_path(context))
         return store.read_array(context.path("extract", f"features_fold{fold}.npy"))
 
     batch_images = images_per_step(fit, len(labels))
     with settings_named(keys_of(config, "reweight.refit")):
-        found = refit.refit_folds(
+        refitted = refit.refit_folds(
             features_of, labels, folds, weights, num_classes=num_classes,
             k=min(config.extract.top_k, num_classes), epochs=fit.epochs, batch_images=batch_images,
             fit_settings=lambda counts, images: fit_settings(
@@ -201,119 +243,23 @@ def _refit(
             ),
             dropout=config.model.dropout, seed=config.seed, directory=context.out / "second_round",
         )  # fmt: skip
-    return factors.Prediction(schema.SECOND_ROUND, found.given_prob, found.topk_ids, found.topk_probs)
-
-
-def _score_pages(
-    context: StageContext, table: "pa.Table", labels: np.ndarray
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """What each page says of its label: float32 [N], NaN without text; and metadata about the pages."""
-    from urnet_tf.text.pages import score_pages
-    from urnet_tf.text.sentence_encoder import open_sentence_encoder
-
-    settings = context.config.reweight
-    score, metadata = score_pages(
-        [table.column(name).to_pylist() for name in ("title", "description", "tags")],
-        store.read_json(context.path("pack", "classes.json")),
-        labels,
-        open_sentence_encoder(settings.page_text.encoder, dim=settings.confidence.text_dim),
-        open_units=_keeping(context),
-        report=lambda parts: progress(parts, "page text", unit="parts"),
-    )
-    store.write_array(context.out / "page_score.npy", score)
-    return score, metadata
-
-
-def _keeping(context: StageContext) -> OpenUnits:
-    """The `open_units` of loops whose units survive when the stage is killed."""
-
-    def open_units(
-        name: str, column: str, total: int, shape: tuple[int, ...], dtype: Any
-    ) -> tuple[np.ndarray, store.UnitLog]:
-        kept = store.open_column(context.out / f"{column}.npy", shape, dtype)
-        return kept, context.units(name, total, kept)
-
-    return open_units
+    columns = refitted.given_prob, refitted.topk_ids, refitted.topk_probs
+    return factors.Prediction(schema.SECOND_ROUND, *columns, anchors=first.anchors)
 
 
 def _read_instances(context: StageContext) -> "tuple[pa.Table, np.ndarray, int]":
     path = context.path("pack", "instances.parquet")
     table = store.read_table(
-        path, ["split", "label", "path", "picture", "source", "query", "rank", "title", "description", "tags"]
-    )
+        path,
+        [
+            "split", "label", "path", "picture", "source", "query", "rank", "title", "description", "tags",
+            "judged", "content_hash",
+        ],
+    )  # fmt: skip
     train_images = int((store.column(table, "split") == schema.TRAIN).sum())
     table = table.slice(0, train_images)  # training images come first
     classes = store.read_json(context.path("pack", "classes.json"))
     return table, store.column(table, "label"), len(classes)
-
-
-def _features_path(context: StageContext) -> pathlib.Path:
-    return context.path(*context.marker("extract")["metadata"]["features"].split("/"))
-
-
-def _cluster(
-    context: StageContext, labels: np.ndarray, prediction: factors.Prediction, num_classes: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Groups int32 [N] and their scores float64 [N]."""
-    settings = context.config.reweight.cluster_weight
-    workers = context.config.runtime.workers or os.cpu_count() or 1
-    with settings_named(keys_of(context.config, "runtime")):
-        return cluster_weight.score_clusters(
-            _features_path(context), labels, prediction.label, prediction.given_prob, num_classes=num_classes,
-            kind=resolve(context.config, "reweight.cluster_weight.kind"), clusters=settings.clusters,
-            neighbors=settings.neighbors, confusion=settings.confusion, normalize=settings.normalize,
-            pca_dim=settings.pca_dim, n_init=settings.n_init,
-            seed=context.config.seed, workers=workers if len(labels) >= _POOL_INSTANCES else 1,
-            open_units=_keeping(context),
-            report=lambda found, total: progress(found, "cluster", total=total, unit="classes"),
-        )  # fmt: skip
-
-
-def _confidence(
-    context: StageContext, table: "pa.Table", labels: np.ndarray, num_classes: int
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """The image-text confidence float32 [N], and what to report about it."""
-    from urnet_tf.text import word_vectors as text
-
-    settings = context.config.reweight.confidence
-    classes = store.read_json(context.path("pack", "classes.json"))
-    source = text.open_text_vectors(settings.text_vectors, dim=settings.text_dim)
-    text_vectors, unknown = text.class_text_vectors(classes, source)
-    if unknown:
-        logging.warning(
-            "%d classes have no word that %s knows; their text vectors are hashed instead.",
-            len(unknown), settings.text_vectors,
-        )  # fmt: skip
-
-    source_codes, sources = _codes(table, "source")
-    query_codes, queries = _codes(table, "query")
-    eligible = np.ones(len(labels), bool)
-    if settings.source in sources:
-        eligible = source_codes == sources.index(settings.source)
-    confidence, train_ids = instance_weight.compute_text_confidence(
-        store.read_array(_features_path(context)), labels, text_vectors,
-        queries=source_codes * len(queries) + query_codes, ranks=store.column(table, "rank"),
-        eligible=eligible, folds=np.asarray(store.read_array(context.path("baseline", "fold.npy"))),
-        top_rank=settings.top_rank, loss=resolve(context.config, "reweight.confidence.loss"),
-        temperature=settings.temperature, epochs=settings.epochs, seed=context.config.seed,
-        network=settings.network, embedding_dim=settings.embedding_dim, negatives=settings.negatives,
-        normalize=settings.normalize,
-        formulas=context.config.reweight.formulas,
-        report=lambda chunks: progress(chunks, "image-text confidence", unit="chunks"),
-    )  # fmt: skip
-    store.write_array(context.out / "confidence.npy", confidence)
-    metadata = {
-        "negative_confidence_share": float(np.mean(confidence < 0)),
-        "text_training_images": len(train_ids),
-        "classes_without_known_words": unknown,
-    }
-    return confidence, metadata
-
-
-def _codes(table: "pa.Table", name: str) -> tuple[np.ndarray, list[str]]:
-    """A text column as numbers int64 [N], and the texts they stand for."""
-    numbers, texts = store.codes_of(table.column(name))
-    return numbers.astype(np.int64), texts
 
 
 def estimate(config: Config, plan: PlanContext) -> Estimate:
@@ -322,7 +268,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     if rows is None:
         return Estimate()
     settings = config.reweight
-    workers = min(config.runtime.workers or plan.cores, plan.cores) if rows >= _POOL_INSTANCES else 1
+    workers = min(config.runtime.workers or plan.cores, plan.cores) if rows >= POOL_INSTANCES else 1
     seconds = _START_SECONDS
     if settings.cluster_weight.enabled:
         joined = 1 + settings.cluster_weight.neighbors
@@ -365,6 +311,7 @@ def inputs(config: Config) -> dict:
         from urnet_tf.text.sentence_encoder import encoder_files
 
         files += encoder_files(settings.page_text.encoder)
+    scores = fingerprint_scores(config)
     metadata = []
     for name in files:
         try:
@@ -375,18 +322,18 @@ def inputs(config: Config) -> dict:
                 "fastText .vec or .bin file."
             ) from None
         metadata.append((os.path.realpath(name), status.st_size, status.st_mtime_ns))
-    return {"the files of text vectors": store.fingerprint(*metadata)} if metadata else {}
+    return scores | ({"the files of text vectors": store.fingerprint(*metadata)} if metadata else {})
 
 
 STAGE = Stage(
     name="reweight",
-    needs=("pack", "features", "baseline", "extract"),
+    needs=("ingest", "pack", "features", "baseline", "extract"),
     depends_on=(
         "seed", "reweight", "model.mode", "model.dropout", "baseline.folds", "baseline.head", "extract.top_k",
         "train.bag.size", "runtime.precision",
     ),
     run=run,
     estimate=estimate,
-    version=3,
+    version=4,
     inputs=inputs,
 )  # fmt: skip

@@ -107,5 +107,7 @@ class Stage:
     ] = ()  # stages whose files `run` reads where they are complete, and does without else
     # What is read from outside: words for a person → fingerprint.
     inputs: Callable[[Config], dict[str, str]] = lambda config: {}
+    # The same, of what may lie in the work directory itself.
+    inputs_of_workdir: Callable[[Config, pathlib.Path], dict[str, str]] = lambda config, root: {}
     # Looks at the contents of what is read from outside: why the stage must run again, or None.
     rescan: Callable[[Config, Workdir], str | None] = lambda config, workdir: None

@@ -127,7 +127,10 @@ def _write_weights(context: StageContext, weights: "pa.Table", saliency: np.ndar
     store.write_array(context.out / "saliency.npy", saliency)
     columns = {name: weights.column(name).combine_chunks() for name in schema.WEIGHT_COLUMNS}
     store.write_table(
-        context.out / "weights.parquet", columns | {"saliency": saliency}, schema.WEIGHT_COLUMNS
+        context.out / "weights.parquet",
+        columns | {"saliency": saliency},
+        schema.WEIGHT_COLUMNS,
+        {"format": schema.WEIGHTS_FORMAT},
     )
 
 
@@ -173,5 +176,5 @@ STAGE = Stage(
     depends_on=("seed", "model", "augment", "train", "runtime.precision", "baseline.folds"),
     run=run,
     estimate=estimate,
-    version=3,
+    version=4,
 )

@@ -142,13 +142,19 @@ def read_array(path: str | os.PathLike) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def write_table(path: str | os.PathLike, columns: Mapping, dtypes: Mapping[str, str]) -> None:
+def write_table(
+    path: str | os.PathLike,
+    columns: Mapping,
+    dtypes: Mapping[str, str],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Writes Parquet atomically.
 
     Args:
       columns: column name to a sequence, numpy array or Arrow array of equal lengths.
       dtypes: column name to Arrow type name; one of the `*_COLUMNS` of `urnet_tf.schema`. Only
         these columns are written, in this order.
+      metadata: of the file, which readers find at its schema.
     """
     import pyarrow as pa
     import pyarrow.parquet
@@ -158,6 +164,7 @@ def write_table(path: str | os.PathLike, columns: Mapping, dtypes: Mapping[str, 
         return values.cast(kind) if is_arrow else pa.array(values, type=kind)
 
     table = pa.table({name: arrow(columns[name], pa.type_for_alias(dtype)) for name, dtype in dtypes.items()})
+    table = table.replace_schema_metadata(dict(metadata) if metadata else None)
     with atomic_path(path) as temporary:
         pyarrow.parquet.write_table(
             table, temporary, compression="zstd", compression_level=1, write_page_checksum=True

@@ -1,0 +1,94 @@
+"""The files that start TF Serving in production keep to the schemas of their tools, and to our commands."""
+
+import copy
+import importlib.util
+import json
+import pathlib
+
+import pytest
+import yaml
+
+from urnet_tf.export import tf_serving
+
+DEPLOY = pathlib.Path(__file__).resolve().parents[2] / "docs" / "deploy"
+COMPOSE = yaml.safe_load((DEPLOY / "docker-compose.yaml").read_text(encoding="utf-8"))
+MANIFESTS = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8")))
+KINDS = [manifest["kind"] for manifest in MANIFESTS]
+
+
+def need(module, package):
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"the package {package} is not installed")
+
+
+@pytest.fixture(scope="module")
+def compose_faults():
+    """The faults of a docker-compose file, by the schema of its specification."""
+    need("check_jsonschema", "check-jsonschema")
+    import check_jsonschema
+    import jsonschema
+
+    folder = pathlib.Path(check_jsonschema.__file__).parent / "builtin_schemas" / "vendor"
+    schema = json.loads((folder / "compose-spec.json").read_text(encoding="utf-8"))
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    return lambda document: [error.message for error in validator.iter_errors(document)]
+
+
+def test_the_compose_file_keeps_to_its_schema(compose_faults):
+    assert compose_faults(COMPOSE) == []
+    wrong = copy.deepcopy(COMPOSE)
+    wrong["services"]["tf-serving"]["comand"] = []
+    assert compose_faults(wrong)
+
+
+@pytest.mark.parametrize("version", ["1.29", "1.34"])
+def test_the_manifest_keeps_to_the_schemas_of_kubernetes(version):
+    need("kubernetes_validate", "kubernetes-validate")
+    import kubernetes_validate
+
+    for manifest in MANIFESTS:
+        kubernetes_validate.validate(manifest, version, strict=True)
+    wrong = copy.deepcopy(MANIFESTS[0])
+    wrong["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, version, strict=True)
+
+
+def container():
+    return MANIFESTS[KINDS.index("Deployment")]["spec"]["template"]["spec"]["containers"][0]
+
+
+@pytest.mark.parametrize("where", ["compose", "kubernetes"])
+def test_flags_and_image_are_those_of_the_docker_line(where, tmp_path):
+    service = COMPOSE["services"]["tf-serving"]
+    image, flags = (
+        (service["image"], service["command"])
+        if where == "compose"
+        else (container()["image"], container()["args"])
+    )
+    assert image == tf_serving.IMAGE
+    line = tf_serving.docker_command(tmp_path)
+    assert set(line[line.index(image) + 1 :]) <= set(flags)
+
+
+def test_what_belongs_together_has_one_name():
+    service, deployment = (MANIFESTS[KINDS.index(kind)] for kind in ("Service", "Deployment"))
+    claim = MANIFESTS[KINDS.index("PersistentVolumeClaim")]
+    pod = deployment["spec"]["template"]
+    assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    volumes = {v["name"]: v for v in pod["spec"]["volumes"]}
+    assert volumes["models"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert {m["name"] for m in container()["volumeMounts"]} == set(volumes)
+    ports = {p["name"]: p["containerPort"] for p in container()["ports"]}
+    assert ports == {"grpc": tf_serving.GRPC_PORT, "rest": tf_serving.REST_PORT}
+    for port in service["spec"]["ports"]:
+        assert port["port"] == ports[port["targetPort"]]
+    assert pod["metadata"]["annotations"]["prometheus.io/path"] == tf_serving.METRICS_PATH
+
+
+def test_compose_listens_on_this_machine_alone_and_cannot_change_models():
+    service = COMPOSE["services"]["tf-serving"]
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    (volume,) = service["volumes"]
+    assert volume["read_only"] and volume["target"] == tf_serving.IN_CONTAINER
