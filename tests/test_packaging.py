@@ -289,7 +289,9 @@ def test_a_wheel_works_elsewhere_with_its_configurations(wheel, tmp_path):
     elsewhere = {"cwd": tmp_path, "env": environment}
     where = run(python, "-c", "import urnet_tf; print(urnet_tf.__file__)", **elsewhere)
     assert pathlib.Path(where.strip()) == site / "urnet_tf" / "__init__.py"
-    for file in ("py.typed", "explain/page.html", "explain/page.css", "configs/webvision.yaml", *PAGE_FILES):
+    beside = ("page.html", "page.css", "templates/wrong.html", "scripts/start.js")
+    own = ("py.typed", *(f"explain/{name}" for name in beside), "configs/webvision.yaml")
+    for file in (*own, *PAGE_FILES):
         assert (site / "urnet_tf" / file).is_file(), file
     urnet = tmp_path / "venv" / "bin" / "urnet"
     for name in sorted(path.stem for path in (REPOSITORY / "experiments" / "configs").glob("*.yaml")):

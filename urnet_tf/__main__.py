@@ -54,7 +54,10 @@ _SEED = flags.DEFINE_integer("seed", 0, "draw: seed", lower_bound=0)
 _MODEL = flags.DEFINE_string("model", None, "predict, serve, rollback: the model")
 _TOP_K = flags.DEFINE_integer("top_k", None, "predict: classes an image (default 5)", lower_bound=1)
 _FORMAT = flags.DEFINE_enum(
-    "format", None, ["table", "csv", "jsonl"], "predict: of the answers; table on a terminal, else csv"
+    "format",
+    None,
+    ["table", "csv", "jsonl", "text", "json"],
+    "of the answers; predict: table (on a terminal), csv or jsonl; why: text, json or jsonl",
 )
 _AS = flags.DEFINE_enum(
     "as", "folder", ["folder", "list", "imagefolder", "webdataset", "cleanlab", "fiftyone"], "clean: as what"
@@ -130,7 +133,7 @@ def _dispatch(command: str | None, arguments: list[str]) -> int:
         "promote": functools.partial(_promote, "promote"),
         "rollback": functools.partial(_promote, "rollback"),
     }  # fmt: skip
-    alone |= {name: functools.partial(_run, name) for name in ("run", *stages.NAMES)}
+    alone |= {name: functools.partial(_run, name) for name in ("run", "noise", *stages.NAMES)}
     with_arguments = {"why": _why, "ensemble": _ensemble, "predict": _predict, "serve": _serve}
     if command is not None and command in alone:
         _reject_extra(command, arguments)
@@ -144,6 +147,7 @@ def _dispatch(command: str | None, arguments: list[str]) -> int:
 
 def _run(command: str) -> int:
     from urnet_tf import config as config_lib
+    from urnet_tf.commands import noise
     from urnet_tf.flow import plan, plan_text, runner
     from urnet_tf.store import Workdir
 
@@ -161,15 +165,19 @@ def _run(command: str) -> int:
     for sentence in plan_text.format_ignored(config):
         logging.warning("%s", sentence)
     promise("the same command goes on from here")
-    if command != "run":
+    if command not in ("run", "noise"):
         runner.run_single(command, config, workdir)
         print(f"Done: {workdir.path(command)}")
         return _report_refusals(workdir) if command == "export" else 0
-    steps = plan.make_plan(config, workdir, _FROM.value, rescan=_RESCAN.value)
+    only = noise.stages_of_noise() if command == "noise" else None
+    steps = plan.make_plan(config, workdir, _FROM.value, rescan=_RESCAN.value, only=only)
     if _DRY_RUN.value:
         print(plan_text.format_plan(config, steps, workdir))
         return 0
     runner.run(config, workdir, steps)
+    if command == "noise":
+        print("\n".join(noise.closing_lines(workdir)))
+        return 0
     status = _report_refusals(workdir)
     print(_closing_lines(workdir))
     return status
@@ -219,18 +227,9 @@ def _tell_refusals(formats: dict[str, dict]) -> int:
 
 
 def _why(arguments: list[str]) -> int:
-    from urnet_tf import stages
-    from urnet_tf.explain.why import explain
-    from urnet_tf.store import Workdir
+    from urnet_tf.commands.why import explain_images
 
-    if len(arguments) != 1:
-        raise UsageError(
-            f"Expected one image (a path, file name or id) after `why`; received {len(arguments)}."
-        )
-    workdir = Workdir(_WORKDIR.value)
-    workdir.require_sound(stages.NAMES)
-    print(explain(workdir.root, arguments[0]))
-    return 0
+    return explain_images(_WORKDIR.value, arguments, _FORMAT.value)
 
 
 def _predict(arguments: list[str]) -> int:
@@ -244,6 +243,8 @@ def _predict(arguments: list[str]) -> int:
     encoding = None if sys.stdout.isatty() else "utf-8"
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
+    if _FORMAT.value in ("text", "json"):
+        raise UsageError(f"Expected --format table, csv or jsonl with `predict`; received {_FORMAT.value}.")
     failed = predict(_MODEL.value, arguments, top_k=_TOP_K.value, answer_format=_FORMAT.value, out=_OUT.value)
     return 1 if failed else 0
 

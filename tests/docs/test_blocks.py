@@ -47,10 +47,10 @@ class Newcomer:
     def _type(self, line):
         program, *arguments = shlex.split(line)
         assert program == "urnet", f"mark this block as not run, or teach this test to run it: {line}"
-        if arguments[0] == "run" and "--dry_run" not in arguments:
+        if arguments[0] in ("run", "noise") and "--dry_run" not in arguments:
             # What would compute for minutes gets the crawl and the settings of a run that is complete.
             workdir = arguments[arguments.index("--workdir") + 1]
-            arguments = ["run", "--workdir", workdir, *(self.run_flags or arguments[1:])]
+            arguments = [arguments[0], "--workdir", workdir, *(self.run_flags or arguments[1:])]
         done = self.urnet(*arguments)
         assert done.returncode == 0, line
         return done.stdout + done.stderr
@@ -98,6 +98,7 @@ def test_the_blocks_run_in_order(
         ran = printed["urnet run --data photos --workdir runs/photos"]
         assert ran.count("skipped") == len(NAMES)
         assert "Not used" in printed["urnet why 0001.jpg --workdir runs/photos"]
+        assert "training labels look wrong" in printed["urnet noise --data photos --workdir runs/photos"]
         assert (place / "saved_models" / "urnet" / "1" / "saved_model.pb").exists()
     if page.name == "judging.md":
         assert_judgements_arrive(place)

@@ -2,6 +2,7 @@
 
 import io
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 from urnet_fixtures.blobs import draw_blobs
@@ -10,6 +11,7 @@ from urnet_tf.config import from_dict
 from urnet_tf.images import probe
 from urnet_tf.schema import DUPLICATE_KINDS
 from urnet_tf.stages import baseline, ingest
+from urnet_tf.stages.copies import tell_copies
 from urnet_tf.stages.stage import StageContext
 from urnet_tf.store import Workdir, column, fingerprint, read_table
 
@@ -116,3 +118,26 @@ def test_a_file_that_pillow_cannot_decode_is_left_to_packing(crawl, tmp_path):
     metadata, out = run(tmp_path / "work", crawl)
     assert metadata["not_compared"] == 2 and not metadata["quarantined"]
     assert "cat/damaged.png" in read_table(out / "candidates.parquet")["path"].to_pylist()
+
+
+def test_the_log_tells_of_copies_and_of_contradicting_labels(caplog):
+    rows = [("a", "a", "several_labels"), ("a", "a", "several_labels"), ("b", "b", "same_label"),
+            ("b", "b", "same_label"), ("b", "b", "same_label"), ("c", "p", "near_same_label"),
+            ("d", "p", "near_same_label")]  # fmt: skip
+    names = ("content_hash", "picture", "kind")
+    table = pa.table(
+        {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+    )
+    with caplog.at_level("INFO"):
+        tell_copies(table, 0)
+        tell_copies(table.slice(2), 3)
+        tell_copies(table.slice(7), 0)
+    none = "None of these is under several labels."
+    assert [record.getMessage() for record in caplog.records] == [
+        "ingest: 5 files are equal to others, byte by byte: 2 pictures. 1 of these, with 2 files, are under "
+        "several labels: at least one label of each is wrong. duplicates.parquet lists all.",
+        f"ingest: 2 images are near copies, of 1 picture. {none}",
+        f"ingest: 3 files are equal to others, byte by byte: 1 picture. {none}",
+        f"ingest: 2 images are near copies, of 1 picture. {none}",
+        "ingest: 3 images were not compared with others: too plain, or Pillow cannot decode them.",
+    ]

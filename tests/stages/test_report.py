@@ -46,7 +46,7 @@ def draw_jpeg(number):
 @pytest.fixture
 def context(tmp_path):
     workdir = store.Workdir(tmp_path)
-    for stage in report.STAGE.needs:
+    for stage in (*report.STAGE.needs, *report.STAGE.uses):
         workdir.path(stage).mkdir()
     write_pack(tmp_path)
     write_weights(tmp_path)
@@ -57,7 +57,7 @@ def context(tmp_path):
         "extract": {"features": "features/features.npy"},
         "export": EXPORT,
     }
-    for stage in report.STAGE.needs:
+    for stage in (*report.STAGE.needs, *report.STAGE.uses):
         marker = {
             "key": stage,
             "seconds": 1,
@@ -111,9 +111,7 @@ def write_weights(root):
         clusters=settings.clusters, neighbors=settings.neighbors, pca_dim=settings.pca_dim,
         n_init=settings.n_init, seed=0,
     )  # fmt: skip
-    store.write_array(root / "extract" / "given_prob.npy", given)
     store.write_array(root / "extract" / "topk_ids.npy", np.stack([top, (top + 1) % 3], 1).astype(np.int32))
-    store.write_array(root / "extract" / "topk_probs.npy", np.tile(np.float32([0.7, 0.2]), (N, 1)))
     ones = np.ones(N, np.float32)
     columns = {name: [""] * N for name in schema.WEIGHT_TEXTS} | {
         "instance_id": np.arange(N), "label": TRAIN_LABELS, "class_weight": ones,
@@ -123,6 +121,8 @@ def write_weights(root):
         "sample_weight": given / given.mean(),
     }  # fmt: skip
     store.write_table(root / "train" / "weights.parquet", columns, schema.WEIGHT_COLUMNS)
+    before = columns | {"saliency": 2 * ones, "sample_weight": ones}
+    store.write_table(root / "reweight" / "weights.parquet", before, schema.WEIGHT_COLUMNS)
 
 
 def write_evaluation(directory):
@@ -148,25 +148,85 @@ def write_evaluation(directory):
         )  # fmt: skip
 
 
-def test_writes_one_page(context):
+def read_page(context):
+    return (context.out / "index.html").read_text(encoding="utf-8")
+
+
+def test_writes_the_page_and_what_lies_beside_it(context):
     metadata = report.run(context)
-    page = (context.out / "index.html").read_text(encoding="utf-8")
-    assert metadata == {"bytes": len(page.encode()), "path": "index.html"}
+    page = read_page(context)
+    beside = sorted(path.name for path in (context.out / "data").iterdir())
+    assert beside == ["class-0.js", "class-1.js", "class-2.js", "classes.js", "matrix.js"]
+    sizes = [len(page.encode()), *(path.stat().st_size for path in (context.out / "data").iterdir())]
+    assert metadata["bytes"] == sum(sizes) and metadata["path"] == "index.html" and not metadata["missing"]
+    assert metadata["lines"][0] == "About 29 % of the 18 training labels look wrong."
+    assert metadata["suggestions"][0]["command"] == "urnet review --workdir DIR"
     for words in (
         "18 training images", "75.0\N{NO-BREAK SPACE}%", "+25.0 points", "flickr/bad.jpg", "Title &lt;0&gt;",
         "export/urnet/2/README.md", "about 71\N{NO-BREAK SPACE}% of the labels", "keras 3.15.1",
-        "12.3 kB packed",
+        "12.3 kB packed", "train/weights.parquet",
     ):  # fmt: skip
         assert words in page, words
-    assert page.count("data:image/jpeg") >= 8
+    assert "reweight/weights.parquet" not in page and "Not here yet" not in page
+    assert page.count('src="data:image/jpeg') >= 8
     report.run(context)
-    assert page == (context.out / "index.html").read_text(encoding="utf-8")
+    assert page == read_page(context)
+
+
+LATER = ("train", "evaluate", "export")
+
+
+def test_without_a_final_network_the_page_shows_what_is_known(context):
+    """Nothing of the missing stages is read, whatever lies there."""
+    for stage in LATER:
+        (context.workdir.path(stage) / store.MARKER).unlink()
+    missing = dict.fromkeys(LATER, "it was not run yet")
+    context = dataclasses.replace(context, missing=missing)
+    metadata = report.run(context)
+    page = read_page(context)
+    assert metadata["missing"] == missing and len(metadata["lines"]) == 3
+    assert "Not here yet:</b> the trained network, whether it helped, the files to use." in page
+    assert "reweight/weights.parquet" in page and "train/weights.parquet" not in page
+    assert 'id="help"' not in page and 'id="export"' not in page and 'id="wrong"' in page
+    inputs = report.read_inputs(context)
+    assert set(inputs.weights["saliency"]) == {2.0}, "of the stage reweight"
+
+
+def test_before_the_weights_the_page_shows_what_the_files_say(context):
+    stages = ("features", "extract", "reweight", *LATER)
+    for stage in stages:
+        (context.workdir.path(stage) / store.MARKER).unlink()
+    context = dataclasses.replace(context, missing=dict.fromkeys(stages, "it was not run yet"))
+    metadata = report.run(context)
+    page = read_page(context)
+    assert metadata["lines"] == [] and "Whether labels look wrong is not known yet" in page
+    assert "flickr/bad.jpg" in page and "weights.parquet" not in page
+    assert sorted(path.name for path in (context.out / "data").iterdir()) == ["classes.js"]
+
+
+def test_texts_and_ids_of_images(context):
+    inputs = report.read_inputs(context)
+    assert inputs.read_rows([3, 1]) == [
+        {"title": "Title <3>", "path": "google/3.jpg", "query": ""},
+        {"title": "Title <1>", "path": "google/1.jpg", "query": ""},
+    ]
+    assert inputs.find_ids(["google/1.jpg", "nowhere.jpg", "test/18.jpg"]) == [1, -1, 18]
+
+
+def test_look_alikes_are_found_among_the_images_of_a_class(context, monkeypatch):
+    group_class = report.read_inputs(context).group_class
+    members = group_class(1, 2)
+    assert members.ids.tolist() == list(range(6, 12)) and members.num_own == 6
+    # Every third image has the features of the next class.
+    assert len({members.group[0], members.group[3]}) == 1 and members.group[0] != members.group[1]
+    monkeypatch.setattr(report, "_GROUPED_IMAGES", 3)
+    assert report.read_inputs(context).group_class(1, 2).ids.tolist() == [6, 8, 11]
 
 
 def test_the_formats_of_the_export_are_shown(context):
     report.run(context)
     page = (context.out / "index.html").read_text(encoding="utf-8")
-    section = page[page.index('<section id="export">') :].split("</section>")[0]
+    section = page[page.index('<div id="export">') :].split("</table>")[0]
     rows = [
         [re.sub("<[^>]*>", "", cell).replace("\N{NO-BREAK SPACE}", " ") for cell in row.split("</td>")[:-1]]
         for row in section.split("<tr")[2:]
@@ -175,26 +235,23 @@ def test_the_formats_of_the_export_are_shown(context):
         "Keras, before export", "SavedModel", "TFLite, int8refused: 25.00 points lost",
         "ONNXrefused: it takes no &lt;Custom&gt;",
     ]  # fmt: skip
-    assert rows[0][1:] == ["", "–", "75.0 %", "100.0 %", "–", "–", "–"]
-    assert rows[1][1:] == ["saved_model.pb", "7.0 MB", "75.0 %", "–", "2.0e-06", "100.0 %", "12.3 ms"]
-    assert rows[2][1:] == ["", "2.0 MB", "50.0 %", "100.0 %", "2.0e-06", "100.0 %", "3.0 ms"]
-    assert (
-        "same 4 test images" in section
-        and "2 of them were" in section
-        and "A &lt;CPU&gt;, 4 cores" in section
-    )
+    assert rows[0][1:] == ["", "–", "75.0 %", "–", "–", "–"]
+    assert rows[1][1:] == ["saved_model.pb", "7.0 MB", "75.0 %", "2.0e-06", "100.0 %", "12.3 ms"]
+    assert rows[2][1:] == ["", "2.0 MB", "50.0 %", "2.0e-06", "100.0 %", "3.0 ms"]
+    assert "same 4 test images" in section and "2 of them were" in section
+    assert "A &lt;CPU&gt;, 4 cores" in page and "Among five" not in section  # of three classes
 
 
 def test_the_groups_of_a_class_are_those_that_its_images_were_weighed_by(context):
     context = dataclasses.replace(context, config=config_lib.load_config(None, ["preset=sound"]))
     report.run(context)
     page = (context.out / "index.html").read_text(encoding="utf-8")
-    section = page[page.index('<section id="groups">') :].split("</section>")[0]
-    assert "The more of a group belongs to the class" in section and section.count("<h3>") == 2
+    section = page[page.index('<div id="groups">') :].split("</section>")[0]
+    assert "The more of a group belongs to the class" in section and section.count("<h4>") == 2
     # A third of the images of each class looks like the next class: purity is one there, and among the rest.
     table = store.read_table(context.path("train", "weights.parquet"))
-    for entry in section.split("<h3>")[1:]:
-        label = "ABC".index(entry[0])
+    for entry in section.split("<h4>")[1:]:
+        label = "ABC".index(re.sub("<[^>]*>", "", entry)[0])
         rows = store.column(table, "label") == label
         weights = store.column(table, "cluster_weight")[rows]
         said = [float(text) for text in re.findall(r'<b class="[a-z]+">([\d.]+)×</b>', entry)]
@@ -202,6 +259,7 @@ def test_the_groups_of_a_class_are_those_that_its_images_were_weighed_by(context
         assert sorted(set(said), reverse=True) == pytest.approx(expected, abs=0.011)
         assert sum(map(int, re.findall(r"(\d+) of \d+ images have", entry))) == 6
         assert sum(map(int, re.findall(r"of (\d+) images have", entry))) == N
+        assert "of these look wrong" in entry
         assert entry.count('class="other"') > 0
     literal = dataclasses.replace(
         context, config=config_lib.load_config(None, ["preset=paper", "report.grouped_classes=1", "seed=3"])
@@ -211,7 +269,7 @@ def test_the_groups_of_a_class_are_those_that_its_images_were_weighed_by(context
     assert "Its groups came out differently" in page and "The larger a group" in page
     off = config_lib.load_config(None, ["report.grouped_classes=0"])
     report.run(dataclasses.replace(context, config=off))
-    assert '<section id="groups">' not in (context.out / "index.html").read_text(encoding="utf-8")
+    assert '<div id="groups">' not in (context.out / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_run_without_an_export_has_no_section(context):
@@ -244,4 +302,7 @@ def test_a_run_that_measured_nothing_has_a_page(context):
 def test_estimate():
     config = config_lib.Config()
     assert report.STAGE.estimate(config, PlanContext()).seconds is None
-    assert report.STAGE.estimate(config, PlanContext(train_images=10**6)).disk_bytes == 5 * 10**6
+    small = report.STAGE.estimate(config, PlanContext(train_images=1000, num_classes=10))
+    assert small.rows == 4 * 8 + 24 * 10 and small.seconds < 4 and small.disk_bytes < 7 * 10**6
+    large = report.STAGE.estimate(config, PlanContext(train_images=10**6, num_classes=5000))
+    assert large.rows == 60_032 and 60 < large.seconds < 180  # two minutes, at two cores

@@ -1,12 +1,37 @@
 """What a report is made of, drawn."""
 
 import io
+import pathlib
+import tempfile
 
 import numpy as np
 from PIL import Image
 
 from urnet_tf.evaluation.metrics import reliability_curve
-from urnet_tf.explain import ReportInputs
+from urnet_tf.explain import ReportInputs, build_report
+
+DUPLICATE_COLUMNS = ("content_hash", "picture", "kind", "split", "label", "path")
+
+
+def build_page(inputs, **options):
+    """The text of index.html."""
+    return build_files(inputs, **options)["index.html"]
+
+
+def build_files(inputs, **options):
+    """Name → text of all files of a report."""
+    with tempfile.TemporaryDirectory() as directory:
+        out = pathlib.Path(directory)
+        build_report(inputs, out, **options)
+        return {
+            path.relative_to(out).as_posix(): path.read_text(encoding="utf-8")
+            for path in sorted(out.rglob("*.*"))
+        }
+
+
+def no_rows(names):
+    """Columns without a row."""
+    return {name: np.array([], object) for name in names}
 
 
 def draw_jpeg(color=(200, 30, 30), comment=b"from the web"):
@@ -22,7 +47,7 @@ def make_inputs(per_class=12, classes=4, names=None, seed=0, **changes):
     n = len(label)
     wrong = np.arange(n) % 3 == 2
     top = np.where(wrong, (label + 1) % classes, label)
-    given = np.where(wrong, 0.01, 0.8).astype(np.float32) + rng.random(n, np.float32) / 1000
+    given = np.where(wrong, 0.01, 0.8).astype(np.float32) + rng.random(n, dtype=np.float32) / 1000
     weight = np.where(wrong, 0.2, 1.4).astype(np.float32)
     weight /= weight.mean()
     ones = np.ones(n, np.float32)
@@ -33,9 +58,6 @@ def make_inputs(per_class=12, classes=4, names=None, seed=0, **changes):
         "source": (np.arange(n) % per_class >= per_class // 2).astype(np.int64),
         "source_names": ["flickr", "google"],
         "rank": (np.arange(n) % (per_class // 2) + 1).astype(np.int32),
-        "given_prob": given,
-        "top_ids": np.stack([top, (top + 1) % classes], 1).astype(np.int32),
-        "top_probs": np.stack([ones * 0.8, ones * 0.1], 1),
         "weights": {
             "class_weight": ones, "cluster": np.zeros(n, np.int32), "cluster_weight": rng.random(n) + 0.5,
             "confidence": ones, "self_confidence": given, "saliency": ones, "page_text": ones,
@@ -43,8 +65,8 @@ def make_inputs(per_class=12, classes=4, names=None, seed=0, **changes):
             "right_prob": np.where(wrong, 0.1, 0.9).astype(np.float32),
             "sample_weight": weight,
         },
-        "quarantine": {k: np.array([], object) for k in ("path", "status", "reason")},
-        "duplicates": {k: np.array([], object) for k in ("content_hash", "picture", "kind", "path")},
+        "quarantine": no_rows(("path", "status", "reason")),
+        "duplicates": no_rows(DUPLICATE_COLUMNS),
         "read_rows": lambda ids: [{"title": f"title {i}", "path": f"{i}.jpg", "query": ""} for i in ids],
         "read_images": lambda ids: [draw_jpeg() for _ in ids],
         "folds": 4,

@@ -92,7 +92,7 @@ def run(
     Returns:
       stage → what it found, plain numbers and texts: `result["evaluate"]` has the accuracies,
       `result["reweight"]` the factors. The files lie below `workdir`: `reweight/weights.parquet`,
-      `export/<name>/<version>/`, `report/report.html`.
+      `export/<name>/<version>/`, `report/index.html`.
 
     Raises:
       UsageError: the configuration, the crawl or the directory cannot be used.

@@ -6,10 +6,13 @@ urnet {version}: train image classifiers from noisy web images, and see why each
   urnet run    --data CRAWL --workdir DIR [--config FILE] [--set section.key=value ...]
   urnet run    ... --dry_run            what would run, how long, how much disk and memory
   urnet run    ... --from STAGE         run again from this stage on
+  urnet noise  --data CRAWL --workdir DIR ...    only what is wrong: a report before anything is trained; the
+                                        flags of run, which then goes on from there
   urnet run    ... --rescan             look at the contents of all images, too: did any change?
   urnet STAGE  --workdir DIR ...        one stage: {stages}
   urnet verify --workdir DIR            whether all results are still as they were written
-  urnet why    IMAGE --workdir DIR      why an image counted as much as it did
+  urnet why    IMAGE ... --workdir DIR [--format text|json|jsonl]
+                                        why images counted as much as they did: paths, addresses or ids
   urnet review --workdir DIR [--port N] judge labels in the browser; the next run obeys
   urnet review --workdir DIR [--import FILE ...] [--export FILE.csv]
                                         judgements of others in, all of them out

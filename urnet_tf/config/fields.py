@@ -365,11 +365,15 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class ReportConfig:
-    title: str = _text("What this crawl holds, and what counted", LINE, 200)
-    classes: int = _between(12, 1, _REPEATS)  # classes shown with pictures
+    title: str = _text("What is wrong here, and what to do about it", LINE, 200)
+    classes: int = _between(4, 1, _REPEATS)  # classes of which the page shows what counted most and least
     images_per_class: int = _between(8, 1, _REPEATS)
     thumbnail_px: int = _between(96, 16, _SEEN_SIDE_PX)
-    grouped_classes: int = _between(2, 0, _REPEATS)  # classes shown with their groups of look-alikes (Fig. 6)
+    # classes shown with the groups of look-alikes (Fig. 6), where these weighed
+    grouped_classes: int = _between(2, 0, _REPEATS)
+    class_page_images: int = _between(
+        24, 0, _REPEATS
+    )  # pictures on the page of each class; 0 = no such pages
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,16 @@ def read(path: str, options: ListOptions) -> ListTable:
     return found
 
 
+def find_address(path: str, address: str) -> Iterator[str]:
+    """Paths of the images that were downloaded from an address."""
+    root = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
+    for shard in _find(path):
+        samples = _Samples(root, shard)
+        for key, picture in samples.pictures():
+            if picture is not None and samples.known.get(key, {}).get("url") == address:
+                yield picture
+
+
 def _no_label(path: str, columns: list[str], error: UsageError) -> UsageError:
     if "label" not in str(error):
         return error

@@ -1,10 +1,10 @@
-"""The page that shows what a crawl holds, what was noisy, and why each image counted as it did.
+"""The page that shows what is wrong in a crawl, what to do about it, and why each image counted as it did.
 
-`build_page(ReportInputs(...))` takes arrays and returns one HTML file that needs nothing else: no
-script, no font, no picture from outside. Text from the web is escaped, thumbnails are re-encoded.
+`build_report(ReportInputs(...), directory)` takes arrays and writes HTML that needs nothing from elsewhere.
+Text from the web is escaped, thumbnails are re-encoded.
 """
 
-from urnet_tf.explain.page import build_page
-from urnet_tf.explain.summary import ReportInputs
+from urnet_tf.explain.inputs import ReportInputs
+from urnet_tf.explain.page import build_report
 
-__all__ = ["ReportInputs", "build_page"]
+__all__ = ["ReportInputs", "build_report"]

@@ -6,7 +6,7 @@ import numpy as np
 
 from urnet_tf.evaluation.wording import shown_accuracies, whose_labels
 from urnet_tf.explain import figures, pictures
-from urnet_tf.explain.summary import BASELINE, URNET, ReportInputs
+from urnet_tf.explain.inputs import BASELINE, URNET, ReportInputs
 
 _CHANGES = 12  # classes in each of the lists of gains and losses
 
@@ -26,6 +26,7 @@ METRICS = {
     "balanced_top5": ("Right among five guesses", "each class counts the same"),
     "top5": ("Right among five guesses", "each image counts the same"),
 }
+_FEWEST_IN_BIN = 5  # images of a point of the reliability curves
 _FEWEST_HELD = 10  # held images of a class whose gain or loss is worth a line
 
 
@@ -49,11 +50,12 @@ def compare_accuracies(inputs: ReportInputs) -> dict[str, Any] | None:
         for name, note in [METRICS[key]]
     ]
     by_class, by_image = ([(row["before"], row["after"]) for row in rows[start::2]] for start in (0, 1))
-    if len(by_class) == len(by_image) and np.allclose(by_class, by_image, atol=5e-4):
-        rows = rows[::2]  # classes of equal size: both ways of counting say the same
+    alike = len(by_class) == len(by_image) and np.allclose(by_class, by_image, atol=5e-4)
+    if alike:
+        rows = [row | {"note": "classes and images counted alike"} for row in rows[::2]]
     others = [(name, m) for name, m in inputs.metrics.items() if name not in (BASELINE, URNET)]
     note = whose_labels(inputs.evaluation)
-    return {"rows": rows, "others": others, "n": after["n"], "note": note} if rows else None
+    return {"rows": rows, "others": others, "n": after["n"], "note": note, "alike": alike} if rows else None
 
 
 def compare_classes(inputs: ReportInputs) -> dict[str, Any] | None:
@@ -71,7 +73,8 @@ def compare_classes(inputs: ReportInputs) -> dict[str, Any] | None:
     def bars(labels: list[int]) -> list[dict[str, Any]]:
         return [
             {
-                "name": inputs.classes[j]["name"],
+                "label": int(j),
+                "name": inputs.name(int(j)),
                 "change": float(gains[j]),
                 "length": abs(float(gains[j])) / widest,
                 "before": float(before[j]),
@@ -99,9 +102,12 @@ def compare_calibration(inputs: ReportInputs) -> dict[str, Any] | None:
         for name in (BASELINE, URNET)
         if inputs.metrics.get(name, {}).get("ece") is not None
     ]
-    curves = [
-        (MODEL_NAMES.get(name, name), bins) for name, bins in inputs.reliability.items() if len(bins["count"])
-    ]
+    curves = []
+    for name, bins in inputs.reliability.items():
+        enough = np.asarray(bins["count"]) >= min(_FEWEST_IN_BIN, max(bins["count"], default=0))
+        if enough.any():
+            kept = {key: np.asarray(values)[enough] for key, values in bins.items()}
+            curves.append((MODEL_NAMES.get(name, name), kept))
     drawing = None
     if curves:
         label = "Share of right first guesses against how sure the models are"

@@ -1,6 +1,6 @@
-"""Drawings of the report: small inline SVG with selectable text, colored by classes of the style sheet.
+"""Drawings of the report: columns of HTML and small inline SVG, colored by classes of the style sheet.
 
-Each function returns `Markup` and escapes every text it is given. Widths are in CSS pixels: a
+Each function returns `Markup` and escapes every text it is given. Widths of SVG are in CSS pixels: a
 drawing shrinks with its column but does not grow beyond its size. Series 0, 1, ... take the
 colors `s0`, `s1`, ...; equal input gives equal text.
 """
@@ -11,39 +11,34 @@ import markupsafe
 import numpy as np
 from markupsafe import Markup
 
+from urnet_tf.explain.formats import format_percent
 from urnet_tf.text_rules import one_line
 
-WIDTH, HEIGHT = 440, 225
+WIDTH, HEIGHT = 360, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 14, 40
 SERIES_COLORS = 6
 
 
 def draw_columns(parts: np.ndarray, names: Sequence[str], label: str, x_label: str) -> Markup:
-    """Stacked columns without gaps: a profile of many classes.
+    """Stacked columns: a profile of many classes, as wide as there is room.
 
     Args:
       parts: float [M, S], heights of S series in M columns.
       names: of the S series.
       label: what the drawing shows, for those who cannot see it.
     """
-    width, height = 1040, 230
     top = _nice_top(parts.sum(1).max())
-    right, base = width - _RIGHT, height - _BOTTOM
-    step = (right - _LEFT) / len(parts)
-    gap = min(step * 0.18, 3)
-    body = [_y_axis(np.array([0, top / 2, top]), [0, top], width, height, _plain_number)]
-    for i, column in enumerate(parts):
-        y = float(base)
-        for s, value in enumerate(column):
-            tall = float(value) / top * (base - _TOP)
-            if tall > 0:
-                y -= tall
-                body.append(
-                    f'<rect class="s{s % SERIES_COLORS}" x="{_LEFT + i * step + gap / 2:.2f}" y="{y:.2f}" '
-                    f'width="{step - gap:.2f}" height="{tall:.2f}"/>'
-                )
-    body.append(_text(_LEFT, height - 14, x_label, "start"))
-    return _svg(width, height, label, body) + draw_legend(names)
+    columns = []
+    for column in parts:
+        tall = "".join(
+            f'<b class="s{s % SERIES_COLORS}" style="height:{100 * float(value) / top:.2f}%"></b>'
+            for s, value in reversed(list(enumerate(column)))
+            if value > 0
+        )
+        columns.append(f"<i>{tall}</i>")
+    ticks = [(0.0, _plain_number(0)), (0.5, _plain_number(top / 2)), (1.0, _plain_number(top))]
+    tight = " tight" if len(parts) > 60 else ""
+    return _plot(columns, ticks, [], label, x_label, tight) + draw_legend(names)
 
 
 def draw_lines(
@@ -70,45 +65,33 @@ def draw_lines(
     return svg + draw_legend([name for name, _, _ in curves])
 
 
-def draw_histogram(
-    histogram: dict, label: str, width: int = 340, height: int = 150, mark: float = 1.0
-) -> Markup:
+def draw_histogram(histogram: dict, label: str, mark: float | None = 1.0) -> Markup:
     """One histogram of `summary.histogram_of`; a dashed line stands at `mark`, an average image."""
     counts, edges = histogram["counts"], histogram["edges"]
     scale = np.log if histogram["ratio"] else np.asarray
     span = [float(scale(edges[0])), float(scale(edges[-1]))]
-    left = 10
 
     def across(value: float) -> float:
-        return left + (float(scale(value)) - span[0]) / (span[1] - span[0]) * (width - 2 * left)
+        return (float(scale(value)) - span[0]) / (span[1] - span[0])
 
-    base, top = height - 24, 8
-    body = [f'<line class="axis" x1="{left}" y1="{base}" x2="{width - left}" y2="{base}"/>']
+    columns = []
     for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
-        if count:
-            tall = max(count / counts.max() * (base - top), 1.0)
-            tip = f"{_short(low)} to {_short(high)}: {int(count):,} images"
-            body.append(
-                f'<rect class="s0" x="{across(low) + 0.5:.2f}" y="{base - tall:.2f}" '
-                f'width="{max(across(high) - across(low) - 1, 0.5):.2f}" height="{tall:.2f}">'
-                f"<title>{_escaped(tip)}</title></rect>"
-            )
-    if edges[0] < mark < edges[-1]:
-        x = across(mark)
-        body.append(f'<line class="mark" x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{base}"/>')
+        tip = _escaped(f"{_short(low)} to {_short(high)}: {int(count):,} images")
+        tall = max(100 * count / counts.max(), 1.0) if count else 0.0
+        columns.append(f'<i title="{tip}"><b class="s0" style="height:{tall:.2f}%"></b></i>')
     ticks = _ratio_ticks(edges[0], edges[-1]) if histogram["ratio"] else _nice_ticks(edges[0], edges[-1])
-    last = -1e9
+    below, last = [], -1.0
     for tick in ticks:
-        if across(tick) - last >= 34:
+        if across(tick) - last >= 0.12:
             last = across(tick)
-            anchor = "start" if last < left + 8 else "end" if last > width - left - 8 else "middle"
-            body.append(_text(last, height - 8, _short(tick), anchor))
-    return _svg(width, height, label, body)
+            below.append((last, _short(tick)))
+    at = across(mark) if mark is not None and edges[0] < mark < edges[-1] else None
+    return _plot(columns, [], below, label, mark=at)
 
 
 def draw_reliability(curves: Sequence[tuple[str, Mapping]], label: str) -> Markup:
     """Accuracy against confidence for each model: (name, `metrics.reliability_curve`)."""
-    span, width, height = [0.0, 1.0], 400, 340
+    span, width, height = [0.0, 1.0], 340, 300
     ticks = np.linspace(0, 1, 5)
     body = [
         _y_axis(ticks, span, width, height, format_percent),
@@ -128,17 +111,6 @@ def draw_reliability(curves: Sequence[tuple[str, Mapping]], label: str) -> Marku
     return _svg(width, height, label, body) + draw_legend([name for name, _ in curves], "m")
 
 
-def format_percent(share: float | None, digits: int | None = None) -> str:
-    """A share in percent; without `digits` small ones get one decimal. A dash for None and NaN."""
-    if share is None or not np.isfinite(share):
-        return "–"
-    if 0 < share < 0.0005:
-        return "under 0.1\N{NO-BREAK SPACE}%"
-    if digits is None:
-        digits = 1 if share < 0.0995 and round(100 * share, 1) % 1 else 0
-    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
-
-
 def draw_legend(names: Sequence[str], kind: str = "s") -> Markup:
     """Colored squares with names; nothing for a single series without a name."""
     if len(names) == 1 and not names[0]:
@@ -148,6 +120,44 @@ def draw_legend(names: Sequence[str], kind: str = "s") -> Markup:
         for i, name in enumerate(names)
     ]
     return Markup(f'<div class="legend">{"".join(items)}</div>')
+
+
+def _plot(
+    columns: Sequence[str],
+    left: Sequence[tuple[float, str]],
+    below: Sequence[tuple[float, str]],
+    label: str,
+    x_label: str = "",
+    kind: str = "",
+    mark: float | None = None,
+) -> Markup:
+    """Columns of HTML, which are as wide as there is room and keep the size of their texts.
+
+    Args:
+      columns: HTML of one column each.
+      left, below: ticks: (place from 0 to 1, text).
+    """
+    lines = "".join(
+        f'<span class="level" style="bottom:{100 * at:.2f}%"><small>{_escaped(text)}</small></span>'
+        for at, text in left
+    )
+    if mark is not None:
+        lines += f'<span class="average" style="left:{100 * mark:.2f}%"></span>'
+    ticks = "".join(
+        f'<small class="{_anchor(at)}" style="left:{100 * at:.2f}%">{_escaped(text)}</small>'
+        for at, text in below
+    )
+    under = f'<div class="ticks">{ticks}</div>' if below else ""
+    under += f'<div class="x">{_escaped(x_label)}</div>' if x_label else ""
+    sides = " leveled" if left else ""
+    return Markup(
+        f'<div class="plot{sides}" role="img" aria-label="{_escaped(label)}">'
+        f'<div class="columns{kind}">{lines}{"".join(columns)}</div>{under}</div>'
+    )
+
+
+def _anchor(at: float) -> str:
+    return "first" if at < 0.03 else "last" if at > 0.97 else ""
 
 
 def _svg(width: int, height: int, label: str, body: list[str]) -> Markup:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from urnet_tf.explain.summary import ReportInputs, class_means
+from urnet_tf.explain.inputs import ReportInputs, Share
+from urnet_tf.reweighting.label_posterior import estimate_wrong_share
 
 if TYPE_CHECKING:
     from urnet_tf.explain.pictures import Thumbnails
@@ -45,45 +46,27 @@ def have_counted(inputs: ReportInputs) -> bool:
 
 def describe_rule(inputs: ReportInputs) -> str:
     """What the number of a group says, and which classes are shown: sentences."""
-    if have_counted(inputs):
-        return (
-            f"{_RULES.get(inputs.cluster_kind, _RULES['purity'])}: 1× is the average of the class. Shown are "
-            "the classes whose groups count most differently."
-        )
     return (
-        "In this run the groups changed nothing. The number says what they would count if a group counted "
-        "the more, the more of it belongs to the class: 1× is the average of the class. Shown are the "
-        "classes that lose most of their images to others, as the models see it."
+        f"{_RULES.get(inputs.cluster_kind, _RULES['purity'])}: 1× is the average of the class. Shown are "
+        "the classes whose groups count most differently."
     )
 
 
 def choose_classes(inputs: ReportInputs, limit: int) -> list[int]:
-    """The classes whose groups weigh most differently, or that lose most images to others where none weigh.
-
-    Those with few images come last.
-    """
-    if not have_counted(inputs):
-        lost = class_means(np.asarray(inputs.top_ids[:, 0]) != inputs.label, inputs.label, inputs.num_classes)
-        return _largest(lost, inputs, limit)
-    weights, size = relative_weights(inputs), np.bincount(inputs.label, minlength=inputs.num_classes)
-    mean = np.maximum(size, 1)
-    square = np.bincount(inputs.label, weights=np.square(weights), minlength=inputs.num_classes) / mean
-    spread = np.sqrt(np.maximum(square - 1.0, 0.0))
-    return _largest(spread, inputs, limit)
-
-
-def _largest(values: np.ndarray, inputs: ReportInputs, limit: int) -> list[int]:
-    size = np.bincount(inputs.label, minlength=inputs.num_classes)
+    """The classes whose groups weigh most differently; those with few images come last."""
+    weights, size = relative_weights(inputs), inputs.size
+    square = np.bincount(inputs.label, weights=np.square(weights), minlength=inputs.num_classes)
+    spread = np.sqrt(np.maximum(square / np.maximum(size, 1) - 1.0, 0.0))
     few = size < min(_SMALLEST, size.max())
-    order = np.lexsort((np.arange(len(size)), -values, few))
-    return [int(label) for label in order if values[label] > 1e-6][:limit]
+    order = np.lexsort((np.arange(len(size)), -spread, few))
+    return [int(label) for label in order if spread[label] > 1e-6][:limit]
 
 
 def relative_weights(inputs: ReportInputs) -> np.ndarray:
     """The cluster weight of each image over the mean of its class: float64 [N]."""
     weights = np.asarray(inputs.weights["cluster_weight"], np.float64)
-    size = np.bincount(inputs.label, minlength=inputs.num_classes)
-    means = np.bincount(inputs.label, weights=weights, minlength=inputs.num_classes) / np.maximum(size, 1)
+    means = np.bincount(inputs.label, weights=weights, minlength=inputs.num_classes)
+    means = means / np.maximum(inputs.size, 1)
     return weights / np.where(means == 0, 1.0, means)[inputs.label]
 
 
@@ -125,38 +108,52 @@ def _choose_pictures(members: "Members", own: np.ndarray, others: np.ndarray) ->
 
 
 def build_section(inputs: ReportInputs, thumbnails: "Thumbnails", limit: int) -> dict[str, Any] | None:
-    """The rule and the classes of the section; None where there are no groups."""
+    """The rule and the classes of the section; None where no groups counted."""
     classes = build_groups(inputs, thumbnails, limit)
     return {"rule": describe_rule(inputs), "classes": classes} if classes else None
 
 
 def build_groups(inputs: ReportInputs, thumbnails: "Thumbnails", limit: int) -> list[dict[str, Any]]:
-    """What the section shows, a class each; [] where there are no groups."""
-    if inputs.read_members is None or not limit:
+    """What the section shows, a class each; [] where no groups counted."""
+    if inputs.read_members is None or not limit or not have_counted(inputs):
         return []
     entries = []
-    counted, relative = have_counted(inputs), relative_weights(inputs)
+    relative = relative_weights(inputs)
     for label in choose_classes(inputs, limit):
         members = inputs.read_members(label)
         rows, own_groups = members.ids[: members.num_own], members.group[: members.num_own]
-        if counted:
-            same, weights = np.array_equal(own_groups, inputs.weights["cluster"][rows]), relative[rows]
-        else:
-            same = True
-            weights = (np.bincount(own_groups) / np.bincount(members.group)[: own_groups.max() + 1])[
-                own_groups
-            ]
-            weights = weights / weights.mean()
-        entry = {"name": inputs.classes[label]["name"], "size": members.num_own, "found_again": same}
-        groups = describe_groups(members, inputs.label, weights) if same else []
+        same = np.array_equal(own_groups, inputs.weights["cluster"][rows])
+        groups = describe_groups(members, inputs.label, relative[rows]) if same else []
         joined = dict.fromkeys(inputs.label[members.ids[members.num_own :]].tolist())  # most confused first
-        entry["joined"] = [inputs.classes[other]["name"] for other in joined]
-        entry["groups"] = [_show(inputs, thumbnails, group, label) for group in groups]
-        entries.append(entry)
+        entries.append(
+            {
+                "label": label,
+                "name": inputs.name(label),
+                "size": members.num_own,
+                "found_again": same,
+                "joined": [inputs.name(other) for other in joined],
+                "groups": [
+                    _show(
+                        inputs,
+                        thumbnails,
+                        group,
+                        label,
+                        _share_wrong(inputs, rows[own_groups == group.number]),
+                    )
+                    for group in groups
+                ],
+            }
+        )
     return entries
 
 
-def _show(inputs: ReportInputs, thumbnails: "Thumbnails", group: Group, label: int) -> dict[str, Any]:
+def _share_wrong(inputs: ReportInputs, ids: np.ndarray) -> Share | None:
+    return estimate_wrong_share(np.asarray(inputs.right_prob)[ids]) if len(ids) else None
+
+
+def _show(
+    inputs: ReportInputs, thumbnails: "Thumbnails", group: Group, label: int, wrong: Share | None
+) -> dict[str, Any]:
     others = [(inputs.classes[other]["name"], count) for other, count in group.others]
     shown = [int(i) for i in group.ids]
     rows = inputs.read_rows(shown)
@@ -170,5 +167,5 @@ def _show(inputs: ReportInputs, thumbnails: "Thumbnails", group: Group, label: i
     ]
     return {
         "weight": group.weight, "size": group.size, "own": group.own, "others": others, "pictures": pictures,
-        "own_share": group.own / max(group.size, 1),
+        "own_share": group.own / max(group.size, 1), "wrong": wrong,
     }  # fmt: skip

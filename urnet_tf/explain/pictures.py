@@ -1,76 +1,82 @@
-"""Which classes and images the report shows, their thumbnails, and what the captions say.
+"""Thumbnails of the report, which classes it shows, and what the captions say.
 
 Pictures come from the image store and are decoded and encoded anew, so that no byte of the crawl
 reaches the page.
 """
 
 import base64
-import io
-from collections.abc import Sequence
+import concurrent.futures
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from urnet_tf.explain.summary import BASELINE, URNET, ReportInputs, class_means
-from urnet_tf.explain.why import describe_amount, find_reasons
-from urnet_tf.reweighting.factors import FACTORS
+from urnet_tf.explain.inputs import BASELINE, URNET, ReportInputs
+from urnet_tf.explain.reasons import Judgement, describe_amount, say_why
+from urnet_tf.images import picture
+from urnet_tf.images.headers import Refused
 
-MAX_PICTURE_BYTES = 3_000_000  # of all data: URIs; later images are shown by their captions alone
-_SHARPNESS = 1.5  # stored pixels for each pixel of the page
+MAX_PICTURE_BYTES = 3_000_000  # of all data: URIs of the page; later images are shown by captions alone
+_SHARPNESS = 1.25  # stored pixels for each pixel of the page
+_QUALITY = 74
+_MOST_PIXELS = 1 << 26  # of a stored image
 _REASONS_SHOWN = (  # of the first class of an order, and of the next ones
+    ("most labels that look wrong", "among those with the most labels that look wrong"),
     ("largest class", "among the largest"),
     ("smallest class", "among the smallest"),
-    ("most doubtful images", "among the most doubtful"),
-    ("fewest doubtful images", "among the least doubtful"),
     ("biggest gain", "among the biggest gains"),
     ("biggest loss", "among the biggest losses"),
 )
 
 
 class Thumbnails:
-    """Thumbnails as `data:` URIs, until `MAX_PICTURE_BYTES` are spent."""
+    """Thumbnails as `data:` URIs, until `MAX_PICTURE_BYTES` are spent.
 
-    def __init__(self, inputs: ReportInputs, thumbnail_px: int):
+    Args:
+      limited: False = as many as are asked for.
+    """
+
+    def __init__(self, inputs: ReportInputs, thumbnail_px: int, *, limited: bool = True):
         self._read, self._px = inputs.read_images, round(thumbnail_px * _SHARPNESS)
-        self._left = MAX_PICTURE_BYTES
+        self._left = MAX_PICTURE_BYTES if limited else None
 
-    def encode(self, ids: Sequence[int]) -> list[str]:
-        """A `data:` URI for each id, or "" where the image cannot be shown or the budget is spent."""
-        if self._left <= 0 or not len(ids):
+    def encode(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        """A `data:` URI for each id, or "" where the image cannot be shown or the bytes are spent."""
+        if (self._left is not None and self._left <= 0) or not len(ids):
             return [""] * len(ids)
         uris = []
         for data in self._read([int(i) for i in ids]):
-            uri = encode_thumbnail(data, self._px) if self._left > 0 else ""
-            self._left -= len(uri)
+            uri = encode_thumbnail(data, self._px) if self._left is None or self._left > 0 else ""
+            if self._left is not None:
+                self._left -= len(uri)
             uris.append(uri)
         return uris
+
+    def encode_many(self, groups: Sequence[Sequence[int]]) -> Iterator[list[str]]:
+        """Like `encode` of each group in order, by as many threads as there are cores."""
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            yield from pool.map(self.encode, groups)
 
 
 def encode_thumbnail(data: bytes, px: int) -> str:
     """A JPEG of long side `px` at most as a `data:` URI; "" where the image is damaged."""
     try:
-        with Image.open(io.BytesIO(data)) as file:
-            file.draft("RGB", (2 * px, 2 * px))
-            image: Image.Image = ImageOps.exif_transpose(file)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        pixels = picture.read_picture(data, _MOST_PIXELS, px)
+        short, long = sorted(pixels.shape[:2])
+        if long > px:
+            pixels = picture.reduce_short_side(pixels, max(1, round(short * px / long)))
+        data = picture.encode_jpeg(pixels, _QUALITY)
+    except Refused:
         return ""
-    image.thumbnail((px, px), Image.Resampling.LANCZOS)
-    image.info = {}  # Pillow would copy the comment of the file
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=78, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
 
 
 def choose_classes(inputs: ReportInputs, limit: int) -> list[tuple[int, str]]:
     """(class, why it is shown): the extremes of each kind in turn, without repeats."""
-    size = np.bincount(inputs.label, minlength=inputs.num_classes)
-    share = class_means(inputs.doubtful, inputs.label, inputs.num_classes)
+    size = inputs.size
     there = np.flatnonzero(size >= min(4, size.max()))
-    orders = [there[np.argsort(key[there], kind="stable")] for key in (-size, size, -share, share)]
+    orders = [there[np.argsort(key[there], kind="stable")] for key in (-inputs.wrong_share, -size, size)]
     gain = class_gains(inputs)
     if gain is not None:
         for change in (gain, -gain):
@@ -95,65 +101,68 @@ def class_gains(inputs: ReportInputs) -> np.ndarray | None:
 
 def build_galleries(
     inputs: ReportInputs, thumbnails: Thumbnails, classes: int, images_per_class: int
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """For each chosen class the images that counted most and least, with captions."""
-    size = np.bincount(inputs.label, minlength=inputs.num_classes)
-    share = class_means(inputs.doubtful, inputs.label, inputs.num_classes)
     weight, galleries = inputs.weights["sample_weight"], []
-    class_weight = inputs.weights["class_weight"]
-    usual = float(np.mean(class_weight, dtype=float)) or 1.0
-    gains = class_gains(inputs)
     for label, why in choose_classes(inputs, classes):
-        start, stop = np.searchsorted(inputs.label, (label, label + 1))
+        start, stop = inputs.bounds[label : label + 2]
         order = start + np.argsort(-weight[start:stop], kind="stable")
         most = order[: min((images_per_class + 1) // 2, (len(order) + 1) // 2)]
         least = order[len(most) :][::-1][: max(images_per_class // 2, 1)]
         galleries.append(
             {
-                "name": inputs.classes[label]["name"],
+                "label": label,
+                "name": inputs.name(label),
                 "why": why,
-                "size": int(size[label]),
-                "doubtful": float(share[label]),
-                "class_weight": float(class_weight[start]) / usual,
-                "gain": None if gains is None or not np.isfinite(gains[label]) else float(gains[label]),
-                "most": build_cards(inputs, most, thumbnails),
-                "least": build_cards(inputs, least, thumbnails),
+                "size": int(inputs.size[label]),
+                "wrong": inputs.wrong_by_class[label],
+                "class_weight": class_factor(inputs, label),
+                "most": build_cards(inputs, most, thumbnails.encode(most)),
+                "least": build_cards(inputs, least, thumbnails.encode(least)),
             }
         )
     return galleries
 
 
-def build_cards(inputs: ReportInputs, ids: Sequence[int], thumbnails: Thumbnails) -> list[dict]:
-    """One caption an image: weight, factors, reasons, what the models say, and where it came from."""
+def class_factor(inputs: ReportInputs, label: int) -> float | None:
+    """How many times as much an image counts for the size of its class; None where all classes are alike."""
+    if "class_weight" not in inputs.used_factors:
+        return None
+    return float(inputs.weights["class_weight"][inputs.bounds[label]]) / (inputs.mean_class_weight or 1.0)
+
+
+def build_cards(
+    inputs: ReportInputs, ids: Sequence[int] | np.ndarray, uris: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One caption an image of one class: weight, factors, reason, what models say, where it came from."""
     if not len(ids):
         return []
     label = int(inputs.label[ids[0]])
-    start, stop = np.searchsorted(inputs.label, (label, label + 1))
-    used = [f.name for f in FACTORS if f.name in inputs.weights and np.ptp(inputs.weights[f.name]) > 1e-6]
+    start, stop = inputs.bounds[label : label + 2]
+    used = inputs.used_factors
     means = {name: float(inputs.weights[name][start:stop].mean(dtype=float)) for name in used}
+    if "class_weight" in means:
+        means["class_weight"] = inputs.mean_class_weight
     cards = []
     rows = inputs.read_rows([int(i) for i in ids])
-    for i, row, uri in zip(ids, rows, thumbnails.encode(ids), strict=True):
+    for i, row, uri in zip(ids, rows, uris, strict=True):
         factors = {name: float(inputs.weights[name][i]) for name in used}
-        weight = float(inputs.weights["sample_weight"][i])
-        shown = {name: value for name, value in factors.items() if name in ("cluster_weight", "confidence")}
-        relative = float(inputs.relative_weight[i])
-        reasons = find_reasons(relative, shown, means)  # the class and the models are spoken of anyway
-        predicted = int(inputs.top_ids[i, 0])
+        relative, predicted = float(inputs.relative_weight[i]), int(inputs.predicted[i])
+        judgement = Judgement(
+            relative, inputs.name(label), inputs.name(predicted), predicted == label, inputs.folds > 1,
+            factors, means,
+        )  # fmt: skip
         cards.append(
             {
                 "id": int(i),
                 "uri": uri,
-                "weight": weight,
                 "relative": relative,
-                "amount": describe_amount(weight, inputs.average_weight),
-                "reasons": reasons,
-                "factors": list(factors.items()),
+                "amount": describe_amount(relative),
+                "why": say_why(judgement),
+                "right": float(inputs.right_prob[i]),
                 "agrees": predicted == label,
-                "predicted": inputs.classes[predicted]["name"],
-                "predicted_prob": float(inputs.top_probs[i, 0]),
-                "given": inputs.classes[label]["name"],
-                "given_prob": float(inputs.given_prob[i]),
+                "predicted": inputs.name(predicted),
+                "given": inputs.name(label),
                 "source": inputs.source_names[inputs.source[i]],
                 "rank": int(inputs.rank[i]),
                 **row,

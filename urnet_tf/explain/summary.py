@@ -1,117 +1,22 @@
-"""Numbers of the report: arrays of N rows in, small tables out. Nothing of size N x C, no drawing.
+"""Numbers of the report: arrays of N rows in, small tables out. Nothing of size N x C, no drawing."""
 
-An image *looks doubtful* when its label is more probably wrong than right:
-
-    doubtful_i = [ P(label of i is right) < 1/2 ]
-
-P is the column `right_prob` of weights.parquet, calibrated on labels that were planted (see
-`reweighting.label_posterior`).
-"""
-
-import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
 from urnet_tf import schema
-from urnet_tf.errors import UsageError
-from urnet_tf.reweighting.combine import average_amount
-from urnet_tf.reweighting.label_posterior import estimate_wrong_share
+from urnet_tf.explain.inputs import ReportInputs
+from urnet_tf.explain.matrix import Matrix
 
-if TYPE_CHECKING:
-    from urnet_tf.reweighting.cluster_weight import Members
-
-BASELINE, URNET = "baseline", "urnet"  # the two models that are compared
 _RANK_BINS = 16
 _MIN_IN_BIN = 30
 _COLUMNS_IN_PROFILE = 120
-
-
-@dataclasses.dataclass(frozen=True)
-class ReportInputs:
-    """What the page is made of. N training images in id order, C classes, K kept predictions."""
-
-    classes: Sequence[Mapping]  # classes.json: {"label", "id", "name", ...}
-    label: np.ndarray  # int [N]
-    source: np.ndarray  # int [N], index into source_names
-    source_names: Sequence[str]
-    rank: np.ndarray  # int [N], 0 or less = not known
-    given_prob: np.ndarray  # float [N], of the given label, by models that did not see the image
-    top_ids: np.ndarray  # int [N, K], best first
-    top_probs: np.ndarray  # float [N, K]
-    weights: Mapping[str, np.ndarray]  # columns of weights.parquet but path: [N]
-    quarantine: Mapping[str, np.ndarray]  # columns path, status, reason
-    duplicates: Mapping[str, np.ndarray]  # columns content_hash, picture, kind, path
-    read_rows: Callable[[Sequence[int]], Sequence[Mapping]]  # ids → {"title", "path", "query"}
-    read_images: Callable[[Sequence[int]], list[bytes]]  # ids → encoded images
-    read_members: "Callable[[int], Members] | None" = None  # class → its groups; None = no groups
-    cluster_kind: str = "purity"  # what a group weighs by, see `cluster_weight`
-    folds: int = 1  # models per prediction set; 1 = the model has seen the image
-    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)  # val_images, test_images, bytes
-    metrics: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)  # model → metrics.summarize
-    per_class: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # model → top-1 [C]
-    reliability: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)  # model → bins
-    evaluated_on: str = ""  # the split
-    evaluation: Mapping = dataclasses.field(default_factory=dict)  # metrics.json without the models
-    held: np.ndarray | None = None  # int [C], labeled images that were measured
-    reweighting: Mapping = dataclasses.field(default_factory=dict)  # metadata of the stage
-    export: Mapping = dataclasses.field(default_factory=dict)  # metadata of the stage
-    settings: str = ""  # YAML
-    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    places: Sequence[tuple[str, str]] = ()  # (path, what it is)
-
-    def __post_init__(self) -> None:
-        names = ("label", "source", "rank", "given_prob", "top_ids", "top_probs")
-        lengths = {name: len(getattr(self, name)) for name in names}
-        lengths |= {name: len(values) for name, values in self.weights.items()}
-        if len(set(lengths.values())) != 1 or not len(self.label):
-            raise UsageError(f"Expected columns of one length N >= 1 for the report; received {lengths}.")
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
-    @functools.cached_property
-    def average_weight(self) -> float:
-        """What an average image counts; see `combine.average_amount`."""
-        return average_amount(self.weights["sample_weight"])
-
-    @functools.cached_property
-    def relative_weight(self) -> np.ndarray:
-        """How many average images an image counts for: float64 [N], below 0 against its label."""
-        return np.asarray(self.weights["sample_weight"], np.float64) / self.average_weight
-
-    @property
-    def right_prob(self) -> np.ndarray:
-        """P(the label is right): float32 [N]."""
-        return self.weights["right_prob"]
-
-    @functools.cached_property
-    def doubtful(self) -> np.ndarray:
-        """Which images look doubtful: bool [N]; see the top of this file."""
-        return np.asarray(self.right_prob) < 0.5
-
-    @property
-    def is_literal(self) -> bool:
-        """Whether the weights are the paper's literal ones."""
-        return self.reweighting.get("formulas") == "literal"
 
 
 def class_means(values: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:
     """Mean of `values` [N] in each class: float64 [C], 0 where a class has no images."""
     count = np.bincount(label, minlength=num_classes)
     return np.bincount(label, weights=values, minlength=num_classes) / np.maximum(count, 1)
-
-
-def shares_wrong(
-    inputs: ReportInputs, group: np.ndarray, num_groups: int
-) -> list[tuple[float, float, float] | None]:
-    """The share of wrong labels in each group [N] and its 95 % interval; None where it has no images."""
-    order = np.argsort(group, kind="stable")
-    parts = np.split(order, np.cumsum(np.bincount(group, minlength=num_groups))[:-1])
-    return [estimate_wrong_share(inputs.right_prob[rows]) if len(rows) else None for rows in parts]
 
 
 def class_sizes(inputs: ReportInputs) -> np.ndarray:
@@ -131,7 +36,7 @@ def size_profile(sizes: np.ndarray) -> np.ndarray:
 def by_source(inputs: ReportInputs) -> list[dict]:
     """Images, share of wrong labels and mean weight, in average images, of each source."""
     count = np.bincount(inputs.source, minlength=len(inputs.source_names))
-    wrong = shares_wrong(inputs, inputs.source, len(count))
+    wrong = inputs.shares_wrong(inputs.source, len(count))
     weight = np.bincount(inputs.source, weights=inputs.relative_weight, minlength=len(count))
     return [
         {
@@ -168,29 +73,29 @@ def by_rank(inputs: ReportInputs, values: np.ndarray) -> list[tuple[str, np.ndar
     return curves
 
 
-def confused_pairs(inputs: ReportInputs, limit: int) -> list[dict]:
-    """The most frequent (given, predicted) pairs that differ, with ids of clear examples."""
-    predicted = np.asarray(inputs.top_ids[:, 0])
-    wrong = np.flatnonzero(predicted != inputs.label)
-    cell = inputs.label[wrong].astype(np.int64) * inputs.num_classes + predicted[wrong]
-    cells, counts = np.unique(cell, return_counts=True)
-    sizes = np.bincount(inputs.label, minlength=inputs.num_classes)
-    order = np.lexsort((cells, -counts))[:limit]
+def confused_pairs(inputs: ReportInputs, matrix: Matrix, limit: int) -> list[dict]:
+    """The (given, predicted) pairs that differ and have most wrong labels, with ids of clear examples."""
     pairs = []
-    for i in order:
-        given, other = divmod(int(cells[i]), inputs.num_classes)
-        ids = wrong[cell == cells[i]]
-        clear = ids[np.lexsort((ids, -np.asarray(inputs.top_probs[ids, 0])))]
+    for cell in matrix.by_wrong(limit):
+        given, other = int(matrix.given[cell]), int(matrix.predicted[cell])
         pairs.append(
             {
                 "given": given,
                 "predicted": other,
-                "count": int(counts[i]),
-                "share": float(counts[i] / sizes[given]),
-                "ids": clear[:4],
+                "count": int(matrix.count[cell]),
+                "wrong": float(matrix.wrong[cell]),
+                "share": float(matrix.count[cell] / inputs.size[given]),
+                "ids": clear_examples(inputs, given, other)[:4],
             }
         )
     return pairs
+
+
+def clear_examples(inputs: ReportInputs, given: int, predicted: int) -> np.ndarray:
+    """Images of a class that the models call another one, the most doubtful first: int64."""
+    start, stop = inputs.bounds[given : given + 2]
+    ids = start + np.flatnonzero(inputs.predicted[start:stop] == predicted)
+    return ids[np.lexsort((ids, -inputs.wrong_prob[ids]))]
 
 
 def histogram_of(values: np.ndarray, bins: int = 36) -> dict | None:

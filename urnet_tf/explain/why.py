@@ -1,287 +1,163 @@
-"""Why an image counted as much as it did: metadata of a work directory in words.
+"""Why an image counted as much as it did: what a work directory knows of it, as plain values and as text.
 
-In: a work directory and a name, path or instance id. Out: text for a terminal. The sentences about
-the factors also serve the report. Reads only the rows that it needs, without TensorFlow.
+In: a work directory and the texts that mean images (see `find_image`). Out: mappings of numbers and texts for
+programs, and lines for a terminal, the reason first. Reads only the rows that it needs, without TensorFlow.
 """
 
-import difflib
 import os
 import pathlib
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from urnet_tf import schema, store
-from urnet_tf.errors import UsageError
+from urnet_tf.explain.find_image import Found, Origin, crawl_root, find_image
+from urnet_tf.explain.reasons import Judgement, describe_amount, describe_standing, say_why
 from urnet_tf.reweighting.combine import average_amount
 from urnet_tf.reweighting.factors import FACTORS, OBSERVED
 from urnet_tf.text_rules import one_line
-
-_SHOWN = 10  # matches listed when a name is ambiguous
-_COMPARED = 2000  # paths compared with a name that nothing has
-_CLEARLY = 1.15  # a factor this far from its class's mean is worth a sentence
-
-
-def describe_standing(values: np.ndarray, value: float) -> str:
-    """Where `value` stands among `values` [n], in words."""
-    values = np.asarray(values)
-    below, above = float((values < value).mean()), float((values > value).mean())
-    if below == above == 0:
-        return "same for all"
-    if below == 0 or above == 0:
-        name = "lowest" if below == 0 else "highest"
-        return name if 1 - below - above < 0.015 else f"{name}, as {1 - below - above:.0%} are"
-    return f"higher than {below:.0%}" if below >= 0.5 else f"lower than {above:.0%}"
-
-
-def describe_amount(weight: float, average: float = 1.0) -> str:
-    """A final weight in words.
-
-    Args:
-      weight: of the image; below 0 it counts against its label.
-      average: what an average image counts, see `combine.average_amount`.
-    """
-    share = abs(weight) / average
-    if share == 0:
-        return "did not count"
-    much = "" if 0.95 <= share <= 1.05 else f"{_number(share)} times "
-    against = " against its label," if weight < 0 else ""
-    return f"counted{against} {much}as much as an average image"
-
-
-def find_reasons(weight: float, factors: Mapping[str, float], means: Mapping[str, float]) -> list[str]:
-    """Why a weight is below or above 1: clauses about the factors that pull that way, strongest first.
-
-    Args:
-      weight: the final weight of the image, divided by what an average image counts.
-      factors: its value of each factor that enters the weight, by name.
-      means: what to compare with: the mean of each factor in its class, and of `class_weight`
-        over all images.
-    """
-    pulls = []
-    for factor in FACTORS:
-        value, mean = factors.get(factor.name), means.get(factor.name)
-        if value is None or mean is None or not max(value, mean) > 0:
-            if value is not None and value < 0 and weight < 1:
-                pulls.append((-np.inf, factor.low))
-            continue
-        pull = np.log(max(value, 1e-6) / max(mean, 1e-6))
-        if abs(pull) >= np.log(_CLEARLY) and (pull > 0) == (weight >= 1):
-            pulls.append((-abs(float(pull)), factor.low if pull < 0 else factor.high))
-    return [clause for _, clause in sorted(pulls)]
-
-
-def explain(workdir_root: str | os.PathLike, image: str) -> str:
-    """Explains one image.
-
-    Args:
-      workdir_root: the work directory of a run that came at least as far as `pack`.
-      image: an instance id, or the end of a path: `cat/12.jpg`, `12.jpg`.
-
-    Returns:
-      Text of a few lines; a list of the matches where several images fit.
-
-    Raises:
-      UsageError: nothing was packed yet, or no image fits; the message names the nearest ones.
-    """
-    root, image = pathlib.Path(workdir_root), str(image).strip()
-    if not (root / "pack" / "instances.parquet").exists():
-        raise UsageError(f"Expected a run with packed images in {root}; found none. Run `urnet run` first.")
-    if not image:
-        raise UsageError("Expected a path, file name or id of an image; received an empty text.")
-    rows = _find(root / "pack" / "instances.parquet", image, "instance_id")
-    quarantined = [] if rows and _is_id(image) else _find(root / "pack" / "quarantine.parquet", image)
-    held = {row["path"] for row in rows if row["split"] == schema.JUDGED}  # out of training, and said why
-    quarantined = [row for row in quarantined if row["path"] not in held]
-    if len(rows) + len(quarantined) == 1:
-        return _explain_instance(root, rows[0]) if rows else _explain_quarantined(quarantined[0])
-    if not rows and not quarantined:
-        raise UsageError(_nothing_found(root, image))
-    return _list_matches(image, rows, quarantined)
-
-
-def _find(table_path: pathlib.Path, image: str, id_column: str | None = None) -> list[dict[str, Any]]:
-    """Rows whose path ends in `image` at a "/", or is nearest to that, or whose id it is."""
-    import pyarrow.compute as pc
-
-    if not table_path.exists():
-        return []
-    wanted = image.replace(os.sep, "/").removeprefix("./")
-    path = pc.field("path")
-    where = (path == wanted) | pc.ends_with(path, f"/{wanted.lstrip('/')}")
-    if id_column and _is_id(image):
-        by_id = store.read_table(table_path, where=pc.field(id_column) == int(image)).to_pylist()
-        if by_id:
-            return by_id
-    rows = store.read_table(table_path, where=where).to_pylist()
-    exact = [row for row in rows if row["path"] == wanted]
-    if rows or not wanted.startswith("/"):
-        return exact or rows
-    # An absolute path: the listed one is relative to the image root, so it is an end of this one.
-    ends = [wanted[i + 1 :] for i, letter in enumerate(wanted) if letter == "/"]
-    rows = store.read_table(table_path, where=path.isin(ends)).to_pylist()
-    longest = max((len(row["path"]) for row in rows), default=0)
-    return [row for row in rows if len(row["path"]) == longest]
-
-
-def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 19
-
-
-def _nothing_found(root: pathlib.Path, image: str) -> str:
-    if _is_id(image):
-        total = store.read_table(root / "pack" / "instances.parquet", ["instance_id"]).num_rows
-        return f"Expected an instance id from 0 to {total - 1}, or a path; received {image}."
-    name = image.replace(os.sep, "/").rsplit("/", 1)[-1]
-    by_name = {path.rsplit("/", 1)[-1]: path for path in reversed(_similar_paths(root, name))}
-    near = [by_name[n] for n in difflib.get_close_matches(name, by_name, n=3, cutoff=0.5)]
-    hint = f" Nearest: {', '.join(map(_one_line, near))}." if near else ""
-    return f"No image of this run is called {image!r}.{hint}"
-
-
-def _similar_paths(root: pathlib.Path, name: str) -> list[str]:
-    """Some paths that share the beginning of a file name, as long a one as there is; else the first paths."""
-    import pyarrow.compute as pc
-
-    stem, found = name.rsplit(".", 1)[0], []
-    for table in ("instances", "quarantine"):
-        table_path = root / "pack" / f"{table}.parquet"
-        if not table_path.exists():
-            continue
-        for length in (*range(len(stem), 2, -2), 0):
-            where = pc.match_substring(pc.field("path"), stem[:length], ignore_case=True) if length else None
-            paths = store.read_table(table_path, ["path"], where=where)["path"][:_COMPARED].to_pylist()
-            if paths:
-                found += paths
-                break
-    return found
-
-
-def _list_matches(image: str, rows: list[dict[str, Any]], quarantined: list) -> str:
-    lines = [f"{len(rows) + len(quarantined)} images are called {image!r}; give more of the path, or the id:"]
-    for row in rows[:_SHOWN]:
-        lines.append(f"  {row['instance_id']:>9}  {_one_line(row['path'])}  ({row['split']})")
-    for row in quarantined[: max(_SHOWN - len(rows), 0)]:
-        lines.append(f"  {'-':>9}  {_one_line(row['path'])}  (not used: {row['status']})")
-    hidden = len(rows) + len(quarantined) - _SHOWN
-    return "\n".join(lines + ([f"  ... and {hidden} more"] if hidden > 0 else []))
-
-
-def _explain_quarantined(row: dict[str, Any]) -> str:
-    meaning = schema.STATUS.get(row["status"], "")
-    lines = [_one_line(row["path"]), f"  Not used: {row['status']}" + (f", {meaning}." if meaning else ".")]
-    if row["reason"]:
-        lines.append(f"  {_one_line(row['reason'])}")
-    return "\n".join(lines)
-
 
 _JUDGED = {
     schema.RIGHT: "A person judged its label to be right.",
     schema.WRONG_CLASS: "Its label is what a person judged it to be; the crawl gave it another one.",
     schema.NONE_OF_THESE: "A person judged it to show none of the classes.",
 }
+_SHOWN = 10  # matches, copies
+_LOOK_ALIKES = 3
+_TOP = 3  # classes that models name, whose images are compared
+_WIDTH = 100
+_SAMPLE = 20_000  # images of a class that are compared
 
 
-def _explain_instance(root: pathlib.Path, row: dict[str, Any]) -> str:
-    names = [_one_line(c["name"]) for c in store.read_json(root / "pack" / "classes.json")]
-    label = row["label"]
-    size = f"{row['width_px']} x {row['height_px']} px"
-    lines = [f"{_one_line(row['path'])}  (id {row['instance_id']}, {size})"]
-    lines.append(_where_from(row, names))
-    weights_path = next(
-        (p for p in (root / s / "weights.parquet" for s in ("train", "reweight")) if p.exists()), None
-    )
-    if row.get("judged"):
-        lines.append(f"  {_JUDGED[row['judged']]}")
-    if row["split"] == schema.JUDGED:
+def describe_image(
+    workdir_root: str | os.PathLike, image: str, origin: Origin | None = None
+) -> dict[str, Any]:
+    """What is known of an image: plain values, texts as they are.
+
+    Args:
+      workdir_root: the work directory of a run that came at least as far as `pack`.
+      image: see `find_image`.
+      origin: what the run was made from, where addresses are looked up.
+
+    Returns:
+      `asked`; `found`, "image", "set_aside" or "several"; for these the row, the status, or the `matches`. Of
+      a training image that was weighed also `sentence`, `weight`, `relative_weight`, `right_prob`, `factors`,
+      `predicted`, `baseline`, `group` and `look_alikes`.
+
+    Raises:
+      UsageError: nothing was packed yet, or no image fits.
+    """
+    root = pathlib.Path(workdir_root)
+    found = find_image(root, image, origin)
+    held = {
+        row["path"] for row in found.rows if row["split"] == schema.JUDGED
+    }  # out of training, and said why
+    found = Found(found.rows, [row for row in found.set_aside if row["path"] not in held])
+    if len(found) > 1:
+        return {"asked": image, "found": "several", **_list_matches(found)}
+    if not found.rows:
+        row = found.set_aside[0]
+        kept = {name: row[name] for name in ("path", "split", "label", "status", "reason")}
+        return {"asked": image, "found": "set_aside", **kept, "meaning": schema.STATUS.get(row["status"], "")}
+    row = found.rows[0]
+    place, names = crawl_root(root), _class_names(root)
+    told: dict[str, Any] = {"asked": image, "found": "image"}
+    told |= {name: row.get(name, "") for name in schema.INSTANCE_COLUMNS if name != "picture"}
+    told["file"] = None if place is None else os.path.join(place, row["path"])
+    told["class"] = names[row["label"]] if row["label"] >= 0 else None
+    if row["split"] == schema.TRAIN:
+        told |= _describe_weight(root, row, names)
+    return told | {"copies": _find_copies(root, row)}
+
+
+def format_image(told: Mapping[str, Any]) -> str:
+    """What `describe_image` gives, for a terminal."""
+    if told["found"] == "several":
+        return _format_matches(told)
+    if told["found"] == "set_aside":
+        meaning = f", {told['meaning']}." if told["meaning"] else ""
+        lines = [_one_line(told["path"]), f"  Not used: {told['status']}{meaning}"]
+        return "\n".join([*lines, *([f"  {_one_line(told['reason'])}"] if told["reason"] else [])])
+    size = f"{told['width_px']} x {told['height_px']} px"
+    lines = [f"{_one_line(told['path'])}  (id {told['instance_id']}, {size})"]
+    if told["judged"]:
+        lines.append(f"  {_JUDGED[told['judged']]}")
+    if told["split"] == schema.JUDGED:
         lines.append("  It is kept out of training, to measure the models.")
-    elif row["split"] != schema.TRAIN:
-        use = "to measure the models" if row["split"] == schema.TEST else "to check the models"
-        lines.append(f"  It belongs to the {row['split']} images, which serve {use}; it has no weight.")
-    elif weights_path is None:
+    elif told["split"] != schema.TRAIN:
+        use = "to measure the models" if told["split"] == schema.TEST else "to check the models"
+        lines.append(f"  It belongs to the {told['split']} images, which serve {use}; it has no weight.")
+    elif "weight" not in told:
         lines.append("  The images of this run have no weights yet; they come with `urnet reweight`.")
     else:
-        lines += _explain_weight(
-            root, weights_path, row["instance_id"], label, names, bool(row.get("judged"))
-        )
-    return "\n".join(lines + _explain_duplicates(root, row))
+        lines += _wrapped(f"It {_one_line(told['sentence'], 600)}.")
+        lines += _wrapped(_amount(told))
+    lines += ["", *_where_from(told)]
+    if "weight" in told:
+        lines += ["", *_format_factors(told), "", *_format_opinions(told), *_format_look_alikes(told)]
+    return "\n".join([*lines, *_format_copies(told)])
 
 
-def _where_from(row: dict[str, Any], names: list[str]) -> str:
-    label = "no label" if row["label"] < 0 else f"label {row['label']} ({names[row['label']]})"
-    parts = [f"{row['split']} image, {label}"]
-    parts += [_one_line(row["source"])] if row["source"] else []
-    parts += [f"rank {row['rank']}"] if row["rank"] > 0 else []
-    parts += [f"query {_one_line(row['query'])!r}"] if row["query"] else []
-    line = "  " + ", ".join(parts)
-    return line + (f"\n  Title: {_one_line(row['title'])}" if row["title"] else "")
+def _class_names(root: pathlib.Path) -> list[str]:
+    return [entry["name"] for entry in store.read_json(root / "pack" / "classes.json")]
 
 
-def _explain_weight(
-    root: pathlib.Path,
-    weights_path: pathlib.Path,
-    instance_id: int,
-    label: int,
-    names: list[str],
-    judged: bool,
-) -> list[str]:
+def _describe_weight(root: pathlib.Path, row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Weight, factors and opinions; {} where nothing was weighed yet."""
     import pyarrow.compute as pc
 
+    places = [root / stage / "weights.parquet" for stage in ("train", "reweight")]
+    path = next((place for place in places if place.exists()), None)
+    if path is None:
+        return {}
     columns = [name for name in schema.WEIGHT_COLUMNS if name not in schema.WEIGHT_TEXTS]
-    table = store.read_table(weights_path, columns, where=pc.field("label") == label)
+    table = store.read_table(path, columns, where=pc.field("label") == row["label"])
     values = {name: store.column(table, name) for name in columns}
-    at = int(np.flatnonzero(values["instance_id"] == instance_id)[0])
-    factors = {factor.name: float(values[factor.name][at]) for factor in FACTORS}
+    at = int(np.flatnonzero(values["instance_id"] == row["instance_id"])[0])
     # Classes are compared by their weights, images of a class by all else.
-    whole = store.read_table(weights_path, ["class_weight", "sample_weight"])
+    whole = store.read_table(path, ["class_weight", "sample_weight"])
     average = average_amount(store.column(whole, "sample_weight"))
-    means = {name: float(values[name].mean(dtype=float)) for name in factors}
+    means = {factor.name: float(values[factor.name].mean(dtype=float)) for factor in FACTORS}
     means["class_weight"] = float(store.column(whole, "class_weight").mean(dtype=float))
-    weight, size = float(values["sample_weight"][at]), len(values["label"])
-
-    standing = {name: describe_standing(values[name], factors[name]) for name in factors}
-    place = describe_standing(values["sample_weight"], weight)
-    amount = describe_amount(weight, average)
-    lines = ["", f"  In training it {amount} (in its class of {size}: {place})."]
-    in_weight = {f.name: factors[f.name] for f in FACTORS if f.role != OBSERVED}
-    reasons = find_reasons(weight / average, in_weight, means)
-    if judged:
-        reasons = ["a person judged its label, so it counts as what counts most in its class"]
-    if reasons and not 0.95 <= weight / average <= 1.05:
-        because = f"  Because {'; '.join(reasons)}."
-        lines += textwrap.wrap(because, 96, subsequent_indent="  ", break_on_hyphens=False)
-    lines += ["", f"    {'factor':<16} {'value':>7}  {'in its class':<20} question"]
-    combined = ("sample_weight", weight, place, f"These combined; {_number(average)} is average.")
-    entered, observed = ([f for f in FACTORS if (f.role == OBSERVED) == seen] for seen in (False, True))
-    rows = [(f.name, factors[f.name], standing[f.name], f.question) for f in entered]
-    rows += [combined, *((f.name, factors[f.name], standing[f.name], f.question) for f in observed)]
-    lines += [f"    {name:<16} {_value(value):>7}  {where:<20} {text}" for name, value, where, text in rows]
-    lines += ["", *_explain_label(root, instance_id, label, int(values["predicted_label"][at]), names)]
-    return lines + _explain_cluster(values, at, label)
-
-
-def _explain_label(
-    root: pathlib.Path, instance_id: int, label: int, predicted: int, names: list[str]
-) -> list[str]:
+    differs = {name: bool(np.ptp(values[name]) > 1e-6) for name in means}
+    differs["class_weight"] = bool(np.ptp(store.column(whole, "class_weight")) > 1e-6)
+    weight, predicted = float(values["sample_weight"][at]), int(values["predicted_label"][at])
+    entering = [f.name for f in FACTORS if f.role != OBSERVED and differs[f.name]]
     out_of_fold, author = _authors(root)
-    baseline = "The out-of-fold baseline" if out_of_fold else "The baseline"
-    paths = [root / "extract" / f"{name}.npy" for name in ("topk_ids", "topk_probs", "given_prob")]
-    lines = []
-    if all(path.exists() for path in paths):
-        top, top_prob, given_prob = (store.read_array(path)[instance_id] for path in paths)
-        if top[0] == label:
-            lines.append(f"  {baseline} agrees with its label.")
-        else:
-            likeliest, probability = f"{top[0]} ({names[top[0]]})", _percent(float(top_prob[0]))
-            lines.append(f"  {baseline} would call it {likeliest} with a probability of {probability}.")
-        lines.append(f"  It gives the label {names[label]!r} a probability of {_percent(float(given_prob))}.")
-    if 0 <= predicted < len(names):
-        by = f", by {author}," if author else ""
-        called = "its label" if predicted == label else f"{predicted} ({names[predicted]})"
-        lines.append(f"  Its predicted label{by} is {called}.")
-    return lines
+    judgement = Judgement(
+        relative=weight / average, given=names[row["label"]], predicted=names[predicted],
+        agrees=predicted == row["label"], out_of_fold=out_of_fold,
+        factors={name: float(values[name][at]) for name in entering}, means=means,
+    )  # fmt: skip
+    sentence = say_why(judgement)
+    if row.get("judged"):
+        amount = describe_amount(weight / average)
+        sentence = f"{amount}, since a person judged its label: it counts as what counts most in its class"
+    return {
+        "sentence": sentence,
+        "weight": weight,
+        "relative_weight": weight / average,
+        "standing": describe_standing(values["sample_weight"], weight),
+        "class_images": len(values["label"]),
+        "right_prob": float(values["right_prob"][at]),
+        "factors": [
+            {
+                "name": factor.name,
+                "question": factor.question,
+                "value": float(values[factor.name][at]),
+                "standing": describe_standing(values[factor.name], float(values[factor.name][at])),
+                "differs": differs[factor.name],
+                "enters": factor.role != OBSERVED,
+            }
+            for factor in FACTORS
+        ],
+        "predicted": {"label": predicted, "class": names[predicted], "by": author},
+        "baseline": _describe_baseline(root, row, names, out_of_fold),
+        "group": _describe_group(values, at, row["label"]),
+        "look_alikes": _find_look_alikes(root, path, row, predicted, names),
+    }
 
 
 def _authors(root: pathlib.Path) -> tuple[bool, str]:
@@ -295,20 +171,90 @@ def _authors(root: pathlib.Path) -> tuple[bool, str]:
     return out_of_fold, author
 
 
-def _explain_cluster(values: dict[str, np.ndarray], at: int, label: int) -> list[str]:
+def _describe_baseline(
+    root: pathlib.Path, row: Mapping[str, Any], names: Sequence[str], out_of_fold: bool
+) -> dict[str, Any] | None:
+    paths = [root / "extract" / f"{name}.npy" for name in ("topk_ids", "topk_probs", "given_prob")]
+    if not all(path.exists() for path in paths):
+        return None
+    top, top_prob, given_prob = (store.read_array(path)[row["instance_id"]] for path in paths)
+    return {
+        "out_of_fold": out_of_fold,
+        "label": int(top[0]),
+        "class": names[int(top[0])],
+        "probability": float(top_prob[0]),
+        "given_probability": float(given_prob),
+        "top": [int(label) for label in top[:_TOP]],
+    }
+
+
+def _describe_group(values: Mapping[str, np.ndarray], at: int, label: int) -> dict[str, Any] | None:
     cluster = int(values["cluster"][at])
     if cluster < 0:
-        return []
+        return None
     mates = values["cluster"] == cluster
-    purity = float((values["predicted_label"][mates] == label).mean())
-    whole = float((values["predicted_label"] == label).mean())
-    return [
-        f"  It lies in group {cluster} of its class with {int(mates.sum())} of {len(mates)} images.",
-        f"  The predicted label of {purity:.0%} of them is their label; of {whole:.0%} in the whole class.",
-    ]
+    return {
+        "number": cluster,
+        "images": int(mates.sum()),
+        "agree": float((values["predicted_label"][mates] == label).mean()),
+        "agree_in_class": float((values["predicted_label"] == label).mean()),
+    }
 
 
-def _explain_duplicates(root: pathlib.Path, row: dict[str, Any]) -> list[str]:
+def _find_look_alikes(
+    root: pathlib.Path, weights: pathlib.Path, row: Mapping[str, Any], predicted: int, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The trusted images with the nearest features, of the given class and of those that the models name."""
+    import pyarrow.compute as pc
+
+    marker = store.Workdir(root).marker("extract") or {}
+    listed = (marker.get("metadata") or {}).get("features")
+    if not isinstance(listed, str) or not root.joinpath(*listed.split("/")).exists():
+        return []
+    features = store.read_array(root.joinpath(*listed.split("/")))
+    baseline = _describe_baseline(root, row, names, True)
+    labels = {row["label"], predicted, *(baseline["top"] if baseline else ())}
+    trusted = (pc.field("right_prob") >= 0.5) & pc.field("label").isin(sorted(labels))
+    table = store.read_table(weights, ["instance_id", "label", "path", "right_prob"], where=trusted)
+    table = table.filter(pc.not_equal(table["instance_id"], row["instance_id"]))
+    if len(table) > _SAMPLE * len(labels):
+        table = table.take(np.unique(np.linspace(0, len(table) - 1, _SAMPLE * len(labels)).astype(int)))
+    ids = store.column(table, "instance_id")
+    if not len(ids):
+        return []
+    similarity = _cosines(
+        np.asarray(features[ids], np.float32), np.asarray(features[row["instance_id"]], np.float32)
+    )
+    place, copies = crawl_root(root), _ids_of_picture(root, row["picture"])
+    found: list[dict[str, Any]] = []
+    for i in np.argsort(-similarity, kind="stable"):
+        if int(ids[i]) in copies or len(found) == _LOOK_ALIKES:
+            continue
+        entry = table.slice(int(i), 1).to_pylist()[0]
+        file = None if place is None else os.path.join(place, entry["path"])
+        found.append(
+            entry | {"class": names[entry["label"]], "similarity": float(similarity[i]), "file": file}
+        )
+    return found
+
+
+def _cosines(features: np.ndarray, one: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(features, axis=1) * np.linalg.norm(one)
+    return (features @ one) / np.maximum(length, 1e-12)
+
+
+def _ids_of_picture(root: pathlib.Path, picture: str) -> set[int]:
+    import pyarrow.compute as pc
+
+    if not picture:
+        return set()
+    where = pc.field("picture") == picture
+    table = store.read_table(root / "pack" / "instances.parquet", ["instance_id"], where=where)
+    return set(table["instance_id"].to_pylist())
+
+
+def _find_copies(root: pathlib.Path, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Other files of the same bytes, then near copies."""
     import pyarrow.compute as pc
 
     path = root / "ingest" / "duplicates.parquet"
@@ -317,35 +263,139 @@ def _explain_duplicates(root: pathlib.Path, row: dict[str, Any]) -> list[str]:
     found = store.read_table(path, where=pc.field("picture") == row["picture"]).to_pylist()
     # A file that has both equal files and near copies is listed for either.
     others = {r["path"]: r for r in found if r["path"] != row["path"]}.values()
-    equal = [r for r in others if r["content_hash"] == row["content_hash"]]
-    near = [r for r in others if r["content_hash"] != row["content_hash"]]
-    lines = []
-    for what, some in (("The same file occurs", equal), ("The same picture occurs in other files", near)):
+    copies = [
+        {"path": r["path"], "split": r["split"], "label": r["label"],
+         "equal": r["content_hash"] == row["content_hash"]}
+        for r in others
+    ]  # fmt: skip
+    return sorted(copies, key=lambda copy: not copy["equal"])
+
+
+def _list_matches(found: Found) -> dict[str, Any]:
+    matches = [
+        {"instance_id": row["instance_id"], "path": row["path"], "split": row["split"], "status": None}
+        for row in found.rows
+    ]
+    matches += [
+        {"instance_id": None, "path": row["path"], "split": row["split"], "status": row["status"]}
+        for row in found.set_aside
+    ]
+    return {"matches": matches}
+
+
+def _format_matches(told: Mapping[str, Any]) -> str:
+    matches = told["matches"]
+    lines = [f"{len(matches)} images are called {told['asked']!r}; give more of the path, or the id:"]
+    for match in matches[:_SHOWN]:
+        number = "-" if match["instance_id"] is None else match["instance_id"]
+        state = f"not used: {match['status']}" if match["status"] else match["split"]
+        lines.append(f"  {number:>9}  {_one_line(match['path'])}  ({state})")
+    hidden = len(matches) - _SHOWN
+    return "\n".join(lines + ([f"  ... and {hidden} more"] if hidden > 0 else []))
+
+
+def _amount(told: Mapping[str, Any]) -> str:
+    return (
+        f"In training it {describe_amount(told['relative_weight'])} (in its class of {told['class_images']}: "
+        f"{told['standing']}); its label is right with a probability of {_percent(told['right_prob'])}."
+    )
+
+
+def _where_from(told: Mapping[str, Any]) -> list[str]:
+    label = "no label" if told["label"] < 0 else f"label {told['label']} ({_one_line(told['class'])})"
+    parts = [f"{told['split']} image, {label}"]
+    parts += [_one_line(told["source"])] if told["source"] else []
+    parts += [f"rank {told['rank']}"] if told["rank"] > 0 else []
+    parts += [f"query {_one_line(told['query'])!r}"] if told["query"] else []
+    return ["  " + ", ".join(parts), *([f"  Title: {_one_line(told['title'])}"] if told["title"] else [])]
+
+
+def _format_factors(told: Mapping[str, Any]) -> list[str]:
+    shown = [factor for factor in told["factors"] if factor["differs"]]
+    lines = [
+        f"  {factor['question']:<58} {_value(factor['value']):>7}  {factor['standing']}" for factor in shown
+    ]
+    lines = [f"  {'asked of it':<58} {'value':>7}  in its class", *lines] if shown else []
+    equal = [f["name"].removesuffix("_weight").replace("_", " ") for f in told["factors"]
+             if f["enters"] and not f["differs"]]  # fmt: skip
+    return lines + ([f"  Equal for all images here: {', '.join(equal)}."] if equal else [])
+
+
+def _format_opinions(told: Mapping[str, Any]) -> list[str]:
+    lines, baseline, predicted, group = [], told["baseline"], told["predicted"], told["group"]
+    given = _one_line(told["class"])
+    if baseline is not None:
+        author = "The out-of-fold baseline" if baseline["out_of_fold"] else "The baseline"
+        if baseline["label"] == told["label"]:
+            lines.append(f"  {author} agrees with its label.")
+        else:
+            likeliest = f"{baseline['label']} ({_one_line(baseline['class'])})"
+            sure = _percent(baseline["probability"])
+            lines.append(f"  {author} would call it {likeliest} with a probability of {sure}.")
+        lines.append(
+            f"  It gives the label {given!r} a probability of {_percent(baseline['given_probability'])}."
+        )
+    by = f", by {predicted['by']}," if predicted["by"] else ""
+    same = predicted["label"] == told["label"]
+    called = "its label" if same else f"{predicted['label']} ({_one_line(predicted['class'])})"
+    lines.append(f"  Its predicted label{by} is {called}.")
+    if group is not None:
+        lines += [
+            f"  It lies in group {group['number']} of its class with {group['images']} of "
+            f"{told['class_images']} images.",
+            f"  The predicted label of {group['agree']:.0%} of them is their label; of "
+            f"{group['agree_in_class']:.0%} in the whole class.",
+        ]
+    return lines
+
+
+def _format_look_alikes(told: Mapping[str, Any]) -> list[str]:
+    if not told["look_alikes"]:
+        return []
+    lines = ["", "  Look-alikes that were trusted:"]
+    for entry in told["look_alikes"]:
+        lines.append(
+            f"    {_one_line(entry['path'])}  ({_one_line(entry['class'])}, similarity "
+            f"{entry['similarity']:.2f}, label right with {_percent(entry['right_prob'])})"
+        )
+    return lines
+
+
+def _format_copies(told: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    copies = told["copies"]
+    for equal, what in ((True, "The same file occurs"), (False, "The same picture occurs in other files")):
+        some = [copy for copy in copies if copy["equal"] == equal]
         if some:
             lines += ["", f"  {what} {len(some)} more time{'s' if len(some) > 1 else ''}:"]
             lines += [
                 f"    {_one_line(r['path'])}  ({r['split']}, label {r['label']})" for r in some[:_SHOWN]
             ]
-    if len({r["label"] for r in (row, *others) if r["label"] >= 0}) > 1:
-        doubt = "" if len({r["label"] for r in (row, *equal)}) > 1 else " unless they only look alike"
+    if _are_several(told["label"], copies):
+        sure = _are_several(told["label"], [copy for copy in copies if copy["equal"]])
+        doubt = "" if sure else " unless they only look alike"
         lines.append(f"  It stands under several labels, so at least one of them is wrong{doubt}.")
     return lines
+
+
+def _are_several(label: int, copies: Sequence[Mapping[str, Any]]) -> bool:
+    return len({label, *(copy["label"] for copy in copies)} - {-1}) > 1
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _percent(share: float) -> str:
     return "less than 0.1%" if share < 0.001 else f"{100 * share:.1f}%"
 
 
-def _number(weight: float) -> str:
-    if 0 < abs(weight) < 0.095:
-        return f"{weight:.2g}"
-    return f"{weight:.2f}" if abs(weight) < 10 else f"{weight:.0f}"
-
-
 def _value(value: float) -> str:
-    return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
+    if 0 < abs(value) < 0.001:
+        return "<0.001" if value > 0 else "-0.000"
+    return f"{value:.3f}"
 
 
-def _one_line(text: str) -> str:
+def _one_line(text: str, limit: int = 200) -> str:
     """Text from the web for a terminal."""
-    return one_line(text)[:200]
+    return one_line(text)[:limit]

@@ -301,7 +301,7 @@ def _evaluate(context: StageContext, runs: Sequence[Run]) -> dict:
     }
     write_json(out / "metrics.json", told)
     shown = str(views[0]) if len(set(views)) == 1 else f"{min(views)} to {max(views)}"
-    logging.info("%s", evaluate.format_figures(split, figures, shown))
+    logging.info("%s", evaluate.format_figures(split, figures, shown, len(first.classes)))
     context.remove("parts")
     return told
 

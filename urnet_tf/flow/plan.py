@@ -7,7 +7,7 @@ same key, its files are as they were written, and what it needs has the results 
 
 import dataclasses
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 from urnet_tf.config import Config
@@ -46,6 +46,7 @@ class Step:
     reason: str = ""  # why it is not skipped: a clause
     follows: bool = False  # whether that is since a stage that it needs runs
     named: bool = False  # whether that is since the user named it
+    used: Mapping[str, Identity] = dataclasses.field(default_factory=dict)  # of the stages that it uses
 
     @property
     def key(self) -> str:
@@ -60,6 +61,7 @@ def make_plan(
     *,
     rescan: bool = False,
     again: Collection[str] = (),
+    only: Collection[str] | None = None,
 ) -> list[Step]:
     """Says for each stage whether it will be skipped, run, or resumed, why, and what it will cost.
 
@@ -67,18 +69,24 @@ def make_plan(
       first: this stage and what needs it run again even when they are complete.
       rescan: look at the contents of the images, too, where names, sizes and times are as they were.
       again: stages that run again even when they are complete.
+      only: the stages that are planned, and with each those that it needs; None = all.
 
     Raises:
-      UsageError: `first` is no stage, or the input cannot be found.
+      UsageError: `first` is no stage of the plan, or the input cannot be found.
     """
     if first is not None:
-        find_stage(first)
+        _check_named(first, only)
     identities, metadata = identify_stages(config, workdir), gather_plan_context(config, workdir)
     steps: list[Step] = []
     in_effect: dict[str, dict | None] = {}  # the markers of what later stages will read; None = to be made
     for stage in STAGES:
         identity, marker = identities[stage.name], workdir.marker(stage.name)
-        made = [name for name in stage.needs if in_effect[name] is None]
+        if only is not None and stage.name not in only:
+            in_effect[stage.name] = (
+                {} if why_not_complete(stage, identity, marker, in_effect, workdir) else marker
+            )
+            continue
+        made = [name for name in (*stage.needs, *stage.uses) if in_effect[name] is None]
         reason: str | None
         if stage.name == first:
             reason = "--from names it"
@@ -90,19 +98,47 @@ def make_plan(
             reason = why_not_complete(stage, identity, marker, in_effect, workdir)
             if reason is None and rescan:
                 reason = stage.rescan(config, workdir)
-        action, estimate = SKIP, Estimate()
+        action = SKIP
         if reason is not None:
             kept = workdir.previous_marker(stage.name)
-            if stage.name != first and not made and _fits(stage, identity, kept, in_effect):
-                action, marker = RESTORE, kept
-            else:
-                action, marker = RUN, None
-                if workdir.holds_partial(stage.name, identity.key):
-                    action = RESUME
-                estimate = say_unknown(config, stage.name, stage.estimate(config, metadata))
+            fits = stage.name != first and not made and _fits(stage, identity, kept, in_effect)
+            action, marker = (RESTORE, kept) if fits else (_begin(stage, identity, workdir), None)
         in_effect[stage.name] = marker
-        steps.append(Step(stage, action, identity, estimate, reason or "", bool(made), stage.name == first))
+        estimate = Estimate()
+        if action in (RUN, RESUME):
+            estimate = say_unknown(config, stage.name, stage.estimate(config, metadata))
+        used = {name: identities[name] for name in stage.uses}
+        steps.append(
+            Step(stage, action, identity, estimate, reason or "", bool(made), stage.name == first, used)
+        )
     return steps
+
+
+def _begin(stage: Stage, identity: Identity, workdir: Workdir) -> str:
+    return RESUME if workdir.holds_partial(stage.name, identity.key) else RUN
+
+
+def _check_named(first: str, only: Collection[str] | None) -> None:
+    find_stage(first)
+    if only is not None and first not in only:
+        planned = ", ".join(stage.name for stage in STAGES if stage.name in only)
+        raise UsageError(f"Expected --from with a stage that runs here ({planned}); received {first!r}.")
+
+
+def with_needs(name: str) -> set[str]:
+    """A stage and all that it needs, directly or not."""
+    return {name}.union(*map(with_needs, find_stage(name).needs))
+
+
+def find_missing(used: Mapping[str, Identity], workdir: Workdir) -> dict[str, str]:
+    """Those of the used stages that are not complete, and why, a clause each."""
+    markers = {stage.name: workdir.marker(stage.name) for stage in STAGES}
+    found = {}
+    for name, identity in used.items():
+        reason = why_not_complete(find_stage(name), identity, markers[name], markers, workdir)
+        if reason is not None:
+            found[name] = reason
+    return found
 
 
 def identify_stages(config: Config, workdir: Workdir | None = None) -> dict[str, Identity]:
@@ -120,7 +156,7 @@ def identify_stages(config: Config, workdir: Workdir | None = None) -> dict[str,
         settings, inputs = effective_settings(config, keys), stage.inputs(config)
         if workdir is not None:
             inputs |= stage.inputs_of_workdir(config, workdir.root)
-        needed = {name: found[name].key for name in stage.needs}
+        needed = {name: found[name].key for name in (*stage.needs, *stage.uses)}
         key = fingerprint(stage.name, stage.version, settings, inputs, needed)
         found[stage.name] = Identity(key, stage.version, settings, inputs)
     return found
@@ -153,8 +189,12 @@ def why_not_complete(
     if damage:
         return f"it is damaged: {damage[0]}" + (f" (and {len(damage) - 1} more)" if len(damage) > 1 else "")
     for name in stage.needs:
-        if in_effect[name] is None or in_effect[name]["results"] != marker["needs"].get(name):
+        if not in_effect[name] or in_effect[name]["results"] != marker["needs"].get(name):
             return f"{name} has other results since"
+    for name in stage.uses:
+        before, now = marker["needs"].get(name), (in_effect[name] or {}).get("results")
+        if before != now:
+            return f"{name} {'is complete' if before is None else 'has other results'} since"
     return None
 
 
@@ -163,7 +203,10 @@ def _fits(stage: Stage, identity: Identity, marker: dict[str, Any] | None, in_ef
     return (
         marker is not None
         and marker["key"] == identity.key
-        and all(in_effect[name]["results"] == marker["needs"].get(name) for name in stage.needs)
+        and all(
+            in_effect[name].get("results") == marker["needs"].get(name)
+            for name in (*stage.needs, *stage.uses)
+        )
     )
 
 

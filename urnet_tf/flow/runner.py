@@ -10,7 +10,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import yaml
 from absl import logging
@@ -28,6 +28,7 @@ from urnet_tf.flow.plan import (
     SKIP,
     Identity,
     Step,
+    find_missing,
     find_stage,
     identify_stages,
     make_plan,
@@ -66,9 +67,9 @@ def run(config: Config, workdir: Workdir, steps: list[Step]) -> None:
                 )
                 workdir.invalidate(damage.stage)
                 left = {step.stage.name for step in steps if step.action in (RUN, RESUME)} - done
-                plan = make_plan(config, workdir, again=left)
-                steps = [step for step in plan if step.stage.name in names]
-        workdir.drop_previous(names)
+                steps = make_plan(config, workdir, again=left, only=names)
+        if len(names) == len(plans.STAGES):
+            workdir.drop_previous(names)
 
 
 def _run_steps(config: Config, workdir: Workdir, steps: list[Step], done: set[str]) -> None:
@@ -85,7 +86,7 @@ def _run_steps(config: Config, workdir: Workdir, steps: list[Step], done: set[st
             action = "resumes" if step.action == RESUME else "runs"
             logging.info("%s: %s, since %s%s", title, action, step.reason, expected)
             _check_space(step, workdir)
-            seconds = run_stage(step.stage, config, workdir, step.identity, named=step.named)
+            seconds = run_stage(step.stage, config, workdir, step.identity, named=step.named, used=step.used)
             logging.info("%s: done in %s", title, format_seconds(seconds))
         done.add(step.stage.name)
 
@@ -108,17 +109,26 @@ def _check_space(step: Step, workdir: Workdir) -> None:
 
 
 def run_stage(
-    stage: Stage, config: Config, workdir: Workdir, identity: Identity, *, named: bool = False
+    stage: Stage,
+    config: Config,
+    workdir: Workdir,
+    identity: Identity,
+    *,
+    named: bool = False,
+    used: Mapping[str, Identity] | None = None,
 ) -> float:
     """Runs one stage and gives its directory the final name; returns the seconds it took.
 
     Args:
       named: whether the user asked for this stage by its name.
+      used: what decides the results of the stages that it uses.
     """
     start = time.monotonic()
-    needs = {name: workdir.completed(name)["results"] for name in stage.needs}
+    missing = find_missing(used or {}, workdir)
+    read = (*stage.needs, *(name for name in stage.uses if name not in missing))
+    needs = {name: workdir.completed(name)["results"] for name in read}
     out = workdir.open_partial(stage.name, identity.key, fingerprint(needs) if needs else "")
-    metadata = stage.run(StageContext(config, workdir, out, named))
+    metadata = stage.run(StageContext(config, workdir, out, named, missing))
     seconds = time.monotonic() - start
     marker = {
         **dataclasses.asdict(identity),
@@ -150,7 +160,8 @@ def run_single(name: str, config: Config, workdir: Workdir) -> None:
             )
     with lock(workdir):
         workdir.recover(name)
-        run_stage(stage, config, workdir, identities[name], named=True)
+        used = {other: identities[other] for other in stage.uses}
+        run_stage(stage, config, workdir, identities[name], named=True, used=used)
 
 
 def verify(workdir: Workdir) -> tuple[list[str], bool]:

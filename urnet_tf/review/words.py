@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from urnet_tf.explain.why import describe_amount, describe_standing, find_reasons
+from urnet_tf.explain.reasons import describe_amount, describe_standing, find_reasons
 from urnet_tf.review.reviewed_run import ReviewedRun
 from urnet_tf.reweighting.combine import average_amount
 from urnet_tf.reweighting.factors import FACTORS, OBSERVED

@@ -1,4 +1,4 @@
-"""Near copies among the images of a crawl: a part of the stage ingest."""
+"""Files that occur more than once, and near copies: a part of the stage ingest."""
 
 from typing import TYPE_CHECKING
 
@@ -27,16 +27,28 @@ def with_pictures(
 
 
 def tell_copies(duplicates: "pa.Table", not_compared: int) -> None:
-    """What the log says of near copies."""
+    """What the log says of files that occur more than once and of near copies."""
     import pyarrow.compute as pc
 
-    near = duplicates.filter(pc.starts_with(duplicates["kind"], NEAR))
-    if len(near):
-        several = near.filter(pc.equal(near["kind"], NEAR + "several_labels"))
+    is_near = pc.starts_with(duplicates["kind"], NEAR)
+    equal, near = duplicates.filter(pc.invert(is_near)), duplicates.filter(is_near)
+    if len(equal):
+        several = _under_several_labels(equal)
         logging.info(
-            "ingest: %d images are near copies, of %d pictures. %d of these, with %d images, are under "
-            "several labels: one is wrong, or they only look alike. duplicates.parquet lists all.",
-            len(near), _count_pictures(near), _count_pictures(several), len(several),
+            "ingest: %d files are equal to others, byte by byte: %s. %s",
+            len(equal), _pictures(equal, "content_hash"),
+            f"{_count_distinct(several, 'content_hash')} of these, with {len(several)} files, are under "
+            "several labels: at least one label of each is wrong. duplicates.parquet lists all."
+            if len(several) else "None of these is under several labels.",
+        )  # fmt: skip
+    if len(near):
+        several = _under_several_labels(near)
+        logging.info(
+            "ingest: %d images are near copies, of %s. %s",
+            len(near), _pictures(near, "picture"),
+            f"{_count_distinct(several, 'picture')} of these, with {len(several)} images, are under several "
+            "labels: one is wrong, or they only look alike. duplicates.parquet lists all."
+            if len(several) else "None of these is under several labels.",
         )  # fmt: skip
     if not_compared:
         logging.info(
@@ -45,7 +57,18 @@ def tell_copies(duplicates: "pa.Table", not_compared: int) -> None:
         )
 
 
-def _count_pictures(duplicates: "pa.Table") -> int:
+def _under_several_labels(duplicates: "pa.Table") -> "pa.Table":
     import pyarrow.compute as pc
 
-    return int(pc.count_distinct(duplicates["picture"]).as_py())
+    return duplicates.filter(pc.ends_with(duplicates["kind"], "several_labels"))
+
+
+def _pictures(duplicates: "pa.Table", name: str) -> str:
+    count = _count_distinct(duplicates, name)
+    return f"{count} picture{'s' if count != 1 else ''}"
+
+
+def _count_distinct(duplicates: "pa.Table", name: str) -> int:
+    import pyarrow.compute as pc
+
+    return int(pc.count_distinct(duplicates[name]).as_py())

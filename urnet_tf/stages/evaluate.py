@@ -86,20 +86,21 @@ def run(context: StageContext) -> dict:
         models = summarize(predictions, labels[wanted], judged, len(classes), bins)
         told[JUDGED] = {"split": JUDGED, "labels": JUDGED, "num_classes": len(classes), "models": models}
     write_json(out / "metrics.json", told)
-    logging.info("%s", format_figures(split, figures, views))
+    logging.info("%s", format_figures(split, figures, views, len(classes)))
     if note := wording.whose_labels(told):
         logging.warning("%s", note)
     if JUDGED in told:
-        logging.info("%s", format_figures(JUDGED, told[JUDGED]["models"], views))
+        logging.info("%s", format_figures(JUDGED, told[JUDGED]["models"], views, len(classes)))
     context.remove("parts")
     return {"split": split, "views": views, "models": figures}
 
 
-def format_figures(split: str | None, figures: dict, views: int | str) -> str:
+def format_figures(split: str | None, figures: dict, views: int | str, num_classes: int) -> str:
     """A short table for a person, in percent."""
     if not figures:
         return "No image of the test or validation split has a label: predictions only."
-    names = ("balanced_top1", "balanced_top5", "top1", "top5", "ece")
+    shown = (*wording.shown_accuracies(num_classes), "ece")
+    names = [name for name in ("balanced_top1", "balanced_top5", "top1", "top5", "ece") if name in shown]
     lines = [f"On {next(iter(figures.values()))['n']} {split} images, {views} view(s) each, in percent:"]
     lines.append(f"{'model':<16}" + "".join(f"{name:>15}" for name in names))
     for model, values in figures.items():

@@ -1,8 +1,11 @@
-"""Stage report: one page that shows what the crawl holds, what was noisy, and what it changed.
+"""Stage report: a page that shows what is wrong in the crawl, what to do about it, and what it changed.
 
-In: the tables, arrays and metadata of all stages. Out: index.html, see `urnet_tf.explain`.
+In: the tables, arrays and metadata of the stages that are complete: of the others the page says that they are
+missing. Out: index.html, and data/ beside it; see `urnet_tf.explain`.
 """
 
+import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -20,14 +23,21 @@ from urnet_tf.stages.effects import resolve
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 
 if TYPE_CHECKING:
-    from urnet_tf.explain.summary import ReportInputs
-    from urnet_tf.reweighting.cluster_weight import Members
+    import pyarrow as pa
+
+    from urnet_tf.explain.inputs import ReportInputs
+    from urnet_tf.reweighting.cluster_weight import Members, Slice
 
 _COMPARED = ("baseline", "urnet")
 _CLUSTER_SECONDS = 2e-4  # a row; measured on one core with 1,280 features as they are
+_GROUPED_CLASSES = 40
+_THUMBNAIL_SECONDS, _THUMBNAIL_BYTES = 1e-3, 1500
+_ROW_SECONDS = 3e-5
+_GROUPED_IMAGES = 1500  # of a class, for groups of look-alikes
 _PLACES = (
     ("report/index.html", "this page"),
     ("train/weights.parquet", "the weight of each training image, and its factors"),
+    ("reweight/weights.parquet", "the weight of each training image, and its factors"),
     ("pack/instances.parquet", "all images that are used"),
     ("pack/quarantine.parquet", "files that are not used, and why"),
     ("ingest/duplicates.parquet", "files that occur more than once, and near copies"),
@@ -39,65 +49,123 @@ _PLACES = (
 
 def run(context: StageContext) -> dict:
     """Reads columns, renders, writes."""
-    from urnet_tf.explain import build_page
+    from urnet_tf.explain import build_report
 
     settings = context.config.report
-    inputs = read_inputs(context)
-    page = build_page(
-        inputs,
+    built = build_report(
+        read_inputs(context),
+        context.out,
         title=settings.title,
         classes=settings.classes,
         images_per_class=settings.images_per_class,
         thumbnail_px=settings.thumbnail_px,
         grouped_classes=settings.grouped_classes,
+        class_page_images=settings.class_page_images,
     )
-    store.write_text(context.out / "index.html", page)
-    logging.info("The report has %.1f MB.", len(page.encode()) / 1e6)
-    return {"bytes": len(page.encode()), "path": "index.html"}
+    lacking = f", without {', '.join(context.missing)}" if context.missing else ""
+    logging.info("The report has %.1f MB%s.", built.bytes / 1e6, lacking)
+    suggestions = [dataclasses.asdict(one) for one in built.suggestions]
+    return {
+        "bytes": built.bytes, "path": "index.html", "missing": dict(context.missing), "lines": built.lines,
+        "suggestions": suggestions,
+    }  # fmt: skip
 
 
 def read_inputs(context: StageContext) -> "ReportInputs":
-    """What the page is made of, from the work directory."""
+    """What the page is made of, from those stages of the work directory that are complete."""
     from urnet_tf.explain import ReportInputs
 
-    metadata = {s: context.marker(s).get("metadata") or {} for s in STAGE.needs}
+    known = [name for name in (*STAGE.needs, *STAGE.uses) if name not in context.missing]
+    metadata = {name: context.marker(name).get("metadata") or {} for name in known}
     classes = store.read_json(context.path("pack", "classes.json"))
-    weight_columns = [
-        name for name in schema.WEIGHT_COLUMNS if name not in ("instance_id", *schema.WEIGHT_TEXTS)
-    ]
-    weights = store.read_table(context.path("train", "weights.parquet"), weight_columns)
-    table = store.read_table(context.path("pack", "instances.parquet"), ["label", "source", "rank"])
-    table = table.slice(0, len(weights))  # training images come first
+    texts = _Texts(context.path("pack", "instances.parquet"))
+    table = store.read_table(
+        context.path("pack", "instances.parquet"), ["split", "label", "source", "rank", "query"]
+    )
+    table = table.slice(0, int((store.column(table, "split") == schema.TRAIN).sum()))  # training images first
     source, source_names = store.codes_of(table.column("source"), ordered=True)
-    marker = context.marker("train")
-    place = metadata["export"].get("path")
+    query, query_names = store.codes_of(table.column("query"), ordered=True)
+    config = context.config
+    names = ("content_hash", "picture", "kind", "split", "label", "path")
     return ReportInputs(
         classes=classes,
         label=store.column(table, "label"),
         source=source,
         source_names=source_names,
+        query=query,
+        query_names=query_names,
         rank=store.column(table, "rank"),
-        given_prob=store.read_array(context.path("extract", "given_prob.npy")),
-        top_ids=store.read_array(context.path("extract", "topk_ids.npy")),
-        top_probs=store.read_array(context.path("extract", "topk_probs.npy")),
-        weights={name: store.column(weights, name) for name in weight_columns},
         quarantine=_read_columns(context.path("pack", "quarantine.parquet"), ("path", "status", "reason")),
-        duplicates=_read_columns(
-            context.path("ingest", "duplicates.parquet"), ("content_hash", "picture", "kind", "path")
-        ),
-        read_rows=lambda ids: _read_rows(context.path("pack", "instances.parquet"), ids),
+        duplicates=_read_columns(context.path("ingest", "duplicates.parquet"), names),
+        read_rows=texts.read,
+        find_ids=texts.find,
         read_images=ImageStore(context.path("pack")).read,
-        read_members=open_members(context, store.column(table, "label"), len(classes)),
-        cluster_kind=resolve(context.config, "reweight.cluster_weight.kind"),
-        folds=context.config.baseline.folds,
+        folds=config.baseline.folds,
         counts={name: metadata["pack"].get(name, 0) for name in ("val_images", "test_images", "bytes")},
-        reweighting=metadata["reweight"],
-        settings=yaml.safe_dump(config_lib.to_dict(context.config), sort_keys=False, allow_unicode=True),
-        versions=marker.get("versions") or {},
-        places=(*_PLACES, *([(f"export/{place}/README.md", "the model card")] if place else [])),
-        export=metadata["export"],
+        held_labels=metadata["ingest"].get("held_labels", {}),
+        left_out={name: getattr(config.ingest, name) for name in ("exclude", "merge", "max_rank")},
+        settings=yaml.safe_dump(config_lib.to_dict(config), sort_keys=False, allow_unicode=True),
+        versions=context.marker("pack").get("versions") or {},
+        places=_places(context, metadata.get("export", {}).get("path")),
+        missing=context.missing,
+        export=metadata.get("export", {}),
+        reweighting=metadata.get("reweight", {}),
+        **_read_opinions(context, store.column(table, "label"), len(classes)),
         **_read_evaluation(context, len(classes)),
     )
+
+
+def _places(context: StageContext, export: str | None) -> list[tuple[str, str]]:
+    """Where things are, of the stages that are complete; the weights of the last one that has them."""
+    found = [(path, what) for path, what in _PLACES if path.partition("/")[0] not in context.missing]
+    weights = [entry for entry in found if entry[0].endswith("/weights.parquet")]
+    found = [entry for entry in found if entry not in weights[1:]]
+    return found + ([(f"export/{export}/README.md", "the model card")] if export else [])
+
+
+def _read_opinions(context: StageContext, labels: np.ndarray, num_classes: int) -> dict[str, Any]:
+    """What models and weights say of the training images; {} before the stage reweight."""
+    if not {"features", "extract", "reweight"}.isdisjoint(context.missing):
+        return {}
+    left_out = ("instance_id", *schema.WEIGHT_TEXTS)
+    columns = [name for name in schema.WEIGHT_COLUMNS if name not in left_out]
+    stage = "reweight" if "train" in context.missing else "train"
+    weights = store.read_table(context.path(stage, "weights.parquet"), columns)
+    return {
+        "weights": {name: store.column(weights, name) for name in columns},
+        "read_members": open_members(context, labels, num_classes),
+        "group_class": open_grouping(context, labels),
+        "cluster_kind": resolve(context.config, "reweight.cluster_weight.kind"),
+    }
+
+
+def _features_path(context: StageContext) -> pathlib.Path:
+    return context.path(*context.marker("extract")["metadata"]["features"].split("/"))
+
+
+def open_grouping(context: StageContext, labels: np.ndarray) -> "Callable[[int, int], Members]":
+    """A function from a class and a number of groups to the groups of look-alikes among its own images.
+
+    Of a large class as many images as are quickly grouped, evenly spread over its searches.
+
+    Args:
+      labels: int [N] of the training images, rising.
+    """
+    from urnet_tf.reweighting.cluster_weight import find_members
+
+    features = store.read_array(_features_path(context))
+    settings = {"pca_dim": 64, "n_init": 1, "normalize": True}
+
+    def group_class(label: int, clusters: int) -> "Members":
+        start, stop = np.searchsorted(labels, (label, label + 1))
+        ids = np.unique(np.linspace(start, stop - 1, min(stop - start, _GROUPED_IMAGES)).astype(np.int64))
+        members = find_members(
+            label, [(0, len(ids))], features=np.asarray(features[ids]), seed=context.config.seed,
+            settings={**settings, "clusters": clusters},
+        )  # fmt: skip
+        return dataclasses.replace(members, ids=ids)
+
+    return group_class
 
 
 def open_members(context: StageContext, labels: np.ndarray, num_classes: int) -> "Callable[[int], Members]":
@@ -114,34 +182,45 @@ def open_members(context: StageContext, labels: np.ndarray, num_classes: int) ->
     settings = context.config.reweight.cluster_weight
     # As `reweight` reads them: literal formulas take the baseline as it is.
     name = "topk_ids" if is_literal(context.config.reweight.formulas) else "balanced_topk_ids"
-    predicted = np.asarray(store.read_array(context.path("extract", f"{name}.npy")))[:, 0]
-    slices = join_neighbors(
-        labels, predicted, num_classes=num_classes, neighbors=settings.neighbors, confusion=settings.confusion
-    )
-    features = context.path(*context.marker("extract")["metadata"]["features"].split("/"))
     kmeans = {name: getattr(settings, name) for name in ("clusters", "pca_dim", "n_init", "normalize")}
 
+    @functools.cache
+    def join() -> list[list["Slice"]]:
+        predicted = np.asarray(store.read_array(context.path("extract", f"{name}.npy")))[:, 0]
+        return join_neighbors(
+            labels, predicted, num_classes=num_classes, neighbors=settings.neighbors,
+            confusion=settings.confusion,
+        )  # fmt: skip
+
     def read_members(label: int) -> "Members":
+        features = os.fspath(_features_path(context))
         return find_members(
-            label, slices[label], features=os.fspath(features), seed=context.config.seed, settings=kmeans
+            label, join()[label], features=features, seed=context.config.seed, settings=kmeans
         )
 
     return read_members
 
 
 def estimate(config: Config, plan: PlanContext) -> Estimate:
-    """One pass over a few columns, and some hundred thumbnails."""
+    """A pass over a few columns and all titles, and thumbnails for the pages of the classes."""
+    from urnet_tf.explain.data_files import MOST_PICTURES
+
     if plan.train_images is None:
         return Estimate()
-    shown = config.report.classes * config.report.images_per_class
-    memory = 5 * 10**8 + 300 * plan.train_images
+    settings = config.report
+    shown = settings.classes * settings.images_per_class
+    shown += min(settings.class_page_images * plan.classes, MOST_PICTURES, plan.train_images)
     joined = 1 + config.reweight.cluster_weight.neighbors
-    clustered = config.report.grouped_classes * joined * plan.train_images / plan.classes
-    seconds = 5 + shown / 100 + plan.train_images / 1e6 + clustered * _CLUSTER_SECONDS
-    return Estimate(shown, seconds, 5 * 10**6, memory)
+    clustered = settings.grouped_classes * joined * plan.train_images / plan.classes
+    clustered += min(plan.train_images, _GROUPED_CLASSES * plan.train_images / plan.classes)
+    seconds = 2 + shown * _THUMBNAIL_SECONDS + plan.train_images * _ROW_SECONDS + clustered * _CLUSTER_SECONDS
+    disk = 5 * 10**6 + shown * (_THUMBNAIL_BYTES + settings.thumbnail_px**2 // 3)
+    return Estimate(shown, seconds, disk, 5 * 10**8 + 600 * plan.train_images)
 
 
 def _read_evaluation(context: StageContext, num_classes: int) -> dict[str, Any]:
+    if "evaluate" in context.missing:
+        return {}
     metrics = store.read_json(context.path("evaluate", "metrics.json"))
     if not metrics["models"]:
         return {}
@@ -184,19 +263,41 @@ def _read_columns(path: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndar
     return {name: store.column(table, name) for name in names}
 
 
-def _read_rows(path: pathlib.Path, ids: Sequence[int]) -> list[dict[str, str]]:
-    import pyarrow.compute as pc
+class _Texts:
+    """Titles, paths and queries of all images, by id; read once, when they are first asked for."""
 
-    wanted = pc.field("instance_id").isin(ids)
-    rows = store.read_table(path, ["instance_id", "title", "path", "query"], where=wanted).to_pylist()
-    by_id = {row.pop("instance_id"): row for row in rows}
-    return [by_id[i] for i in ids]
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+
+    @functools.cached_property
+    def _table(self) -> "pa.Table":
+        import pyarrow as pa
+
+        table = store.read_table(self._path, ["title", "path", "query"])
+        # Large strings, since the texts of 16 million images are longer than 2 GB.
+        return table.cast(
+            pa.schema([(name, pa.large_string()) for name in table.column_names])
+        ).combine_chunks()
+
+    @functools.cached_property
+    def _ids(self) -> dict[str, int]:
+        return {path: i for i, path in enumerate(self._table.column("path").to_pylist())}
+
+    def read(self, ids: Sequence[int]) -> list[dict[str, str]]:
+        """A row an id: title, path and query."""
+        return self._table.take(ids).to_pylist()
+
+    def find(self, paths: Sequence[str]) -> list[int]:
+        """The id of each path; -1 where there is no such image."""
+        return [self._ids.get(path, -1) for path in paths]
 
 
 STAGE = Stage(
     name="report",
-    needs=("ingest", "pack", "features", "extract", "reweight", "train", "evaluate", "export"),
+    needs=("ingest", "pack"),
     depends_on=("report",),
     run=run,
     estimate=estimate,
+    uses=("features", "extract", "reweight", "train", "evaluate", "export"),
+    version=2,
 )

@@ -7,7 +7,7 @@ own directory. They import TensorFlow only inside of `run`, so that plans are dr
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -62,6 +62,8 @@ class StageContext:
     workdir: Workdir
     out: pathlib.Path  # the directory to fill; holds finished units after a kill
     named: bool = False  # whether this stage was asked for by its name, and not just found incomplete
+    # Of the stages that this one uses: those that are not complete, and why, a clause each.
+    missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def path(self, stage: str, *parts: str) -> pathlib.Path:
         """A file, or the whole directory, of an earlier, complete stage, as that stage wrote it.
@@ -100,6 +102,9 @@ class Stage:
     estimate: Callable[[Config, PlanContext], Estimate]
     applies: Callable[[Config], bool] = lambda config: True  # False: `run` has nothing to do
     version: int = 1  # raise it when the same settings give another result
+    uses: tuple[
+        str, ...
+    ] = ()  # stages whose files `run` reads where they are complete, and does without else
     # What is read from outside: words for a person → fingerprint.
     inputs: Callable[[Config], dict[str, str]] = lambda config: {}
     # The same, of what may lie in the work directory itself.
