@@ -9,10 +9,11 @@ from urnet_fixtures.runs import make_workdir
 from urnet_tf import schema, store
 from urnet_tf.errors import UsageError
 from urnet_tf.explain import why
+from urnet_tf.explain.why_text import format_image
 
 
 def explain(root, image):
-    return why.format_image(why.describe_image(root, image))
+    return format_image(why.describe_image(root, image))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def test_explains_an_image_by_path_end_id_or_absolute_path(workdir):
     for words in (
         "train image, label 0 (cat), flickr, rank 1, query 'cat'",
         "  How probable do the models find its label?                   0.100  lowest, as 33% are",
-        "  Equal for all images here: class, cluster, confidence, label posterior, rank prior, page text.",
+        "  Equal for all images here: class, cluster, confidence, label posterior, ",
         "The out-of-fold baseline would call it 1 (dog) with a probability of 98.0%.",
         "It gives the label 'cat' a probability of 2.0%.",
         "Its predicted label, by the weighted heads of the second round, is 1 (dog).",

@@ -8,6 +8,7 @@ from urnet_fixtures.runs import make_workdir, write_opinions
 
 from urnet_tf import schema, store
 from urnet_tf.explain import why
+from urnet_tf.explain.why_text import format_image
 from urnet_tf.reweighting.factors import FACTORS
 
 CLAUSES = {clause: (factor.name, sign) for factor in FACTORS
@@ -209,7 +210,7 @@ def close_percent(told, value):
 def check_every_sentence(root, at):
     """Names of the patterns that were met; fails on a line that no pattern knows or that says otherwise."""
     files, met = Files(root, at), []
-    text = why.format_image(why.describe_image(root, str(at)))
+    text = format_image(why.describe_image(root, str(at)))
     text = text.split("\n\n  The same file occurs")[0].split("\n\n  Look-alikes")[0]
     head, _, rest = text.partition("\n\n")
     title, _, told = head.partition("\n")

@@ -20,6 +20,7 @@ from urnet_tf import config as config_lib, schema, store
 from urnet_tf.crawl.table import printable
 from urnet_tf.drawn.hostile_files import USABLE, write_hostile_files
 from urnet_tf.flow import plan, runner
+from urnet_tf.reweighting.factors import FACTORS
 from urnet_tf.stages import NAMES, STAGES, effects as config_effects
 
 WRONG = ("confused", "out_of_vocabulary", "random")
@@ -457,7 +458,7 @@ def test_a_setting_changes_the_keys_of_the_stages_that_read_it_and_of_no_others(
         found = {name for name in NAMES if changed[name] != before[name]}
         wanted = {stage for stage, read in reads if read == key} if key in effective else set()
         for stage in STAGES:  # what follows a stage that changes, changes
-            if wanted & set(stage.needs):
+            if wanted & {*stage.needs, *stage.uses}:
                 wanted.add(stage.name)
         if found != wanted:
             wrong[key] = {"stale": sorted(wanted - found), "in vain": sorted(found - wanted)}
@@ -482,8 +483,10 @@ def test_why_explains_a_usable_image(finished_run, urnet):
     done = urnet("why", row["path"], "--workdir", workdir, python_flags=("-X", "importtime"))
     assert done.returncode == 0 and not heavy_imports(done.stderr)
     assert row["path"] in done.stdout and "In training it" in done.stdout
-    for factor in ("class_weight", "label_posterior", "page_text", "rank_prior", "saliency"):
-        assert re.search(rf"{factor} +{row[factor]:.3f}", done.stdout), factor
+    for factor in FACTORS:
+        if factor.name in ("label_posterior", "page_text", "rank_prior"):
+            told = rf"{re.escape(factor.question)} +{row[factor.name]:.3f}"
+            assert re.search(told, done.stdout), factor.name
 
 
 def test_why_explains_quarantined_files(finished_run, urnet_here, hostile):

@@ -9,7 +9,8 @@ from urnet_tf import stages
 from urnet_tf.crawl.list_tables import ListOptions
 from urnet_tf.errors import UsageError
 from urnet_tf.explain.find_image import Origin
-from urnet_tf.explain.why import describe_image, format_image
+from urnet_tf.explain.why import describe_image
+from urnet_tf.explain.why_text import format_image
 from urnet_tf.store import Workdir
 
 TEXT, JSON, JSON_LINES = "text", "json", "jsonl"
