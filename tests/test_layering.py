@@ -60,7 +60,8 @@ WITH_TENSORFLOW = """
 _SHARED = ("urnet_tf.stages.stage", "urnet_tf.stages.settings", "urnet_tf.stages.effects",
            "urnet_tf.stages.fitted_heads", "urnet_tf.stages.literal_weights", "urnet_tf.stages.members",
            "urnet_tf.stages.urnet_fit", "urnet_tf.stages.distillation",
-           "urnet_tf.stages.presence", "urnet_tf.stages.copies", "urnet_tf.stages.own_features")  # fmt: skip
+           "urnet_tf.stages.presence", "urnet_tf.stages.copies", "urnet_tf.stages.own_features",
+           "urnet_tf.stages.crawl_files", "urnet_tf.stages.known_files")  # fmt: skip
 JUNK_DRAWERS = {"utils", "helpers", "common", "misc", "manager", "util"}
 
 

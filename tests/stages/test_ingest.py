@@ -14,8 +14,9 @@ from PIL import Image
 from urnet_tf.config import from_dict
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.images import probe
+from urnet_tf.images.inspection import Inspector
 from urnet_tf.schema import DUPLICATE_COLUMNS, DUPLICATE_KINDS, INSTANCE_COLUMNS, QUARANTINE_COLUMNS
-from urnet_tf.stages import ingest
+from urnet_tf.stages import crawl_files, ingest
 from urnet_tf.stages.stage import PlanContext, StageContext
 from urnet_tf.store import Workdir, fingerprint, read_json, read_table
 
@@ -57,8 +58,8 @@ def test_folder(folder, tmp_path):
         "not_compared": 0, "held_labels": {"val": "drawn"},
     }  # fmt: skip
     assert sorted(os.listdir(out)) == [
-        "candidates.parquet", "classes.json", "duplicates.parquet", "key.txt", "quarantine.parquet",
-        "units_probe",
+        "ahead", "candidates.parquet", "classes.json", "duplicates.parquet", "files.parquet",
+        "inspected_with.json", "key.txt", "quarantine.parquet", "thumbnails.npy", "units_files",
     ]  # fmt: skip
     table = read_table(out / "candidates.parquet")
     assert {"instance_id": "int64"} | {f.name: str(f.type) for f in table.schema} == INSTANCE_COLUMNS
@@ -75,30 +76,28 @@ def test_folder(folder, tmp_path):
 
 
 def test_a_killed_run_gives_the_same_files(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(ingest, "FILES_PER_UNIT", 7)
+    monkeypatch.setattr(crawl_files, "FILES_PER_UNIT", 7)
     _, whole = run(tmp_path / "whole", path=folder)
-    import urnet_tf.images.probe as probe
+    calls, inspect = [], Inspector.inspect
 
-    calls, probe_files = [], probe.probe_files
-
-    def dies_in_the_third_unit(paths, **limits):
+    def dies_in_the_third_unit(*arguments):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return probe_files(paths, **limits)
+        return inspect(*arguments)
 
-    monkeypatch.setattr(probe, "probe_files", dies_in_the_third_unit)
+    monkeypatch.setattr(Inspector, "inspect", dies_in_the_third_unit)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", path=folder)
     _, resumed = run(tmp_path / "cut", path=folder)
     assert len(calls) == 3 + 4  # 42 files are 6 units, 2 were kept
-    for name in ("candidates.parquet", "quarantine.parquet", "duplicates.parquet", "classes.json"):
+    for name in [path.relative_to(whole) for path in whole.rglob("*") if path.is_file()]:
         assert (whole / name).read_bytes() == (resumed / name).read_bytes(), name
 
 
 def test_units_do_not_change_the_result(folder, tmp_path, monkeypatch):
     _, one = run(tmp_path / "one", path=folder)
-    monkeypatch.setattr(ingest, "FILES_PER_UNIT", 3)
+    monkeypatch.setattr(crawl_files, "FILES_PER_UNIT", 3)
     _, many = run(tmp_path / "many", path=folder)
     assert (one / "candidates.parquet").read_bytes() == (many / "candidates.parquet").read_bytes()
 
@@ -270,14 +269,15 @@ def test_hostile_files_of_the_drawn_crawl(drawn_crawl, tmp_path):
         "hostile_loop.jpg": "symlink_loop",
         "hostile_caf\\xe9.jpg": "bad_name",
         "hostile_directory.jpg": "not_a_file",
+        "hostile_truncated.jpg": "decode_error",
     }
     used = [p for p in read_table(out / "candidates.parquet")["path"].to_pylist() if "hostile" in p]
-    assert len(used) == 5  # four odd but good pictures, and the truncated one, which packing finds
+    assert len(used) == 4  # odd but good pictures
     assert metadata["num_classes"] == 12
 
 
 def test_a_disk_that_fails_stops_probing_and_is_no_verdict(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(ingest, "FILES_PER_UNIT", 16)
+    monkeypatch.setattr(crawl_files, "FILES_PER_UNIT", 16)
     undisturbed, _ = run(tmp_path / "undisturbed", path=folder)
     read = probe._read
 

@@ -46,6 +46,7 @@ class Step:
     reason: str = ""  # why it is not skipped: a clause
     follows: bool = False  # whether that is since a stage that it needs runs
     named: bool = False  # whether that is since the user named it
+    rescan: bool = False  # whether the times of files are not to be trusted
 
     @property
     def key(self) -> str:
@@ -101,7 +102,8 @@ def make_plan(
                     action = RESUME
                 estimate = say_unknown(config, stage.name, stage.estimate(config, metadata))
         in_effect[stage.name] = marker
-        steps.append(Step(stage, action, identity, estimate, reason or "", bool(made), stage.name == first))
+        told = reason or "", bool(made), stage.name == first
+        steps.append(Step(stage, action, identity, estimate, *told, rescan))
     return steps
 
 

@@ -48,7 +48,7 @@ def run(config: Config, workdir: Workdir, steps: list[Step]) -> None:
       RunError: the disk has too little room for a stage.
       Exception: whatever a stage raises; what it had finished stays for the next call.
     """
-    names = [step.stage.name for step in steps]
+    names, rescan = [step.stage.name for step in steps], any(step.rescan for step in steps)
     repairs: collections.Counter[str] = collections.Counter()
     with lock(workdir):
         write_text(workdir.root / "config.yaml", yaml.safe_dump(config_lib.to_dict(config), sort_keys=False))
@@ -67,6 +67,7 @@ def run(config: Config, workdir: Workdir, steps: list[Step]) -> None:
                 workdir.invalidate(damage.stage)
                 left = {step.stage.name for step in steps if step.action in (RUN, RESUME)} - done
                 plan = make_plan(config, workdir, again=left)
+                plan = [dataclasses.replace(step, rescan=rescan) for step in plan]
                 steps = [step for step in plan if step.stage.name in names]
         workdir.drop_previous(names)
 
@@ -85,8 +86,12 @@ def _run_steps(config: Config, workdir: Workdir, steps: list[Step], done: set[st
             action = "resumes" if step.action == RESUME else "runs"
             logging.info("%s: %s, since %s%s", title, action, step.reason, expected)
             _check_space(step, workdir)
-            seconds = run_stage(step.stage, config, workdir, step.identity, named=step.named)
+            seconds = run_stage(
+                step.stage, config, workdir, step.identity, named=step.named, rescan=step.rescan
+            )
             logging.info("%s: done in %s", title, format_seconds(seconds))
+        for name in step.stage.uses_up:
+            workdir.drop_ahead(name)
         done.add(step.stage.name)
 
 
@@ -108,17 +113,19 @@ def _check_space(step: Step, workdir: Workdir) -> None:
 
 
 def run_stage(
-    stage: Stage, config: Config, workdir: Workdir, identity: Identity, *, named: bool = False
-) -> float:
+    stage: Stage, config: Config, workdir: Workdir, identity: Identity, *, named: bool = False,
+    rescan: bool = False,
+) -> float:  # fmt: skip
     """Runs one stage and gives its directory the final name; returns the seconds it took.
 
     Args:
       named: whether the user asked for this stage by its name.
+      rescan: whether the times of files are not to be trusted.
     """
     start = time.monotonic()
     needs = {name: workdir.completed(name)["results"] for name in stage.needs}
     out = workdir.open_partial(stage.name, identity.key, fingerprint(needs) if needs else "")
-    metadata = stage.run(StageContext(config, workdir, out, named))
+    metadata = stage.run(StageContext(config, workdir, out, named, rescan))
     seconds = time.monotonic() - start
     marker = {
         **dataclasses.asdict(identity),
@@ -151,6 +158,8 @@ def run_single(name: str, config: Config, workdir: Workdir) -> None:
     with lock(workdir):
         workdir.recover(name)
         run_stage(stage, config, workdir, identities[name], named=True)
+        for used in stage.uses_up:
+            workdir.drop_ahead(used)
 
 
 def verify(workdir: Workdir) -> tuple[list[str], bool]:

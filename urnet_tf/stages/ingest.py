@@ -1,8 +1,8 @@
-"""Ingest: lists a crawl, looks at every file once, finds copies, settles splits and what is left out.
+"""Ingest: lists a crawl, looks into every file once, finds copies, settles splits and what is left out.
 
-Reads: the folder, list or WebVision tree at `ingest.path`. Writes: `candidates.parquet`,
-`quarantine.parquet`, `duplicates.parquet`, `classes.json`. Files are probed in units of
-FILES_PER_UNIT; a killed run takes up behind the last finished unit.
+Reads: the folder, list or WebVision tree at `ingest.path`, and what it has found out about files before.
+Writes: `candidates.parquet`, `quarantine.parquet`, `duplicates.parquet`, `classes.json`; for the next time
+`files.parquet` and `thumbnails.npy`; and, ahead, the records that the stage pack will take.
 """
 
 import concurrent.futures
@@ -16,15 +16,15 @@ from urnet_tf import schema
 from urnet_tf.config import Config, IngestConfig
 from urnet_tf.errors import RunError, UsageError, name_settings, settings_named
 from urnet_tf.schema import DUPLICATE_COLUMNS, DUPLICATE_KINDS, QUARANTINE_COLUMNS, TEST, TRAIN, VAL
+from urnet_tf.stages.known_files import FILE_COLUMNS, FILES, UNITS
 from urnet_tf.stages.presence import check_folders
 from urnet_tf.stages.settings import keys_of
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
-from urnet_tf.store import Workdir, hash_file, open_column, read_table, write_json, write_table
+from urnet_tf.store import Workdir, columns_of, hash_file, read_table, write_json, write_table
 from urnet_tf.store.progress import progress
 from urnet_tf.text_rules import show_path
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
     from urnet_tf.crawl.instance_table import InstanceTable
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from urnet_tf.crawl.listing import Reading
     from urnet_tf.crawl.table import Crawl
 
-FILES_PER_UNIT = 20_000
 _SECONDS_PER_FILE = 1.5e-4  # measured: listing, reading and hashing small local files on 2 cores
 # Measured, of one core: 0.4 ms for the thumbnail of a JPEG of 500 x 375 px (PNG: 4 ms), 0.3 ms to compare it.
 _SECONDS_PER_THUMBNAIL = 1e-3
@@ -47,8 +46,7 @@ def run(context: StageContext) -> dict:
 
     from urnet_tf.crawl.instance_table import CANDIDATE_COLUMNS, MIN_TRAIN_IMAGES, check_classes
     from urnet_tf.crawl.table import cut_ranks
-    from urnet_tf.images.probe import describe_guesses
-    from urnet_tf.stages.copies import tell_copies, with_pictures
+    from urnet_tf.stages.copies import tell_copies
 
     settings, out = context.config.ingest, context.out
     crawl = read_crawl(context.config)
@@ -61,18 +59,14 @@ def run(context: StageContext) -> dict:
         raise _no_rows(settings.path, crawl)
     if not context.named:
         check_folders(context.workdir, crawl.root)
-    probes, thumbnails = _probe(context, crawl)
-    _check_missing(context, crawl, probes)
-    for note in describe_guesses(probes):
-        logging.warning("ingest: %s.", note)
-    probes, not_compared = with_pictures(probes, thumbnails, settings.copy_similarity)
+    probes, not_compared = _look_into_files(context, crawl)
     crawl, probes, tables, enough = _without_small_classes(settings, crawl, probes)
     quarantine = pa.concat_tables([crawl.rejected, tables.quarantine])
-    write_table(out / "quarantine.parquet", _columns(quarantine), QUARANTINE_COLUMNS)
+    write_table(out / "quarantine.parquet", columns_of(quarantine), QUARANTINE_COLUMNS)
     minimum = MIN_TRAIN_IMAGES if enough else settings.min_class_images
     check_classes(tables.candidates, quarantine, crawl.classes, minimum)
-    write_table(out / "candidates.parquet", _columns(tables.candidates), CANDIDATE_COLUMNS)
-    write_table(out / "duplicates.parquet", _columns(tables.duplicates), DUPLICATE_COLUMNS)
+    write_table(out / "candidates.parquet", columns_of(tables.candidates), CANDIDATE_COLUMNS)
+    write_table(out / "duplicates.parquet", columns_of(tables.duplicates), DUPLICATE_COLUMNS)
     write_json(out / "classes.json", crawl.classes)
     metadata = _metadata(crawl, tables, quarantine, probes) | {"not_compared": not_compared}
     logging.info(
@@ -83,6 +77,29 @@ def run(context: StageContext) -> dict:
     )  # fmt: skip
     tell_copies(tables.duplicates, not_compared)
     return metadata
+
+
+def _look_into_files(context: StageContext, crawl: "Crawl") -> tuple["pa.Table", int]:
+    """What is known of all files, with the picture that each shows, and how many could not be compared."""
+    import pyarrow.compute as pc
+    from absl import logging
+
+    from urnet_tf.images.probe import describe_guesses
+    from urnet_tf.stages.copies import with_pictures
+    from urnet_tf.stages.crawl_files import inspect_files
+
+    files = inspect_files(context, crawl)
+    _check_missing(context, crawl, files.table)
+    for note in describe_guesses(files.table):
+        logging.warning("ingest: %s.", note)
+    if known := len(files.table) - files.new:
+        logging.info("ingest: %d files are known from before, %d are new.", known, files.new)
+    probes, not_compared = with_pictures(context, files)
+    write_table(context.out / FILES, columns_of(probes) | {"path": crawl.rows["path"]}, FILE_COLUMNS)
+    # A file that is not used has no content here.
+    hashes = pc.if_else(pc.equal(probes["status"], ""), probes["content_hash"], "")
+    place = probes.schema.get_field_index("content_hash")
+    return probes.set_column(place, "content_hash", hashes), not_compared
 
 
 def _without_small_classes(
@@ -226,49 +243,6 @@ def _may_be(kind: str, path: str) -> bool:
     return (kind == "folder" and os.path.isdir(path)) or (kind == "list" and path.endswith(".parquet"))
 
 
-def _probe(context: StageContext, crawl: "Crawl") -> tuple["pa.Table", "np.memmap | None"]:
-    """Probe results of all rows as a table, in listing order, and thumbnails if pictures are compared."""
-    import pyarrow as pa
-
-    from urnet_tf.images.probe import PROBE_COLUMNS, environment_failure, probe_files
-    from urnet_tf.images.thumbnails import THUMBNAIL_BYTES
-
-    settings = context.config.ingest
-    cores = context.config.runtime.workers or os.cpu_count() or 1
-    paths = crawl.rows["path"]
-    total = -(-len(paths) // FILES_PER_UNIT)
-    units = context.units("probe", total)
-    thumbnails = None
-    if settings.copy_similarity is not None:
-        shape = len(paths), THUMBNAIL_BYTES
-        thumbnails = open_column(units.directory / "thumbnails.npy", shape, "uint8")
-        units = context.units("probe", total, thumbnails)
-    part = "part-{:06d}.parquet".format
-    with progress(None, "ingest", total=len(paths), unit="files") as bar:
-        pending = units.pending()
-        bar.update((total - len(pending)) * FILES_PER_UNIT if pending else len(paths))
-        for unit in pending:
-            some = paths[unit * FILES_PER_UNIT : (unit + 1) * FILES_PER_UNIT].to_pylist()
-            results = probe_files(
-                (os.path.join(crawl.root, path) for path in some), max_bytes=settings.max_bytes,
-                max_pixels=settings.max_pixels, min_side_px=settings.min_side_px,
-                workers=cores * _THREADS_PER_CORE, thumbnails=thumbnails is not None,
-            )  # fmt: skip
-            rows = []
-            try:
-                for place, result in enumerate(results, unit * FILES_PER_UNIT):
-                    rows.append((result.status or "", *result[1:-1]))
-                    if thumbnails is not None:
-                        thumbnails[place] = 0 if result.thumbnail is None else result.thumbnail
-                    bar.update()
-            except OSError as error:
-                raise environment_failure(error) from error
-            columns = dict(zip(PROBE_COLUMNS, zip(*rows, strict=True), strict=True))
-            write_table(units.directory / part(unit), columns, PROBE_COLUMNS)
-            units.complete(unit)
-    return pa.concat_tables([read_table(units.directory / part(unit)) for unit in range(total)]), thumbnails
-
-
 def _no_rows(path: str | None, crawl: "Crawl") -> UsageError:
     """The end of a listing of which nothing can be used."""
     count = len(crawl.rejected)
@@ -307,14 +281,14 @@ def _check_missing(context: StageContext, crawl: "Crawl", probes: "pa.Table") ->
             "are left out.", what
         )  # fmt: skip
         return
-    context.remove("units_probe")  # nothing of it is worth going on with
+    context.remove(UNITS)  # nothing of it is worth going on with
     missing = rejections(
         crawl.rows.take(rows),
         probes["status"].take(rows).to_pylist(),
         probes["reason"].take(rows).to_pylist(),
     )
     table = context.out / "quarantine.parquet"
-    write_table(table, _columns(pa.concat_tables([crawl.rejected, missing])), QUARANTINE_COLUMNS)
+    write_table(table, columns_of(pa.concat_tables([crawl.rejected, missing])), QUARANTINE_COLUMNS)
     elsewhere = suggest_root(crawl.root, paths)
     if elsewhere is not None and _find(context.config.ingest)[1] == "list":
         raise RunError(
@@ -328,14 +302,12 @@ def _check_missing(context: StageContext, crawl: "Crawl", probes: "pa.Table") ->
     )
 
 
-def _columns(table: "pa.Table") -> dict[str, Any]:
-    return dict(zip(table.column_names, table.columns, strict=True))
-
-
 def _metadata(
     crawl: "Crawl", tables: "InstanceTable", quarantine: "pa.Table", probes: "pa.Table"
 ) -> dict[str, Any]:
     import pyarrow.compute as pc
+
+    usable = probes.filter(pc.equal(probes["status"], ""))
 
     def counts(column: Any) -> dict[str, int]:
         return {row["values"].as_py(): row["counts"].as_py() for row in pc.value_counts(column)}
@@ -356,7 +328,7 @@ def _metadata(
         "quarantined": dict(sorted(statuses.items(), key=lambda item: (-item[1], item[0]))),
         "root": crawl.root,
         "duplicates": {kind: kinds.get(kind, 0) for kind in DUPLICATE_KINDS},
-        "bytes": pc.sum(probes["num_bytes"]).as_py() or 0,
+        "bytes": pc.sum(usable["num_bytes"]).as_py() or 0,
     }
 
 
@@ -366,7 +338,8 @@ STAGE = Stage(
     depends_on=("ingest",),
     run=run,
     estimate=estimate,
-    version=5,
+    version=6,
     inputs=inputs,
+    reads_ahead=("pack.short_side_px", "pack.jpeg_quality"),
     rescan=rescan,
 )

@@ -14,6 +14,8 @@ from urnet_tf.costs import step as step_cost
 from urnet_tf.costs.network import HeadCost, NetworkCost, count_classifier, count_network
 from urnet_tf.costs.step import TrainingCost, training_cost
 from urnet_tf.errors import settings_named
+from urnet_tf.images.known_records import decoders
+from urnet_tf.images.packing import Packer
 from urnet_tf.models.variants import Variant
 from urnet_tf.stages.own_features import open_own_features
 from urnet_tf.stages.stage import Estimate, PlanContext
@@ -68,6 +70,26 @@ def open_augmenter(config: Config, **changes: Any) -> Callable:
         "crop_fraction": config.model.crop_fraction,
     }
     return build_augmenter(**(settings | changes))
+
+
+def packed_with(config: Config) -> dict[str, Any]:
+    """What decides which record is packed of a file; those that were made otherwise are not reused."""
+    pack = config.pack
+    return {
+        "version": 1,  # raise it when the same settings give other records
+        "short_side_px": pack.short_side_px,
+        "jpeg_quality": pack.jpeg_quality,
+        "max_pixels": config.ingest.max_pixels,
+        "decoders": decoders(),
+    }
+
+
+def open_packer(config: Config, printed: Callable[[], int]) -> Packer:
+    """What packs files; `printed` tells how much libraries have printed."""
+    return Packer(
+        short_side_px=config.pack.short_side_px, jpeg_quality=config.pack.jpeg_quality,
+        max_pixels=config.ingest.max_pixels, printed=printed,
+    )  # fmt: skip
 
 
 def fingerprint_weights(config: Config) -> dict[str, str]:

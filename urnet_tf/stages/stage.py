@@ -62,6 +62,12 @@ class StageContext:
     workdir: Workdir
     out: pathlib.Path  # the directory to fill; holds finished units after a kill
     named: bool = False  # whether this stage was asked for by its name, and not just found incomplete
+    rescan: bool = False  # whether times of files are not to be trusted
+
+    @property
+    def reread(self) -> bool:
+        """Whether all files from outside are to be read, also those that did not change by their times."""
+        return self.named or self.rescan
 
     def path(self, stage: str, *parts: str) -> pathlib.Path:
         """A file, or the whole directory, of an earlier, complete stage, as that stage wrote it.
@@ -79,6 +85,26 @@ class StageContext:
         """
         self.workdir.checked(stage, MARKER)
         return self.workdir.completed(stage)
+
+    def earlier(self, *parts: str) -> pathlib.Path:
+        """A file of what this stage has made before, which is there until this run of it is complete.
+
+        Raises:
+          DamagedResult: it made nothing, or the file is not as it was written.
+        """
+        return self.workdir.checked(self._name, *parts)
+
+    def earlier_marker(self) -> dict | None:
+        """The marker of what this stage has made before; None where there is none."""
+        return self.workdir.marker(self._name)
+
+    def kept_partial(self) -> pathlib.Path | None:
+        """What a killed run of this stage left that had other settings or inputs, or None."""
+        return self.workdir.kept_partial(self._name)
+
+    @property
+    def _name(self) -> str:
+        return self.out.name.removesuffix(".partial")
 
     def units(self, name: str, total: int, *columns: np.memmap) -> UnitLog:
         """The log of a resumable loop of this stage, which fills `columns`."""
@@ -102,5 +128,9 @@ class Stage:
     version: int = 1  # raise it when the same settings give another result
     # What is read from outside: words for a person → fingerprint.
     inputs: Callable[[Config], dict[str, str]] = lambda config: {}
+    # Stages whose directory `store.AHEAD` is of no more use when this one is complete.
+    uses_up: tuple[str, ...] = ()
+    # Settings of a later stage by which it fills `store.AHEAD`, which is no part of its results.
+    reads_ahead: tuple[str, ...] = ()
     # Looks at the contents of what is read from outside: why the stage must run again, or None.
     rescan: Callable[[Config, Workdir], str | None] = lambda config, workdir: None
