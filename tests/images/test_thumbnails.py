@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from urnet_tf.images.packing import Packer
-from urnet_tf.images.picture import read_picture
-from urnet_tf.images.thumbnails import COLOR_SIDE, SHORT_SIDE_PX, SIDE, THUMBNAIL_BYTES, make_thumbnail
+from urnet_tf.images.thumbnails import COLOR_SIDE, SIDE, THUMBNAIL_BYTES, read_thumbnail
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8).repeat(24, 0).repeat(32, 1)
 
@@ -20,7 +19,7 @@ def encoded(image, format="PNG", **options):
 
 
 def thumbnail_of(data):
-    return make_thumbnail(read_picture(data, 10**8, SHORT_SIDE_PX))
+    return read_thumbnail(data, 10**8)
 
 
 def planes(thumbnail):

@@ -125,7 +125,8 @@ def run_stage(
     start = time.monotonic()
     needs = {name: workdir.completed(name)["results"] for name in stage.needs}
     out = workdir.open_partial(stage.name, identity.key, fingerprint(needs) if needs else "")
-    metadata = stage.run(StageContext(config, workdir, out, named, rescan))
+    made_by = {"version": identity.version, "settings": identity.settings, "inputs": identity.inputs}
+    metadata = stage.run(StageContext(config, workdir, out, named, rescan, made_by))
     seconds = time.monotonic() - start
     marker = {
         **dataclasses.asdict(identity),

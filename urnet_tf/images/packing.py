@@ -12,7 +12,7 @@ import numpy as np
 from urnet_tf.images import headers, image_store, picture
 from urnet_tf.images.headers import Refused
 from urnet_tf.images.orientation import exif_orientation
-from urnet_tf.images.thumbnails import SHORT_SIDE_PX, make_thumbnail
+from urnet_tf.images.thumbnails import SHORT_SIDE_PX, make_thumbnail, read_thumbnail
 
 
 class Packed(NamedTuple):
@@ -74,7 +74,7 @@ class Packer:
                 pixels = picture.read_picture(plain, self._max_pixels)  # kept bytes must be readable, too
             else:
                 plain = None
-                pixels = self._decoded(data, self._short_side_px, damaged)
+                pixels = picture.read_picture(data, self._max_pixels, self._short_side_px, by_pillow=damaged)
             decoded = True
             if thumbnail:
                 small = self._thumbnail(data, pixels, damaged)
@@ -82,13 +82,10 @@ class Packer:
         except Refused as refused:
             return Packed(b"", decoded, small, refused)
 
-    def _decoded(self, data: bytes, short_side_px: int, damaged: bool) -> np.ndarray:
-        return picture.read_picture(data, self._max_pixels, short_side_px, by_pillow=damaged)
-
     def _thumbnail(self, data: bytes, pixels: np.ndarray, damaged: bool) -> np.ndarray:
         """Of these pixels, or decoded anew where they were reduced otherwise than for a thumbnail."""
         limit = min(self._short_side_px, SHORT_SIDE_PX)
         is_usual = self._short_side_px == SHORT_SIDE_PX or min(pixels.shape[:2]) < limit
         if not is_usual and min(headers.read_size(data)) > limit:
-            pixels = self._decoded(data, SHORT_SIDE_PX, damaged)
+            return read_thumbnail(data, self._max_pixels, by_pillow=damaged)
         return make_thumbnail(pixels)

@@ -15,6 +15,11 @@ THUMBNAIL_BYTES = SIDE**2 + 2 * COLOR_SIDE**2
 SHORT_SIDE_PX = 256
 
 
+def read_thumbnail(data: bytes, max_pixels: int, *, by_pillow: bool = False) -> np.ndarray:
+    """The thumbnail of an image file; arguments and errors are those of `picture.read_picture`."""
+    return make_thumbnail(picture.read_picture(data, max_pixels, SHORT_SIDE_PX, by_pillow=by_pillow))
+
+
 def make_thumbnail(image: np.ndarray) -> np.ndarray:
     """The thumbnail of a picture, uint8 [h, w, 3], that was reduced to a short side of SHORT_SIDE_PX."""
     small = picture.to_ycbcr(picture.squeeze(image, SIDE))

@@ -19,11 +19,18 @@ from urnet_tf.images.inspection import Inspection, Inspector
 from urnet_tf.images.known_records import RecordsAhead
 from urnet_tf.images.probe import PROBE_COLUMNS, environment_failure, identify_file, map_in_threads
 from urnet_tf.images.thumbnails import THUMBNAIL_BYTES
-from urnet_tf.stages.known_files import THUMBNAILS, UNIT_COLUMNS, UNITS, note_how, open_known_files
+from urnet_tf.stages.known_files import (
+    THUMBNAILS,
+    UNIT_COLUMNS,
+    UNITS,
+    keys_of_files,
+    note_how,
+    open_known_files,
+)
 from urnet_tf.stages.settings import open_packer, packed_with
 from urnet_tf.stages.stage import StageContext
 from urnet_tf.store import AHEAD, UnitLog, columns_of, open_column, read_table, write_table
-from urnet_tf.store.lookup import keys_of, keys_of_hex
+from urnet_tf.store.lookup import keys_of_hex
 from urnet_tf.store.progress import progress
 
 if TYPE_CHECKING:
@@ -112,12 +119,10 @@ class _UnitInspector:
         first = unit * FILES_PER_UNIT
         names = self._crawl.rows["path"][first : first + FILES_PER_UNIT].to_pylist()
         paths = [os.path.join(self._crawl.root, name) for name in names]
-        keys = np.zeros((len(paths), 2), np.uint64)
         try:
             # Before the files are read, so that one that changes meanwhile has another key next time.
-            texts = list(map_in_threads(identify_file, paths, self._workers, at_once=64))
-            there = [row for row, text in enumerate(texts) if text]
-            keys[there] = keys_of([f"{names[row]}\0{texts[row]}".encode() for row in there])
+            identities = list(map_in_threads(identify_file, paths, self._workers, at_once=64))
+            keys = keys_of_files(names, identities)
             known = np.full(len(paths), -1) if self._context.reread else self._known.find_files(keys)
             unknown = np.flatnonzero(known < 0)
             found = self._inspector.inspect([paths[row] for row in unknown], self._workers, self._report)

@@ -20,7 +20,6 @@ from urnet_tf.backbone_names import is_own
 from urnet_tf.config import Config
 from urnet_tf.evaluation import engines
 from urnet_tf.images.known_records import RECORD_KEYS_FILE
-from urnet_tf.stages.effects import effective_settings
 from urnet_tf.stages.own_features import (
     copy_features,
     fingerprint_own_features,
@@ -56,9 +55,9 @@ def run(context: StageContext) -> dict:
 
 def _compute(context: StageContext) -> dict:
     """Fills features.npy by the backbone."""
-    config, out = context.config, context.out
+    out = context.out
     keys = np.asarray(store.read_array(context.path("pack", RECORD_KEYS_FILE)))
-    made_with = _made_with(config)
+    made_with = _made_with()
     left, before = _take_known(context, keys, made_with)
     logging.info("features: %d images are known from before, %d are new.", len(keys) - len(left), len(left))
     if before is None or len(left):
@@ -69,7 +68,9 @@ def _compute(context: StageContext) -> dict:
     return {"images": len(keys), "feature_dim": dim, "engine": engine, "made_with": made_with}
 
 
-def _take_known(context: StageContext, keys: np.ndarray, made_with: str) -> tuple[np.ndarray, dict | None]:
+def _take_known(
+    context: StageContext, keys: np.ndarray, made_with: dict[str, str]
+) -> tuple[np.ndarray, dict | None]:
     """Copies the features of known images into features.npy.
 
     Returns:
@@ -79,7 +80,8 @@ def _take_known(context: StageContext, keys: np.ndarray, made_with: str) -> tupl
     marker = context.earlier_marker()
     before = marker["metadata"] if marker is not None and not context.named else {}
     rows = np.full(len(keys), -1)
-    if before.get("made_with") == made_with and _takes_same_engine(before, len(keys)):
+    is_alike = context.was_alike() and before.get("made_with") == made_with
+    if is_alike and _takes_same_engine(before, len(keys)):
         try:
             known = np.asarray(store.read_array(context.earlier(RECORD_KEYS_FILE)))
             source = store.read_array(context.earlier("features.npy"))
@@ -128,12 +130,11 @@ def _extract(context: StageContext, ids: np.ndarray, images: int) -> tuple[int, 
     return dim, engine
 
 
-def _made_with(config: Config) -> str:
-    """A hash of what decides the features of a packed image, but for the engine."""
-    versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "ai-edge-litert")}
-    settings = effective_settings(config, STAGE.depends_on)
-    device = "gpu" if machine.count_gpus() else "cpu"
-    return store.fingerprint(STAGE.version, settings, inputs(config), versions, device)
+def _made_with() -> dict[str, str]:
+    """What decides the features of a packed image besides settings, inputs and the engine."""
+    packages = "tensorflow", "keras", "ai-edge-litert"
+    device = "GPU" if machine.count_gpus() else "CPU"
+    return {"device": device} | {name: importlib.metadata.version(name) for name in packages}
 
 
 def _take_over(context: StageContext) -> dict:

@@ -5,7 +5,7 @@ need not be decoded. What was found under other limits, or by other versions of 
 """
 
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,14 +18,14 @@ from urnet_tf.images.thumbnails import THUMBNAIL_BYTES
 from urnet_tf.stages.settings import packed_with
 from urnet_tf.stages.stage import StageContext
 from urnet_tf.store import AHEAD, DamagedResult, read_array, read_json, read_table, write_json
-from urnet_tf.store.lookup import RowsByKey, keys_of_hex
+from urnet_tf.store.lookup import RowsByKey, keys_of, keys_of_hex
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 FILES, UNITS, THUMBNAILS = "files.parquet", "units_files", "thumbnails.npy"
-# Of a file in a unit: its place in the listing, and the key of its path, size, time and inode; 0 = not known.
-UNIT_COLUMNS = {"place": "int64", "key_high": "uint64", "key_low": "uint64"}
+# Of a file in a unit: its place in the listing, and its key, see `keys_of_files`.
+UNIT_COLUMNS = {"place": "int64", "identity_key": "uint64", "path_key": "uint64"}
 # Of FILES, a row a listed file, usable or not; `picture` is "" where it is not.
 FILE_COLUMNS = PROBE_COLUMNS | UNIT_COLUMNS | {"path": "string", "picture": "string"}
 _INSPECTED_WITH = "inspected_with.json"
@@ -49,8 +49,7 @@ class KnownFiles:
         table = pa.concat_tables(tables or [none])
         self.table: Any = table.select(list(PROBE_COLUMNS))
         self._places = table["place"].to_numpy()
-        of_files = np.stack([table["key_high"].to_numpy(), table["key_low"].to_numpy()], axis=1)
-        self._by_file = RowsByKey(of_files)
+        self._by_file = RowsByKey(file_keys_in(table))
         self._by_content = RowsByKey(keys_of_hex(table["content_hash"].to_pylist()))
 
     def __len__(self) -> int:
@@ -73,6 +72,28 @@ class KnownFiles:
             if thumbnails is not None and mine.any():
                 found[mine] = thumbnails[self._places[rows[mine]]]
         return found
+
+
+def keys_of_files(names: Sequence[str], identities: Sequence[str]) -> np.ndarray:
+    """What tells that a file is the one that was looked into: uint64 [n, 2].
+
+    Args:
+      names: paths as listed.
+      identities: what `probe.identify_file` says of them; "" = nothing, which gives zeros.
+
+    Returns:
+      A hash of the identity, and one of the path, a row each.
+    """
+    found = np.zeros((len(names), 2), np.uint64)
+    there = [row for row, identity in enumerate(identities) if identity]
+    for column, texts in enumerate((identities, names)):
+        found[there, column] = keys_of([texts[row].encode() for row in there])[:, 0]
+    return found
+
+
+def file_keys_in(table: "pa.Table") -> np.ndarray:
+    """The keys of files as a table with UNIT_COLUMNS has them: uint64 [n, 2]."""
+    return np.stack([table["identity_key"].to_numpy(), table["path_key"].to_numpy()], axis=1)
 
 
 def inspected_with(config: Config) -> dict[str, Any]:

@@ -7,7 +7,8 @@ own directory. They import TensorFlow only inside of `run`, so that plans are dr
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -63,6 +64,8 @@ class StageContext:
     out: pathlib.Path  # the directory to fill; holds finished units after a kill
     named: bool = False  # whether this stage was asked for by its name, and not just found incomplete
     rescan: bool = False  # whether times of files are not to be trusted
+    # What decides the results besides those of earlier stages: version, settings and inputs, as in markers.
+    made_by: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def reread(self) -> bool:
@@ -97,6 +100,11 @@ class StageContext:
     def earlier_marker(self) -> dict | None:
         """The marker of what this stage has made before; None where there is none."""
         return self.workdir.marker(self._name)
+
+    def was_alike(self) -> bool:
+        """Whether what this stage has made before was made from the same settings and inputs."""
+        marker = self.earlier_marker()
+        return marker is not None and all(marker.get(key) == value for key, value in self.made_by.items())
 
     def kept_partial(self) -> pathlib.Path | None:
         """What a killed run of this stage left that had other settings or inputs, or None."""
