@@ -232,10 +232,15 @@ def test_a_rescan_reads_contents(folder, tmp_path):
     )
 
 
-def test_estimate_counts_rows(folder):
-    estimate = ingest.estimate(from_dict({"ingest": {"path": str(folder)}}), PlanContext())
-    assert estimate.rows == 43  # 42 files and a directory named x.jpg
-    assert estimate.seconds > 0
+def test_the_estimate_is_of_what_has_to_be_decoded(folder):
+    config = from_dict({"ingest": {"path": str(folder)}})
+    assert ingest.estimate(config, PlanContext()).rows is None
+    plans = [PlanContext(10_000, bytes_per_image=60_000, cores=2, new_images=new) for new in (None, 100)]
+    whole, part = (ingest.estimate(config, plan) for plan in plans)
+    assert whole.rows == part.rows == 10_000 and part.note == "100 to decode" and not whole.note
+    # 1.6 ms an image, of two cores; records of 60 kB
+    assert whole.seconds - part.seconds == pytest.approx(9900 * 1.62e-3 / 2)
+    assert whole.disk_bytes - part.disk_bytes == pytest.approx(9900 * 60_000)
 
 
 def test_webtiny(webtiny, tmp_path):

@@ -28,7 +28,6 @@ from urnet_tf.crawl.list_tables import (
     SUFFIXES as SUFFIXES,
     ListOptions as ListOptions,
     ListTable,
-    count_rows as count_rows,
     read_table,
 )
 from urnet_tf.crawl.split_words import split_of

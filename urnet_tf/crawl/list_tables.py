@@ -77,21 +77,6 @@ def row_name(path: str, line: int) -> str:
     return f"{'row' if is_parquet(path) else 'line'} {line} of {os.path.basename(path)}"
 
 
-def count_rows(path: str) -> int:
-    """Counts the rows of a list: exact for Parquet, the lines below the header for text."""
-    try:
-        if is_parquet(path):
-            return pa.parquet.read_metadata(path).num_rows
-        with open(path, "rb") as file:
-            blocks = iter(lambda: file.read(1 << 20), b"")
-            lines, last = 0, b"\n"
-            for block in blocks:
-                lines, last = lines + block.count(b"\n"), block[-1:]
-        return max(0, lines + (last != b"\n") - (not path.lower().endswith(".jsonl")))
-    except UNREADABLE as error:
-        raise unreadable(path, error) from None
-
-
 def read_table(path: str, options: ListOptions, required: Sequence[str] = REQUIRED) -> ListTable:
     """Opens a list.
 

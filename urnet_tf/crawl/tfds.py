@@ -58,13 +58,6 @@ def _find(path: str) -> str:
     return found[0]
 
 
-def count_rows(path: str) -> int:
-    """Counts the records."""
-    folder = os.path.join(path, _find(path))
-    names = [name for name in os.listdir(folder) if _SHARD.fullmatch(name)]
-    return sum(len(tf_records.find_records(os.path.join(folder, name))) for name in names)
-
-
 def read(path: str, options: ListOptions) -> ListTable:
     """The records of a prepared dataset, as a list's rows.
 

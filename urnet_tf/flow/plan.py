@@ -8,10 +8,9 @@ same key, its files are as they were written, and what it needs has the results 
 import dataclasses
 import json
 from collections.abc import Collection
-from typing import Any, cast
+from typing import Any
 
 from urnet_tf.config import Config
-from urnet_tf.crawl import readers
 from urnet_tf.errors import UsageError
 from urnet_tf.stages import STAGES as STAGES  # the runner looks here, where tests put others
 from urnet_tf.stages.effects import effective_settings
@@ -74,7 +73,19 @@ def make_plan(
     """
     if first is not None:
         find_stage(first)
-    identities, metadata = identify_stages(config), gather_plan_context(config, workdir)
+    steps = _decide(config, workdir, first, rescan, again)
+    actions = {step.stage.name: step.action for step in steps}
+    if not {RUN, RESUME}.intersection(actions.values()):
+        return steps
+    metadata = gather_plan_context(config, workdir, lists=actions["ingest"] in (RUN, RESUME))
+    return [_estimated(config, workdir, step, metadata) for step in steps]
+
+
+def _decide(
+    config: Config, workdir: Workdir, first: str | None, rescan: bool, again: Collection[str]
+) -> list[Step]:
+    """The steps without their costs."""
+    identities = identify_stages(config)
     steps: list[Step] = []
     in_effect: dict[str, dict | None] = {}  # the markers of what later stages will read; None = to be made
     for stage in STAGES:
@@ -91,7 +102,7 @@ def make_plan(
             reason = why_not_complete(stage, identity, marker, in_effect, workdir)
             if reason is None and rescan:
                 reason = stage.rescan(config, workdir)
-        action, estimate = SKIP, Estimate()
+        action = SKIP
         if reason is not None:
             kept = workdir.previous_marker(stage.name)
             if stage.name != first and not made and _fits(stage, identity, kept, in_effect):
@@ -100,11 +111,25 @@ def make_plan(
                 action, marker = RUN, None
                 if workdir.holds_partial(stage.name, identity.key):
                     action = RESUME
-                estimate = say_unknown(config, stage.name, stage.estimate(config, metadata))
         in_effect[stage.name] = marker
         told = reason or "", bool(made), stage.name == first
-        steps.append(Step(stage, action, identity, estimate, *told, rescan))
+        steps.append(Step(stage, action, identity, Estimate(), *told, rescan))
     return steps
+
+
+def _estimated(config: Config, workdir: Workdir, step: Step, metadata: PlanContext) -> Step:
+    """A step with its cost, and with what is new in the crawl among its reasons."""
+    if step.action not in (RUN, RESUME):
+        return step
+    before, identity = workdir.marker(step.stage.name), step.identity
+    reuses = before is not None and not step.named and all(
+        before.get(key) == getattr(identity, key) for key in ("version", "settings", "inputs")
+    )  # fmt: skip
+    estimate = step.stage.estimate(config, dataclasses.replace(metadata, reuses=reuses))
+    changes = f": {metadata.changes}" if metadata.changes and step.stage.name == "ingest" else ""
+    return dataclasses.replace(
+        step, estimate=say_unknown(config, step.stage.name, estimate), reason=step.reason + changes
+    )
 
 
 def identify_stages(config: Config) -> dict[str, Identity]:
@@ -201,20 +226,18 @@ def find_stage(name: str) -> Stage:
     raise UsageError(f"Expected a stage ({', '.join(s.name for s in STAGES)}); received {name!r}.")
 
 
-def gather_plan_context(config: Config, workdir: Workdir) -> PlanContext:
-    """What is known of the data: from complete stages, else from a quick count of the input."""
-    for name in ("pack", "ingest"):
-        marker = workdir.marker(name)
-        if marker:
-            metadata = marker["metadata"]
-            return PlanContext(
-                images=metadata["images"],
-                train_images=metadata["train_images"],
-                num_classes=metadata["num_classes"],
-                bytes_per_image=metadata["bytes"] / max(1, metadata["images"]),
-            )
-    listed, settings = find_stage("ingest").estimate(config, PlanContext()).rows, config.ingest
-    path = cast(str, settings.path)  # the estimate has refused None
-    classes = readers.count_classes(path, settings.kind, settings.first_classes)
-    # Upper bounds: nothing was left out yet.
-    return PlanContext(images=listed, train_images=listed, num_classes=classes)
+def gather_plan_context(config: Config, workdir: Workdir, lists: bool) -> PlanContext:
+    """What is known of the data: from complete stages or, where ingest `lists` it anew, from the crawl."""
+    markers = [] if lists else [workdir.marker(name) for name in ("pack", "ingest")]
+    for marker in filter(None, markers):
+        metadata = marker["metadata"]
+        return PlanContext(
+            images=metadata["images"],
+            train_images=metadata["train_images"],
+            num_classes=metadata["num_classes"],
+            bytes_per_image=metadata["bytes"] / max(1, metadata["images"]),
+            new_images=0,
+        )
+    from urnet_tf.flow.survey import survey_crawl
+
+    return survey_crawl(config, workdir)

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from urnet_tf import schema
 from urnet_tf.config import Config, IngestConfig
 from urnet_tf.errors import RunError, UsageError, name_settings, settings_named
+from urnet_tf.images.thumbnails import THUMBNAIL_BYTES
 from urnet_tf.schema import DUPLICATE_COLUMNS, DUPLICATE_KINDS, QUARANTINE_COLUMNS, TEST, TRAIN, VAL
 from urnet_tf.stages.known_files import FILE_COLUMNS, FILES, UNITS
 from urnet_tf.stages.presence import check_folders
-from urnet_tf.stages.settings import keys_of
+from urnet_tf.stages.settings import decoding_seconds, keys_of, packed_bytes
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store import Workdir, columns_of, hash_file, read_table, write_json, write_table
 from urnet_tf.store.progress import progress
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
     from urnet_tf.crawl.listing import Reading
     from urnet_tf.crawl.table import Crawl
 
-_SECONDS_PER_FILE = 1.5e-4  # measured: listing, reading and hashing small local files on 2 cores
-# Measured, of one core: 0.4 ms for the thumbnail of a JPEG of 500 x 375 px (PNG: 4 ms), 0.3 ms to compare it.
-_SECONDS_PER_THUMBNAIL = 1e-3
+_SECONDS_PER_FILE = 1.5e-4  # measured: listing, looking up, and tables
+# Measured, of one core: comparing 1,000 to 17,000 pictures; the time of more grows as N^1.5.
+_SECONDS_TO_COMPARE, _COMPARED_EVENLY = 3e-4, 17_000
+_BYTES_PER_ROW = 250  # of all tables
 _THREADS_PER_CORE = 4  # threads mostly wait for the disk
 _MISSING_TO_STOP, _MISSING_TO_WARN = 0.9, 0.1  # parts of the listed files
 
@@ -93,7 +95,8 @@ def _look_into_files(context: StageContext, crawl: "Crawl") -> tuple["pa.Table",
     for note in describe_guesses(files.table):
         logging.warning("ingest: %s.", note)
     if known := len(files.table) - files.new:
-        logging.info("ingest: %d files are known from before, %d are new.", known, files.new)
+        verb = "is" if files.new == 1 else "are"
+        logging.info("ingest: %d files are known from before, %d %s new.", known, files.new, verb)
     probes, not_compared = with_pictures(context, files)
     write_table(context.out / FILES, columns_of(probes) | {"path": crawl.rows["path"]}, FILE_COLUMNS)
     # A file that is not used has no content here.
@@ -124,8 +127,11 @@ def _without_small_classes(
     return crawl, probes, tables, dropped is not None
 
 
-def read_crawl(config: Config) -> "Crawl":
+def read_crawl(config: Config, *, texts: bool = True) -> "Crawl":
     """Lists the crawl that `config.ingest` points at; opens no image.
+
+    Args:
+      texts: whether page texts and ranks are wanted where it takes long to read them.
 
     Raises:
       UsageError: no path is set, nothing is there, or it cannot be understood.
@@ -134,27 +140,23 @@ def read_crawl(config: Config) -> "Crawl":
 
     keys = keys_of(config, "ingest")
     with settings_named(keys):
-        crawl = listing.list_crawl(*_find(config.ingest), _reading(config.ingest))
+        crawl = listing.list_crawl(*_find(config.ingest), _reading(config.ingest), texts=texts)
     return dataclasses.replace(crawl, notes=tuple(name_settings(note, keys) for note in crawl.notes))
 
 
 def estimate(config: Config, plan: PlanContext) -> Estimate:
-    """Rows from a quick count; memory for listing columns and texts."""
-    from urnet_tf.crawl import readers
-
-    settings = config.ingest
-    rows = readers.count_rows(*_find(settings), settings.sources)
-    for path in (settings.val_path, settings.test_path):
-        rows += readers.count_rows(path) if path is not None else 0
-    seconds = 2.0 + rows * _SECONDS_PER_FILE
-    if settings.copy_similarity is not None:
-        seconds += rows * _SECONDS_PER_THUMBNAIL / (config.runtime.workers or os.cpu_count() or 1)
-    return Estimate(
-        rows=rows,
-        seconds=seconds,
-        disk_bytes=rows * 150,
-        memory_bytes=200_000_000 + rows * 1000,
-    )
+    """Listing all rows, decoding those that are new, comparing all with each other."""
+    rows = plan.images
+    if rows is None:
+        return Estimate()
+    cores = min(plan.cores, config.runtime.workers or plan.cores)
+    seconds = 1.0 + rows * _SECONDS_PER_FILE + plan.new * decoding_seconds(plan.bytes_per_image) / cores
+    disk = rows * _BYTES_PER_ROW + plan.new * packed_bytes(config, plan.bytes_per_image)
+    if config.ingest.copy_similarity is not None:
+        seconds += rows * _SECONDS_TO_COMPARE * max(1.0, rows / _COMPARED_EVENLY) ** 0.5
+        disk += rows * THUMBNAIL_BYTES
+    note = f"{plan.new:,} to decode" if plan.new < rows else ""
+    return Estimate(rows, seconds, int(disk), 200_000_000 + rows * 1000, note)
 
 
 def inputs(config: Config) -> dict:

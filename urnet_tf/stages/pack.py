@@ -29,7 +29,7 @@ from urnet_tf.images.containers import find_container
 from urnet_tf.images.headers import Refused
 from urnet_tf.images.known_records import RECORD_KEYS_FILE, KnownRecords, open_ahead
 from urnet_tf.images.probe import content_hash, describe_refusal, map_in_threads, os_reason, read_file
-from urnet_tf.stages.settings import open_packer, packed_with
+from urnet_tf.stages.settings import decoding_seconds, open_packer, packed_bytes, packed_with
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store import UnitLog
 from urnet_tf.store.lookup import keys_of, keys_of_hex
@@ -40,9 +40,7 @@ if TYPE_CHECKING:
 
 _SMALLEST_CLASS = 2  # training images; below it neither folds nor bags make sense
 _THREADS_FOR_OPENING = 16  # they wait for the disk
-# Measured, seconds of one core: 0.00024 for a 15 kB file of 240 px that is kept as it is, 0.0013 for one of
-# 44 kB and 500 x 375 px, 0.005 for one of 450 kB and 1600 x 1200 px, both reduced to a short side of 256.
-_SECONDS_PER_IMAGE, _SECONDS_PER_BYTE = 1e-4, 1.8e-8
+_SECONDS_PER_IMAGE, _SECONDS_PER_BYTE = 5e-5, 1e-8  # measured: to take a packed record over
 
 
 class _Candidates(NamedTuple):
@@ -120,12 +118,12 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     if plan.images is None:
         return Estimate(note="unknown before ingest")
     cores = min(plan.cores, config.runtime.workers or plan.cores)
-    seconds = plan.images * (_SECONDS_PER_IMAGE + plan.bytes_per_image * _SECONDS_PER_BYTE) / cores
-    # A photograph at quality 95 without chroma subsampling takes about 0.7 bytes a pixel.
-    largest = 0.7 * config.pack.short_side_px**2 * 4 / 3
-    return Estimate(
-        rows=plan.images, seconds=seconds, disk_bytes=int(plan.images * min(plan.bytes_per_image, largest))
-    )
+    size = packed_bytes(config, plan.bytes_per_image)
+    decoded = 0 if plan.reuses else plan.images - plan.new  # what is new ingest has decoded
+    seconds = plan.images * (_SECONDS_PER_IMAGE + size * _SECONDS_PER_BYTE)
+    seconds += decoded * decoding_seconds(plan.bytes_per_image) / cores
+    note = f"{decoded:,} to decode" if decoded else "taken over from ingest and earlier runs"
+    return Estimate(plan.images, seconds, int(plan.images * (size + 16)), note=note)
 
 
 def _pack_shards(context: StageContext, candidates: _Candidates, log: "UnitLog", keys: np.ndarray) -> None:

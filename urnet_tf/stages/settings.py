@@ -84,6 +84,21 @@ def packed_with(config: Config) -> dict[str, Any]:
     }
 
 
+def packed_bytes(config: Config, file_bytes: float) -> float:
+    """About how many bytes the packed record of a file has."""
+    # A photograph at quality 95 without chroma subsampling takes about 0.7 bytes a pixel.
+    return min(file_bytes, 0.7 * config.pack.short_side_px**2 * 4 / 3)
+
+
+def decoding_seconds(file_bytes: float) -> float:
+    """Seconds of one core to read, decode, reduce and encode a file.
+
+    Measured: 0.4 ms for a JPEG file of 15 kB and 240 px, 1.6 ms for one of 60 kB and 500 x 375 px, 7 ms for
+    one of 600 kB and 1600 x 1200 px; 5 ms for a PNG file of 350 kB and 500 x 375 px.
+    """
+    return 3e-4 + min(file_bytes, 60_000) * 2.2e-8 + max(0.0, file_bytes - 60_000) * 1e-8
+
+
 def open_packer(config: Config, printed: Callable[[], int]) -> Packer:
     """What packs files; `printed` tells how much libraries have printed."""
     return Packer(

@@ -40,6 +40,10 @@ class PlanContext:
     train_images: int | None = None
     num_classes: int | None = None
     bytes_per_image: float = 25_000.0
+    new_images: int | None = None  # that ingest will decode; None = all
+    changes: str = ""  # what differs from the last run of ingest: a clause
+    # Whether a stage finds again what it has made of known images; else it makes them all again.
+    reuses: bool = False
     cores: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
     gpus: int = dataclasses.field(default_factory=machine.count_gpus)
     memory_bytes: int = dataclasses.field(default_factory=machine.memory_bytes)
@@ -48,6 +52,11 @@ class PlanContext:
     def classes(self) -> int:
         """The number of classes, or a guess."""
         return self.num_classes or _GUESSED_CLASSES
+
+    @property
+    def new(self) -> int:
+        """How many images ingest will decode."""
+        return (self.images or 0) if self.new_images is None else self.new_images
 
     @property
     def guess(self) -> str:
