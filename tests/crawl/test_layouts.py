@@ -72,6 +72,10 @@ def saved_splits(root):
     put(root / "dataset_dict.json", json.dumps({"splits": ["train", "validation"]}))
 
 
+def tfds_arrays(root):
+    layouts.write_tfds(root, {"train": samples(), "test": samples(7)[6:]}, "array_record")
+
+
 def tfds(root):
     layouts.write_tfds(root / "animals/1.0.0", {"train": samples(), "test": [(0, "cat", jpeg(70))]})
 
@@ -186,6 +190,14 @@ LAYOUTS = {
         "animals/1.0.0/animals-train.tfrecord-00000-of-00001/image/5",
         "",
     ),
+    "tfds arrays": (
+        tfds_arrays,
+        "dataset",
+        (6, 0, 1),
+        0,
+        "animals-train.array_record-00000-of-00001/image/5",
+        "",
+    ),
     "metadata": (metadata_with_labels, "dataset", (6, 0, 0), 0, "train/1.jpg", "a dog"),
     "metadata of folders": (metadata_of_class_folders, "dataset", (6, 0, 0), 0, "dog/1.jpg", "a dog"),
     "fiftyone": (fiftyone, "dataset", (6, 0, 0), 3, "data/1.jpg", ""),
@@ -250,11 +262,12 @@ def test_what_is_said_of_them(tmp_path):
     with pytest.raises(UsageError, match="tar or zip archive at .*y.tar"):
         ingest.read_crawl(settings_of(tmp_path / "y.tar"))
     layouts.write_tfds(tmp_path / "t", {"train": samples()})
-    os.rename(
-        tmp_path / "t/animals-train.tfrecord-00000-of-00001",
-        tmp_path / "t/a-train.array_record-00000-of-00001",
-    )
-    with pytest.raises(UsageError, match="Expected TFRecord files .* file_format=tfrecord"):
+    records = tmp_path / "t/animals-train.tfrecord-00000-of-00001"
+    records = records.rename(tmp_path / "t/a-train.riegeli-00000-of-00001")
+    with pytest.raises(UsageError, match="Expected TFRecord or ArrayRecord files .* file_format=array_rec"):
+        ingest.read_crawl(settings_of(tmp_path / "t"))
+    records = records.rename(tmp_path / "t/a-train.array_record-00000-of-00001")
+    with pytest.raises(UsageError, match="a-train.array_record-00000-of-00001.* damaged ArrayRecord file"):
         ingest.read_crawl(settings_of(tmp_path / "t"))
     layouts.write_saved_dataset(tmp_path / "s", samples())
     put(tmp_path / "s/state.json", json.dumps({"_indices_data_files": [{"filename": "x"}]}))

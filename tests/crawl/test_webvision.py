@@ -128,6 +128,16 @@ def test_version_1(tmp_path):
     assert any("3 of 6 metadata files" in note for note in crawl.notes)
 
 
+def test_long_texts_are_cut_and_counted(tmp_path):
+    path = version_2(tmp_path)
+    records = [{"id": "a", "title": "T" * 5000, "tags": ["é"] * 2000}]
+    (tmp_path / "google/q00001.json").write_text(json.dumps(records))
+    crawl = read_webvision(path)
+    assert crawl.rows["title"].to_pylist().count("T" * 4000) == 1
+    note = "texts longer than 4,000 characters are cut there: 1 of the column title, 1 of the column tags"
+    assert note in crawl.notes and note not in read_webvision(path, metadata=False).notes
+
+
 def test_version_2(tmp_path):
     path = version_2(tmp_path)
     crawl = read_webvision(path)

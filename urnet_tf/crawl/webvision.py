@@ -23,6 +23,7 @@ from urnet_tf.crawl.table import (
     Crawl,
     RowBuilder,
     clean_text,
+    cut_texts,
     is_utf8,
     printable,
     rejected_row,
@@ -116,7 +117,8 @@ def read_webvision(
     for split in (VAL, TEST):
         notes += listing.read_evaluation_list(path, split, rows)
     count = first_classes or len(classes)
-    return Crawl(root, classes[:count], rows.table(), listing.rejected.table(), tuple(notes))
+    table, more_notes = cut_texts(rows.table())
+    return Crawl(root, classes[:count], table, listing.rejected.table(), (*notes, *more_notes))
 
 
 class _Listing:

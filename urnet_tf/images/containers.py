@@ -121,7 +121,7 @@ def _open(path: str) -> Container:
         return _Parquet(path)
     if name.endswith(".arrow"):
         return _Arrow(path)
-    if ".tfrecord" in name:
+    if ".tfrecord" in name or ".array_record" in name:
         return _Records(path)
     if name.endswith(".tar"):
         return _Tar(path)
@@ -314,13 +314,13 @@ def read_arrow(path: str) -> Any:
 
 
 class _Records:
-    """A TFRecord file of tf.train.Example."""
+    """A TFRecord or ArrayRecord file of tf.train.Example."""
 
     def __init__(self, path: str) -> None:
         from urnet_tf.images import tf_records
 
-        self._path, self._offsets = path, tf_records.find_records(path)
-        self._mean_bytes = os.path.getsize(path) / max(1, len(self._offsets))
+        self._records = tf_records.RecordFile(path)
+        self._mean_bytes = self._records.mean_size()
 
     def members(self) -> Iterator[str]:
         return iter(())
@@ -332,7 +332,7 @@ class _Records:
         from urnet_tf.images import tf_records
 
         feature, row = _place(member)
-        if row >= len(self._offsets):
+        if row >= len(self._records):
             raise KeyError(member)
-        values = tf_records.parse_example(tf_records.read_record(self._path, self._offsets[row]))[feature]
+        values = tf_records.parse_example(self._records.read(row))[feature]
         return _bytes_of(values[0] if values else None, max_bytes)

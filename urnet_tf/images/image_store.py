@@ -96,12 +96,10 @@ class ImageStore:
         return result
 
     def _reader(self, shard: int) -> Any:
-        from array_record.python.array_record_module import ArrayRecordReader
-
         with self._lock:
             reader = self._readers.get(shard)
             if reader is None:
-                reader = ArrayRecordReader(os.fspath(shard_path(self.directory, shard)), _READER_OPTIONS)
+                reader = open_shard(shard_path(self.directory, shard))
                 self._readers[shard] = reader
                 if len(self._readers) > self._max_open:
                     # Not closed by hand: another thread may be reading; its last reference closes it.
@@ -113,6 +111,17 @@ class ImageStore:
 def shard_path(directory: str | os.PathLike, shard: int) -> pathlib.Path:
     """The file of a shard."""
     return pathlib.Path(directory) / f"images-{shard:05d}.arrayrecord"
+
+
+def open_shard(path: str | os.PathLike) -> Any:
+    """An ArrayRecord file: `num_records()`, `read([row, ...])`.
+
+    Raises:
+      RuntimeError: there is none, or it is damaged.
+    """
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    return ArrayRecordReader(os.fspath(path), _READER_OPTIONS)
 
 
 def write_shard(directory: str | os.PathLike, shard: int, records: Iterable[bytes]) -> None:
