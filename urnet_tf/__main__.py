@@ -268,8 +268,8 @@ def _review() -> int:
         return 0
     if _HOST.present:
         raise UsageError(
-            "Did not expect --host with `review`, which is for browsers of this machine only; from another one "
-            "forward its port: ssh -L 8502:127.0.0.1:8502 HOST."
+            "Did not expect --host with `review`, which is for browsers of this machine only; from another "
+            "one forward its port: ssh -L 8502:127.0.0.1:8502 HOST."
         )
     promise("every judgement is on the disk, and `urnet run` with this --workdir obeys them")
     server.serve(_WORKDIR.value, port=_PORT.value if _PORT.present else None)
