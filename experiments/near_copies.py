@@ -10,6 +10,7 @@ pairs in a class were false. In a crawl from the web most of them are copies: --
 of their similarity, to be counted by eye. Times are CPU seconds of this process.
 """
 
+import contextlib
 import io
 import os
 import pathlib
@@ -20,11 +21,13 @@ from absl import app, flags
 from PIL import Image, ImageDraw, ImageFont
 
 from urnet_tf.crawl import near_copies
+from urnet_tf.images.headers import Refused
 from urnet_tf.images.probe import content_hash
-from urnet_tf.images.thumbnails import make_thumbnail
+from urnet_tf.images.thumbnails import read_thumbnail
 
 LIMITS = (0.95, 0.925, 0.9, 0.875, 0.85, 0.8)
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
+_MAX_PIXELS = 50_000_000
 _SIDE_PX, _PAIRS_IN_ROW, _MOST_SHOWN = 120, 6, 240
 
 
@@ -40,7 +43,7 @@ def main(_):
     for folder in chosen.images:
         files = find_images(folder, chosen.most)
         start = time.process_time()
-        originals = np.stack([make_thumbnail(file.read_bytes()) for file in files])
+        originals = np.stack([read_thumbnail(file.read_bytes(), _MAX_PIXELS) for file in files])
         seconds = [time.process_time() - start]
         kinds = copies_of(files)
         start = time.process_time()
@@ -61,8 +64,9 @@ def find_images(folder, most):
     for path in sorted(pathlib.Path(folder).rglob("*")):
         if path.suffix.lower() in _ENDINGS and path.is_file():
             data = path.read_bytes()
-            if make_thumbnail(data).any():
-                files.setdefault(content_hash(data), path)
+            with contextlib.suppress(Refused):
+                if read_thumbnail(data, _MAX_PIXELS).any():
+                    files.setdefault(content_hash(data), path)
     files = list(files.values())
     places = np.unique(np.linspace(0, len(files) - 1, min(most, len(files))).astype(int))
     return [files[place] for place in places]
@@ -76,7 +80,7 @@ def copies_of(files):
             for kind, copy, options in make_copies(on_white(image), generator):
                 encoded = io.BytesIO()
                 copy.save(encoded, "JPEG", **options)
-                kinds.setdefault(kind, []).append(make_thumbnail(encoded.getvalue()))
+                kinds.setdefault(kind, []).append(read_thumbnail(encoded.getvalue(), _MAX_PIXELS))
     return {kind: np.stack(thumbnails) for kind, thumbnails in kinds.items()}
 
 

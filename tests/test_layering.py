@@ -65,7 +65,8 @@ _SHARED = ("urnet_tf.stages.stage", "urnet_tf.stages.settings", "urnet_tf.stages
            "urnet_tf.stages.urnet_fit", "urnet_tf.stages.distillation",
            "urnet_tf.stages.presence", "urnet_tf.stages.copies", "urnet_tf.stages.own_features",
            "urnet_tf.stages.judgements", "urnet_tf.stages.image_evidence",
-           "urnet_tf.stages.held_images", "urnet_tf.stages.other_scores")  # fmt: skip
+           "urnet_tf.stages.held_images", "urnet_tf.stages.other_scores",
+           "urnet_tf.stages.crawl_files", "urnet_tf.stages.known_files")  # fmt: skip
 JUNK_DRAWERS = {"utils", "helpers", "common", "misc", "manager", "util"}
 
 

@@ -13,6 +13,7 @@ from urnet_fixtures.layouts import NAMES, jpeg, put, samples, write_tar, write_z
 from urnet_tf.config import from_dict
 from urnet_tf.crawl import readers
 from urnet_tf.errors import UsageError
+from urnet_tf.flow import survey
 from urnet_tf.images.probe import read_file
 from urnet_tf.stages import ingest
 
@@ -69,6 +70,10 @@ def saved_splits(root):
     layouts.write_saved_dataset(root / "train", samples())
     layouts.write_saved_dataset(root / "validation", [(n, name, jpeg(n + 50)) for n, name, _ in samples(3)])
     put(root / "dataset_dict.json", json.dumps({"splits": ["train", "validation"]}))
+
+
+def tfds_arrays(root):
+    layouts.write_tfds(root, {"train": samples(), "test": samples(7)[6:]}, "array_record")
 
 
 def tfds(root):
@@ -185,6 +190,14 @@ LAYOUTS = {
         "animals/1.0.0/animals-train.tfrecord-00000-of-00001/image/5",
         "",
     ),
+    "tfds arrays": (
+        tfds_arrays,
+        "dataset",
+        (6, 0, 1),
+        0,
+        "animals-train.array_record-00000-of-00001/image/5",
+        "",
+    ),
     "metadata": (metadata_with_labels, "dataset", (6, 0, 0), 0, "train/1.jpg", "a dog"),
     "metadata of folders": (metadata_of_class_folders, "dataset", (6, 0, 0), 0, "dog/1.jpg", "a dog"),
     "fiftyone": (fiftyone, "dataset", (6, 0, 0), 3, "data/1.jpg", ""),
@@ -208,12 +221,13 @@ def test_layouts(tmp_path, name):
     found = crawl.rows["split"].to_pylist()
     assert tuple(found.count(split) for split in ("train", "val", "test")) == splits
     assert len(crawl.rejected) == aside
-    assert readers.count_rows(str(path)) in (len(crawl.rows) + aside, len(crawl.rows))
     rows = {row["path"]: row for row in crawl.rows.to_pylist()}
     assert rows[picture]["description"] == text
     images = {p: read_file(os.path.join(crawl.root, p), 10**6) for p in rows}
     assert all(data.startswith(b"\xff\xd8") for data in images.values())
     assert name == "img2dataset a class" or len(set(images.values())) == len(images)
+    sizes = [len(data) for data in images.values()]
+    assert min(sizes) / 2 < survey.mean_size(crawl) < 2 * max(sizes)
     before = ingest.inputs(settings_of(path))
     assert ingest.inputs(settings_of(path)) == before
     os.utime(next(p for p in [path, *sorted(tmp_path.rglob("*.*"))] if p.is_file()), ns=(1, 1))
@@ -248,11 +262,12 @@ def test_what_is_said_of_them(tmp_path):
     with pytest.raises(UsageError, match="tar or zip archive at .*y.tar"):
         ingest.read_crawl(settings_of(tmp_path / "y.tar"))
     layouts.write_tfds(tmp_path / "t", {"train": samples()})
-    os.rename(
-        tmp_path / "t/animals-train.tfrecord-00000-of-00001",
-        tmp_path / "t/a-train.array_record-00000-of-00001",
-    )
-    with pytest.raises(UsageError, match="Expected TFRecord files .* file_format=tfrecord"):
+    records = tmp_path / "t/animals-train.tfrecord-00000-of-00001"
+    records = records.rename(tmp_path / "t/a-train.riegeli-00000-of-00001")
+    with pytest.raises(UsageError, match="Expected TFRecord or ArrayRecord files .* file_format=array_rec"):
+        ingest.read_crawl(settings_of(tmp_path / "t"))
+    records = records.rename(tmp_path / "t/a-train.array_record-00000-of-00001")
+    with pytest.raises(UsageError, match="a-train.array_record-00000-of-00001.* damaged ArrayRecord file"):
         ingest.read_crawl(settings_of(tmp_path / "t"))
     layouts.write_saved_dataset(tmp_path / "s", samples())
     put(tmp_path / "s/state.json", json.dumps({"_indices_data_files": [{"filename": "x"}]}))

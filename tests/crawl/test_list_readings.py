@@ -207,7 +207,7 @@ READINGS = {
         "a b",
         2,
         [],
-        [],
+        ["texts longer than 4,000 characters are cut there: 2 of the column description"],
     ),
     "some addresses": (
         "l.csv",
@@ -319,6 +319,12 @@ def test_a_long_text_of_many_lines_is_read(tmp_path):
     text = "\n".join(f"so, line {n}, of prose" for n in range(5000))
     crawl = read(write_list(tmp_path, f"path,label,description\n1.jpg,a,{Q}{text}{Q}\n2.jpg,b,\n"), 2)
     assert crawl.rows["description"][0].as_py() == text[:4000]
+    assert crawl.notes == ("texts longer than 4,000 characters are cut there: 1 of the column description",)
+    lines = [f"{n}.jpg,a,{'x' * length},{'y' * 4001}" for n, length in enumerate((3999, 4000, 4001, 9000))]
+    crawl = read(write_list(tmp_path, "\n".join(["path,label,title,tags", *lines])), 4)
+    assert list(map(len, crawl.rows["title"].to_pylist())) == [3999, 4000, 4000, 4000]
+    counts = "2 of the column title, 4 of the column tags"
+    assert crawl.notes == (f"texts longer than 4,000 characters are cut there: {counts}",)
 
 
 def test_generated_lists_are_read_as_they_are_written(tmp_path):

@@ -10,13 +10,13 @@ from PIL import Image, ImageDraw, ImageFont
 from urnet_fixtures.blobs import SIZE, draw_blobs
 
 from urnet_tf.crawl import near_copies
-from urnet_tf.images.thumbnails import SIDE, THUMBNAIL_BYTES, make_thumbnail
+from urnet_tf.images.thumbnails import SIDE, THUMBNAIL_BYTES, read_thumbnail
 
 
 def thumbnail(image, quality=95):
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality)
-    return make_thumbnail(file.getvalue())
+    return read_thumbnail(file.getvalue(), 10**7)
 
 
 def crop(image, x=0.03, y=0.07, part=0.9):

@@ -14,8 +14,6 @@ from urnet_tf.crawl.list_reader import read_list
 from urnet_tf.crawl.readers import (
     FOLDER,
     LIST,
-    count_classes,
-    count_rows,
     detect_kind,
     fingerprint_files,
     read_evaluation,
@@ -100,16 +98,10 @@ def test_folders_that_cannot_be_understood(tmp_path, names, words):
         read_folder(Tree(str(tmp_path)))
 
 
-def test_detect_kind_and_count(tmp_path):
+def test_detect_kind(tmp_path):
     plant(tmp_path, "a/1.jpg", "a/2.jpg", "b/.hidden", "notes.doc")
     assert detect_kind(str(tmp_path)) == "folder"
-    assert count_rows(str(tmp_path / "a")) == 2
-    path = write_list(tmp_path, "path,label\na,b\nc,d")
-    assert (detect_kind(path), count_rows(path)) == ("list", 2)
-    assert count_classes(path) is None
-    assert count_classes(str(tmp_path)) == 2 and count_classes(str(tmp_path), first_classes=1) == 1
-    plant(tmp_path, "split/train/a/1.jpg", "split/train/b/1.jpg", "split/val/a/1.jpg")
-    assert count_classes(str(tmp_path / "split")) == 2
+    assert detect_kind(write_list(tmp_path, "path,label\na,b\nc,d")) == "list"
     for bad in ("absent", "notes.doc"):
         with pytest.raises(UsageError):
             detect_kind(str(tmp_path / bad))

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from urnet_tf.crawl import search_metadata
-from urnet_tf.crawl.readers import WEBVISION, count_classes, count_rows, detect_kind, fingerprint_files
+from urnet_tf.crawl.readers import WEBVISION, detect_kind, fingerprint_files
 from urnet_tf.crawl.webvision import read_webvision
 from urnet_tf.errors import RunError, UsageError
 
@@ -126,7 +126,16 @@ def test_version_1(tmp_path):
     }  # fmt: skip
     assert "hen house" in crawl.classes[2]["queries"]  # known from the map alone
     assert any("3 of 6 metadata files" in note for note in crawl.notes)
-    assert count_rows(path) == 14
+
+
+def test_long_texts_are_cut_and_counted(tmp_path):
+    path = version_2(tmp_path)
+    records = [{"id": "a", "title": "T" * 5000, "tags": ["é"] * 2000}]
+    (tmp_path / "google/q00001.json").write_text(json.dumps(records))
+    crawl = read_webvision(path)
+    assert crawl.rows["title"].to_pylist().count("T" * 4000) == 1
+    note = "texts longer than 4,000 characters are cut there: 1 of the column title, 1 of the column tags"
+    assert note in crawl.notes and note not in read_webvision(path, metadata=False).notes
 
 
 def test_version_2(tmp_path):
@@ -139,7 +148,11 @@ def test_version_2(tmp_path):
         "val_images_resized/val1.jpg": ("val", 2, "", 0, "", ""),
     }
     assert [c["queries"] for c in crawl.classes] == [["tench fish"], ["shark"], ["hen"]]
-    assert (count_rows(path), count_classes(path)) == (4, 3)
+    plain = read_webvision(path, metadata=False)
+    assert by_path(plain, "split", "label", "source", "rank", "query", "title") == {
+        name: (*row[:3], row[3] and 1, row[4], "") for name, row in by_path(
+            crawl, "split", "label", "source", "rank", "query", "title").items()
+    }  # fmt: skip
     only = read_webvision(path, sources=["flickr"], first_classes=2)
     assert by_path(only, "label") == {"flickr_images_resized/q00002/b.jpg": 1}
     assert len(only.classes) == 2

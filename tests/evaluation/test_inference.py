@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from urnet_tf import store
 from urnet_tf.errors import UsageError
-from urnet_tf.evaluation import inference
+from urnet_tf.evaluation import engines, inference
 from urnet_tf.evaluation.predictions import BalancedPredictions
 
 
@@ -98,7 +98,7 @@ def test_auto_chooses_tflite_for_many_images_through_depthwise_networks(monkeypa
             name,
             lambda model, size, name=name: chosen.append(name) or (lambda x: np.zeros((len(x), 4))),
         )
-    monkeypatch.setattr(inference, "TFLITE_FROM_IMAGES", 20)
+    monkeypatch.setattr(engines, "TFLITE_FROM_IMAGES", 20)
     for i, count in enumerate((19, 20)):
         (tmp_path / str(i)).mkdir()
         extract(Images(20), tmp_path / str(i), np.arange(count))

@@ -11,7 +11,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "experiment
 import near_copies  # noqa: E402
 from urnet_fixtures.blobs import draw_blobs  # noqa: E402
 
-from urnet_tf.images.thumbnails import make_thumbnail  # noqa: E402
+from urnet_tf.images.thumbnails import read_thumbnail  # noqa: E402
 
 
 def test_what_is_found_of_a_small_crawl(tmp_path):
@@ -23,7 +23,7 @@ def test_what_is_found_of_a_small_crawl(tmp_path):
     (tmp_path / "class1/bad.png").write_bytes(b"no image")
     files = near_copies.find_images(tmp_path, 100)
     assert [file.name for file in files] == ["0.png", "2.png", "again.jpg", "1.png", "3.png"]
-    originals = np.stack([make_thumbnail(file.read_bytes()) for file in files])
+    originals = np.stack([read_thumbnail(file.read_bytes(), 10**7) for file in files])
     pairs = near_copies.compare_all(originals)
     one, other, likeness = pairs
     assert list(zip(one[likeness > 0.9], other[likeness > 0.9], strict=True)) == [(0, 2)]

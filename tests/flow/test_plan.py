@@ -20,10 +20,9 @@ def printed_plan(monkeypatch, tmp_path, *overrides, gpus=0, config="experiments/
     """The text of a plan for a machine, as a dry run prints it; nothing is read from a crawl."""
     root = pathlib.Path(__file__).resolve().parents[2]
     metadata = PlanContext(images=16_300_000, train_images=16_000_000, gpus=gpus, **MACHINE)
-    monkeypatch.setattr(plan, "gather_plan_context", lambda config, workdir: metadata)
+    monkeypatch.setattr(plan, "gather_plan_context", lambda *_, **__: metadata)
     monkeypatch.setattr(plan_text, "PlanContext", lambda: metadata)
     monkeypatch.setattr(plan, "STAGES", [dataclasses.replace(s, inputs=lambda config: {}) for s in STAGES])
-    monkeypatch.setattr(readers, "count_rows", lambda *args: 16_300_000)
     monkeypatch.setattr(readers, "detect_kind", lambda path: "webvision")
     config = load_config(root / config, ["ingest.path=webvision", *overrides])
     workdir = Workdir(tmp_path / "w")

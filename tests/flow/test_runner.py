@@ -42,7 +42,7 @@ def flow(monkeypatch):
         make("train", ("pack",), ("train",)),
     )
     monkeypatch.setattr(plan, "STAGES", stages)
-    monkeypatch.setattr(plan, "gather_plan_context", lambda config, workdir: PlanContext())
+    monkeypatch.setattr(plan, "gather_plan_context", lambda *_, **__: PlanContext())
     return log, failing
 
 

@@ -1,4 +1,4 @@
-"""Damaged pictures of all formats through ingest's probe, pack, and what serves images.
+"""Damaged pictures of all formats through ingest, its packing, and what serves images.
 
 Each ends as an image, or as a status that the schema knows with a reason; libraries print nothing.
 """
@@ -9,8 +9,9 @@ import shutil
 import numpy as np
 import pytest
 
-from urnet_tf import config as config_lib
-from urnet_tf.images.probe import probe_file
+from urnet_tf.images.inspection import Inspector
+from urnet_tf.images.packing import Packer
+from urnet_tf.images.thumbnails import THUMBNAIL_BYTES
 from urnet_tf.schema import STATUS
 
 
@@ -37,28 +38,26 @@ def test_damaged_pictures_are_packed_or_left_out(fuzzing, good_files, tmp_path, 
 
     from urnet_tf.export.preparation import Preparation
     from urnet_tf.export.quiet import CapturedLibraryOutput
-    from urnet_tf.stages import pack
 
-    config = config_lib.from_dict({"pack": {"short_side_px": 48}})
-    limits = config.ingest.max_bytes, config.ingest.max_pixels, config.ingest.min_side_px
+    limits = {"max_pixels": 10**7, "min_side_px": 8, "max_bytes": 10**7}
     prepare = tf.function(Preparation(32).decode, input_signature=[tf.TensorSpec([None], tf.string)])
 
     with CapturedLibraryOutput() as printed:
-        packer = pack._Packer(pack._Candidates("", ["a.jpg"], [""]), config, printed)
+        packer = Packer(short_side_px=48, jpeg_quality=95, max_pixels=10**7, printed=printed.size)
+        inspector = Inspector(packer, **limits, thumbnails=True)
 
         def feed(directory):
-            packer._candidates = pack._Candidates(str(directory), ["a.jpg"], [""])
-            found = probe_file(str(directory / "a.jpg"), *limits)
-            assert found.status is None or found.status in STATUS, found
-            packed = packer.pack(0)
-            assert not packed.problem or not os.path.getsize(directory / "a.jpg"), packed
+            found = inspector.inspect([str(directory / "a.jpg")], 1)[0]
             served, valid = prepare(tf.constant([(directory / "a.jpg").read_bytes()]))
             assert np.isfinite(served.numpy()).all()
-            if packed.record:
-                assert packed.record[:2] == b"\xff\xd8" and bool(valid.numpy()[0]), "trained on, so served"
+            if found.probe.status is None and found.packed.record:
+                assert found.packed.record[:2] == b"\xff\xd8" and bool(valid.numpy()[0]), (
+                    "trained on, so served"
+                )
+                assert found.packed.thumbnail.shape == (THUMBNAIL_BYTES,)
                 return "image"
-            assert packed.problem or packed.status in STATUS, packed
-            assert "\n" not in packed.reason and len(packed.reason) < 400
+            assert (found.probe.status or found.packed.refused.status) in STATUS, found.probe
+            assert "\n" not in found.probe.reason and len(found.probe.reason) < 400
             return "left out"
 
         (tmp_path / "a.jpg").write_bytes(good_files[0]["jpeg"])

@@ -4,13 +4,14 @@ import errno
 import io
 import os
 import struct
+import tarfile
 import zlib
 
 import pytest
 from PIL import Image
 
 from urnet_tf.images import probe as probe_module
-from urnet_tf.images.probe import environment_failure, map_in_threads, probe_file, probe_files
+from urnet_tf.images.probe import content_hash, environment_failure, identify_file, map_in_threads, probe_file
 from urnet_tf.schema import STATUS
 
 LIMITS = {"max_bytes": 2**20, "max_pixels": 50_000_000, "min_side_px": 8}
@@ -113,7 +114,7 @@ def test_refused_files(tmp_path, name):
     assert result.status == status
     assert words in result.reason
     assert status in STATUS
-    assert result.content_hash == ""
+    assert result.content_hash == ("" if status in ("empty", "too_many_bytes") else content_hash(data))
 
 
 def test_the_bomb_is_small():
@@ -169,16 +170,24 @@ def test_a_name_that_is_not_utf8_can_be_probed(tmp_path):
     assert probe_file(path, **LIMITS).status is None
 
 
-@pytest.mark.parametrize("workers", [0, 1, 5])
-def test_results_come_in_the_order_of_the_paths(tmp_path, workers):
-    paths = []
-    for number in range(100):
-        paths.append(str(tmp_path / f"{number}.gif"))
-        if number % 3:
-            with open(paths[-1], "wb") as file:
-                file.write(encoded("GIF", size=(10 + number, 10)))
-    results = list(probe_files(iter(paths), workers=workers, **LIMITS))
-    assert [r.width for r in results] == [10 + n if n % 3 else 0 for n in range(100)]
+def test_the_identity_of_a_file_changes_with_it(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"one")
+    first = identify_file(str(path))
+    size, time, inode = map(int, first.split(":"))
+    assert (size, inode) == (3, path.stat().st_ino) and identify_file(str(path)) == first
+    path.rename(tmp_path / "b.jpg")
+    assert identify_file(str(tmp_path / "b.jpg")) == first, "the name is told apart elsewhere"
+    os.utime(tmp_path / "b.jpg", ns=(time, time + 1))
+    (tmp_path / "same.jpg").write_bytes(b"two")
+    os.utime(tmp_path / "same.jpg", ns=(time, time))
+    others = [identify_file(str(tmp_path / name)) for name in ("b.jpg", "same.jpg")]
+    assert len({first, *others}) == 3
+    assert not any(identify_file(path) for path in (str(tmp_path), str(tmp_path / "no"), "/dev/null", "a\0"))
+    with tarfile.open(tmp_path / "c.tar", "w") as file:
+        file.add(tmp_path / "b.jpg", "b.jpg")
+    inside = identify_file(str(tmp_path / "c.tar/b.jpg"))
+    assert inside == identify_file(str(tmp_path / "c.tar")), "a member is as its archive"
 
 
 ENVIRONMENT = ("EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM", "ETIMEDOUT", "EHOSTDOWN", "ENOTCONN", "ENODEV")
@@ -209,7 +218,7 @@ def test_a_fault_of_the_environment_is_tried_again_and_is_no_verdict(tmp_path, m
     call, calls = raising(code, 99, read)
     monkeypatch.setattr(probe_module, "_read", call)
     with pytest.raises(OSError) as caught:
-        list(probe_files([str(path)], workers=1, **LIMITS))
+        probe_file(str(path), **LIMITS)
     assert caught.value.filename == str(path) and len(calls) == 4
     sentence = str(environment_failure(caught.value))
     assert str(path) in sentence and code in sentence and "run the same command again" in sentence

@@ -8,9 +8,9 @@ from PIL import Image
 from urnet_fixtures.blobs import draw_blobs
 
 from urnet_tf.config import from_dict
-from urnet_tf.images import probe
+from urnet_tf.images import packing
 from urnet_tf.schema import DUPLICATE_KINDS
-from urnet_tf.stages import baseline, ingest
+from urnet_tf.stages import baseline, crawl_files, ingest
 from urnet_tf.stages.copies import tell_copies
 from urnet_tf.stages.stage import StageContext
 from urnet_tf.store import Workdir, column, fingerprint, read_table
@@ -72,7 +72,7 @@ def test_planted_copies(crawl, tmp_path):
 
 
 def test_only_equal_files_where_pictures_are_not_compared(crawl, tmp_path, monkeypatch):
-    monkeypatch.setattr(probe, "make_thumbnail", None)  # is not called
+    monkeypatch.setattr(packing, "make_thumbnail", None)  # is not called
     metadata, out = run(tmp_path / "work", crawl, copy_similarity=None)
     assert set(metadata["duplicates"].values()) == {0} and metadata["not_compared"] == 0
     candidates = read_table(out / "candidates.parquet")
@@ -90,9 +90,9 @@ def test_copies_of_given_images_leave_training(crawl, tmp_path):
 
 
 def test_a_killed_run_gives_the_same_groups(crawl, tmp_path, monkeypatch):
-    monkeypatch.setattr(ingest, "FILES_PER_UNIT", 7)
+    monkeypatch.setattr(crawl_files, "FILES_PER_UNIT", 7)
     _, whole = run(tmp_path / "whole", crawl)
-    decode, calls = probe.make_thumbnail, []
+    decode, calls = packing.make_thumbnail, []
 
     def dies_in_the_third_unit(data):
         calls.append(data)
@@ -100,7 +100,7 @@ def test_a_killed_run_gives_the_same_groups(crawl, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return decode(data)
 
-    monkeypatch.setattr(probe, "make_thumbnail", dies_in_the_third_unit)
+    monkeypatch.setattr(packing, "make_thumbnail", dies_in_the_third_unit)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", crawl)
     assert len(calls) < 40
@@ -111,13 +111,13 @@ def test_a_killed_run_gives_the_same_groups(crawl, tmp_path, monkeypatch):
     assert paths_by_picture(read_table(resumed / "candidates.parquet")) == GROUPS
 
 
-def test_a_file_that_pillow_cannot_decode_is_left_to_packing(crawl, tmp_path):
+def test_a_file_that_cannot_be_decoded_is_set_aside(crawl, tmp_path):
     file = io.BytesIO()
     draw_blobs(50).save(file, "PNG")
     (crawl / "cat/damaged.png").write_bytes(file.getvalue()[:-500])
     metadata, out = run(tmp_path / "work", crawl)
-    assert metadata["not_compared"] == 2 and not metadata["quarantined"]
-    assert "cat/damaged.png" in read_table(out / "candidates.parquet")["path"].to_pylist()
+    assert metadata["not_compared"] == 1 and metadata["quarantined"] == {"decode_error": 1}
+    assert read_table(out / "quarantine.parquet")["path"].to_pylist() == ["cat/damaged.png"]
 
 
 def test_the_log_tells_of_copies_and_of_contradicting_labels(caplog):

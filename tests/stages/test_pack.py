@@ -15,10 +15,11 @@ from urnet_fixtures import layouts
 from urnet_tf import schema, store
 from urnet_tf.config import from_dict
 from urnet_tf.errors import RunError, UsageError
-from urnet_tf.images import image_store
+from urnet_tf.images import image_store, picture
 from urnet_tf.images.image_store import ImageStore
 from urnet_tf.images.probe import content_hash
 from urnet_tf.stages import ingest, pack
+from urnet_tf.stages.settings import packed_with
 from urnet_tf.stages.stage import PlanContext, StageContext
 
 CONFIG = {"pack": {"short_side_px": 32, "images_per_shard": 4}, "ingest": {"max_pixels": 700_000}}
@@ -105,6 +106,7 @@ def test_every_candidate_is_an_image_or_a_row_with_a_reason(packed):
         "images": 7, "train_images": 5, "val_images": 1, "test_images": 1, "num_classes": 2,
         "bytes": metadata["bytes"],
         "quarantined": {"unsupported": 2, "decode_error": 1, "too_many_pixels": 1, "not_an_image": 1},
+        "packed_with": packed_with(context.config),
     }  # fmt: skip
     instances = store.read_table(context.out / "instances.parquet").to_pydict()
     assert list(instances) == list(schema.INSTANCE_COLUMNS)
@@ -222,7 +224,7 @@ def test_an_error_that_is_not_the_images_is_not_swallowed(tmp_path, monkeypatch)
     def fails(*args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr(pack.picture, "read_picture", fails)
+    monkeypatch.setattr(picture, "read_picture", fails)
     with pytest.raises(RunError, match="large.png cannot be packed: it does not fit into memory"):
         pack.run(make_context(tmp_path))
 
@@ -317,5 +319,8 @@ def test_images_are_packed_where_they_lie(tmp_path, kind):
     for record, label in zip(ImageStore(context.out).read(np.arange(10)), labels, strict=True):
         assert kept.index(record) % 2 == label
     os.rename(path, tmp_path / "away")
+    context = StageContext(config, workdir, workdir.open_partial("pack", "another"))
+    assert pack.run(context)["images"] == 10, "ingest has packed them ahead"
+    workdir.drop_ahead("ingest")
     with pytest.raises(RunError, match="10 of the images that ingest has read cannot be read now"):
         pack.run(StageContext(config, workdir, workdir.open_partial("pack", "other")))

@@ -10,6 +10,7 @@ import zipfile
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 NAMES = ("cat", "dog", "owl")
@@ -132,7 +133,7 @@ def write_records(path, records):
     path.write_bytes(b"".join(struct.pack("<QI", len(r), 0) + r + bytes(4) for r in records))
 
 
-def write_tfds(folder, splits):
+def write_tfds(folder, splits, file_format="tfrecord"):
     """As tensorflow-datasets prepares a dataset: {split: rows}."""
     features = {
         "image": {"pythonClassName": "tensorflow_datasets.core.features.image_feature.Image"},
@@ -143,4 +144,11 @@ def write_tfds(folder, splits):
     put(folder / "label.labels.txt", "\n".join(NAMES) + "\n")
     for split, rows in splits.items():
         records = [example(data, NAMES.index(name)) for _, name, data in rows]
-        write_records(folder / f"animals-{split}.tfrecord-00000-of-00001", records)
+        path = folder / f"animals-{split}.{file_format}-00000-of-00001"
+        if file_format == "tfrecord":
+            write_records(path, records)
+            continue
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        for record in records:
+            writer.write(record)
+        writer.close()

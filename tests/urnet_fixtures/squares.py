@@ -5,8 +5,10 @@ import pytest
 
 from urnet_tf import config as config_lib, schema, store
 from urnet_tf.images import image_store
+from urnet_tf.images.known_records import RECORD_KEYS_FILE
 from urnet_tf.stages import baseline, features
 from urnet_tf.stages.stage import StageContext
+from urnet_tf.store.lookup import keys_of
 
 CLASSES, PER_CLASS, VAL = 3, 20, 6
 TRAIN = CLASSES * PER_CLASS
@@ -46,6 +48,7 @@ def packed(tmp_path_factory):
     records = [tf.io.encode_jpeg(image.astype("uint8")).numpy() for image in images]
     image_store.write_shard(root / "pack", 0, records)
     image_store.write_index(root / "pack", [len(records)])
+    store.write_array(root / "pack" / RECORD_KEYS_FILE, keys_of(records))
     hashes = [f"h{i}" for i in range(len(labels))]
     hashes[5] = hashes[4]
     pictures = list(hashes)

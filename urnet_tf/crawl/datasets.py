@@ -82,10 +82,3 @@ def files_of(path: str) -> Iterator[str]:
         folders.sort()
         for name in sorted(files):
             yield os.path.relpath(os.path.join(folder, name), path)
-
-
-def count_rows(path: str) -> int:
-    """Counts the images without opening one; raises as `read_dataset`."""
-    written_by = _format_of(path)
-    with _told(path):
-        return int(written_by.count_rows(path)) if written_by is not None else 0

@@ -37,11 +37,6 @@ def _is_export(path: str) -> bool:
     return os.path.isdir(os.path.join(path, _DATA)) and any(there)
 
 
-def count_rows(path: str) -> int:
-    """Counts the files in `data/`."""
-    return sum(len(os.listdir(os.path.join(path, place, _DATA))) for place in _places(path))
-
-
 def read(path: str, options: ListOptions) -> ListTable:
     """The rows of an export, as a list's.
 

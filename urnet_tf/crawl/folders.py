@@ -85,11 +85,6 @@ def read_evaluation_folder(
     return Crawl(tree.root, list(classes), listing.rows.table(), listing.rejected.table())
 
 
-def count_classes(tree: Tree) -> int:
-    """How many classes there are; raises as `read_folder`."""
-    return len([name for name in find_layout(tree).classes if is_utf8(name)])
-
-
 def _without_ranks(rows: pa.Table) -> pa.Table:
     trained = pc.equal(rows["split"], TRAIN)
     place = rows.schema.get_field_index("rank")

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from urnet_tf.crawl import list_tables
 from urnet_tf.crawl.list_columns import find_columns
 from urnet_tf.crawl.list_tables import (
     UNREADABLE,
@@ -77,15 +76,6 @@ def read(path: str, options: ListOptions) -> ListTable:
         (name, split, read_table(os.path.join(path, name), options)) for name, split in _tables(path).items()
     )
     return joined([_placed(found, name, split) for name, split, found in parts], path)
-
-
-def count_rows(path: str) -> int:
-    """Counts the rows of the tables, or the lines of the metadata."""
-    if os.path.isfile(path):
-        return list_tables.count_rows(path)
-    if _is_saved(path):
-        return sum(len(read_arrow(file)) for file, _ in _saved_files(path))
-    return sum(list_tables.count_rows(os.path.join(path, n)) for n in _metadata_files(path) or _tables(path))
 
 
 def _image_column(path: str) -> str | None:

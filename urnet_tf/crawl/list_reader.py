@@ -28,11 +28,10 @@ from urnet_tf.crawl.list_tables import (
     SUFFIXES as SUFFIXES,
     ListOptions as ListOptions,
     ListTable,
-    count_rows as count_rows,
     read_table,
 )
 from urnet_tf.crawl.split_words import split_of
-from urnet_tf.crawl.table import ROW_SCHEMA, Crawl, rejected_row, running_number
+from urnet_tf.crawl.table import ROW_SCHEMA, Crawl, cut_texts, rejected_row, running_number
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import SPLITS, STATUS, TEST, TRAIN
 from urnet_tf.store import codes_of
@@ -117,7 +116,8 @@ def crawl_of_table(
     table, found.notes = _with_column(table, "path", paths), found.notes + notes
     once = _set_repeated_aside(found, table, splits, ids)
     table, splits, ids, ranks = table.filter(pa.array(once)), splits[once], ids[once], ranks[once]
-    rows = _rows(table, splits, ids, ranks, entries)
+    rows, notes = cut_texts(_rows(table, splits, ids, ranks, entries))
+    found.notes += notes
     return Crawl(root, entries, rows, found.bad.table(), tuple(found.notes))
 
 

@@ -20,8 +20,8 @@ import pyarrow.parquet
 from urnet_tf.crawl.list_columns import REQUIRED, find_columns
 from urnet_tf.crawl.list_text import Record, open_list
 from urnet_tf.crawl.table import (
+    READ_LIMIT,
     REJECTED_SCHEMA,
-    TEXT_LIMIT,
     RowBuilder,
     clean_text,
     is_utf8,
@@ -75,21 +75,6 @@ def is_parquet(path: str) -> bool:
 def row_name(path: str, line: int) -> str:
     """How messages call a row."""
     return f"{'row' if is_parquet(path) else 'line'} {line} of {os.path.basename(path)}"
-
-
-def count_rows(path: str) -> int:
-    """Counts the rows of a list: exact for Parquet, the lines below the header for text."""
-    try:
-        if is_parquet(path):
-            return pa.parquet.read_metadata(path).num_rows
-        with open(path, "rb") as file:
-            blocks = iter(lambda: file.read(1 << 20), b"")
-            lines, last = 0, b"\n"
-            for block in blocks:
-                lines, last = lines + block.count(b"\n"), block[-1:]
-        return max(0, lines + (last != b"\n") - (not path.lower().endswith(".jsonl")))
-    except UNREADABLE as error:
-        raise unreadable(path, error) from None
 
 
 def read_table(path: str, options: ListOptions, required: Sequence[str] = REQUIRED) -> ListTable:
@@ -180,8 +165,8 @@ def _values(fields: Sequence[str], order: Sequence[int | None]) -> list[str]:
     count = len(fields)
     values = [fields[place] if place is not None and place < count else "" for place in order]
     for place in _LONG_PLACES:
-        if len(values[place]) > TEXT_LIMIT:
-            values[place] = values[place][:TEXT_LIMIT]
+        if len(values[place]) > READ_LIMIT:
+            values[place] = values[place][:READ_LIMIT]
     return values
 
 
@@ -274,7 +259,7 @@ def of_arrow(path: str, table: pa.Table, known: Mapping[str, str], notes: list[s
             column = table[known[name]]
             names = class_labels(table.schema).get(known[name]) if name == "label" else None
             text, damaged = (_named(column, names), []) if names else _as_text(path, column, name)
-        columns[name] = pc.utf8_slice_codeunits(text, 0, TEXT_LIMIT) if name in _LONG_TEXTS else text
+        columns[name] = pc.utf8_slice_codeunits(text, 0, READ_LIMIT) if name in _LONG_TEXTS else text
         if name in _LONG_TEXTS:
             columns[name] = _blanked(columns[name], damaged)
             notes += _damage_note(path, len(damaged))

@@ -36,8 +36,13 @@ class Reading:
         return ListOptions(self.image_root, self.encoding, self.columns)
 
 
-def list_crawl(path: str, kind: str, reading: Reading) -> Crawl:
+def list_crawl(path: str, kind: str, reading: Reading, *, texts: bool = True) -> Crawl:
     """Lists a crawl.
+
+    Args:
+      path, kind: of the crawl.
+      reading: how it is to be read.
+      texts: whether page texts and ranks are wanted where it takes long to read them (WebVision).
 
     Raises:
       UsageError: it cannot be understood; names arguments as `Reading` calls them.
@@ -45,7 +50,9 @@ def list_crawl(path: str, kind: str, reading: Reading) -> Crawl:
     """
     names = ClassNames(reading.merge)
     if kind == readers.WEBVISION:
-        crawl = webvision.read_webvision(path, sources=reading.sources, first_classes=reading.first_classes)
+        crawl = webvision.read_webvision(
+            path, sources=reading.sources, first_classes=reading.first_classes, metadata=texts
+        )
         crawl = class_choice.merge_classes(crawl, reading.merge)
     elif kind == readers.LIST:
         crawl = list_reader.read_list(path, options=reading.list_options, names=names)

@@ -1,4 +1,4 @@
-"""Tells the kinds of input apart, counts and fingerprints them, and lists evaluation images.
+"""Tells the kinds of input apart, fingerprints them, and lists evaluation images.
 
 Trees of class folders are read by `folders`, lists by `list_reader`, WebVision trees by `webvision`.
 """
@@ -72,27 +72,6 @@ def detect_kind(path: str) -> str:
 def resolve_kind(path: str, kind: str = "auto") -> str:
     """`kind`, or what lies at the path where that is "auto"; raises as `detect_kind`."""
     return detect_kind(path) if kind == "auto" else kind
-
-
-def count_rows(path: str, kind: str = "auto", sources: Sequence[str] | None = None) -> int:
-    """Counts the listed rows of all splits without opening an image."""
-    kind = resolve_kind(path, kind)
-    if kind == WEBVISION:
-        return webvision.count_rows(path, sources)
-    if kind == LIST:
-        return list_reader.count_rows(path)
-    if kind == DATASET:
-        return datasets.count_rows(path)
-    return sum(1 for _ in open_tree(path).walk())
-
-
-def count_classes(path: str, kind: str = "auto", first_classes: int | None = None) -> int | None:
-    """Counts the classes without listing an image; None where rows would have to be read."""
-    kind = resolve_kind(path, kind)
-    if kind in (LIST, DATASET):
-        return None
-    count = webvision.count_classes(path) if kind == WEBVISION else folders.count_classes(open_tree(path))
-    return min(count, first_classes or count)
 
 
 def fingerprint_files(

@@ -131,21 +131,6 @@ def _image_column(schema: pa.Schema) -> str | None:
     )
 
 
-def count_rows(path: str) -> int:
-    """Counts the images that were asked for."""
-    root = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
-    count = 0
-    for shard in _find(path):
-        place = os.path.join(root, shard.place)
-        table = os.path.splitext(place)[0] + ".parquet"
-        if os.path.isfile(table):
-            count += pa.parquet.read_metadata(table).num_rows
-        else:
-            names = os.listdir(place) if os.path.isdir(place) else _tar_members(place)
-            count += sum(names_image(name) and "." in name for name in names)
-    return count
-
-
 def read(path: str, options: ListOptions) -> ListTable:
     """The rows of all shards, as a list's.
 

@@ -19,7 +19,9 @@ from urnet_tf.errors import UsageError
 from urnet_tf.schema import QUARANTINE_COLUMNS, STATUS, TRAIN
 from urnet_tf.store import codes_of
 
-TEXT_LIMIT = 4000  # characters kept of a title, description or tag list
+TEXT_LIMIT = 4000  # characters kept of a title, description, tag list or query
+READ_LIMIT = TEXT_LIMIT + 1  # characters that readers keep, so that `cut_texts` sees which texts are longer
+_LONG_TEXTS = ("title", "description", "tags", "query")
 _CHUNK_ROWS = 100_000
 _TEXT = pa.large_string()
 
@@ -142,13 +144,26 @@ def printable(path: str) -> str:
 
 
 def clean_text(value: object) -> str:
-    """Text as valid UTF-8 of at most TEXT_LIMIT characters: "" for None, lists joined by ", "."""
+    """Text as valid UTF-8 of at most READ_LIMIT characters: "" for None, lists joined by ", "."""
     if value is None:
         return ""
     if isinstance(value, (list, tuple)):
         value = ", ".join(str(v) for v in value if v is not None)
-    text = str(value)[:TEXT_LIMIT]
+    text = str(value)[:READ_LIMIT]
     return text if is_utf8(text) else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def cut_texts(rows: pa.Table) -> tuple[pa.Table, list[str]]:
+    """Rows of ROW_SCHEMA with texts of at most TEXT_LIMIT characters, and a note of how many were longer."""
+    counts = {}
+    for name in _LONG_TEXTS:
+        long = pc.greater(pc.utf8_length(rows[name]), TEXT_LIMIT)
+        counts[name] = int(pc.sum(long).as_py() or 0)
+        if counts[name]:
+            cut = pc.utf8_slice_codeunits(rows[name], 0, TEXT_LIMIT)
+            rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), cut)
+    found = ", ".join(f"{count:,} of the column {name}" for name, count in counts.items() if count)
+    return rows, [f"texts longer than {TEXT_LIMIT:,} characters are cut there: {found}"] if found else []
 
 
 def running_number(*keys: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Reads datasets that tensorflow-datasets has prepared as TFRecord files.
+"""Reads datasets that tensorflow-datasets has prepared as TFRecord or ArrayRecord files.
 
 Input: a folder with `dataset_info.json`, `features.json`, `label.labels.txt` and record files, or a folder
-above it. Output: a list's rows. The library itself reads such files from their beginning only and needs
-TensorFlow, so that its files are read here, each record where it lies.
+above it. Output: a list's rows. The library itself needs TensorFlow, and reads TFRecord files from their
+beginning only, so that its files are read here, each record where it lies.
 """
 
 import json
@@ -58,13 +58,6 @@ def _find(path: str) -> str:
     return found[0]
 
 
-def count_rows(path: str) -> int:
-    """Counts the records."""
-    folder = os.path.join(path, _find(path))
-    names = [name for name in os.listdir(folder) if _SHARD.fullmatch(name)]
-    return sum(len(tf_records.find_records(os.path.join(folder, name))) for name in names)
-
-
 def read(path: str, options: ListOptions) -> ListTable:
     """The records of a prepared dataset, as a list's rows.
 
@@ -80,18 +73,19 @@ def read(path: str, options: ListOptions) -> ListTable:
         match = _SHARD.fullmatch(name)
         if match is None:
             continue
-        if match["format"] != "tfrecord":
+        if match["format"] == "riegeli":
             raise UsageError(
-                f"Expected TFRecord files in {show_path(folder)}; received {name}; prepare the dataset with "
-                "file_format=tfrecord, or write its images into class folders."
+                f"Expected TFRecord or ArrayRecord files in {show_path(folder)}; received {name}; prepare "
+                "the dataset with file_format=array_record, or write its images into class folders."
             )
         file = os.path.join(place, name)
         split = split_of(match["split"]) or TRAIN
-        for row, offset in enumerate(tf_records.find_records(os.path.join(folder, name))):
+        records = tf_records.RecordFile(os.path.join(folder, name))
+        for row in range(len(records)):
             listed.append(f"record {row} of {name}")
             picture = f"{file}/{image}/{row}".replace(os.sep, "/")
             try:
-                values = tf_records.parse_example(tf_records.read_record(os.path.join(path, file), offset))
+                values = tf_records.parse_example(records.read(row))
             except KeyError as error:
                 reason = f"{listed[-1]}: {error.args[0]}"
                 found.bad.append(rejected_row(picture, "bad_row", split=split, reason=reason))

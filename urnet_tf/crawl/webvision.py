@@ -10,7 +10,7 @@ import array
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from urnet_tf.crawl.table import (
     Crawl,
     RowBuilder,
     clean_text,
+    cut_texts,
     is_utf8,
     printable,
     rejected_row,
@@ -52,18 +53,6 @@ def looks_like(path: str) -> bool:
     return os.path.exists(os.path.join(info, "synsets.txt")) or bool(
         glob.glob(os.path.join(glob.escape(info), "train_filelist_*.txt"))
     )
-
-
-def count_rows(path: str, sources: Sequence[str] | None = None) -> int:
-    """Counts the lines of the file lists of all splits."""
-    names = [f"train_filelist_{part}.txt" for part in list_parts(path, sources)]
-    names += [f"{split}_filelist.txt" for split in (VAL, TEST) if evaluation_folder(path, split) is not None]
-    return sum(1 for name in names for _ in read_lines(path, name))
-
-
-def count_classes(path: str) -> int:
-    """Counts the lines of `synsets.txt`."""
-    return sum(1 for _ in read_lines(path, "synsets.txt"))
 
 
 def info_files(path: str) -> list[str]:
@@ -97,14 +86,16 @@ def listed_files(path: str, sources: Sequence[str] | None = None) -> Iterator[st
 
 
 def read_webvision(
-    path: str, *, sources: Sequence[str] | None = None, first_classes: int | None = None
-) -> Crawl:
+    path: str, *, sources: Sequence[str] | None = None, first_classes: int | None = None,
+    metadata: bool = True,
+) -> Crawl:  # fmt: skip
     """Lists the images of a WebVision tree with their queries, ranks and texts.
 
     Args:
       path: the directory that holds `info/`.
       sources: only these training sources, like ("google",); None = all.
       first_classes: only the first classes of `synsets.txt` (mini-WebVision: 50); None = all.
+      metadata: whether ranks and texts are wanted, most of which the metadata files tell.
 
     Raises:
       UsageError: a file of `info/` is missing, lists of one source differ in length, or a label
@@ -122,12 +113,13 @@ def read_webvision(
         wanted = quote(sources) if sources else "any source"
         raise UsageError(f"Expected training images of {wanted} in {path}; received none.")
     notes = listing.add_queries(classes, texts, given_queries)
-    rows, more_notes = listing.with_metadata(texts)
+    rows, more_notes = listing.with_metadata(texts, read_records if metadata else _no_records)
     notes += more_notes + ([shared] if shared else [])
     for split in (VAL, TEST):
         notes += listing.read_evaluation_list(path, split, rows)
     count = first_classes or len(classes)
-    return Crawl(root, classes[:count], rows.table(), listing.rejected.table(), tuple(notes))
+    table, more_notes = cut_texts(rows.table())
+    return Crawl(root, classes[:count], table, listing.rejected.table(), (*notes, *more_notes))
 
 
 class _Listing:
@@ -222,8 +214,15 @@ class _Listing:
             return [f"queries_synsets_map.txt names another class than the file lists for {wrong} queries"]
         return []
 
-    def with_metadata(self, texts: dict[str | None, Any]) -> tuple[RowBuilder, list[str]]:
-        """The training rows with query, rank, title, description and tags, grouped by metadata file."""
+    def with_metadata(
+        self, texts: dict[str | None, Any], read: Callable[[str, str], Records | None]
+    ) -> tuple[RowBuilder, list[str]]:
+        """The training rows with query, rank, title, description and tags, grouped by metadata file.
+
+        Args:
+          texts: of queries.
+          read: (root, metadata file) → its records, or None.
+        """
         labels, sources = np.array(self.labels, np.int32), np.array(self._sources, np.int32)
         queries, metas = np.array(self._queries, np.int64), np.array(self._metas, np.int32)
         meta_rows, self.labels = np.array(self._meta_rows, np.int64), array.array("i")
@@ -237,7 +236,7 @@ class _Listing:
         for row in order.tolist():
             if metas[row] != current:
                 current = metas[row]
-                found = read_records(self.root, meta_names[current])
+                found = read(self.root, meta_names[current])
                 missing_files += found is None
                 records = found or Records([])
             path, source = self._folders.find(paths[row].as_py()), source_names[sources[row]]
@@ -280,6 +279,10 @@ class _Listing:
         if len(self._path_chunk) >= 100_000:
             self._paths.append(pa.array(self._path_chunk, pa.large_string()))
             self._path_chunk = []
+
+
+def _no_records(root: str, listed: str) -> Records:
+    return Records([])
 
 
 def _can_be_a_name(path: str) -> bool:

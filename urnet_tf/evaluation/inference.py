@@ -17,6 +17,7 @@ import tensorflow as tf
 from absl import logging
 
 from urnet_tf.errors import UsageError
+from urnet_tf.evaluation import engines
 from urnet_tf.evaluation.predictions import BalancedPredictions
 from urnet_tf.feed.batches import stream_images
 from urnet_tf.models.grouped_convolution import with_implementation
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from urnet_tf.images.image_store import ImageStore
 
 ENGINES = ("auto", "keras", "tflite")
-TFLITE_FROM_IMAGES = 3_000  # converting takes seconds, which fewer images do not win back
 _UNIT_ROWS = 1024
 
 
@@ -100,20 +100,21 @@ def extract_features(
     crop_fraction: float,
     batch_size: int = 64,
     engine: str = "auto",
+    rows: np.ndarray | None = None,
 ) -> None:
     """Writes the features of images into a column; can be killed and called again.
 
     Args:
       backbone: image → features.
       image_store: has `read(ids) -> list[bytes]`.
-      ids: int [n], images in the order of the column.
-      features: float [n, D], written in place; usually `store.open_column`.
+      ids: int [n], images in the order of `rows`.
+      features: float [N, D], written in place; usually `store.open_column`.
       units: `UnitLog` of `count_units(n, batch_size)` units.
       image_size_px, crop_fraction: of the central square shown to the network.
       batch_size: images of a batch.
       engine: "keras", "tflite" (about twice as fast on CPUs for networks of depthwise convolutions,
-        after seconds of converting; features differ by less than 1e-4), or "auto" = tflite where
-        that pays off.
+        after seconds of converting; features differ by less than 1e-4), or "auto" = see `choose_engine`.
+      rows: int [n], where the features of the images stand in the column; None = they are the column.
 
     Raises:
       UsageError: an unknown engine.
@@ -123,22 +124,27 @@ def extract_features(
     if not units.pending():
         return
     if engine == "auto":
-        engine = "tflite" if len(ids) >= TFLITE_FROM_IMAGES and _suits_tflite(backbone) else "keras"
+        engine = choose_engine(backbone, len(ids))
     logging.info("features of %d images by %s", len(ids), engine)
     build = build_tflite_function if engine == "tflite" else build_function
 
-    def write(rows: slice, values: np.ndarray) -> None:
-        features[rows] = values
+    def write(some: slice, values: np.ndarray) -> None:
+        features[some if rows is None else rows[some]] = values
 
     run_units(
         build(backbone, batch_size),
-        lambda rows: stream_images(image_store, ids[rows], image_size_px, crop_fraction, batch_size),
+        lambda some: stream_images(image_store, ids[some], image_size_px, crop_fraction, batch_size),
         len(ids),
         units,
         write,
         batch_size=batch_size,
         description="features",
     )
+
+
+def choose_engine(backbone: keras.Model, images: int) -> str:
+    """ "tflite" where that pays off for so many images, else "keras"."""
+    return "tflite" if engines.are_many(images) and _suits_tflite(backbone) else "keras"
 
 
 def build_tflite_function(

@@ -8,10 +8,9 @@ same key, its files are as they were written, and what it needs has the results 
 import dataclasses
 import json
 from collections.abc import Collection, Mapping
-from typing import Any, cast
+from typing import Any
 
 from urnet_tf.config import Config
-from urnet_tf.crawl import readers
 from urnet_tf.errors import UsageError
 from urnet_tf.stages import STAGES as STAGES  # the runner looks here, where tests put others
 from urnet_tf.stages.effects import effective_settings
@@ -47,6 +46,7 @@ class Step:
     follows: bool = False  # whether that is since a stage that it needs runs
     named: bool = False  # whether that is since the user named it
     used: Mapping[str, Identity] = dataclasses.field(default_factory=dict)  # of the stages that it uses
+    rescan: bool = False  # whether the times of files are not to be trusted
 
     @property
     def key(self) -> str:
@@ -76,7 +76,24 @@ def make_plan(
     """
     if first is not None:
         _check_named(first, only)
-    identities, metadata = identify_stages(config, workdir), gather_plan_context(config, workdir)
+    steps = _decide(config, workdir, first, rescan, again, only)
+    actions = {step.stage.name: step.action for step in steps}
+    if not {RUN, RESUME}.intersection(actions.values()):
+        return steps
+    metadata = gather_plan_context(config, workdir, lists=actions.get("ingest") in (RUN, RESUME))
+    return [_estimated(config, workdir, step, metadata) for step in steps]
+
+
+def _decide(
+    config: Config,
+    workdir: Workdir,
+    first: str | None,
+    rescan: bool,
+    again: Collection[str],
+    only: Collection[str] | None,
+) -> list[Step]:
+    """The steps without their costs."""
+    identities = identify_stages(config, workdir)
     steps: list[Step] = []
     in_effect: dict[str, dict | None] = {}  # the markers of what later stages will read; None = to be made
     for stage in STAGES:
@@ -104,13 +121,9 @@ def make_plan(
             fits = stage.name != first and not made and _fits(stage, identity, kept, in_effect)
             action, marker = (RESTORE, kept) if fits else (_begin(stage, identity, workdir), None)
         in_effect[stage.name] = marker
-        estimate = Estimate()
-        if action in (RUN, RESUME):
-            estimate = say_unknown(config, stage.name, stage.estimate(config, metadata))
         used = {name: identities[name] for name in stage.uses}
-        steps.append(
-            Step(stage, action, identity, estimate, reason or "", bool(made), stage.name == first, used)
-        )
+        told = reason or "", bool(made), stage.name == first
+        steps.append(Step(stage, action, identity, Estimate(), *told, used, rescan))
     return steps
 
 
@@ -139,6 +152,21 @@ def find_missing(used: Mapping[str, Identity], workdir: Workdir) -> dict[str, st
         if reason is not None:
             found[name] = reason
     return found
+
+
+def _estimated(config: Config, workdir: Workdir, step: Step, metadata: PlanContext) -> Step:
+    """A step with its cost, and with what is new in the crawl among its reasons."""
+    if step.action not in (RUN, RESUME):
+        return step
+    before, identity = workdir.marker(step.stage.name), step.identity
+    reuses = before is not None and not step.named and all(
+        before.get(key) == getattr(identity, key) for key in ("version", "settings", "inputs")
+    )  # fmt: skip
+    estimate = step.stage.estimate(config, dataclasses.replace(metadata, reuses=reuses))
+    changes = f": {metadata.changes}" if metadata.changes and step.stage.name == "ingest" else ""
+    return dataclasses.replace(
+        step, estimate=say_unknown(config, step.stage.name, estimate), reason=step.reason + changes
+    )
 
 
 def identify_stages(config: Config, workdir: Workdir | None = None) -> dict[str, Identity]:
@@ -247,20 +275,18 @@ def find_stage(name: str) -> Stage:
     raise UsageError(f"Expected a stage ({', '.join(s.name for s in STAGES)}); received {name!r}.")
 
 
-def gather_plan_context(config: Config, workdir: Workdir) -> PlanContext:
-    """What is known of the data: from complete stages, else from a quick count of the input."""
-    for name in ("pack", "ingest"):
-        marker = workdir.marker(name)
-        if marker:
-            metadata = marker["metadata"]
-            return PlanContext(
-                images=metadata["images"],
-                train_images=metadata["train_images"],
-                num_classes=metadata["num_classes"],
-                bytes_per_image=metadata["bytes"] / max(1, metadata["images"]),
-            )
-    listed, settings = find_stage("ingest").estimate(config, PlanContext()).rows, config.ingest
-    path = cast(str, settings.path)  # the estimate has refused None
-    classes = readers.count_classes(path, settings.kind, settings.first_classes)
-    # Upper bounds: nothing was left out yet.
-    return PlanContext(images=listed, train_images=listed, num_classes=classes)
+def gather_plan_context(config: Config, workdir: Workdir, lists: bool) -> PlanContext:
+    """What is known of the data: from complete stages or, where ingest `lists` it anew, from the crawl."""
+    markers = [] if lists else [workdir.marker(name) for name in ("pack", "ingest")]
+    for marker in filter(None, markers):
+        metadata = marker["metadata"]
+        return PlanContext(
+            images=metadata["images"],
+            train_images=metadata["train_images"],
+            num_classes=metadata["num_classes"],
+            bytes_per_image=metadata["bytes"] / max(1, metadata["images"]),
+            new_images=0,
+        )
+    from urnet_tf.flow.survey import survey_crawl
+
+    return survey_crawl(config, workdir)

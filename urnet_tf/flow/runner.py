@@ -49,7 +49,7 @@ def run(config: Config, workdir: Workdir, steps: list[Step]) -> None:
       RunError: the disk has too little room for a stage.
       Exception: whatever a stage raises; what it had finished stays for the next call.
     """
-    names = [step.stage.name for step in steps]
+    names, rescan = [step.stage.name for step in steps], any(step.rescan for step in steps)
     repairs: collections.Counter[str] = collections.Counter()
     with lock(workdir):
         write_text(workdir.root / "config.yaml", yaml.safe_dump(config_lib.to_dict(config), sort_keys=False))
@@ -67,7 +67,8 @@ def run(config: Config, workdir: Workdir, steps: list[Step]) -> None:
                 )
                 workdir.invalidate(damage.stage)
                 left = {step.stage.name for step in steps if step.action in (RUN, RESUME)} - done
-                steps = make_plan(config, workdir, again=left, only=names)
+                plan = make_plan(config, workdir, again=left, only=names)
+                steps = [dataclasses.replace(step, rescan=rescan) for step in plan]
         if len(names) == len(plans.STAGES):
             workdir.drop_previous(names)
 
@@ -86,8 +87,13 @@ def _run_steps(config: Config, workdir: Workdir, steps: list[Step], done: set[st
             action = "resumes" if step.action == RESUME else "runs"
             logging.info("%s: %s, since %s%s", title, action, step.reason, expected)
             _check_space(step, workdir)
-            seconds = run_stage(step.stage, config, workdir, step.identity, named=step.named, used=step.used)
+            seconds = run_stage(
+                step.stage, config, workdir, step.identity, named=step.named, used=step.used,
+                rescan=step.rescan,
+            )  # fmt: skip
             logging.info("%s: done in %s", title, format_seconds(seconds))
+        for name in step.stage.uses_up:
+            workdir.drop_ahead(name)
         done.add(step.stage.name)
 
 
@@ -109,26 +115,23 @@ def _check_space(step: Step, workdir: Workdir) -> None:
 
 
 def run_stage(
-    stage: Stage,
-    config: Config,
-    workdir: Workdir,
-    identity: Identity,
-    *,
-    named: bool = False,
-    used: Mapping[str, Identity] | None = None,
-) -> float:
+    stage: Stage, config: Config, workdir: Workdir, identity: Identity, *, named: bool = False,
+    used: Mapping[str, Identity] | None = None, rescan: bool = False,
+) -> float:  # fmt: skip
     """Runs one stage and gives its directory the final name; returns the seconds it took.
 
     Args:
       named: whether the user asked for this stage by its name.
       used: what decides the results of the stages that it uses.
+      rescan: whether the times of files are not to be trusted.
     """
     start = time.monotonic()
     missing = find_missing(used or {}, workdir)
     read = (*stage.needs, *(name for name in stage.uses if name not in missing))
     needs = {name: workdir.completed(name)["results"] for name in read}
     out = workdir.open_partial(stage.name, identity.key, fingerprint(needs) if needs else "")
-    metadata = stage.run(StageContext(config, workdir, out, named, missing))
+    made_by = {"version": identity.version, "settings": identity.settings, "inputs": identity.inputs}
+    metadata = stage.run(StageContext(config, workdir, out, named, missing, rescan, made_by))
     seconds = time.monotonic() - start
     marker = {
         **dataclasses.asdict(identity),
@@ -162,6 +165,8 @@ def run_single(name: str, config: Config, workdir: Workdir) -> None:
         workdir.recover(name)
         used = {other: identities[other] for other in stage.uses}
         run_stage(stage, config, workdir, identities[name], named=True, used=used)
+        for other in stage.uses_up:
+            workdir.drop_ahead(other)
 
 
 def verify(workdir: Workdir) -> tuple[list[str], bool]:

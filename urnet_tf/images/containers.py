@@ -34,6 +34,9 @@ class Container(Protocol):
     def members(self) -> Iterator[str]:
         """Names of all files inside."""
 
+    def size(self, member: str) -> float:
+        """About how many bytes a file inside has, without reading it; KeyError where there is none."""
+
     def read(self, member: str, max_bytes: int) -> bytes:
         """The bytes of a file inside; KeyError where there is none of the name."""
 
@@ -73,6 +76,18 @@ def read_member(container: str, member: str, max_bytes: int) -> bytes:
     return data
 
 
+def size_of(path: str) -> float | None:
+    """About how many bytes an image has, wherever it lies; None where that cannot be told."""
+    try:
+        try:
+            return float(os.stat(path).st_size)
+        except NotADirectoryError:
+            inside = find_container(path)
+            return None if inside is None else open_container(inside[0]).size(inside[1])
+    except (*DAMAGED, OSError, KeyError):
+        return None
+
+
 _opened: collections.OrderedDict[tuple[str, int, int], Container] = collections.OrderedDict()
 _lock = threading.Lock()
 
@@ -106,7 +121,7 @@ def _open(path: str) -> Container:
         return _Parquet(path)
     if name.endswith(".arrow"):
         return _Arrow(path)
-    if ".tfrecord" in name:
+    if ".tfrecord" in name or ".array_record" in name:
         return _Records(path)
     if name.endswith(".tar"):
         return _Tar(path)
@@ -146,6 +161,9 @@ class _Tar:
     def members(self) -> Iterator[str]:
         return iter(self._places)
 
+    def size(self, member: str) -> float:
+        return self._places[member][1]
+
     def read(self, member: str, max_bytes: int) -> bytes:
         offset, size = self._places[member]
         _check_size(size, max_bytes)
@@ -169,6 +187,9 @@ class _Zip:
 
     def members(self) -> Iterator[str]:
         return iter(self._infos)
+
+    def size(self, member: str) -> float:
+        return self._infos[member].file_size
 
     def read(self, member: str, max_bytes: int) -> bytes:
         info = self._infos[member]
@@ -211,10 +232,23 @@ class _Parquet:
         metadata = self._file.metadata
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._ends = np.cumsum(counts)
+        self._sizes: dict[str, float] = {}  # by column
         self._loading, self._number = threading.Lock(), next(self._numbers)
 
     def members(self) -> Iterator[str]:
         return iter(())
+
+    def size(self, member: str) -> float:
+        name, _ = _place(member)
+        if name not in self._sizes:
+            self._sizes[name] = self._mean_size(name)
+        return self._sizes[name]
+
+    def _mean_size(self, name: str) -> float:
+        groups = map(self._file.metadata.row_group, range(self._file.metadata.num_row_groups))
+        parts = [group.column(place) for group in groups for place in range(group.num_columns)]
+        mine = (part for part in parts if part.path_in_schema.partition(".")[0] == name)
+        return sum(part.total_compressed_size for part in mine) / max(1, self._file.metadata.num_rows)
 
     def read(self, member: str, max_bytes: int) -> bytes:
         import numpy as np
@@ -252,9 +286,13 @@ class _Arrow:
 
     def __init__(self, path: str) -> None:
         self._table = read_arrow(path)
+        self._mean_bytes = os.path.getsize(path) / max(1, len(self._table))
 
     def members(self) -> Iterator[str]:
         return iter(())
+
+    def size(self, member: str) -> float:
+        return self._mean_bytes
 
     def read(self, member: str, max_bytes: int) -> bytes:
         column, row = _place(member)
@@ -276,21 +314,25 @@ def read_arrow(path: str) -> Any:
 
 
 class _Records:
-    """A TFRecord file of tf.train.Example."""
+    """A TFRecord or ArrayRecord file of tf.train.Example."""
 
     def __init__(self, path: str) -> None:
         from urnet_tf.images import tf_records
 
-        self._path, self._offsets = path, tf_records.find_records(path)
+        self._records = tf_records.RecordFile(path)
+        self._mean_bytes = self._records.mean_size()
 
     def members(self) -> Iterator[str]:
         return iter(())
+
+    def size(self, member: str) -> float:
+        return self._mean_bytes
 
     def read(self, member: str, max_bytes: int) -> bytes:
         from urnet_tf.images import tf_records
 
         feature, row = _place(member)
-        if row >= len(self._offsets):
+        if row >= len(self._records):
             raise KeyError(member)
-        values = tf_records.parse_example(tf_records.read_record(self._path, self._offsets[row]))[feature]
+        values = tf_records.parse_example(self._records.read(row))[feature]
         return _bytes_of(values[0] if values else None, max_bytes)

@@ -39,20 +39,26 @@ class ImageStore:
     Args:
       directory: holds the shards and `shards.json`.
       max_open: shards kept open; the one that was not read for longest is closed.
+      counts: the records of each shard, of a store whose `shards.json` is not there yet.
 
     Raises:
       UsageError: the directory holds no image store.
     """
 
-    def __init__(self, directory: str | os.PathLike, max_open: int = _MAX_OPEN):
+    def __init__(
+        self, directory: str | os.PathLike, max_open: int = _MAX_OPEN, counts: Sequence[int] | None = None
+    ):
         self.directory = pathlib.Path(directory)
-        self._max_open = max_open
-        try:
-            shards = store.read_json(self.directory / INDEX_FILE)
-        except (OSError, json.JSONDecodeError) as error:
-            raise UsageError(f"Expected an image store in {self.directory}; {INDEX_FILE}: {error}.") from None
-        self._first_ids = np.array([shard["first_id"] for shard in shards], np.int64)
-        self._size = sum(shard["count"] for shard in shards)
+        self._max_open, self._counts = max_open, counts
+        if counts is None:
+            try:
+                counts = [shard["count"] for shard in store.read_json(self.directory / INDEX_FILE)]
+            except (OSError, json.JSONDecodeError) as error:
+                raise UsageError(
+                    f"Expected an image store in {self.directory}; {INDEX_FILE}: {error}."
+                ) from None
+        ends = np.cumsum([0, *counts], dtype=np.int64)
+        self._first_ids, self._size = ends[:-1], int(ends[-1])
         self._readers: collections.OrderedDict[int, Any] = collections.OrderedDict()
         self._lock = threading.Lock()
 
@@ -60,7 +66,7 @@ class ImageStore:
         return self._size
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"directory": self.directory, "max_open": self._max_open}
+        return {"directory": self.directory, "max_open": self._max_open, "counts": self._counts}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         ImageStore.__init__(self, **state)
@@ -90,12 +96,10 @@ class ImageStore:
         return result
 
     def _reader(self, shard: int) -> Any:
-        from array_record.python.array_record_module import ArrayRecordReader
-
         with self._lock:
             reader = self._readers.get(shard)
             if reader is None:
-                reader = ArrayRecordReader(os.fspath(shard_path(self.directory, shard)), _READER_OPTIONS)
+                reader = open_shard(shard_path(self.directory, shard))
                 self._readers[shard] = reader
                 if len(self._readers) > self._max_open:
                     # Not closed by hand: another thread may be reading; its last reference closes it.
@@ -107,6 +111,17 @@ class ImageStore:
 def shard_path(directory: str | os.PathLike, shard: int) -> pathlib.Path:
     """The file of a shard."""
     return pathlib.Path(directory) / f"images-{shard:05d}.arrayrecord"
+
+
+def open_shard(path: str | os.PathLike) -> Any:
+    """An ArrayRecord file: `num_records()`, `read([row, ...])`.
+
+    Raises:
+      RuntimeError: there is none, or it is damaged.
+    """
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    return ArrayRecordReader(os.fspath(path), _READER_OPTIONS)
 
 
 def write_shard(directory: str | os.PathLike, shard: int, records: Iterable[bytes]) -> None:

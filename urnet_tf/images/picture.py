@@ -114,6 +114,32 @@ def oriented(image: np.ndarray, orientation: int) -> np.ndarray:
     return image
 
 
+def squeeze(image: np.ndarray, side_px: int) -> np.ndarray:
+    """The means of an image on a square grid of cells, whatever its shape.
+
+    It is halved first, which is fast, as long as four pixels or more are left for a cell; an odd row or
+    column at the edge goes.
+
+    Args:
+      image: uint8 [h, w, 3].
+
+    Returns:
+      uint8 [side_px, side_px, 3].
+    """
+    cv2 = _opencv()
+    while min(image.shape[:2]) >= 4 * side_px:
+        height, width = (side // 2 for side in image.shape[:2])
+        even = image[: 2 * height, : 2 * width]
+        image = cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, (side_px, side_px), interpolation=cv2.INTER_AREA)
+
+
+def to_ycbcr(image: np.ndarray) -> np.ndarray:
+    """Brightness and the color differences of ITU-R BT.601 as JPEG has them: uint8 [h, w, 3] of RGB."""
+    cv2 = _opencv()
+    return cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)[..., [0, 2, 1]]
+
+
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
     """A JPEG file with its colors at full resolution.
 

@@ -1,7 +1,7 @@
-"""Looks at files: is it there, is it an image, how large, which bytes, and on demand what it shows.
+"""Looks at files without decoding them: is it there, is it an image, how large, which bytes.
 
-Input: paths and limits. Output: a `ProbeResult` each. Nothing is decoded but for thumbnails. Nothing raises
-for a bad file: it gets a status of `urnet_tf.schema.STATUS` and a reason.
+Input: paths and limits. Output: a `ProbeResult` each. Nothing raises for a bad file: it gets a status of
+`urnet_tf.schema.STATUS` and a reason.
 
 A disk or network that fails says nothing about an image: after a few tries that raises.
 """
@@ -13,16 +13,14 @@ import itertools
 import os
 import stat
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
-
-import numpy as np
 
 from urnet_tf.errors import RunError
 from urnet_tf.images.containers import find_container, read_member
 from urnet_tf.images.headers import Refused, guessed, read_size
-from urnet_tf.images.thumbnails import make_thumbnail
+from urnet_tf.schema import STATUS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,11 +30,11 @@ PROBE_COLUMNS = {
     "reason": "string",
     "width_px": "int32",
     "height_px": "int32",
-    "content_hash": "string",
+    "content_hash": "string",  # "" where it could not be read
     "num_bytes": "int64",
     "guessed": "string",  # see `headers.guessed`
 }
-_FILES_PER_TASK = 32
+_REASON_LENGTH = 160
 
 _OS_STATUS = {
     errno.ENOENT: "missing",
@@ -67,27 +65,6 @@ class ProbeResult(NamedTuple):
     content_hash: str = ""
     num_bytes: int = 0
     guessed: str = ""
-    thumbnail: np.ndarray | None = None  # see `thumbnails`; None = not asked for, or the file is not usable
-
-
-def probe_files(
-    paths: Iterable[str],
-    *,
-    max_bytes: int,
-    max_pixels: int,
-    min_side_px: int,
-    workers: int,
-    thumbnails: bool = False,
-) -> Iterator[ProbeResult]:
-    """Probes files by several threads; results come in the order of `paths`.
-
-    Raises:
-      OSError: see `probe_file`.
-    """
-    return map_in_threads(
-        lambda path: probe_file(path, max_bytes, max_pixels, min_side_px, thumbnails),
-        paths, workers, _FILES_PER_TASK,
-    )  # fmt: skip
 
 
 def map_in_threads(
@@ -119,23 +96,44 @@ def map_in_threads(
         pool.shutdown(cancel_futures=True)
 
 
-def probe_file(
-    path: str, max_bytes: int, max_pixels: int, min_side_px: int, thumbnail: bool = False
-) -> ProbeResult:
+def probe_file(path: str, max_bytes: int, max_pixels: int, min_side_px: int) -> ProbeResult:
     """Reads one file and its image header.
 
     Args:
       path: the file; links are followed.
       max_bytes: larger files are refused without being read.
-      max_pixels: images whose header promises more are refused.
-      min_side_px: images with a shorter side are refused.
-      thumbnail: whether to decode the image for one.
+      max_pixels, min_side_px: see `probe_bytes`.
 
     Raises:
       OSError: the disk or network fails, several times in a row; `filename` is the path.
     """
+    found = try_to_read(path, max_bytes)
+    return probe_bytes(found, max_pixels, min_side_px) if isinstance(found, bytes) else found
+
+
+def try_to_read(path: str, max_bytes: int) -> bytes | ProbeResult:
+    """The bytes of a file, or why it cannot be read; raises as `probe_file`."""
     try:
-        data = read_file(path, max_bytes)
+        return read_file(path, max_bytes)
+    except Refused as refused:
+        return ProbeResult(refused.status, refused.reason)
+    except OSError as error:
+        if is_environment_fault(error):
+            raise
+        return ProbeResult(os_status(error), os_reason(error))
+
+
+def probe_bytes(data: bytes, max_pixels: int, min_side_px: int, content: str = "") -> ProbeResult:
+    """What the header of an image file tells.
+
+    Args:
+      data: the bytes of the file.
+      max_pixels: images whose header promises more are refused.
+      min_side_px: images with a shorter side are refused.
+      content: the `content_hash` of the data, where it is known.
+    """
+    known = content or content_hash(data), len(data)
+    try:
         width, height = read_size(data)
         if min(width, height) < min_side_px:
             raise Refused(
@@ -146,13 +144,20 @@ def probe_file(
                 "too_many_pixels", f"the header promises {width} x {height} pixels; {max_pixels} are allowed"
             )
     except Refused as refused:
-        return ProbeResult(refused.status, refused.reason)
-    except OSError as error:
-        if is_environment_fault(error):
-            raise
-        return ProbeResult(os_status(error), os_reason(error))
-    small = make_thumbnail(data) if thumbnail else None
-    return ProbeResult(None, "", width, height, content_hash(data), len(data), guessed(data), small)
+        return ProbeResult(refused.status, refused.reason, 0, 0, *known)
+    return ProbeResult(None, "", width, height, *known, guessed(data))
+
+
+def describe_refusal(refused: Refused) -> str:
+    """Why a file cannot be decoded: a sentence that begins with that of its status, not too long."""
+    return _sentence(f"{STATUS[refused.status]}: {_sentence(refused.reason)}")
+
+
+def _sentence(message: str) -> str:
+    """The first line of a library's message, not too long."""
+    lines = message.strip().splitlines()
+    line = lines[0].strip().rstrip(".") if lines else "the image cannot be decoded"
+    return (line if len(line) <= _REASON_LENGTH else line[: _REASON_LENGTH - 3] + "...") + "."
 
 
 def describe_guesses(probes: "pa.Table") -> list[str]:
@@ -182,6 +187,26 @@ def hash_image(path: str, max_bytes: int) -> str:
         if is_environment_fault(error):
             raise
         return os_status(error)
+
+
+def identify_file(path: str) -> str:
+    """What changes when a file changes: its size, time and inode, or those of the archive that it lies in.
+
+    Returns:
+      "size:time:inode"; "" for what is no file, or where nothing can be told.
+    """
+    try:
+        try:
+            status = os.stat(path)
+        except NotADirectoryError:
+            inside = find_container(path)
+            if inside is None:
+                return ""
+            status = os.stat(inside[0])
+    except (OSError, ValueError):
+        return ""
+    is_file = stat.S_ISREG(status.st_mode)
+    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}" if is_file else ""
 
 
 def is_environment_fault(error: OSError) -> bool:

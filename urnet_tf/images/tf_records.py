@@ -1,4 +1,4 @@
-"""Reads TFRecord files of tf.train.Example at random, without TensorFlow.
+"""Reads TFRecord and ArrayRecord files of tf.train.Example at random, without TensorFlow.
 
 TensorFlow and tensorflow-datasets read such a file from its beginning only. Where each record begins follows
 from the lengths in front of them:
@@ -6,14 +6,67 @@ from the lengths in front of them:
   uint64 length | uint32 checksum of the length | data | uint32 checksum of the data
 """
 
+import contextlib
+import errno
 import functools
 import os
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from urnet_tf.images import image_store
+
 _HEAD, _TAIL = 12, 4
+_SAMPLE = 16  # records whose sizes are looked up
+
+
+class RecordFile:
+    """A file of records, by row.
+
+    Args:
+      path: a TFRecord file, or one whose name holds ".array_record".
+
+    Raises:
+      OSError: it cannot be read.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path, self._is_array = path, ".array_record" in os.path.basename(path)
+        if not self._is_array:
+            self._offsets = find_records(path)
+            return
+        os.stat(path)
+        with _damage_told(path):
+            self._reader = image_store.open_shard(path)
+            if not self._reader.ok():
+                self._reader.read([0])  # raises; without it the file would have no records
+
+    def __len__(self) -> int:
+        return int(self._reader.num_records()) if self._is_array else len(self._offsets)
+
+    def mean_size(self) -> float:
+        """About how many bytes a record has."""
+        if not len(self):
+            return 0.0
+        rows = np.unique(np.linspace(0, len(self) - 1, _SAMPLE).astype(int))
+        return float(np.mean([len(self.read(row)) for row in rows]))
+
+    def read(self, row: int) -> bytes:
+        """The data of a record, 0 <= row < len."""
+        if not self._is_array:
+            return read_record(self._path, self._offsets[row])
+        with _damage_told(self._path):
+            return bytes(self._reader.read([row])[0])
+
+
+@contextlib.contextmanager
+def _damage_told(path: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # of the library
+        raise OSError(errno.EINVAL, f"a damaged ArrayRecord file: {error}", path) from None
 
 
 def find_records(path: str) -> np.ndarray:

@@ -271,7 +271,7 @@ class Session:
         if not 0 <= place < len(classes):
             raise UnknownQueue(f"class {place}")
         label, judged = int(classes[place]), self.journal.states().judged
-        groups = [
+        groups: list[dict[str, Any]] = [
             {
                 "queue": f"group:{label}:{number}",
                 "images": len(group.ids),

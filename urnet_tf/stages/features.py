@@ -3,7 +3,14 @@
 Reads the image store (pack), or features of one's own (`model.features`). Writes features.npy, float16
 [images, D], by id; float32 where one's own are no float16. With `model.mode: finetune`
 there is nothing to do: the features of whole networks belong to stage `extract`. The loop resumes.
+
+Features of a packed image that this stage has seen before are taken over from its last complete run, if the
+network, its view of the images, the libraries and the engine are the same: what comes out is bitwise what
+computing all of them would give, as that of an image does not depend on those beside it.
 """
+
+import hashlib
+import importlib.metadata
 
 import numpy as np
 from absl import logging
@@ -11,6 +18,8 @@ from absl import logging
 from urnet_tf import store
 from urnet_tf.backbone_names import is_own
 from urnet_tf.config import Config
+from urnet_tf.evaluation import engines
+from urnet_tf.images.known_records import RECORD_KEYS_FILE
 from urnet_tf.stages.own_features import (
     copy_features,
     fingerprint_own_features,
@@ -27,8 +36,11 @@ from urnet_tf.stages.settings import (
     open_backbone,
 )
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
+from urnet_tf.store import machine
+from urnet_tf.store.lookup import RowsByKey
 
 _BATCH = 64
+_COPIED_AT_ONCE = 1 << 16  # rows
 
 
 def run(context: StageContext) -> dict:
@@ -38,27 +50,91 @@ def run(context: StageContext) -> dict:
         return {"images": 0, "feature_dim": None}
     if config.model.features is not None:
         return _take_over(context)
+    return _compute(context)
+
+
+def _compute(context: StageContext) -> dict:
+    """Fills features.npy by the backbone."""
+    out = context.out
+    keys = np.asarray(store.read_array(context.path("pack", RECORD_KEYS_FILE)))
+    made_with = _made_with()
+    left, before = _take_known(context, keys, made_with)
+    logging.info("features: %d images are known from before, %d are new.", len(keys) - len(left), len(left))
+    if before is None or len(left):
+        dim, engine = _extract(context, left, len(keys))
+    else:
+        dim, engine = before["feature_dim"], before["engine"]
+    store.write_array(out / RECORD_KEYS_FILE, keys)
+    return {"images": len(keys), "feature_dim": dim, "engine": engine, "made_with": made_with}
+
+
+def _take_known(
+    context: StageContext, keys: np.ndarray, made_with: dict[str, str]
+) -> tuple[np.ndarray, dict | None]:
+    """Copies the features of known images into features.npy.
+
+    Returns:
+      int64 [n], the images that are left to compute; and the metadata of the run that the others are from,
+      None where there are no others.
+    """
+    marker = context.earlier_marker()
+    before = marker["metadata"] if marker is not None and not context.named else {}
+    rows = np.full(len(keys), -1)
+    is_alike = context.was_alike() and before.get("made_with") == made_with
+    if is_alike and _takes_same_engine(before, len(keys)):
+        try:
+            known = np.asarray(store.read_array(context.earlier(RECORD_KEYS_FILE)))
+            source = store.read_array(context.earlier("features.npy"))
+            rows = RowsByKey(known).find(keys)
+        except store.DamagedResult as damage:
+            logging.info("features: those from before are not used, since %s.", damage.problem)
+    elif before.get("images"):
+        logging.info("features: those from before are not used, since they were computed otherwise.")
+    found = np.flatnonzero(rows >= 0)
+    if not len(found):
+        return np.arange(len(keys)), None
+    features = store.open_column(context.out / "features.npy", (len(keys), source.shape[1]), source.dtype)
+    for start in range(0, len(found), _COPIED_AT_ONCE):
+        some = found[start : start + _COPIED_AT_ONCE]
+        features[some] = source[rows[some]]
+    features.flush()
+    return np.flatnonzero(rows < 0), before
+
+
+def _takes_same_engine(before: dict, images: int) -> bool:
+    """Whether the engine that computes so many images is the one of before; TFLite rounds otherwise."""
+    if engines.are_many(images):
+        return engines.are_many(before["images"])
+    return bool(before["engine"] == "keras")
+
+
+def _extract(context: StageContext, ids: np.ndarray, images: int) -> tuple[int, str]:
+    """Computes the features of some images; the size of a feature, and which engine did it."""
     from urnet_tf.evaluation import inference
     from urnet_tf.images.image_store import ImageStore
     from urnet_tf.training import fit as training
 
-    images = ImageStore(context.path("pack"))
+    config = context.config
     with training.precision_policy(config.runtime.precision):
         backbone = open_backbone(config)
-    dim = backbone.output_shape[-1]
-    features = store.open_column(context.out / "features.npy", (len(images), dim), np.float16)
-    units = context.units("features", inference.count_units(len(images), _BATCH), features)
+    dim, engine = backbone.output_shape[-1], inference.choose_engine(backbone, images)
+    features = store.open_column(context.out / "features.npy", (images, dim), np.float16)
+    # Named after the images, since a run that is taken up may have others to compute.
+    name = f"features_{hashlib.blake2b(ids.tobytes(), digest_size=8).hexdigest()}"
+    units = context.units(name, inference.count_units(len(ids), _BATCH), features)
     inference.extract_features(
-        backbone,
-        images,
-        np.arange(len(images)),
-        features,
-        units,
-        image_size_px=config.model.image_size_px,
-        crop_fraction=config.model.crop_fraction,
-        batch_size=_BATCH,
-    )
-    return {"images": len(images), "feature_dim": dim}
+        backbone, ImageStore(context.path("pack")), ids, features, units,
+        image_size_px=config.model.image_size_px, crop_fraction=config.model.crop_fraction,
+        batch_size=_BATCH, engine=engine, rows=ids,
+    )  # fmt: skip
+    return dim, engine
+
+
+def _made_with() -> dict[str, str]:
+    """What decides the features of a packed image besides settings, inputs and the engine."""
+    packages = "tensorflow", "keras", "ai-edge-litert"
+    device = "GPU" if machine.count_gpus() else "CPU"
+    return {"device": device} | {name: importlib.metadata.version(name) for name in packages}
 
 
 def _take_over(context: StageContext) -> dict:
@@ -85,9 +161,11 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
         own = open_own_features(config)
         size = plan.images * own.values.shape[1] * own.dtype.itemsize
         return Estimate(plan.images, 5.0 + size / 10**8, size, 10**9, "read from model.features")
-    seconds = 15.0 + forward_seconds(config, plan.images, plan)
+    new = plan.new if plan.reuses else plan.images
+    seconds = (15.0 if new else 1.0) + forward_seconds(config, new, plan)
     disk = plan.images * count_backbone(config).feature_dim * 2  # mapped: takes only memory that is free
-    return Estimate(plan.images, seconds, disk, inference_bytes(config, plan, 1, _BATCH))
+    note = f"{new:,} new" if new < plan.images else ""
+    return Estimate(plan.images, seconds, disk, inference_bytes(config, plan, 1, _BATCH), note)
 
 
 def inputs(config: Config) -> dict:

@@ -1,8 +1,9 @@
-"""Ingest: lists a crawl, looks at every file once, finds copies, settles splits and what is left out.
+"""Ingest: lists a crawl, looks into every file once, finds copies, settles splits and what is left out.
 
-Reads: the folder, list or WebVision tree at `ingest.path`, and judgements. Writes: `candidates.parquet`,
-`quarantine.parquet`, `duplicates.parquet`, `classes.json`, and with judgements `judged.parquet`. Files are
-probed in units of FILES_PER_UNIT; a killed run takes up behind the last finished unit.
+Reads: the folder, list or WebVision tree at `ingest.path`, judgements, and what it has found out about files
+before. Writes: `candidates.parquet`, `quarantine.parquet`, `duplicates.parquet`, `classes.json`, and with
+judgements `judged.parquet`; for the next time `files.parquet` and `thumbnails.npy`; and, ahead, the records
+that the stage pack will take.
 """
 
 import concurrent.futures
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urnet_tf import schema
 from urnet_tf.config import Config, IngestConfig
 from urnet_tf.errors import RunError, UsageError, name_settings, settings_named
+from urnet_tf.images.thumbnails import THUMBNAIL_BYTES
 from urnet_tf.schema import (
     DUPLICATE_COLUMNS,
     DUPLICATE_KINDS,
@@ -25,15 +27,15 @@ from urnet_tf.schema import (
     VAL,
 )
 from urnet_tf.stages.judgements import fingerprint_judgements, obey_judgements
+from urnet_tf.stages.known_files import FILE_COLUMNS, FILES, UNITS
 from urnet_tf.stages.presence import check_folders
-from urnet_tf.stages.settings import keys_of
+from urnet_tf.stages.settings import decoding_seconds, keys_of, packed_bytes
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
-from urnet_tf.store import Workdir, hash_file, open_column, read_table, write_json, write_table
+from urnet_tf.store import Workdir, columns_of, hash_file, read_table, write_json, write_table
 from urnet_tf.store.progress import progress
 from urnet_tf.text_rules import show_path
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
     from urnet_tf.crawl.instance_table import InstanceTable
@@ -41,10 +43,10 @@ if TYPE_CHECKING:
     from urnet_tf.crawl.listing import Reading
     from urnet_tf.crawl.table import Crawl
 
-FILES_PER_UNIT = 20_000
-_SECONDS_PER_FILE = 1.5e-4  # measured: listing, reading and hashing small local files on 2 cores
-# Measured, of one core: 0.4 ms for the thumbnail of a JPEG of 500 x 375 px (PNG: 4 ms), 0.3 ms to compare it.
-_SECONDS_PER_THUMBNAIL = 1e-3
+_SECONDS_PER_FILE = 1.5e-4  # measured: listing, looking up, and tables
+# Measured, of one core: comparing 1,000 to 17,000 pictures; the time of more grows as N^1.5.
+_SECONDS_TO_COMPARE, _COMPARED_EVENLY = 3e-4, 17_000
+_BYTES_PER_ROW = 250  # of all tables
 _THREADS_PER_CORE = 4  # threads mostly wait for the disk
 _MISSING_TO_STOP, _MISSING_TO_WARN = 0.9, 0.1  # parts of the listed files
 
@@ -56,8 +58,7 @@ def run(context: StageContext) -> dict:
 
     from urnet_tf.crawl.instance_table import CANDIDATE_COLUMNS, MIN_TRAIN_IMAGES, check_classes
     from urnet_tf.crawl.table import cut_ranks
-    from urnet_tf.images.probe import describe_guesses
-    from urnet_tf.stages.copies import tell_copies, with_pictures
+    from urnet_tf.stages.copies import tell_copies
 
     settings, out = context.config.ingest, context.out
     crawl = read_crawl(context.config)
@@ -70,19 +71,15 @@ def run(context: StageContext) -> dict:
         raise _no_rows(settings.path, crawl)
     if not context.named:
         check_folders(context.workdir, crawl.root)
-    probes, thumbnails = _probe(context, crawl)
-    _check_missing(context, crawl, probes)
-    for note in describe_guesses(probes):
-        logging.warning("ingest: %s.", note)
-    probes, not_compared = with_pictures(probes, thumbnails, settings.copy_similarity)
+    probes, not_compared = _look_into_files(context, crawl)
     crawl, probes, judged = obey_judgements(context, crawl, probes)
     crawl, probes, tables, enough = _without_small_classes(settings, crawl, probes)
     quarantine = pa.concat_tables([crawl.rejected, tables.quarantine])
-    write_table(out / "quarantine.parquet", _columns(quarantine), QUARANTINE_COLUMNS)
+    write_table(out / "quarantine.parquet", columns_of(quarantine), QUARANTINE_COLUMNS)
     minimum = MIN_TRAIN_IMAGES if enough else settings.min_class_images
     check_classes(tables.candidates, quarantine, crawl.classes, minimum)
-    write_table(out / "candidates.parquet", _columns(tables.candidates), CANDIDATE_COLUMNS)
-    write_table(out / "duplicates.parquet", _columns(tables.duplicates), DUPLICATE_COLUMNS)
+    write_table(out / "candidates.parquet", columns_of(tables.candidates), CANDIDATE_COLUMNS)
+    write_table(out / "duplicates.parquet", columns_of(tables.duplicates), DUPLICATE_COLUMNS)
     write_json(out / "classes.json", crawl.classes)
     metadata = _metadata(crawl, tables, quarantine, probes) | {"not_compared": not_compared} | judged
     logging.info(
@@ -93,6 +90,30 @@ def run(context: StageContext) -> dict:
     )  # fmt: skip
     tell_copies(tables.duplicates, not_compared)
     return metadata
+
+
+def _look_into_files(context: StageContext, crawl: "Crawl") -> tuple["pa.Table", int]:
+    """What is known of all files, with the picture that each shows, and how many could not be compared."""
+    import pyarrow.compute as pc
+    from absl import logging
+
+    from urnet_tf.images.probe import describe_guesses
+    from urnet_tf.stages.copies import with_pictures
+    from urnet_tf.stages.crawl_files import inspect_files
+
+    files = inspect_files(context, crawl)
+    _check_missing(context, crawl, files.table)
+    for note in describe_guesses(files.table):
+        logging.warning("ingest: %s.", note)
+    if known := len(files.table) - files.new:
+        verb = "is" if files.new == 1 else "are"
+        logging.info("ingest: %d files are known from before, %d %s new.", known, files.new, verb)
+    probes, not_compared = with_pictures(context, files)
+    write_table(context.out / FILES, columns_of(probes) | {"path": crawl.rows["path"]}, FILE_COLUMNS)
+    # A file that is not used has no content here.
+    hashes = pc.if_else(pc.equal(probes["status"], ""), probes["content_hash"], "")
+    place = probes.schema.get_field_index("content_hash")
+    return probes.set_column(place, "content_hash", hashes), not_compared
 
 
 def _without_small_classes(
@@ -117,8 +138,11 @@ def _without_small_classes(
     return crawl, probes, tables, dropped is not None
 
 
-def read_crawl(config: Config) -> "Crawl":
+def read_crawl(config: Config, *, texts: bool = True) -> "Crawl":
     """Lists the crawl that `config.ingest` points at; opens no image.
+
+    Args:
+      texts: whether page texts and ranks are wanted where it takes long to read them.
 
     Raises:
       UsageError: no path is set, nothing is there, or it cannot be understood.
@@ -127,27 +151,23 @@ def read_crawl(config: Config) -> "Crawl":
 
     keys = keys_of(config, "ingest")
     with settings_named(keys):
-        crawl = listing.list_crawl(*_find(config.ingest), _reading(config.ingest))
+        crawl = listing.list_crawl(*_find(config.ingest), _reading(config.ingest), texts=texts)
     return dataclasses.replace(crawl, notes=tuple(name_settings(note, keys) for note in crawl.notes))
 
 
 def estimate(config: Config, plan: PlanContext) -> Estimate:
-    """Rows from a quick count; memory for listing columns and texts."""
-    from urnet_tf.crawl import readers
-
-    settings = config.ingest
-    rows = readers.count_rows(*_find(settings), settings.sources)
-    for path in (settings.val_path, settings.test_path):
-        rows += readers.count_rows(path) if path is not None else 0
-    seconds = 2.0 + rows * _SECONDS_PER_FILE
-    if settings.copy_similarity is not None:
-        seconds += rows * _SECONDS_PER_THUMBNAIL / (config.runtime.workers or os.cpu_count() or 1)
-    return Estimate(
-        rows=rows,
-        seconds=seconds,
-        disk_bytes=rows * 150,
-        memory_bytes=200_000_000 + rows * 1000,
-    )
+    """Listing all rows, decoding those that are new, comparing all with each other."""
+    rows = plan.images
+    if rows is None:
+        return Estimate()
+    cores = min(plan.cores, config.runtime.workers or plan.cores)
+    seconds = 1.0 + rows * _SECONDS_PER_FILE + plan.new * decoding_seconds(plan.bytes_per_image) / cores
+    disk = rows * _BYTES_PER_ROW + plan.new * packed_bytes(config, plan.bytes_per_image)
+    if config.ingest.copy_similarity is not None:
+        seconds += rows * _SECONDS_TO_COMPARE * max(1.0, rows / _COMPARED_EVENLY) ** 0.5
+        disk += rows * THUMBNAIL_BYTES
+    note = f"{plan.new:,} to decode" if plan.new < rows else ""
+    return Estimate(rows, seconds, int(disk), 200_000_000 + rows * 1000, note)
 
 
 def inputs(config: Config) -> dict:
@@ -236,49 +256,6 @@ def _may_be(kind: str, path: str) -> bool:
     return (kind == "folder" and os.path.isdir(path)) or (kind == "list" and path.endswith(".parquet"))
 
 
-def _probe(context: StageContext, crawl: "Crawl") -> tuple["pa.Table", "np.memmap | None"]:
-    """Probe results of all rows as a table, in listing order, and thumbnails if pictures are compared."""
-    import pyarrow as pa
-
-    from urnet_tf.images.probe import PROBE_COLUMNS, environment_failure, probe_files
-    from urnet_tf.images.thumbnails import THUMBNAIL_BYTES
-
-    settings = context.config.ingest
-    cores = context.config.runtime.workers or os.cpu_count() or 1
-    paths = crawl.rows["path"]
-    total = -(-len(paths) // FILES_PER_UNIT)
-    units = context.units("probe", total)
-    thumbnails = None
-    if settings.copy_similarity is not None:
-        shape = len(paths), THUMBNAIL_BYTES
-        thumbnails = open_column(units.directory / "thumbnails.npy", shape, "uint8")
-        units = context.units("probe", total, thumbnails)
-    part = "part-{:06d}.parquet".format
-    with progress(None, "ingest", total=len(paths), unit="files") as bar:
-        pending = units.pending()
-        bar.update((total - len(pending)) * FILES_PER_UNIT if pending else len(paths))
-        for unit in pending:
-            some = paths[unit * FILES_PER_UNIT : (unit + 1) * FILES_PER_UNIT].to_pylist()
-            results = probe_files(
-                (os.path.join(crawl.root, path) for path in some), max_bytes=settings.max_bytes,
-                max_pixels=settings.max_pixels, min_side_px=settings.min_side_px,
-                workers=cores * _THREADS_PER_CORE, thumbnails=thumbnails is not None,
-            )  # fmt: skip
-            rows = []
-            try:
-                for place, result in enumerate(results, unit * FILES_PER_UNIT):
-                    rows.append((result.status or "", *result[1:-1]))
-                    if thumbnails is not None:
-                        thumbnails[place] = 0 if result.thumbnail is None else result.thumbnail
-                    bar.update()
-            except OSError as error:
-                raise environment_failure(error) from error
-            columns = dict(zip(PROBE_COLUMNS, zip(*rows, strict=True), strict=True))
-            write_table(units.directory / part(unit), columns, PROBE_COLUMNS)
-            units.complete(unit)
-    return pa.concat_tables([read_table(units.directory / part(unit)) for unit in range(total)]), thumbnails
-
-
 def _no_rows(path: str | None, crawl: "Crawl") -> UsageError:
     """The end of a listing of which nothing can be used."""
     count = len(crawl.rejected)
@@ -317,14 +294,14 @@ def _check_missing(context: StageContext, crawl: "Crawl", probes: "pa.Table") ->
             "are left out.", what
         )  # fmt: skip
         return
-    context.remove("units_probe")  # nothing of it is worth going on with
+    context.remove(UNITS)  # nothing of it is worth going on with
     missing = rejections(
         crawl.rows.take(rows),
         probes["status"].take(rows).to_pylist(),
         probes["reason"].take(rows).to_pylist(),
     )
     table = context.out / "quarantine.parquet"
-    write_table(table, _columns(pa.concat_tables([crawl.rejected, missing])), QUARANTINE_COLUMNS)
+    write_table(table, columns_of(pa.concat_tables([crawl.rejected, missing])), QUARANTINE_COLUMNS)
     elsewhere = suggest_root(crawl.root, paths)
     if elsewhere is not None and _find(context.config.ingest)[1] == "list":
         raise RunError(
@@ -338,14 +315,12 @@ def _check_missing(context: StageContext, crawl: "Crawl", probes: "pa.Table") ->
     )
 
 
-def _columns(table: "pa.Table") -> dict[str, Any]:
-    return dict(zip(table.column_names, table.columns, strict=True))
-
-
 def _metadata(
     crawl: "Crawl", tables: "InstanceTable", quarantine: "pa.Table", probes: "pa.Table"
 ) -> dict[str, Any]:
     import pyarrow.compute as pc
+
+    usable = probes.filter(pc.equal(probes["status"], ""))
 
     def counts(column: Any) -> dict[str, int]:
         return {row["values"].as_py(): row["counts"].as_py() for row in pc.value_counts(column)}
@@ -367,7 +342,7 @@ def _metadata(
         "quarantined": dict(sorted(statuses.items(), key=lambda item: (-item[1], item[0]))),
         "root": crawl.root,
         "duplicates": {kind: kinds.get(kind, 0) for kind in DUPLICATE_KINDS},
-        "bytes": pc.sum(probes["num_bytes"]).as_py() or 0,
+        "bytes": pc.sum(usable["num_bytes"]).as_py() or 0,
     }
 
 
@@ -380,5 +355,6 @@ STAGE = Stage(
     version=6,
     inputs=inputs,
     inputs_of_workdir=fingerprint_judgements,
+    reads_ahead=("pack.short_side_px", "pack.jpeg_quality"),
     rescan=rescan,
 )

@@ -1,8 +1,9 @@
-"""Stage pack: decodes every candidate once, reduces it, and stores it by its final id.
+"""Stage pack: stores every candidate, decoded once and reduced, by its final id.
 
-Reads ingest's tables and the images. Writes ArrayRecord shards, `instances.parquet` (final ids),
-`quarantine.parquet` (ingest's rows and what could not be decoded) and `classes.json`. A shard is the
-unit of resuming.
+Reads ingest's tables, and the records that ingest has made ahead or this stage before; of other images the
+files, which it decodes. Writes ArrayRecord shards, `record_keys.npy` (what tells records apart, uint64
+[images, 2]), `instances.parquet` (final ids), `quarantine.parquet` (ingest's rows and what could not be
+packed) and `classes.json`. A shard is the unit of resuming.
 
 Only what is read and cannot be decoded becomes a row of the quarantine. Files that ingest has read and
 that cannot be read now, or that hold other bytes now, tell of a disk or a share and stop the stage.
@@ -13,6 +14,7 @@ import contextlib
 import os
 import pathlib
 import shutil
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -22,25 +24,23 @@ from urnet_tf import schema, store
 from urnet_tf.config import Config
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.export.quiet import CapturedLibraryOutput
-from urnet_tf.images import image_store, picture
+from urnet_tf.images import image_store
 from urnet_tf.images.containers import find_container
 from urnet_tf.images.headers import Refused
-from urnet_tf.images.orientation import exif_orientation
-from urnet_tf.images.probe import content_hash, map_in_threads, os_reason, read_file
+from urnet_tf.images.known_records import RECORD_KEYS_FILE, KnownRecords, open_ahead
+from urnet_tf.images.probe import content_hash, describe_refusal, map_in_threads, os_reason, read_file
+from urnet_tf.stages.settings import decoding_seconds, open_packer, packed_bytes, packed_with
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
+from urnet_tf.store import UnitLog
+from urnet_tf.store.lookup import keys_of, keys_of_hex
 from urnet_tf.store.progress import progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from urnet_tf.store.workdir import UnitLog
-
 _SMALLEST_CLASS = 2  # training images; below it neither folds nor bags make sense
-_REASON_LENGTH = 160
 _THREADS_FOR_OPENING = 16  # they wait for the disk
-# Measured, seconds of one core: 0.00024 for a 15 kB file of 240 px that is kept as it is, 0.0013 for one of
-# 44 kB and 500 x 375 px, 0.005 for one of 450 kB and 1600 x 1200 px, both reduced to a short side of 256.
-_SECONDS_PER_IMAGE, _SECONDS_PER_BYTE = 1e-4, 1.8e-8
+_SECONDS_PER_IMAGE, _SECONDS_PER_BYTE = 5e-5, 1e-8  # measured: to take a packed record over
 
 
 class _Candidates(NamedTuple):
@@ -49,6 +49,7 @@ class _Candidates(NamedTuple):
     root: str
     paths: list[str]
     hashes: list[str]  # as `probe` makes them; "" = not known
+    contents: np.ndarray  # the same as keys, uint64 [N, 2]
 
     def full_path(self, row: int) -> str:
         return os.path.join(self.root, self.paths[row])
@@ -74,10 +75,12 @@ def run(context: StageContext) -> dict:
     config = context.config
     table = store.read_table(context.path("ingest", "candidates.parquet"))
     root = context.marker("ingest")["metadata"]["root"]
-    candidates = _Candidates(root, *(table.column(name).to_pylist() for name in ("path", "content_hash")))
+    paths, hashes = (table.column(name).to_pylist() for name in ("path", "content_hash"))
+    candidates = _Candidates(root, paths, hashes, keys_of_hex(hashes))
     shards = -(-len(table) // config.pack.images_per_shard)
     log = context.units("pack", shards)
-    _pack_shards(context.out, candidates, log, config)
+    keys = store.open_column(log.directory / RECORD_KEYS_FILE, (len(table), 2), np.uint64)
+    _pack_shards(context, candidates, UnitLog(log.directory, shards, keys), keys)
     metadata = log.metadata()
     image_store.write_index(context.out, [shard["count"] for shard in metadata])
     failures = [failure for shard in metadata for failure in shard["failures"]]
@@ -86,11 +89,13 @@ def run(context: StageContext) -> dict:
     instances = table.filter(kept)
     _write_quarantine(context, table, failures)
     shutil.copyfile(context.path("ingest", "classes.json"), context.out / "classes.json")
+    store.write_array(context.out / RECORD_KEYS_FILE, keys[kept])
     counts = _count_images(instances)
     left_out = dict(collections.Counter(status for _, status, _ in failures).most_common())
     logging.info(
-        "pack: %d images (%s), %d rows left out%s.",
-        len(instances), schema.tell_splits(counts), len(failures),
+        "pack: %d images (%s), %d of them taken over as they were packed before, %d rows left out%s.",
+        len(instances), schema.tell_splits(counts),
+        len(table) - sum(shard["decoded"] for shard in metadata), len(failures),
         "".join(f", {count} {status}" for status, count in left_out.items()),
     )  # fmt: skip
     num_classes = _check_classes(instances, context.out)
@@ -103,6 +108,7 @@ def run(context: StageContext) -> dict:
         "num_classes": num_classes,
         "bytes": sum(shard["bytes"] for shard in metadata),
         "quarantined": left_out,
+        "packed_with": packed_with(config),
     }
 
 
@@ -111,98 +117,117 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     if plan.images is None:
         return Estimate(note="unknown before ingest")
     cores = min(plan.cores, config.runtime.workers or plan.cores)
-    seconds = plan.images * (_SECONDS_PER_IMAGE + plan.bytes_per_image * _SECONDS_PER_BYTE) / cores
-    # A photograph at quality 95 without chroma subsampling takes about 0.7 bytes a pixel.
-    largest = 0.7 * config.pack.short_side_px**2 * 4 / 3
-    return Estimate(
-        rows=plan.images, seconds=seconds, disk_bytes=int(plan.images * min(plan.bytes_per_image, largest))
-    )
+    size = packed_bytes(config, plan.bytes_per_image)
+    decoded = 0 if plan.reuses else plan.images - plan.new  # what is new ingest has decoded
+    seconds = plan.images * (_SECONDS_PER_IMAGE + size * _SECONDS_PER_BYTE)
+    seconds += decoded * decoding_seconds(plan.bytes_per_image) / cores
+    note = f"{decoded:,} to decode" if decoded else "taken over from ingest and earlier runs"
+    return Estimate(plan.images, seconds, int(plan.images * (size + 16)), note=note)
 
 
-def _pack_shards(out: pathlib.Path, candidates: _Candidates, log: "UnitLog", config: Config) -> None:
-    """Fills the shards that are not complete, in order."""
+def _pack_shards(context: StageContext, candidates: _Candidates, log: "UnitLog", keys: np.ndarray) -> None:
+    """Fills the shards that are not complete, in order.
+
+    Args:
+      log: of the shards.
+      keys: uint64 [rows, 2], filled with the key of each record.
+    """
+    config, out = context.config, context.out
     size, pending = config.pack.images_per_shard, log.pending()
     rows_of = {s: range(s * size, min((s + 1) * size, len(candidates.paths))) for s in pending}
     workers = config.runtime.workers or os.cpu_count() or 1
+    known = _open_known(context) if pending else []
     total = sum(map(len, rows_of.values()))
     with CapturedLibraryOutput() as printed, progress(None, "pack", total=total, unit="images") as bar:
-        packer = _Packer(candidates, config, printed)
+        packer = _FilePacker(candidates, config, printed)
         for shard in pending:
-            packed_rows: list[tuple[int, _Packed]] = []
             rows = rows_of[shard]
-            with contextlib.closing(map_in_threads(packer.pack, rows, workers)) as results:
-                for row, packed in zip(rows, results, strict=True):
-                    packed_rows.append((row, packed))
-                    if packed.problem:
-                        break
-                    bar.update()
-            # Here all threads are at rest, so that what is printed belongs to one image.
-            packed_rows = [(row, packer.pack_alone(row) if p.suspect else p) for row, p in packed_rows]
-            if problems := {row: p.problem for row, p in packed_rows if p.problem}:
-                left = [row for other in pending if other >= shard for row in rows_of[other]]
-                raise _unreadable_now(candidates, left, problems)
-            failures = [[row, p.status, p.reason] for row, p in packed_rows if p.status]
-            records = [p.record for _, p in packed_rows if not p.status]
-            image_store.write_shard(out, shard, records)
-            metadata = {"count": len(records), "bytes": sum(map(len, records)), "failures": failures}
-            log.complete(shard, metadata)
+            found = _taken_over(known, candidates.contents[rows.start : rows.stop])
+            bar.update(len(found))
+            left = [row for place, row in enumerate(rows) if place not in found]
+            packed = packer.pack_all(left, workers, bar.update)
+            if problems := {row: p.problem for row, p in packed.items() if p.problem}:
+                others = [row for other in pending if other >= shard for row in rows_of[other]]
+                raise _unreadable_now(candidates, others, problems)
+            failures = [[row, p.status, p.reason] for row, p in packed.items() if p.status]
+            records = {rows.start + place: record for place, record in found.items()}
+            records |= {row: p.record for row, p in packed.items() if not p.status}
+            ordered = sorted(records)
+            keys[ordered] = keys_of([records[row] for row in ordered])
+            image_store.write_shard(out, shard, [records[row] for row in ordered])
+            log.complete(shard, {
+                "count": len(records), "bytes": sum(map(len, records.values())), "failures": failures,
+                "decoded": len(packed),
+            })  # fmt: skip
 
 
-class _Packer:
-    """Packs single files, in several threads at once."""
+def _open_known(context: StageContext) -> list[KnownRecords]:
+    """Records that need not be made again: what ingest has packed ahead, and this stage before."""
+    made_with = packed_with(context.config)
+    ahead = open_ahead(context.workdir.path("ingest") / store.AHEAD, made_with)
+    known = [ahead] if ahead is not None else []
+    marker = context.earlier_marker()
+    if context.named or marker is None or marker["metadata"].get("packed_with") != made_with:
+        return known
+    try:
+        contents = store.read_table(context.earlier("instances.parquet"), ["content_hash"])["content_hash"]
+        keys = np.asarray(store.read_array(context.earlier(RECORD_KEYS_FILE)))
+        images = image_store.ImageStore(context.earlier(image_store.INDEX_FILE).parent)
+    except store.DamagedResult as damage:
+        logging.info("pack: what was packed before is not used, since %s.", damage.problem)
+        return known
+    return [*known, KnownRecords(images, keys_of_hex(contents.to_pylist()), keys)]
+
+
+def _taken_over(known: list[KnownRecords], contents: np.ndarray) -> dict[int, bytes]:
+    """Known records of files by their place among `contents`, uint64 [n, 2]."""
+    found: dict[int, bytes] = {}
+    for records in known:
+        rows = records.find(contents)
+        places = [place for place in np.flatnonzero(rows >= 0).tolist() if place not in found]
+        some = zip(places, records.read(rows[places]), strict=True)
+        found |= {place: record for place, record in some if record is not None}
+    return found
+
+
+class _FilePacker:
+    """Packs files, in several threads at once."""
 
     def __init__(self, candidates: _Candidates, config: Config, printed: CapturedLibraryOutput) -> None:
-        self._candidates, self._config, self._printed = candidates, config, printed
+        self._candidates, self._max_bytes = candidates, config.ingest.max_bytes
+        self._packer = open_packer(config, printed.size)
 
-    def pack(self, row: int) -> _Packed:
+    def pack_all(self, rows: Sequence[int], workers: int, report: Callable[[], object]) -> dict[int, _Packed]:
+        """Packs files; behind the first that cannot be read as ingest read it none is packed."""
+        found: dict[int, _Packed] = {}
+        with contextlib.closing(map_in_threads(self._pack, rows, workers)) as results:
+            for row, packed in zip(rows, results, strict=True):
+                found[row] = packed
+                if packed.problem:
+                    break
+                report()
+        # Here all threads are at rest, so that what is printed belongs to one image.
+        return {row: self._pack(row, alone=True) if p.suspect else p for row, p in found.items()}
+
+    def _pack(self, row: int, alone: bool = False) -> _Packed:
         """Reads and packs a file."""
-        before = self._printed.size()
-        data, problem = self._read(row)
-        if problem:
-            return _Packed(problem=problem)
-        packed = self._encoded(row, data)
-        return packed._replace(suspect=bool(packed.record) and self._printed.size() > before)
-
-    def pack_alone(self, row: int) -> _Packed:
-        """Packs a file anew while no other is packed; Pillow decodes it if that makes a library print.
-
-        Such a file is damaged. Pillow decides whether it is read, and it is not stored as it is: it would
-        make libjpeg complain in every pass of every later stage.
-        """
-        before = self._printed.size()
-        packed = self.pack(row)
-        if packed.problem or self._printed.size() == before:
-            return packed
-        data, problem = self._read(row)
-        return _Packed(problem=problem) if problem else self._encoded(row, data, damaged=True)
-
-    def _read(self, row: int) -> tuple[bytes, str]:
-        """The bytes of a file, and why they cannot be had."""
+        path = self._candidates.full_path(row)
         try:
-            return read_file(self._candidates.full_path(row), self._config.ingest.max_bytes), ""
+            data = read_file(path, self._max_bytes)
         except Refused as refused:
-            return b"", refused.reason
+            return _Packed(problem=refused.reason)
         except OSError as error:
-            return b"", os_reason(error)
-
-    def _encoded(self, row: int, data: bytes, damaged: bool = False) -> _Packed:
-        pack, max_pixels = self._config.pack, self._config.ingest.max_pixels
+            return _Packed(problem=os_reason(error))
         try:
-            plain = None if damaged else image_store.plain_jpeg(data, pack.short_side_px)
-            if plain and exif_orientation(data) == 1:
-                picture.read_picture(plain, max_pixels)  # kept bytes must be readable, too
-                return _Packed(plain)
-            pixels = picture.read_picture(data, max_pixels, pack.short_side_px, by_pillow=damaged)
-            return _Packed(picture.encode_jpeg(pixels, pack.jpeg_quality))
-        except Refused as refused:
-            known = self._candidates.hashes[row]
-            if known and known != content_hash(data):
-                return _Packed(problem="the file holds other bytes now")
-            reason = _sentence(f"{schema.STATUS[refused.status]}: {_sentence(refused.reason)}")
-            return _Packed(status=refused.status, reason=reason)
+            packed = self._packer.pack_alone(data) if alone else self._packer.pack(data)
         except MemoryError as error:
-            path = self._candidates.full_path(row)
             raise RunError(f"pack: {path} cannot be packed: it does not fit into memory.") from error
+        if packed.refused is None:
+            return _Packed(packed.record, suspect=packed.suspect)
+        known = self._candidates.hashes[row]
+        if known and known != content_hash(data):
+            return _Packed(problem="the file holds other bytes now")
+        return _Packed(status=packed.refused.status, reason=describe_refusal(packed.refused))
 
 
 def _unreadable_now(candidates: _Candidates, rows: list[int], problems: dict[int, str]) -> RunError:
@@ -228,13 +253,6 @@ def _unreadable_now(candidates: _Candidates, rows: list[int], problems: dict[int
         "again: what is packed stays. If files were removed or changed, run with --from ingest, which lists "
         "them anew."
     )
-
-
-def _sentence(message: str) -> str:
-    """The first line of a library's message, not too long."""
-    lines = message.strip().splitlines()
-    line = lines[0].strip().rstrip(".") if lines else "the image cannot be decoded"
-    return (line if len(line) <= _REASON_LENGTH else line[: _REASON_LENGTH - 3] + "...") + "."
 
 
 def _count_images(instances: "pa.Table") -> dict[str, int]:
@@ -281,4 +299,5 @@ STAGE = Stage(
     run=run,
     estimate=estimate,
     version=5,
+    uses_up=("ingest",),
 )

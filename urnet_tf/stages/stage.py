@@ -8,6 +8,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,10 @@ class PlanContext:
     train_images: int | None = None
     num_classes: int | None = None
     bytes_per_image: float = 25_000.0
+    new_images: int | None = None  # that ingest will decode; None = all
+    changes: str = ""  # what differs from the last run of ingest: a clause
+    # Whether a stage finds again what it has made of known images; else it makes them all again.
+    reuses: bool = False
     cores: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
     gpus: int = dataclasses.field(default_factory=machine.count_gpus)
     memory_bytes: int = dataclasses.field(default_factory=machine.memory_bytes)
@@ -47,6 +52,11 @@ class PlanContext:
     def classes(self) -> int:
         """The number of classes, or a guess."""
         return self.num_classes or _GUESSED_CLASSES
+
+    @property
+    def new(self) -> int:
+        """How many images ingest will decode."""
+        return (self.images or 0) if self.new_images is None else self.new_images
 
     @property
     def guess(self) -> str:
@@ -64,6 +74,14 @@ class StageContext:
     named: bool = False  # whether this stage was asked for by its name, and not just found incomplete
     # Of the stages that this one uses: those that are not complete, and why, a clause each.
     missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    rescan: bool = False  # whether times of files are not to be trusted
+    # What decides the results besides those of earlier stages: version, settings and inputs, as in markers.
+    made_by: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def reread(self) -> bool:
+        """Whether all files from outside are to be read, also those that did not change by their times."""
+        return self.named or self.rescan
 
     def path(self, stage: str, *parts: str) -> pathlib.Path:
         """A file, or the whole directory, of an earlier, complete stage, as that stage wrote it.
@@ -81,6 +99,31 @@ class StageContext:
         """
         self.workdir.checked(stage, MARKER)
         return self.workdir.completed(stage)
+
+    def earlier(self, *parts: str) -> pathlib.Path:
+        """A file of what this stage has made before, which is there until this run of it is complete.
+
+        Raises:
+          DamagedResult: it made nothing, or the file is not as it was written.
+        """
+        return self.workdir.checked(self._name, *parts)
+
+    def earlier_marker(self) -> dict | None:
+        """The marker of what this stage has made before; None where there is none."""
+        return self.workdir.marker(self._name)
+
+    def was_alike(self) -> bool:
+        """Whether what this stage has made before was made from the same settings and inputs."""
+        marker = self.earlier_marker()
+        return marker is not None and all(marker.get(key) == value for key, value in self.made_by.items())
+
+    def kept_partial(self) -> pathlib.Path | None:
+        """What a killed run of this stage left that had other settings or inputs, or None."""
+        return self.workdir.kept_partial(self._name)
+
+    @property
+    def _name(self) -> str:
+        return self.out.name.removesuffix(".partial")
 
     def units(self, name: str, total: int, *columns: np.memmap) -> UnitLog:
         """The log of a resumable loop of this stage, which fills `columns`."""
@@ -109,5 +152,9 @@ class Stage:
     inputs: Callable[[Config], dict[str, str]] = lambda config: {}
     # The same, of what may lie in the work directory itself.
     inputs_of_workdir: Callable[[Config, pathlib.Path], dict[str, str]] = lambda config, root: {}
+    # Stages whose directory `store.AHEAD` is of no more use when this one is complete.
+    uses_up: tuple[str, ...] = ()
+    # Settings of a later stage by which it fills `store.AHEAD`, which is no part of its results.
+    reads_ahead: tuple[str, ...] = ()
     # Looks at the contents of what is read from outside: why the stage must run again, or None.
     rescan: Callable[[Config, Workdir], str | None] = lambda config, workdir: None

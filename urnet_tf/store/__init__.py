@@ -4,6 +4,7 @@ from urnet_tf.store.files import (
     atomic_path,
     codes_of,
     column,
+    columns_of,
     fingerprint,
     hash_file,
     open_column,
@@ -18,9 +19,10 @@ from urnet_tf.store.files import (
     write_table,
     write_text,
 )
-from urnet_tf.store.workdir import MARKER, DamagedResult, UnitLog, Workdir
+from urnet_tf.store.workdir import AHEAD, MARKER, DamagedResult, UnitLog, Workdir
 
 __all__ = [
+    "AHEAD",
     "MARKER",
     "DamagedResult",
     "UnitLog",
@@ -28,6 +30,7 @@ __all__ = [
     "atomic_path",
     "codes_of",
     "column",
+    "columns_of",
     "fingerprint",
     "hash_file",
     "open_column",

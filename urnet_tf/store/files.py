@@ -180,6 +180,11 @@ def read_table(
     return pyarrow.parquet.read_table(path, columns=columns, filters=where, page_checksum_verification=True)
 
 
+def columns_of(table: "pa.Table") -> dict[str, Any]:
+    """Column name → column, as `write_table` takes them."""
+    return dict(zip(table.column_names, table.columns, strict=True))
+
+
 def column(table: "pa.Table", name: str) -> np.ndarray:
     """One column of a `pyarrow.Table` as a numpy array (object dtype for strings)."""
     return table.column(name).to_numpy(zero_copy_only=False)

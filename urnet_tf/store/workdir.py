@@ -34,8 +34,10 @@ from urnet_tf.store.files import (
 MARKER = "done.json"
 KEPT_SECONDS = 120.0  # results that took longer are kept when others replace them
 _KEY_FILE = "key.txt"
-# What no later stage reads: logs, which hold dates, and the units of loops, which go when all is done.
-_UNLISTED = ("tensorboard/", "units_")
+# What is no part of the results: logs, which hold dates, the units of loops, which go when all is done, and
+# what is made ahead for a later stage, which looks itself whether it is sound, and goes when that is done.
+AHEAD = "ahead"
+_UNLISTED = ("tensorboard/", "units_", f"{AHEAD}/")
 
 
 class DamagedResult(RunError):
@@ -282,6 +284,15 @@ class Workdir:
         elif old.exists():  # a killed `restore`
             os.replace(old, final)
         return found
+
+    def kept_partial(self, stage: str) -> pathlib.Path | None:
+        """What a killed run left under another key; None where there is nothing."""
+        kept = self._kept_partial(stage)
+        return kept if kept.is_dir() else None
+
+    def drop_ahead(self, stage: str) -> None:
+        """Removes what a complete stage made ahead for another one, which has used it."""
+        remove(self.root / stage / AHEAD, self.root)
 
     def previous_marker(self, stage: str) -> dict | None:
         """The marker of the results that were kept when others replaced them."""
