@@ -34,7 +34,7 @@ def test_the_answer_comes_first_and_a_run_goes_on_from_there(early, drawn_crawl,
     assert not set(LATER) & set(actions) and "without train, evaluate, export" in done.stderr
     wrong, worst, mistakes, following, going_on, page = done.stdout.splitlines()
     assert re.fullmatch(
-        r"About [\d.]+ % of the \d+ training labels look wrong \(95 % interval: [\d.]+ % to [\d.]+ %\)\.",
+        r"About [\d.]+ % of the \d+ labels look wrong \(95 % interval: [\d.]+ % to [\d.]+ %\)\.",
         wrong,
     )
     assert worst.startswith("Worst classes: ") and mistakes.startswith("Most frequent mistakes: ")

@@ -98,7 +98,7 @@ def test_the_blocks_run_in_order(
         ran = printed["urnet run --data photos --workdir runs/photos"]
         assert ran.count("skipped") == len(NAMES)
         assert "Not used" in printed["urnet why 0001.jpg --workdir runs/photos"]
-        assert "training labels look wrong" in printed["urnet noise --data photos --workdir runs/photos"]
+        assert "labels look wrong" in printed["urnet noise --data photos --workdir runs/photos"]
         assert (place / "saved_models" / "urnet" / "1" / "saved_model.pb").exists()
     if page.name == "judging.md":
         assert_judgements_arrive(place)

@@ -121,6 +121,7 @@ def test_look_alikes_copies_and_small_classes():
         ({"val": "drawn"}, True),
         ({"val": "given"}, False),
         ({"val": "drawn", "test": "given"}, False),
+        ({"val": "drawn", "judged": "judged"}, False),
     ],
 )
 def test_a_random_sample_where_the_crawl_is_measured_on_itself(labels, is_suggested):

@@ -349,3 +349,19 @@ def test_the_rows_of_a_table_are_those_of_the_columns():
     rows = sections._class_table(made)["rows"]
     assert [(row["label"], row["images"]) for row in rows] == [(0, 12), (1, 12), (2, 12), (3, 12)]
     assert rows[0]["wrong"][0] == pytest.approx((0.9 + 2 * 0.1) / 3, abs=1e-6)
+
+
+def test_what_people_judged_is_told():
+    judged = {"counts": {"random": 80}, "trusted": 7,
+              "random_sample": {"images": 80, "wrong_share": 0.25, "interval": [0.16, 0.36]}}  # fmt: skip
+    made = make_inputs(reweighting={"clean_rate_estimate": 0.7, "judged": judged})
+    measured = {**made.metrics["urnet"], "n": 33, "top1": 0.65, "balanced_top1": 0.625}
+    models = {"baseline": made.metrics["baseline"], "urnet": measured}
+    made = dataclasses.replace(
+        made, evaluation={"judged": {"split": "judged", "labels": "judged", "models": models}}
+    )
+    text = re.sub(r"\s+", " ", parse(build_page(made)).text).replace("\xa0", " ")
+    assert "About 30 % of the labels of what is left to train on, 48 training images" in text
+    assert "7 labels here are trusted" in text and "judge more" in text
+    assert "Of 80 images of the random sample 25 % had a wrong label (16 % to 36 %)." in text
+    assert "These labels were judged by people" in text and "33 images:" in text and "62.5 %" in text

@@ -17,7 +17,7 @@ from urnet_tf.explain.formats import format_count, format_few, format_percent
 from urnet_tf.explain.inputs import ReportInputs
 from urnet_tf.explain.look_alikes import LookAlikes
 from urnet_tf.explain.matrix import Matrix
-from urnet_tf.schema import DRAWN, TEST, VAL
+from urnet_tf.schema import DRAWN, JUDGED, TEST, VAL
 from urnet_tf.text_rules import one_line
 
 WORKDIR = "DIR"  # stands for the work directory in commands; the page puts its own place there
@@ -185,7 +185,8 @@ def _small(inputs: ReportInputs) -> Iterator[Suggestion]:
 
 
 def _test(inputs: ReportInputs) -> Iterator[Suggestion]:
-    measured = next((inputs.held_labels[split] for split in (TEST, VAL) if split in inputs.held_labels), None)
+    lists = (JUDGED, TEST, VAL)
+    measured = next((inputs.held_labels[split] for split in lists if split in inputs.held_labels), None)
     if measured != DRAWN:
         return
     yield Suggestion(

@@ -1,5 +1,6 @@
 """Did it help? Baseline and URNet side by side: accuracies, classes, calibration."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from urnet_tf.evaluation.wording import shown_accuracies, whose_labels
 from urnet_tf.explain import figures, pictures
 from urnet_tf.explain.inputs import BASELINE, URNET, ReportInputs
+from urnet_tf.schema import JUDGED
 
 _CHANGES = 12  # classes in each of the lists of gains and losses
 
@@ -32,7 +34,19 @@ _FEWEST_HELD = 10  # held images of a class whose gain or loss is worth a line
 
 def compare_accuracies(inputs: ReportInputs) -> dict[str, Any] | None:
     """Rows of the comparison of the baseline and the URNet; None where they were not measured."""
-    before, after = inputs.metrics.get(BASELINE), inputs.metrics.get(URNET)
+    return _compare(inputs.metrics, inputs.evaluation, inputs.num_classes)
+
+
+def compare_judged(inputs: ReportInputs) -> dict[str, Any] | None:
+    """The same on the random sample that people judged, where that is not what is measured on anyway."""
+    judged = inputs.evaluation.get(JUDGED)
+    return _compare(judged["models"], judged, inputs.num_classes) if judged else None
+
+
+def _compare(
+    metrics: Mapping[str, Mapping], evaluation: Mapping[str, Any], num_classes: int
+) -> dict[str, Any] | None:
+    before, after = metrics.get(BASELINE), metrics.get(URNET)
     if not before or not after:
         return None
     rows = [
@@ -45,7 +59,7 @@ def compare_accuracies(inputs: ReportInputs) -> dict[str, Any] | None:
             "between": after.get("change", {}).get(key, (None, None, None))[1:],
             "intervals": [m.get("intervals", {}).get(key) for m in (before, after)],
         }
-        for key in shown_accuracies(inputs.num_classes)
+        for key in shown_accuracies(num_classes)
         if before.get(key) is not None and after.get(key) is not None
         for name, note in [METRICS[key]]
     ]
@@ -53,8 +67,8 @@ def compare_accuracies(inputs: ReportInputs) -> dict[str, Any] | None:
     alike = len(by_class) == len(by_image) and np.allclose(by_class, by_image, atol=5e-4)
     if alike:
         rows = [row | {"note": "classes and images counted alike"} for row in rows[::2]]
-    others = [(name, m) for name, m in inputs.metrics.items() if name not in (BASELINE, URNET)]
-    note = whose_labels(inputs.evaluation)
+    others = [(name, m) for name, m in metrics.items() if name not in (BASELINE, URNET)]
+    note = whose_labels(evaluation)
     return {"rows": rows, "others": others, "n": after["n"], "note": note, "alike": alike} if rows else None
 
 

@@ -77,7 +77,8 @@ def format_lines(inputs: ReportInputs, matrix: Matrix) -> list[str]:
     if found is not None:
         least = "At least" if inputs.reweighting.get("labels_seen") else "About"
         between = f" (95 % interval: {_percent(found[1][0])} to {_percent(found[1][1])})" if found[1] else ""
-        lines.append(f"{least} {_percent(found[0])} of the {images} training labels look wrong{between}.")
+        left = " that are left to train on" if "judged" in inputs.reweighting else ""
+        lines.append(f"{least} {_percent(found[0])} of the {images} labels{left} look wrong{between}.")
     if inputs.is_weighed:
         worst = [
             f"{one_line(inputs.name(j))} {_percent(inputs.wrong_share[j])} of {format_count(inputs.size[j])}"

@@ -31,7 +31,7 @@ _PAIRS = 6
 _SEARCHES = 6
 _COPIES = 6
 
-_SPLIT_NAMES = {schema.VAL: "validation", schema.TEST: "test"}
+_SPLIT_NAMES = {schema.VAL: "validation", schema.TEST: "test", schema.JUDGED: "judged"}
 
 DUPLICATE_WORDS = {
     "train_and_evaluation": "also a validation or test image: not trained on",
@@ -82,8 +82,10 @@ def build_sections(
         "glossary": _glossary(inputs),
         "known": overview.count_everything(inputs),
         "wrong": overview.share_wrong(inputs),
+        "judged": inputs.reweighting.get("judged"),
         "lacking": overview.say_missing(inputs),
         "accuracy": comparison.compare_accuracies(inputs),
+        "judged_accuracy": comparison.compare_judged(inputs),
         "changes": comparison.compare_classes(inputs),
         "calibration": comparison.compare_calibration(inputs),
         "cells": matrix.cells,
