@@ -98,7 +98,7 @@ def _write_instances(root: pathlib.Path, label: np.ndarray, rng: np.random.Gener
         "source": np.array(["google", "flickr"])[source], "rank": rng.integers(1, 200, images),
         "query": query, "title": titles, "description": [""] * images, "tags": [""] * images, "path": paths,
         "content_hash": [f"{i:032x}" for i in range(images)], "picture": [f"{i:032x}" for i in range(images)],
-        "width_px": np.full(images, 640), "height_px": np.full(images, 480),
+        "width_px": np.full(images, 640), "height_px": np.full(images, 480), "judged": [""] * images,
     }  # fmt: skip
     store.write_table(root / "pack" / "instances.parquet", columns, schema.INSTANCE_COLUMNS)
     none: dict[str, list] = {name: [] for name in schema.QUARANTINE_COLUMNS}
@@ -146,7 +146,8 @@ def _write_weights(
 ) -> None:
     ones = np.ones(len(label), np.float32)
     floats = [name for name, dtype in schema.WEIGHT_COLUMNS.items() if dtype == "float32"]
-    columns = dict.fromkeys(floats, ones) | {
+    texts = {name: [""] * len(label) for name in schema.WEIGHT_TEXTS}
+    columns = dict.fromkeys(floats, ones) | texts | {
         "instance_id": np.arange(len(label)), "label": label, "path": paths, "predicted_label": predicted,
         "cluster": np.full(len(label), -1), "label_posterior": right, "right_prob": right,
         "page_text": 0.5 + right, "sample_weight": right / right.mean(),

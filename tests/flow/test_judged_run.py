@@ -66,7 +66,7 @@ def test_judgements_are_obeyed_by_the_next_run(crawl, tmp_path):
     sampled = {f"{name}/{n}.png" for name in CLASSES for n in (2, 8, 15, 16, 17)}
     judged = judge(workdir, truth, doubtful, "doubtful") + judge(workdir, truth, sampled, "random")
     steps = {step.stage.name: step for step in plan.make_plan(config, Workdir(workdir))}
-    assert steps["ingest"].reason == "the judgements changed"
+    assert steps["ingest"].reason == "the judgements changed: 0 new images, 90 as before"
 
     after = urnet_tf.run(config, workdir)
     counts = after["ingest"]["judgements"]

@@ -29,7 +29,7 @@ def report_flow(monkeypatch):
         make("report", ("ingest",), ("reweight", "train")),
     )  # fmt: skip
     monkeypatch.setattr(plan, "STAGES", stages)
-    monkeypatch.setattr(plan, "gather_plan_context", lambda config, workdir: PlanContext())
+    monkeypatch.setattr(plan, "gather_plan_context", lambda config, workdir, lists: PlanContext())
 
 
 def run_some(tmp_path, only, *overrides):

@@ -19,6 +19,7 @@ from urnet_tf.checkpoints import reader as checkpoint_reader
 from urnet_tf.images import probe
 from urnet_tf.schema import SPLITS, STATUS
 from urnet_tf.stages import ingest
+from urnet_tf.stages.stage import PlanContext
 
 CSV = (
     "path,label,source,rank,query,title,description,tags,split\r\n"
@@ -174,7 +175,7 @@ def test_damaged_datasets_of_other_tools(fuzzing, tmp_path):
 
     def feed(path):
         config = config_lib.from_dict({"ingest": {"path": str(path)}})
-        ingest.estimate(config, None)
+        ingest.estimate(config, PlanContext())
         end = read_crawl(path)
         crawl = ingest.read_crawl(config)
         for picture in crawl.rows["path"].to_pylist()[:10]:

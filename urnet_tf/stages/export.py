@@ -90,7 +90,7 @@ def write_export(
         settings.name,
         store.read(ids),
         preparation=preparation_of(config),
-        class_ids=[c["id"] for c in classes],
+        class_ids=[c.get("id") or c["name"] for c in classes],
         check_labels=labels[ids],
         check_split=str(splits[ids[0]]),
         calibration_images=store.read(trusted),
