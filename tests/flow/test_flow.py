@@ -149,7 +149,7 @@ def test_weights_have_a_row_for_each_training_image_and_mean_one(finished_run):
             values = store.column(table, name)
             assert np.isfinite(values).all() and (values >= 0).all(), name
             # `best` has no use for these.
-            off = ("class_weight", "cluster_weight", "confidence", "self_confidence")
+            off = ("class_weight", "cluster_weight", "confidence", "self_confidence", "other_score")
             assert (np.ptp(values) > 0) == (name not in off), f"{name} is the same for all"
 
 
@@ -452,7 +452,8 @@ def test_a_setting_changes_the_keys_of_the_stages_that_read_it_and_of_no_others(
     effective = config_effects.effective_settings(config)
     wrong = {}
     for key in all_settings(config):
-        if key == "model.features":  # a file in place of the backbone: tests/stages/test_own_features.py
+        # Files in place of the backbone and beside the evidence: test_own_features.py, test_other_scores.py.
+        if key in ("model.features", "reweight.other_score.path"):
             continue
         changed = plan.stage_keys(with_value(config, key, other_value(config, key)))
         found = {name for name in NAMES if changed[name] != before[name]}

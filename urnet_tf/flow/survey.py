@@ -82,8 +82,10 @@ def survey_crawl(config: Config, workdir: Workdir) -> PlanContext:
 
 def mean_size(crawl: "Crawl") -> float | None:
     """The mean size in bytes of some images of a crawl; None where none can be looked up."""
+    if not len(crawl.rows):
+        return None
     places = np.unique(np.linspace(0, len(crawl.rows) - 1, _SAMPLE).astype(np.int64))
-    paths = crawl.rows["path"].take(pa.array(places[places >= 0])).to_pylist()
+    paths = crawl.rows["path"].take(pa.array(places)).to_pylist()
     found = map_in_threads(lambda path: size_of(os.path.join(crawl.root, path)), paths, _THREADS, at_once=16)
     sizes = [size for size in found if size is not None]
     return float(np.mean(sizes)) if sizes else None
