@@ -1,44 +1,57 @@
 """Time of ingest and pack an image, beside Pillow and img2dataset's resizer: same files and threads, one run.
 
-python experiments/benchmarks/bench_pack.py [--data PHOTOS] [--images 300] [--rounds 5]
+python experiments/benchmarks/bench_pack.py [--data PHOTOS] [--images 1000] [--rounds 5]
 
-`ours` reads the bytes as ingest does (header, hash) and packs; `pack` is the second half of it. `and copies`
-decodes once more for the thumbnails by which near copies are found (ingest.copy_similarity). The resizer of
-img2dataset is `cv2.imdecode`, `cv2.resize` by areas and `cv2.imencode`, as its `resizer.py` (1.47) calls them
-with resize_mode=keep_ratio and resize_only_if_bigger, written out here since the package pins old libraries.
-It stores colors at half the resolution, all others at the full one, and so does a second row of it. All write
-JPEG of quality 95 with a short side of 256 px. Without --data, files of three sizes are drawn.
+`a file` is what ingest does with each file: it reads, hashes and decodes it once, for the record that is
+packed and for the thumbnail by which near copies are found; `no copies` leaves the thumbnail out. `both
+stages` are ingest and pack from the folder to the finished image store, with listing, tables, files written
+and flushed, and the search for near copies; `no search` is that with ingest.copy_similarity=null.
+
+The resizer of img2dataset is `cv2.imdecode`, `cv2.resize` by areas and `cv2.imencode`, as its `resizer.py`
+(1.47) calls them with resize_mode=keep_ratio and resize_only_if_bigger, written out here since the package
+pins old libraries; `into a tar` writes what it makes as its webdataset writer does. It stores colors at half
+the resolution, all others at the full one, and so does a row of it. All write JPEG of quality 95 with a short
+side of 256 px. Without --data, files of three sizes and PNG files are drawn.
 """
 
 import io
+import json
 import os
 import pathlib
 import statistics
+import tarfile
 import tempfile
+import threading
 import time
 
 import cv2
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from PIL import Image, ImageOps
 
 from urnet_tf.config import from_dict
 from urnet_tf.crawl.readers import walk
 from urnet_tf.export.quiet import CapturedLibraryOutput
-from urnet_tf.images.probe import map_in_threads, probe_file
-from urnet_tf.stages import pack
+from urnet_tf.images.inspection import Inspector
+from urnet_tf.images.packing import Packer
+from urnet_tf.images.probe import map_in_threads
+from urnet_tf.stages import ingest, pack
+from urnet_tf.stages.stage import StageContext
+from urnet_tf.store import Workdir
 
 _DATA = flags.DEFINE_string("data", None, "a folder of images; None = drawn ones of three sizes")
-_IMAGES = flags.DEFINE_integer("images", 300, "files at most")
+_IMAGES = flags.DEFINE_integer("images", 1000, "drawn files at most")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "each row is measured as often, in turns; the median counts")
 _THREADS = flags.DEFINE_integer("threads", os.cpu_count() or 1, "files taken at once")
+_SCRATCH = flags.DEFINE_string("scratch", None, "where files are drawn and written; None = temporary")
 _SHORT_SIDE_PX, _QUALITY = 256, 95
 _FULL_COLOR = cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
-_SIZES = ((240, 180), (500, 375), (1600, 1200))
+# Width, height, kind, and which part of --images.
+_SIZES = ((240, 180, "jpg", 1), (500, 375, "jpg", 2), (1600, 1200, "jpg", 8), (500, 375, "png", 4))
 
 
-def draw(folder: pathlib.Path, size: tuple[int, int], count: int) -> None:
-    """Writes JPEG files of about as many bytes a pixel as photographs have."""
+def draw(folder: pathlib.Path, size: tuple[int, int], kind: str, count: int) -> None:
+    """Writes files of two classes, with about as many bytes a pixel as photographs have."""
     rng = np.random.default_rng(0)
     for number in range(count):
         image = np.zeros((size[1], size[0], 3), np.float32)
@@ -49,7 +62,9 @@ def draw(folder: pathlib.Path, size: tuple[int, int], count: int) -> None:
             )
             image += np.asarray(resized, np.float32) - 128
         image += rng.normal(128, 3, image.shape)
-        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"{number:04d}.jpg", quality=88)
+        place = folder / f"class {number % 2}"
+        place.mkdir(exist_ok=True)
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(place / f"{number:04d}.{kind}", quality=88)
 
 
 def by_pillow(path: str) -> bytes:
@@ -83,32 +98,63 @@ def by_img2dataset(path: str, options: tuple[int, ...] = ()) -> bytes:
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY, *options])[1].tobytes()
 
 
-def measure(title: str, paths: list[str]) -> None:
+class TarOfImg2dataset:
+    """Resizes files and writes them, with what is known of each, into a tar."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._file, self._lock = tarfile.open(path, "w"), threading.Lock()
+
+    def add(self, row: int, path: str) -> None:
+        files = ("jpg", by_img2dataset(path)), ("json", json.dumps({"key": row, "url": path}).encode())
+        with self._lock:
+            for suffix, data in files:
+                info = tarfile.TarInfo(f"{row:09d}.{suffix}")
+                info.size = len(data)
+                self._file.addfile(info, io.BytesIO(data))
+
+
+def both_stages(data: str, **settings) -> None:
+    """Ingest and pack of a folder, in a new work directory."""
+    pack_settings = {"short_side_px": _SHORT_SIDE_PX, "jpeg_quality": _QUALITY}
+    config = from_dict({"ingest": {"path": data, **settings}, "pack": pack_settings,
+                        "runtime": {"workers": _THREADS.value}})  # fmt: skip
+    with tempfile.TemporaryDirectory(dir=_SCRATCH.value) as root:
+        workdir = Workdir(root)
+        for stage in (ingest, pack):
+            out = workdir.open_partial(stage.STAGE.name, "key")
+            metadata = stage.run(StageContext(config, workdir, out))
+            workdir.finish(stage.STAGE.name, {"key": "key", "metadata": metadata})
+
+
+def measure(title: str, data: str, paths: list[str]) -> None:
     """Prints for each method how long an image takes, and its speed by that of img2dataset."""
-    limits = from_dict({}).ingest
-    config = from_dict({"pack": {"short_side_px": _SHORT_SIDE_PX, "jpeg_quality": _QUALITY}})
-    candidates = pack._Candidates("", paths, [""] * len(paths))
-    with CapturedLibraryOutput() as printed:
-        packer = pack._Packer(candidates, config, printed)
+    limits = {"max_bytes": 2**26, "max_pixels": 50_000_000, "min_side_px": 8, "decoders": _THREADS.value}
 
-        def ours(row: int, thumbnail: bool = False) -> bytes:
-            probe_file(paths[row], limits.max_bytes, limits.max_pixels, limits.min_side_px, thumbnail)
-            return packer.pack(row).record
+    def each(function):
+        return lambda: [None for _ in map_in_threads(function, range(len(paths)), _THREADS.value)]
 
+    with CapturedLibraryOutput() as printed, tempfile.TemporaryDirectory(dir=_SCRATCH.value) as scratch:
+        packer = Packer(
+            short_side_px=_SHORT_SIDE_PX, jpeg_quality=_QUALITY, max_pixels=limits["max_pixels"],
+            printed=printed.size,
+        )  # fmt: skip
+        inspectors = [Inspector(packer, **limits, thumbnails=thumbnails) for thumbnails in (True, False)]
+        tar = TarOfImg2dataset(pathlib.Path(scratch, "images.tar"))
         rows = {
-            "img2dataset": lambda row: by_img2dataset(paths[row]),
-            "its 4:4:4": lambda row: by_img2dataset(paths[row], _FULL_COLOR),
-            "Pillow": lambda row: by_pillow(paths[row]),
-            "pack": lambda row: packer.pack(row).record,
-            "ours": ours,
-            "and copies": lambda row: ours(row, thumbnail=True),
+            "img2dataset": each(lambda row: by_img2dataset(paths[row])),
+            "its 4:4:4": each(lambda row: by_img2dataset(paths[row], _FULL_COLOR)),
+            "into a tar": each(lambda row: tar.add(row, paths[row])),
+            "Pillow": each(lambda row: by_pillow(paths[row])),
+            "a file": lambda: inspectors[0].inspect(paths, _THREADS.value),
+            "no copies": lambda: inspectors[1].inspect(paths, _THREADS.value),
+            "both stages": lambda: both_stages(data),
+            "no search": lambda: both_stages(data, copy_similarity=None),
         }
         cpu, wall = {name: [] for name in rows}, {name: [] for name in rows}
         for _ in range(_ROUNDS.value + 1):
             for name, function in rows.items():
                 start = time.process_time(), time.perf_counter()
-                for _ in map_in_threads(function, range(len(paths)), _THREADS.value):
-                    pass
+                function()
                 cpu[name].append((time.process_time() - start[0]) / len(paths) * 1e3)
                 wall[name].append((time.perf_counter() - start[1]) / len(paths) * 1e3)
     # The first round warms up. Ratios are of one round, since other work on the machine comes and goes.
@@ -123,18 +169,19 @@ def measure(title: str, paths: list[str]) -> None:
 
 def main(_) -> None:
     cv2.setNumThreads(1)
+    logging.set_verbosity(logging.ERROR)
     if _DATA.value is not None:
         names = [name for name, problem in walk(_DATA.value) if problem is None]
-        measure(_DATA.value, [os.path.join(_DATA.value, name) for name in names[: _IMAGES.value]])
+        measure(_DATA.value, _DATA.value, [os.path.join(_DATA.value, name) for name in names])
         return
-    with tempfile.TemporaryDirectory() as folder:
-        for width, height in _SIZES:
-            place = pathlib.Path(folder, f"{width}")
+    with tempfile.TemporaryDirectory(dir=_SCRATCH.value) as folder:
+        for width, height, kind, part in _SIZES:
+            place = pathlib.Path(folder, f"{width} {kind}")
             place.mkdir()
-            draw(place, (width, height), max(1, _IMAGES.value // (1 if width < 1000 else 4)))
-            paths = sorted(map(str, place.iterdir()))
+            draw(place, (width, height), kind, max(4, _IMAGES.value // part))
+            paths = sorted(map(str, place.glob("*/*")))
             num_bytes = statistics.mean(os.path.getsize(path) for path in paths)
-            measure(f"{width} x {height} px, {num_bytes / 1e3:.0f} kB", paths)
+            measure(f"{kind}, {width} x {height} px, {num_bytes / 1e3:.0f} kB", str(place), paths)
 
 
 if __name__ == "__main__":

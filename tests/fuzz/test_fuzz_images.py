@@ -44,7 +44,7 @@ def test_damaged_pictures_are_packed_or_left_out(fuzzing, good_files, tmp_path, 
 
     with CapturedLibraryOutput() as printed:
         packer = Packer(short_side_px=48, jpeg_quality=95, max_pixels=10**7, printed=printed.size)
-        inspector = Inspector(packer, **limits, thumbnails=True)
+        inspector = Inspector(packer, **limits, decoders=1, thumbnails=True)
 
         def feed(directory):
             found = inspector.inspect([str(directory / "a.jpg")], 1)[0]

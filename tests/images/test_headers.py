@@ -21,7 +21,7 @@ def test_segments_by_hand():
 @pytest.mark.parametrize("between", [b"\xff", b"\xff\x01", b"\xff\xd0", b"\xff\x01junk"])
 def test_what_stands_between_segments_is_passed_over(between):
     data = START + between + FRAME + SCAN
-    first = next(jpeg_segments(data))
+    first = jpeg_segments(data)[0]
     assert (first.marker, first.start) == (0xC0, 2 + len(between))
     assert read_size(data) == (40, 30)
 

@@ -43,7 +43,7 @@ def folder(tmp_path):
 def inspect(folder, names=tuple(FILES), printed=lambda: 0, find=lambda content: -1, workers=3):
     packer = Packer(short_side_px=32, jpeg_quality=90, max_pixels=700_000, printed=printed)
     inspector = Inspector(
-        packer, max_bytes=10**6, max_pixels=700_000, min_side_px=8, thumbnails=True, find=find
+        packer, decoders=2, max_bytes=10**6, max_pixels=700_000, min_side_px=8, thumbnails=True, find=find
     )
     done = []
     found = inspector.inspect([str(folder / name) for name in names], workers, lambda: done.append(1))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import struct
 import warnings
 import zlib
 
@@ -220,13 +221,87 @@ def hostile():
     }
 
 
+def png_chunks(data):
+    place = 8
+    while place < len(data):
+        length = int.from_bytes(data[place : place + 4])
+        yield data[place + 4 : place + 8], data[place + 8 : place + 8 + length]
+        place += 12 + length
+
+
+def png_of(chunks):
+    found = b"\x89PNG\r\n\x1a\n"
+    for kind, body in chunks:
+        found += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return found
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_plain_png_files_are_decoded_as_pillow_does(mode, monkeypatch):
+    """By OpenCV, also with a gamma that no viewer of pictures applies; Pillow is not asked."""
+    chunks = list(png_chunks(encode(gradient(mode), "PNG")))
+    data = png_of([chunks[0], (b"gAMA", struct.pack(">I", 100_000)), *chunks[1:]])
+    assert_as_pillow(data)
+    assert_as_pillow(data + b"behind the end")
+    wanted = picture.read_picture(data, 10**6)
+    monkeypatch.setattr(picture, "_by_pillow", None)
+    np.testing.assert_array_equal(picture.read_picture(data, 10**6), wanted)
+    with pytest.raises(TypeError):
+        picture.read_picture(data, 10**6, by_pillow=True)
+
+
+def test_other_png_files_are_left_to_pillow():
+    transparent = gradient().quantize(8)
+    transparent.info["transparency"] = 0
+    others = [gradient("RGBA"), gradient("LA"), gradient("P"), gradient("1"), transparent,
+              Image.fromarray(np.arange(900, dtype=np.uint16).reshape(30, 30) * 70)]  # fmt: skip
+    files = [encode(image, "PNG") for image in others]
+    plain = encode(gradient(), "PNG")
+    files.append(encode(gradient(), "PNG", transparency=(0, 0, 0)))
+    files += [plain[:-12], plain[:-4], plain[:60], plain[:45] + b"x" + plain[46:], plain[:8] + plain[33:]]
+    for data in files:
+        assert not picture._is_plain_png(data)
+    for data in files[:6]:
+        assert picture.read_picture(data, 10**6).shape[2] == 3
+    assert picture._is_plain_png(plain)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_damaged_picture_data_of_sound_chunks_is_read_where_pillow_reads_it(mode):
+    rng = np.random.default_rng(0)
+    chunks = list(png_chunks(encode(gradient(mode), "PNG")))
+    read = 0
+    for kind in ("flip", "cut", "checksum", "more") * 40:
+        damaged = []
+        for name, body in chunks:
+            body = bytearray(body)
+            if name == b"IDAT" and kind == "cut":
+                del body[rng.integers(1, len(body)) :]
+            elif name == b"IDAT" and kind == "more":
+                body += rng.bytes(9)
+            elif name == b"IDAT":
+                body[-1 if kind == "checksum" else rng.integers(len(body))] ^= 1
+            damaged.append((name, bytes(body)))
+        data = png_of(damaged)
+        assert picture._is_plain_png(data)
+        try:
+            wanted = pillow_reads(data)
+        except (OSError, SyntaxError):
+            with pytest.raises(Refused):
+                picture.read_picture(data, 10**6)
+            continue
+        np.testing.assert_array_equal(picture.read_picture(data, 10**6), wanted)
+        read += 1
+    assert 40 <= read < 80
+
+
 def test_nothing_is_decoded_that_promises_too_much(monkeypatch):
     def decodes(*args):
         raise AssertionError("decoded")
 
     files = hostile()
     monkeypatch.setattr(picture, "_as_rgb", decodes)
-    monkeypatch.setattr(picture, "_plain_jpeg_pixels", decodes)
+    monkeypatch.setattr(picture, "_plain_pixels", decodes)
     for name, data in files.items():
         if name == "gif":
             continue

@@ -212,8 +212,10 @@ def test_a_disk_that_fails_is_no_verdict_on_an_image(tmp_path, monkeypatch, code
         pack.run(make_context(tmp_path))
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff" + bytes(80)], ids=["empty", "zeros"])
-def test_a_file_that_was_damaged_since_ingest_stops_it(tmp_path, content):
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xd8\xff" + bytes(80), encode("JPEG", shade=77)], ids=["empty", "zeros", "other"]
+)
+def test_a_file_that_was_changed_since_ingest_stops_it(tmp_path, content):
     context = make_context(tmp_path)
     (tmp_path / "crawl" / "kept.jpg").write_bytes(content)
     with pytest.raises(RunError, match=r"1 of the images .*kept.jpg \((the file holds other|.*no bytes)"):

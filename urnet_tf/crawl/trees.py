@@ -51,12 +51,16 @@ class Tree:
 
     def files(self, relative: str = "") -> list[str]:
         """Names of the files in a folder, without side files; raises as `folders`."""
-        entries = _listed(os.path.join(self.root, relative))
-        return [e.name for e in entries if not _is_directory(e) and not is_side_file(e.name)]
+        return sorted(self._files_in(relative), key=natural)
 
     def has_images(self, relative: str = "") -> bool:
         """Whether a folder itself holds a file with the name of an image."""
-        return any(map(names_image, self.files(relative)))
+        return any(map(names_image, self._files_in(relative)))
+
+    def _files_in(self, relative: str) -> Iterator[str]:
+        """As `files`, in any order."""
+        entries = _listed(os.path.join(self.root, relative))
+        return (e.name for e in entries if not _is_directory(e) and not is_side_file(e.name))
 
     def holds_images(self, relative: str = "") -> bool:
         """Whether there is a file with the name of an image somewhere in a folder."""
@@ -99,7 +103,10 @@ class ArchiveTree(Tree):
         return sorted(self._folders.get(relative, ()), key=natural)
 
     def files(self, relative: str = "") -> list[str]:
-        return sorted((n for n in self._files.get(relative, ()) if not is_side_file(n)), key=natural)
+        return sorted(self._files_in(relative), key=natural)
+
+    def _files_in(self, relative: str) -> Iterator[str]:
+        return (name for name in self._files.get(relative, ()) if not is_side_file(name))
 
     def holds_images(self, relative: str = "") -> bool:
         return any(names_image(path) for path, _ in self.walk(relative))
@@ -154,6 +161,7 @@ def walk(root: str) -> Iterator[tuple[str, str | None]]:  # noqa: C901  (a loop,
         if identity in ancestors:
             return "symlink_loop"
         ancestors.add(identity)
+        entries.sort(key=lambda entry: natural(entry.name))
         entered.append((identity, relative, links, iter(entries)))
         return None
 
@@ -179,13 +187,13 @@ def walk(root: str) -> Iterator[tuple[str, str | None]]:  # noqa: C901  (a loop,
 
 
 def _entries(directory: str) -> list[os.DirEntry[str]]:
+    """What lies in a directory and may be a part of a crawl, in any order."""
     with os.scandir(directory) as entries:
         found = list(entries)
     names = {entry.name for entry in found}
     if _are_of_a_run(names):
         return []
-    shown = (e for e in found if not e.name.startswith(".") and e.name.lower() not in _SYSTEM_FOLDERS)
-    return sorted(shown, key=lambda e: natural(e.name))
+    return [e for e in found if not e.name.startswith(".") and e.name.lower() not in _SYSTEM_FOLDERS]
 
 
 def natural(name: str) -> tuple[list[int | str], str]:
@@ -218,8 +226,8 @@ def _listed(directory: str) -> list[os.DirEntry[str]]:
 def list_folders(directory: str) -> list[str]:
     """Names of the folders in a directory, in natural order; raises as `Tree.folders`."""
     entries = _listed(directory)
-    folders = (e for e in entries if _is_directory(e) and _suffix(e.name) not in IMAGE_SUFFIXES)
-    return [e.name for e in folders if not _is_work_directory(e.path)]
+    folders = [e for e in entries if _is_directory(e) and _suffix(e.name) not in IMAGE_SUFFIXES]
+    return sorted((e.name for e in folders if not _is_work_directory(e.path)), key=natural)
 
 
 def _is_work_directory(path: str) -> bool:

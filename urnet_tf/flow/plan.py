@@ -289,4 +289,4 @@ def gather_plan_context(config: Config, workdir: Workdir, lists: bool) -> PlanCo
         )
     from urnet_tf.flow.survey import survey_crawl
 
-    return survey_crawl(config, workdir)
+    return dataclasses.replace(survey_crawl(config, workdir), free_bytes=workdir.free_bytes())

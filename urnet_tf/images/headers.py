@@ -12,6 +12,7 @@ answers. NumPy and TensorFlow stay out.
 import importlib
 import io
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -160,11 +161,27 @@ def _is_served_bmp(data: bytes) -> bool:
     return header >= 40 and (bits, compression) in ((8, 0), (24, 0), (32, 0), (32, 3))
 
 
-def jpeg_segments(data: bytes) -> Iterator[Segment]:
+class _LastFile(threading.local):
+    """The segments of the file that a thread has looked at last: many functions look at one in turn."""
+
+    data: bytes | None = None
+    segments: tuple[Segment, ...] = ()
+
+
+_last = _LastFile()
+
+
+def jpeg_segments(data: bytes) -> tuple[Segment, ...]:
     """The segments of a JPEG file in order, to the start of its picture data or as far as they are whole.
 
     Whatever stands between segments is passed over, as decoders do.
     """
+    if _last.data is not data:
+        _last.data, _last.segments = data, tuple(_find_segments(data))
+    return _last.segments
+
+
+def _find_segments(data: bytes) -> Iterator[Segment]:
     place = 2
     while 0 <= (place := data.find(b"\xff", place)) <= len(data) - 4:
         marker = data[place + 1]

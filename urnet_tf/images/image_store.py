@@ -39,26 +39,20 @@ class ImageStore:
     Args:
       directory: holds the shards and `shards.json`.
       max_open: shards kept open; the one that was not read for longest is closed.
-      counts: the records of each shard, of a store whose `shards.json` is not there yet.
 
     Raises:
       UsageError: the directory holds no image store.
     """
 
-    def __init__(
-        self, directory: str | os.PathLike, max_open: int = _MAX_OPEN, counts: Sequence[int] | None = None
-    ):
+    def __init__(self, directory: str | os.PathLike, max_open: int = _MAX_OPEN):
         self.directory = pathlib.Path(directory)
-        self._max_open, self._counts = max_open, counts
-        if counts is None:
-            try:
-                counts = [shard["count"] for shard in store.read_json(self.directory / INDEX_FILE)]
-            except (OSError, json.JSONDecodeError) as error:
-                raise UsageError(
-                    f"Expected an image store in {self.directory}; {INDEX_FILE}: {error}."
-                ) from None
-        ends = np.cumsum([0, *counts], dtype=np.int64)
-        self._first_ids, self._size = ends[:-1], int(ends[-1])
+        self._max_open = max_open
+        try:
+            shards = store.read_json(self.directory / INDEX_FILE)
+        except (OSError, json.JSONDecodeError) as error:
+            raise UsageError(f"Expected an image store in {self.directory}; {INDEX_FILE}: {error}.") from None
+        self._first_ids = np.array([shard["first_id"] for shard in shards], np.int64)
+        self._size = sum(shard["count"] for shard in shards)
         self._readers: collections.OrderedDict[int, Any] = collections.OrderedDict()
         self._lock = threading.Lock()
 
@@ -66,7 +60,7 @@ class ImageStore:
         return self._size
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"directory": self.directory, "max_open": self._max_open, "counts": self._counts}
+        return {"directory": self.directory, "max_open": self._max_open}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         ImageStore.__init__(self, **state)

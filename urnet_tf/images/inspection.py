@@ -5,6 +5,7 @@ A file whose bytes are known from earlier is read, and nothing else is done with
 
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from urnet_tf.images.probe import (
     try_to_read,
 )
 
-_FILES_PER_TASK = 16
+_FILES_PER_TASK = 4
 
 
 class Inspection(NamedTuple):
@@ -40,17 +41,19 @@ class Inspector:
 
     Args:
       packer: decodes.
+      decoders: how many files are decoded at once; more may be read meanwhile.
       max_bytes, max_pixels, min_side_px: see `probe.probe_file`.
       thumbnails: whether these are made.
       find: hash of a content, see `probe.content_hash` → row of what is known, or -1.
     """
 
     def __init__(
-        self, packer: Packer, *, max_bytes: int, max_pixels: int, min_side_px: int, thumbnails: bool,
-        find: Callable[[str], int] = lambda content: -1,
+        self, packer: Packer, *, decoders: int, max_bytes: int, max_pixels: int, min_side_px: int,
+        thumbnails: bool, find: Callable[[str], int] = lambda content: -1,
     ) -> None:  # fmt: skip
         self._packer, self._find, self._thumbnails = packer, find, thumbnails
         self._max_bytes, self._limits = max_bytes, (max_pixels, min_side_px)
+        self._decoding = threading.Semaphore(decoders)  # each needs memory for its pixels
 
     def inspect(
         self, paths: Sequence[str], workers: int, report: Callable[[], object] = lambda: None
@@ -88,7 +91,8 @@ class Inspector:
             return Inspection(probe=probe)
         pack = functools.partial(self._packer.pack_alone if alone else self._packer.pack, data)
         try:
-            packed = pack(thumbnail=self._thumbnails)
+            with self._decoding:
+                packed = pack(thumbnail=self._thumbnails)
         except MemoryError as error:
             raise RunError(f"{path} cannot be decoded: it does not fit into memory.") from error
         if not packed.decoded and packed.refused is not None:

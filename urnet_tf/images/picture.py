@@ -1,22 +1,23 @@
 """Encoded bytes to RGB pixels outside of TensorFlow, by OpenCV and Pillow: what packing does with every file.
 
 One rule decides what a file shows: what Pillow reads, a viewer's way. The EXIF orientation is applied,
-transparent pictures are put on white, of several frames the first counts, 16 bits become 8. Plain JPEG files,
-most of a crawl, are decoded by OpenCV, which is faster and gives the same pixels; whatever it does not take
-goes to Pillow. Served graphs decode by TensorFlow (`image_formats`): the same pixels, fewer formats.
+transparent pictures are put on white, of several frames the first counts, 16 bits become 8. Plain JPEG and
+PNG files, most of a crawl, are decoded by OpenCV, which is faster and gives the same pixels; whatever it does
+not take goes to Pillow. Served graphs decode by TensorFlow (`image_formats`): the same pixels, fewer formats.
 
 Hostile files are met here: the header's pixel count is checked before anything is decoded.
 """
 
 import math
 import re
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from urnet_tf.images import headers
 from urnet_tf.images.headers import Refused
-from urnet_tf.images.orientation import exif_orientation
+from urnet_tf.images.orientation import JPEG, PNG, exif_orientation
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -50,8 +51,8 @@ def read_picture(
     """
     width, height = headers.read_size(data)
     check_pixels(width, height, max_pixels)
-    ratio = scaled_ratio(min(width, height), short_side_px)
-    pixels = None if by_pillow else _plain_jpeg_pixels(data, ratio)
+    ratio = scaled_ratio(min(width, height), short_side_px) if data.startswith(JPEG) else 1
+    pixels = None if by_pillow else _plain_pixels(data, ratio)
     if pixels is None:
         pixels = _by_pillow(data, max_pixels, ratio)
     if short_side_px is not None:
@@ -115,10 +116,10 @@ def oriented(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def squeeze(image: np.ndarray, side_px: int) -> np.ndarray:
-    """The means of an image on a square grid of cells, whatever its shape.
+    """The means of an image on a square grid of cells, whatever its shape, nearly.
 
-    It is halved first, which is fast, as long as four pixels or more are left for a cell; an odd row or
-    column at the edge goes.
+    Each axis is halved as long as four pixels or more are left for a cell, where an odd one at the edge goes;
+    then two a cell are interpolated, of at most four. That takes a third of the time of exact means.
 
     Args:
       image: uint8 [h, w, 3].
@@ -127,11 +128,13 @@ def squeeze(image: np.ndarray, side_px: int) -> np.ndarray:
       uint8 [side_px, side_px, 3].
     """
     cv2 = _opencv()
-    while min(image.shape[:2]) >= 4 * side_px:
-        height, width = (side // 2 for side in image.shape[:2])
-        even = image[: 2 * height, : 2 * width]
+    while max(image.shape[:2]) >= 4 * side_px:
+        down, across = (2 if side >= 4 * side_px else 1 for side in image.shape[:2])
+        height, width = image.shape[0] // down, image.shape[1] // across
+        even = image[: height * down, : width * across]
         image = cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)
-    return cv2.resize(image, (side_px, side_px), interpolation=cv2.INTER_AREA)
+    fine = cv2.resize(image, (2 * side_px, 2 * side_px), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(fine, (side_px, side_px), interpolation=cv2.INTER_AREA)
 
 
 def to_ycbcr(image: np.ndarray) -> np.ndarray:
@@ -173,10 +176,30 @@ def _opencv() -> Any:
     return cv2
 
 
-def _plain_jpeg_pixels(data: bytes, ratio: int) -> np.ndarray | None:
-    """The pixels of a JPEG file of one or three channels, not turned; None where Pillow has to decide."""
+def _is_plain_jpeg(data: bytes) -> bool:
+    """Whether a file is a JPEG file of one or three channels without odd markers."""
     frame, scan = headers.jpeg_frame(data)
-    if frame is None or frame.channels not in (1, 3) or _ODD_MARKER.search(data, scan):
+    return frame is not None and frame.channels in (1, 3) and not _ODD_MARKER.search(data, scan)
+
+
+def _is_plain_png(data: bytes) -> bool:
+    """Whether a file is a PNG of RGB or gray, of 8 bits, without transparency, whose chunks are sound."""
+    if not data.startswith(PNG) or data[24:29] not in (b"\x08\x02\0\0\0", b"\x08\0\0\0\0"):
+        return False
+    place, kind = len(PNG), b""
+    while kind != b"IEND":
+        length, kind = int.from_bytes(data[place : place + 4]), data[place + 4 : place + 8]
+        end = place + 8 + length
+        known = int.from_bytes(data[end : end + 4])
+        if end + 4 > len(data) or kind in (b"tRNS", b"acTL") or zlib.crc32(data[place + 4 : end]) != known:
+            return False
+        place = end + 4
+    return True
+
+
+def _plain_pixels(data: bytes, ratio: int) -> np.ndarray | None:
+    """The pixels of a plain file, not turned; None where Pillow has to decide."""
+    if not _is_plain_jpeg(data) and not _is_plain_png(data):
         return None
     cv2 = _opencv()
     size = {

@@ -28,7 +28,7 @@ from urnet_tf.stages.known_files import (
     open_known_files,
 )
 from urnet_tf.stages.settings import open_packer, packed_with
-from urnet_tf.stages.stage import StageContext
+from urnet_tf.stages.stage import SPARE_BYTES, StageContext
 from urnet_tf.store import AHEAD, UnitLog, columns_of, open_column, read_table, write_table
 from urnet_tf.store.lookup import keys_of_hex
 from urnet_tf.store.progress import progress
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 FILES_PER_UNIT = 2048
 _THREADS_PER_CORE = 4  # threads mostly wait for the disk
-_SPARE_BYTES = 2**30  # of the disk, that is left alone
 _COLUMNS = PROBE_COLUMNS | UNIT_COLUMNS
 
 
@@ -100,11 +99,12 @@ class _UnitInspector:
     ) -> None:  # fmt: skip
         settings = context.config.ingest
         self._context, self._crawl, self._report = context, crawl, report
-        self._workers = (context.config.runtime.workers or os.cpu_count() or 1) * _THREADS_PER_CORE
+        cores = context.config.runtime.workers or os.cpu_count() or 1
+        self._workers = cores * _THREADS_PER_CORE
         self._known, self._earlier_ahead = open_known_files(context)
         self._thumbnails = settings.copy_similarity is not None
         self._inspector = Inspector(
-            open_packer(context.config, printed.size), max_bytes=settings.max_bytes,
+            open_packer(context.config, printed.size), decoders=cores, max_bytes=settings.max_bytes,
             max_pixels=settings.max_pixels, min_side_px=settings.min_side_px, thumbnails=self._thumbnails,
             find=self._known.find_content,
         )  # fmt: skip
@@ -189,4 +189,4 @@ class _UnitInspector:
         files = len(self._crawl.rows)
         mean = sum(map(len, records)) / len(records)
         needed = mean * (2 * files - unit * FILES_PER_UNIT)
-        return shutil.disk_usage(self._context.out).free > needed + _SPARE_BYTES
+        return shutil.disk_usage(self._context.out).free > needed + SPARE_BYTES

@@ -162,7 +162,8 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
         return Estimate()
     cores = min(plan.cores, config.runtime.workers or plan.cores)
     seconds = 1.0 + rows * _SECONDS_PER_FILE + plan.new * decoding_seconds(plan.bytes_per_image) / cores
-    disk = rows * _BYTES_PER_ROW + plan.new * packed_bytes(config, plan.bytes_per_image)
+    record = packed_bytes(config, plan.bytes_per_image)
+    disk = rows * _BYTES_PER_ROW + plan.new * record * plan.keeps_ahead(record)
     if config.ingest.copy_similarity is not None:
         seconds += rows * _SECONDS_TO_COMPARE * max(1.0, rows / _COMPARED_EVENLY) ** 0.5
         disk += rows * THUMBNAIL_BYTES
@@ -352,7 +353,7 @@ STAGE = Stage(
     depends_on=("ingest",),
     run=run,
     estimate=estimate,
-    version=6,
+    version=7,
     inputs=inputs,
     inputs_of_workdir=fingerprint_judgements,
     reads_ahead=("pack.short_side_px", "pack.jpeg_quality"),

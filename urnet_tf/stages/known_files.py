@@ -61,6 +61,8 @@ class KnownFiles:
 
     def find_content(self, content_hash: str) -> int:
         """The row of a file with these bytes, or -1."""
+        if not len(self):
+            return -1
         return int(self._by_content.find(keys_of_hex([content_hash]))[0])
 
     def thumbnails_of(self, rows: np.ndarray) -> np.ndarray:
@@ -101,7 +103,7 @@ def inspected_with(config: Config) -> dict[str, Any]:
     settings = config.ingest
     limits = {name: getattr(settings, name) for name in ("max_bytes", "max_pixels", "min_side_px")}
     # Raise the version when the same files give other results, thumbnails or groups of copies.
-    return {"version": 1, **limits, "decoders": decoders()}
+    return {"version": 2, **limits, "decoders": decoders()}
 
 
 def note_how(context: StageContext) -> None:

@@ -27,7 +27,7 @@ from urnet_tf.export.quiet import CapturedLibraryOutput
 from urnet_tf.images import image_store
 from urnet_tf.images.containers import find_container
 from urnet_tf.images.headers import Refused
-from urnet_tf.images.known_records import RECORD_KEYS_FILE, KnownRecords, open_ahead
+from urnet_tf.images.known_records import RECORD_KEYS_FILE, KnownRecords, open_ahead, reader_of
 from urnet_tf.images.probe import content_hash, describe_refusal, map_in_threads, os_reason, read_file
 from urnet_tf.stages.settings import decoding_seconds, open_packer, packed_bytes, packed_with
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
@@ -142,7 +142,8 @@ def _pack_shards(context: StageContext, candidates: _Candidates, log: "UnitLog",
         packer = _FilePacker(candidates, config, printed)
         for shard in pending:
             rows = rows_of[shard]
-            found = _taken_over(known, candidates.contents[rows.start : rows.stop])
+            mine = slice(rows.start, rows.stop)
+            found = _taken_over(known, candidates.contents[mine], keys[mine])
             bar.update(len(found))
             left = [row for place, row in enumerate(rows) if place not in found]
             packed = packer.pack_all(left, workers, bar.update)
@@ -150,11 +151,10 @@ def _pack_shards(context: StageContext, candidates: _Candidates, log: "UnitLog",
                 others = [row for other in pending if other >= shard for row in rows_of[other]]
                 raise _unreadable_now(candidates, others, problems)
             failures = [[row, p.status, p.reason] for row, p in packed.items() if p.status]
-            records = {rows.start + place: record for place, record in found.items()}
-            records |= {row: p.record for row, p in packed.items() if not p.status}
-            ordered = sorted(records)
-            keys[ordered] = keys_of([records[row] for row in ordered])
-            image_store.write_shard(out, shard, [records[row] for row in ordered])
+            new = {row: p.record for row, p in packed.items() if not p.status}
+            keys[list(new)] = keys_of(list(new.values()))
+            records = new | {rows.start + place: record for place, record in found.items()}
+            image_store.write_shard(out, shard, [records[row] for row in sorted(records)])
             log.complete(shard, {
                 "count": len(records), "bytes": sum(map(len, records.values())), "failures": failures,
                 "decoded": len(packed),
@@ -176,15 +176,21 @@ def _open_known(context: StageContext) -> list[KnownRecords]:
     except store.DamagedResult as damage:
         logging.info("pack: what was packed before is not used, since %s.", damage.problem)
         return known
-    return [*known, KnownRecords(images, keys_of_hex(contents.to_pylist()), keys)]
+    return [*known, KnownRecords(reader_of(images), keys_of_hex(contents.to_pylist()), keys)]
 
 
-def _taken_over(known: list[KnownRecords], contents: np.ndarray) -> dict[int, bytes]:
-    """Known records of files by their place among `contents`, uint64 [n, 2]."""
+def _taken_over(known: list[KnownRecords], contents: np.ndarray, keys: np.ndarray) -> dict[int, bytes]:
+    """Known records of files by their place among `contents`.
+
+    Args:
+      contents: uint64 [n, 2], keys of the files.
+      keys: uint64 [n, 2], filled with the keys of the records that are found.
+    """
     found: dict[int, bytes] = {}
     for records in known:
         rows = records.find(contents)
         places = [place for place in np.flatnonzero(rows >= 0).tolist() if place not in found]
+        keys[places] = records.keys[rows[places]]
         some = zip(places, records.read(rows[places]), strict=True)
         found |= {place: record for place, record in some if record is not None}
     return found
@@ -218,15 +224,15 @@ class _FilePacker:
             return _Packed(problem=refused.reason)
         except OSError as error:
             return _Packed(problem=os_reason(error))
+        known = self._candidates.hashes[row]
+        if known and known != content_hash(data):
+            return _Packed(problem="the file holds other bytes now")
         try:
             packed = self._packer.pack_alone(data) if alone else self._packer.pack(data)
         except MemoryError as error:
             raise RunError(f"pack: {path} cannot be packed: it does not fit into memory.") from error
         if packed.refused is None:
             return _Packed(packed.record, suspect=packed.suspect)
-        known = self._candidates.hashes[row]
-        if known and known != content_hash(data):
-            return _Packed(problem="the file holds other bytes now")
         return _Packed(status=packed.refused.status, reason=describe_refusal(packed.refused))
 
 

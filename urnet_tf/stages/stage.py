@@ -17,6 +17,7 @@ from urnet_tf.config import Config
 from urnet_tf.costs.step import TrainingCost
 from urnet_tf.store import MARKER, UnitLog, Workdir, machine
 
+SPARE_BYTES = 2**30  # of the disk, that is left alone
 _GUESSED_CLASSES = 1000  # of a list, which is not read for a plan
 
 
@@ -41,6 +42,7 @@ class PlanContext:
     num_classes: int | None = None
     bytes_per_image: float = 25_000.0
     new_images: int | None = None  # that ingest will decode; None = all
+    free_bytes: int | None = None  # of the disk with the work directory; None = enough
     changes: str = ""  # what differs from the last run of ingest: a clause
     # Whether a stage finds again what it has made of known images; else it makes them all again.
     reuses: bool = False
@@ -57,6 +59,11 @@ class PlanContext:
     def new(self) -> int:
         """How many images ingest will decode."""
         return (self.images or 0) if self.new_images is None else self.new_images
+
+    def keeps_ahead(self, record_bytes: float) -> bool:
+        """Whether the disk holds the records of all images twice: as ingest makes them, and in order."""
+        needed = 2 * (self.images or 0) * record_bytes + SPARE_BYTES
+        return self.free_bytes is None or self.free_bytes > needed
 
     @property
     def guess(self) -> str:

@@ -14,6 +14,7 @@ its key (configuration and inputs) is the same.
 import concurrent.futures
 import os
 import pathlib
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -236,6 +237,13 @@ class Workdir:
     def holds_partial(self, stage: str, key: str) -> bool:
         """Whether a killed run of this stage under the same key can be continued."""
         return key in (_name(_read_key(self._partial(stage))), _name(_read_key(self._kept_partial(stage))))
+
+    def free_bytes(self) -> int:
+        """Of the disk that holds the directory, or will hold it."""
+        place = self.root.absolute()
+        while not place.exists():
+            place = place.parent
+        return shutil.disk_usage(place).free
 
     def partial_bytes(self, stage: str) -> int:
         """What a killed run of the stage left, in bytes."""
