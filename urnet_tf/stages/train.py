@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 
 from urnet_tf import schema, store
-from urnet_tf.config import Config, count_members
+from urnet_tf.config import Config, count_members, starts_from
 from urnet_tf.costs.network import count_urnet
 from urnet_tf.reweighting import objective
 from urnet_tf.stages.distillation import SOFT_CLASSES, distill
@@ -87,7 +87,10 @@ def _train_member(
     if number == 0 or not measured.exists():
         model = load_model(path)
         save_model(urnet.instance_branch(model), out / "instance.keras")
-        store.write_array(measured, measure_saliency(member, model, labels))
+        # Attention that nobody trained tells nothing.
+        trained = config.train.bag.loss_weight > 0
+        saliency = measure_saliency(member, model, labels) if trained else np.ones(len(labels), np.float32)
+        store.write_array(measured, saliency)
     if number:  # the marker would list them
         member.remove("units_saliency")
         member.remove("attention.npy")
@@ -145,9 +148,9 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
         return estimate_fitting(config, plan, heads=1)
     members = count_members(config)
     heads = count_urnet(network.feature_dim, plan.classes, bag_size, model.attention_dim)
-    training = count_training(config, config.train.fit, heads, plan)
+    training = count_training(config, config.train.fit, heads, plan, whole=model.mode == "finetune")
     memory = training.host_bytes(plan.gpus)
-    seconds = training_seconds(config, config.train.fit, rows, plan)
+    seconds = training_seconds(config, config.train.fit, rows, plan, whole=model.mode == "finetune")
     disk = 80 * rows + 8 * heads.parameters  # the URNet and its instance branch
     if model.mode == "frozen":
         seconds *= 1.5
@@ -155,7 +158,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     else:
         seconds += forward_seconds(config, rows, plan)
         disk += 8 * network.parameters
-        if config.train.init != "pretrained":
+        if starts_from(config).startswith("baseline"):
             memory += training.weights  # the baseline is read beside the new network
     note = f"bags of {bag_size}{plan.guess}"
     if members > 1:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from urnet_tf import store
+from urnet_tf.config import Config, starts_from
 from urnet_tf.errors import RunError, settings_named
+from urnet_tf.stages.fitted_heads import fit_heads
 from urnet_tf.stages.settings import fit_settings, images_per_step, keys_of, open_augmenter, open_backbone
 from urnet_tf.stages.stage import StageContext
 
@@ -63,9 +65,21 @@ def fit_urnet(
             checkpoint_dir=context.out / "checkpoint",
             log_dir=log_dir,
             description=description,
+            rates=_rates_of(config, model),
         )
     store.write_json(context.out / "history.json", history)
     save_model(model, context.out / "urnet.keras")
+
+
+def _rates_of(config: Config, model: "keras.Model") -> dict[str, float] | None:
+    """Learning rates of the network's variables where they differ from those of the heads."""
+    from urnet_tf.models.classifier import backbone_of
+    from urnet_tf.models.unfreezing import rates_by_variable
+
+    rate, block_rate = config.train.backbone_rate, config.train.block_rate
+    if config.model.mode == "frozen" or rate == block_rate == 1.0:
+        return None
+    return rates_by_variable(backbone_of(model), rate, block_rate)
 
 
 def compute_class_mass(labels: np.ndarray, weights: np.ndarray, num_classes: int) -> np.ndarray:
@@ -113,18 +127,38 @@ def _image_urnet(
     """The URNet with the network, and perhaps the classifier, that training starts from."""
     from urnet_tf.models import urnet
     from urnet_tf.models.classifier import LOGITS, backbone_of
+    from urnet_tf.models.unfreezing import unfreeze
     from urnet_tf.training.saving import load_model
 
-    config, init = context.config, context.config.train.init
-    weights = config.model.weights if init == "pretrained" else None
+    config, init = context.config, starts_from(context.config)
+    weights = None if init.startswith("baseline") else config.model.weights
     backbone = open_backbone(config, weights=weights, synchronized=synchronized)
     model = urnet.build_image_urnet(backbone, num_classes, config.train.bag.size, **settings)
-    if init != "pretrained":
+    unfreeze(backbone, config.train.unfreeze, freeze_batch_norm=config.train.freeze_batch_norm)
+    if init == "fitted":
+        start = _fit_start(context, num_classes)
+        for name in (LOGITS, "bag_logits"):
+            model.get_layer(name).set_weights(start)
+    elif init != "pretrained":
         full = load_model(context.path("baseline", "model_full.keras"))
         backbone.set_weights(backbone_of(full).get_weights())
         if init == "baseline_with_classifier":
             model.get_layer(LOGITS).set_weights(full.get_layer(LOGITS).get_weights())
     return model
+
+
+def _fit_start(context: StageContext, num_classes: int) -> list[np.ndarray]:
+    """Kernel [D, C] and bias [C] of a head fitted to the weighted features of the network as it starts."""
+    weights = store.read_table(context.path("reweight", "weights.parquet"), ["label", "sample_weight"])
+    trust = np.maximum(store.column(weights, "sample_weight"), 0.0)
+    folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
+    kind = context.config.train.head
+    head = fit_heads(
+        context, store.column(weights, "label"), folds, num_classes,
+        kind="mean" if kind == "trained" else kind, description="the head to start from",
+        sample_weight=trust, trust=trust,
+    ).head  # fmt: skip
+    return [head.kernel, head.bias]
 
 
 def bag_batches(

@@ -83,6 +83,7 @@ def fit_model(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     description: str = "fit",
     build_trainee: Callable[[keras.Model, int], Trainee] = Trainee,
+    rates: Mapping[str, float] | None = None,
 ) -> list[dict]:
     """Trains a model on sparse soft targets with sample weights; continues a killed run.
 
@@ -122,6 +123,7 @@ def fit_model(
         no state when a killed run goes on, where the first epoch is the rest of the pass in hand.
       description: names the run in logs and errors.
       build_trainee: (model, accumulate_steps) -> what takes the steps: for other rules of learning.
+      rates: path of a variable -> its learning rate as a share of the others'; None = all alike.
 
     Returns:
       One dictionary a pass: step, epoch, learning_rate and the means of losses and metrics, and those of
@@ -142,7 +144,7 @@ def fit_model(
     _check_divisible(batches, replicas, options.accumulate_steps)
     with strategy.scope():
         trainee = build_trainee(model, options.accumulate_steps)
-        rule, schedule = build_optimizer(model, total_steps, options)
+        rule, schedule = build_optimizer(model, total_steps, options, rates)
         _compile(trainee, rule, loss, loss_weights, options.jit_compile)
         rule.build(trainee.trainable_variables)
         validate = _build_validation(model, validation_data, loss, loss_weights)

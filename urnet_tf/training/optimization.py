@@ -8,6 +8,7 @@ weights (EMA) after each of them, and with loss scaling it drops one overflown p
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -111,6 +112,7 @@ def build_optimizer(
     model: keras.Model,
     total_steps: int,
     options: OptimizerOptions = OptimizerOptions(),  # noqa: B008  it is frozen
+    rates: Mapping[str, float] | None = None,
 ) -> tuple[keras.optimizers.Optimizer, keras.optimizers.schedules.LearningRateSchedule]:
     """Builds AdamW or SGD with a linear warm-up and a cosine decay to zero over `total_steps`.
 
@@ -120,6 +122,7 @@ def build_optimizer(
     Args:
       model: its biases and normalization weights (rank below 2) are kept from weight decay.
       total_steps: steps of the whole run.
+      rates: path of a variable → its learning rate as a share of the others'; None = all alike.
 
     Raises:
       UsageError: an unknown optimizer.
@@ -142,15 +145,41 @@ def build_optimizer(
     }
     if options.optimizer == "adamw":
         common["weight_decay"] = options.weight_decay  # AdamW takes no None
-        rule = keras.optimizers.AdamW(**common)
+        rule = (_ScaledAdamW if rates else keras.optimizers.AdamW)(**common)
     elif options.optimizer == "sgd":
-        rule = keras.optimizers.SGD(momentum=options.momentum, **common)
+        rule = (_ScaledSGD if rates else keras.optimizers.SGD)(momentum=options.momentum, **common)
     else:
         raise UsageError(f"Expected the optimizer adamw or sgd; received {options.optimizer!r}.")
+    if rates:
+        rule.rates = dict(rates)
     rule.exclude_from_weight_decay(var_list=[v for v in model.trainable_variables if len(v.shape) < 2])
     if model.dtype_policy.name == "mixed_float16":
         rule = keras.optimizers.LossScaleOptimizer(rule)
     return rule, schedule
+
+
+class _Scaled(keras.optimizers.Optimizer):
+    """Variables with learning rates of their own: `rates` of the schedule's, by path; decay likewise."""
+
+    rates: dict[str, float] = {}
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        super().update_step(gradient, variable, learning_rate * self.rates.get(variable.path, 1.0))
+
+    def _apply_weight_decay(self, variables: list[Any]) -> None:
+        if self.weight_decay is None:
+            return
+        for variable in filter(self._use_weight_decay, variables):
+            rate = self.learning_rate * self.rates.get(variable.path, 1.0)
+            variable.assign(variable - variable * keras.ops.cast(rate * self.weight_decay, variable.dtype))
+
+
+class _ScaledAdamW(_Scaled, keras.optimizers.AdamW):
+    pass
+
+
+class _ScaledSGD(_Scaled, keras.optimizers.SGD):
+    pass
 
 
 def _looks_at_gradients(optimizer: keras.optimizers.Optimizer) -> bool:
