@@ -20,7 +20,7 @@ def read_marks(path: str, images: list[str]) -> np.ndarray:
     """What is known of the label of each image: int8 [N], 1 right, 0 wrong, -1 not known.
 
     Args:
-      path: the truth of all images; or, with a column `eye` instead of `true_label`, what somebody saw (right,
+      path: the truth of all images; or, with a column `eye`, what somebody saw (right,
         wrong or anything else) of some of them.
       images: N paths.
 
