@@ -21,7 +21,7 @@ def list_blocks(backbone: keras.Model) -> list[list[keras.layers.Layer]]:
     for layer in layers:
         if layer.weights:
             blocks[-1].append(layer)
-        if isinstance(layer, keras.layers.Add) or (not residual and layer.trainable_weights):
+        if isinstance(layer, keras.layers.Add) or (not residual and layer.weights):
             blocks.append([])
     return [block for block in blocks if block]
 

@@ -143,42 +143,47 @@ def build_optimizer(
         "use_ema": options.ema is not None,
         "ema_momentum": 0.99 if options.ema is None else options.ema,
     }
-    if options.optimizer == "adamw":
+    if rates:
+        common["weight_decay"] = None  # `Scaled` has its own
+    elif options.optimizer == "adamw":
         common["weight_decay"] = options.weight_decay  # AdamW takes no None
-        rule = (_ScaledAdamW if rates else keras.optimizers.AdamW)(**common)
+    if options.optimizer == "adamw":
+        rule = ScaledAdam(**common) if rates else keras.optimizers.AdamW(**common)
     elif options.optimizer == "sgd":
-        rule = (_ScaledSGD if rates else keras.optimizers.SGD)(momentum=options.momentum, **common)
+        rule = (ScaledSGD if rates else keras.optimizers.SGD)(momentum=options.momentum, **common)
     else:
         raise UsageError(f"Expected the optimizer adamw or sgd; received {options.optimizer!r}.")
     if rates:
-        rule.rates = dict(rates)
+        rule.rates, rule.decay = dict(rates), options.weight_decay
     rule.exclude_from_weight_decay(var_list=[v for v in model.trainable_variables if len(v.shape) < 2])
     if model.dtype_policy.name == "mixed_float16":
         rule = keras.optimizers.LossScaleOptimizer(rule)
     return rule, schedule
 
 
-class _Scaled(keras.optimizers.Optimizer):
-    """Variables with learning rates of their own: `rates` of the schedule's, by path; decay likewise."""
+class Scaled(keras.optimizers.Optimizer):
+    """Variables with learning rates, and so decay, of their own: a share of the schedule's each.
 
-    rates: dict[str, float] = {}
+    Public names, since Keras makes scopes of them in which TensorFlow allows no leading underscore.
+    """
+
+    rates: Mapping[str, float]  # by path
+    decay: float
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        super().update_step(gradient, variable, learning_rate * self.rates.get(variable.path, 1.0))
-
-    def _apply_weight_decay(self, variables: list[Any]) -> None:
-        if self.weight_decay is None:
-            return
-        for variable in filter(self._use_weight_decay, variables):
-            rate = self.learning_rate * self.rates.get(variable.path, 1.0)
-            variable.assign(variable - variable * keras.ops.cast(rate * self.weight_decay, variable.dtype))
+        # TensorFlow's own variable comes here, which knows no path.
+        path = self._trainable_variables[self._get_variable_index(variable)].path
+        rate = learning_rate * self.rates.get(path, 1.0)
+        if self.decay and self._use_weight_decay(variable):
+            self.assign_sub(variable, variable * keras.ops.cast(rate * self.decay, variable.dtype))
+        super().update_step(gradient, variable, rate)
 
 
-class _ScaledAdamW(_Scaled, keras.optimizers.AdamW):
+class ScaledAdam(Scaled, keras.optimizers.Adam):
     pass
 
 
-class _ScaledSGD(_Scaled, keras.optimizers.SGD):
+class ScaledSGD(Scaled, keras.optimizers.SGD):
     pass
 
 
