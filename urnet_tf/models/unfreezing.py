@@ -8,9 +8,8 @@ Source: not in the paper; smaller rates for earlier layers after Howard and Rude
 
 import keras
 
+from urnet_tf.backbone_names import ALL, BLOCKS, LAST_STAGE
 from urnet_tf.errors import UsageError
-
-ALL, LAST_STAGE, BLOCKS = "all", "last_stage", "blocks:"
 
 
 def list_blocks(backbone: keras.Model) -> list[list[keras.layers.Layer]]:

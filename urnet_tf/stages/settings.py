@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from urnet_tf import store
-from urnet_tf.backbone_names import is_own
+from urnet_tf.backbone_names import ALL, is_own
 from urnet_tf.checkpoints.own_networks import files_of
 from urnet_tf.config import Config, FitConfig, ModelConfig, RuntimeConfig, judges_features, select
 from urnet_tf.costs import step as step_cost
@@ -174,10 +174,10 @@ def count_backbone(config: Config) -> NetworkCost:
     """What the backbone that `model` describes costs; features of one's own cost nothing."""
     if config.model.features is not None:
         name, width = os.path.basename(config.model.features), open_own_features(config).values.shape[1]
-        return NetworkCost(name, width, *[0] * 7)
+        return NetworkCost(name, width, 0, 0, 0, 0, 0, 0, 0)
     model = config.model
     if is_own(model.backbone):
-        return NetworkCost(os.path.basename(model.backbone), _GUESSED_WIDTH, *[0] * 7)
+        return NetworkCost(os.path.basename(model.backbone), _GUESSED_WIDTH, 0, 0, 0, 0, 0, 0, 0)
     return count_network(model.backbone, model.image_size_px, Variant(**_resnext_settings(model)))
 
 
@@ -215,9 +215,9 @@ def say_unknown(config: Config, stage_name: str, estimate: Estimate) -> Estimate
 
 
 def count_training(
-    config: Config, fit: FitConfig, heads: HeadCost, plan: PlanContext, *, whole: bool
+    config: Config, fit: FitConfig, heads: HeadCost, plan: PlanContext, *, whole: bool, part: str = ALL
 ) -> TrainingCost:
-    """What one fit of the `whole` network, or of heads on its features, holds in memory."""
+    """What one fit of a `part` of the `whole` network, or of heads on its features, holds in memory."""
     network = count_backbone(config)
     return training_cost(
         network if whole else None,
@@ -230,18 +230,19 @@ def count_training(
         ema=fit.ema is not None,
         parts=fit.accumulate_steps,
         precision=config.runtime.precision,
+        part=part,
     )
 
 
 def training_seconds(
-    config: Config, fit: FitConfig, images: float, plan: PlanContext, *, whole: bool
+    config: Config, fit: FitConfig, images: float, plan: PlanContext, *, whole: bool, part: str = ALL
 ) -> float:
-    """Estimated seconds of one fit of the `whole` network, or of heads, over `images` instances."""
+    """Estimated seconds of one fit of a `part` of the `whole` network, or of heads, over `images` images."""
     if not whole:
         return 4.0 + 0.012 * fit.epochs * images / fit.batch_images * max(1.0, fit.batch_images / 255)
     gpus = plan.gpus if config.runtime.strategy == "mirrored" else min(1, plan.gpus)
     images *= fit.epochs
-    return 30.0 + step_cost.training_seconds(count_backbone(config), images, plan.cores, gpus)
+    return 30.0 + step_cost.training_seconds(count_backbone(config), images, plan.cores, gpus, part)
 
 
 def forward_seconds(config: Config, images: float, plan: PlanContext) -> float:
