@@ -191,10 +191,11 @@ def test_training_starts_from_what_was_asked_for(tiny, workdir, init):
     assert first.any() == (init == "baseline_with_classifier")
 
 
-def test_a_whole_network_starts_from_the_head_that_fits_its_features(tiny, workdir):
+def test_a_whole_network_starts_from_the_head_that_fits_its_features(tiny, workdir, monkeypatch):
     from urnet_tf.models.classifier import LOGITS, backbone_of
 
-    config = settings("finetune", 2, epochs=1, unfreeze="blocks:1", backbone_rate=0.5)
+    monkeypatch.setattr(urnet_fit, "_FEWEST_HELD", VAL)
+    config = settings("finetune", 2, epochs=2, unfreeze="blocks:1", backbone_rate=0.5, keep="best")
     config = dataclasses.replace(config, baseline=dataclasses.replace(config.baseline, networks="frozen"))
     run(baseline, config, workdir)
     metadata = run(extract, config, workdir)
@@ -221,6 +222,10 @@ def test_a_whole_network_starts_from_the_head_that_fits_its_features(tiny, workd
     }
     assert changed == [variable.path in learning for variable in backbone_of(model).variables]
     assert any(changed) and not all(changed), "the last block alone learns"
+    history = store.read_json(workdir / "train" / "history.json")
+    assert sum("kept" in row for row in history) == 1 and all(
+        "val_instance_accuracy" in row for row in history
+    )
 
 
 @pytest.mark.parametrize("own", [True, False])

@@ -117,7 +117,12 @@ def _check_class_weight(settings: ClassWeightConfig) -> None:
 
 
 def _check_start(config: Config) -> None:
-    """What training starts from must be there."""
+    """What training starts from must be there, and what it ends with."""
+    if config.train.keep == "best" and config.train.fit.ema is not None:
+        raise UsageError(
+            f"Expected train.keep=last with averaged weights; received best and train.fit.ema="
+            f"{config.train.fit.ema}."
+        )
     if config.model.mode != "finetune":
         return
     part = config.train.unfreeze

@@ -312,6 +312,9 @@ class TrainConfig:
     init: str | None = _choice(None, "fitted", "pretrained", "baseline", "baseline_with_classifier")
     # finetune: which part of the network learns besides the heads: all, last_stage, or blocks:n (the last n)
     unfreeze: str = _text("all", LINE, 20)
+    # trained: the weights of the last pass, or of the pass that agrees best with the labels of the validation
+    # images, where by more than a standard error
+    keep: str = _choice("last", "best")
     # finetune: batch normalization keeps the statistics and scales that it starts with
     freeze_batch_norm: bool = False
     # finetune: learning rate of the network as a share of that of the heads, and of each block as a share of

@@ -57,6 +57,7 @@ PRESETS = {
 # Whole networks whose labels heads on frozen features have judged.
 _BEST_FINETUNE: dict[str, object] = {
     "train": {
+        "keep": "best",
         "bag": {"loss_weight": 0.0},
         "fit": {"mixup": None, "epochs": 8.0},
     },

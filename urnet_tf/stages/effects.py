@@ -128,8 +128,8 @@ RULES = (
     Rule("reweight.refit.*", lambda c: trains(c, "baseline"), "baseline.head=trained"),
     *(
         Rule(key, lambda c: trains(c, "train"), "train.head=trained")
-        for key in ("train.fit.*", "train.bag.loss_weight", "train.bag.target", "train.bag.weighted",
-                    "train.members", "evaluate.bag_branch")
+        for key in ("train.fit.*", "train.keep", "train.bag.loss_weight", "train.bag.target",
+                    "train.bag.weighted", "train.members", "evaluate.bag_branch")
     ),
     *(
         Rule(key, lambda c: count_members(c) > 1, "train.members above 1")

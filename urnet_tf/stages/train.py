@@ -96,9 +96,10 @@ def _train_member(
     if number:  # the marker would list them
         member.remove("units_saliency")
         member.remove("attention.npy")
-    last = store.read_json(out / "history.json")[-1]
+    history = store.read_json(out / "history.json")
+    last = next((row for row in history if row.get("kept")), history[-1])
     told = {name: last[name] for name in ("loss", "instance_accuracy", "bag_accuracy")}
-    told = {"steps": last["step"], **told, "seed": config.seed, "bag_size": config.train.bag.size}
+    told = {"steps": history[-1]["step"], **told, "seed": config.seed, "bag_size": config.train.bag.size}
     return told, np.asarray(store.read_array(measured))
 
 

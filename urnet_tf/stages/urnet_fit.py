@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from absl import logging
 
-from urnet_tf import store
+from urnet_tf import schema, store
 from urnet_tf.config import Config, starts_from
 from urnet_tf.errors import RunError, settings_named
 from urnet_tf.stages.fitted_heads import fit_heads
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import keras
 
     from urnet_tf.feed.batches import FeatureBatches, ImageBatches
+
+_FEWEST_HELD = 20  # validation images by which a pass is chosen
 
 
 def fit_urnet(
@@ -66,6 +69,7 @@ def fit_urnet(
             log_dir=log_dir,
             description=description,
             rates=_rates_of(config, model),
+            **_keep_best(context),
         )
     store.write_json(context.out / "history.json", history)
     save_model(model, context.out / "urnet.keras")
@@ -161,6 +165,30 @@ def _fit_start(context: StageContext, num_classes: int) -> list[np.ndarray]:
     return [head.kernel, head.bias]
 
 
+def _keep_best(context: StageContext) -> dict[str, Any]:
+    """The validation images as keywords of `fit_model`, where `train.keep` asks for them."""
+    import tensorflow as tf
+
+    if context.config.train.keep != "best":
+        return {}
+    table = store.read_table(context.path("pack", "instances.parquet"), ["split", "label"])
+    every = store.column(table, "label")
+    held = np.flatnonzero((store.column(table, "split") == schema.VAL) & (every >= 0))
+    if len(held) < _FEWEST_HELD:
+        logging.info(
+            "train.keep=best: there are %d validation images with a label, too few to choose by.", len(held)
+        )
+        return {}
+    targets = every[:, None].astype(np.int32), np.ones((len(every), 1), np.float32)
+    counts = np.zeros(len(every), np.float32)
+    counts[held] = 1.0
+    data = bag_batches(context, every, counts, augmented=False, targets=targets)
+    steps = data.steps_per_epoch
+    # Keras warns of data that end where it does not know how long they are.
+    bags = data.dataset(0, steps).apply(tf.data.experimental.assert_cardinality(steps))
+    return {"validation_data": bags, "keep_best_of": len(held)}
+
+
 def bag_batches(
     context: StageContext,
     labels: np.ndarray,
@@ -168,14 +196,14 @@ def bag_batches(
     augmented: bool,
     targets: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> "FeatureBatches | ImageBatches":
-    """Bags of the training images: of features, or of images, augmented where that is wanted."""
+    """Bags of images that weigh anything: of features, or of images, augmented where that is wanted."""
     from urnet_tf.feed import batches
     from urnet_tf.feed.sampling import BagSampler
     from urnet_tf.images.image_store import ImageStore
 
     config, bag_size = context.config, context.config.train.bag.size
-    batch_bags = max(1, images_per_step(config.train.fit, len(labels)) // bag_size)
     ids = np.flatnonzero(sample_weight)  # images of weight 0 take no place in a step
+    batch_bags = max(1, images_per_step(config.train.fit, len(labels)) // bag_size)
     sampler = BagSampler(ids, labels[ids], bag_size, batch_bags, config.seed)
     files = (context.path("reweight", f"target_{name}.npy") for name in ("ids", "probs"))
     target_ids, target_probs = targets or (np.asarray(store.read_array(file)) for file in files)
