@@ -167,8 +167,6 @@ def _fit_start(context: StageContext, num_classes: int) -> list[np.ndarray]:
 
 def _keep_best(context: StageContext) -> dict[str, Any]:
     """The validation images as keywords of `fit_model`, where `train.keep` asks for them."""
-    import tensorflow as tf
-
     if context.config.train.keep != "best":
         return {}
     table = store.read_table(context.path("pack", "instances.parquet"), ["split", "label"])
@@ -183,10 +181,7 @@ def _keep_best(context: StageContext) -> dict[str, Any]:
     counts = np.zeros(len(every), np.float32)
     counts[held] = 1.0
     data = bag_batches(context, every, counts, augmented=False, targets=targets)
-    steps = data.steps_per_epoch
-    # Keras warns of data that end where it does not know how long they are.
-    bags = data.dataset(0, steps).apply(tf.data.experimental.assert_cardinality(steps))
-    return {"validation_data": bags, "keep_best_of": len(held)}
+    return {"validation_data": data.one_pass(), "keep_best_of": len(held)}
 
 
 def bag_batches(
