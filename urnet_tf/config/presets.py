@@ -54,8 +54,8 @@ PRESETS = {
     SOUND: {"reweight": _PAPERS_STEPS, "train": _TRAINED | _PLAIN_FIT},
     PAPER: _TO_THE_LETTER,
 }
-# Whole networks whose labels heads on frozen features have judged: a short training of small steps from a head
-# that fits already. Statistics of small batches, and bags, cost accuracy there.
+# Whole networks whose labels heads on frozen features have judged: a short training of small steps, from a
+# head that fits already.
 _BEST_FINETUNE: dict[str, object] = {
     "train": {
         "keep": "best",
