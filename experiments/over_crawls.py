@@ -24,7 +24,7 @@ LOWEST = 50
 
 def define_flags() -> None:
     """Not when this is imported, as by tests, beside others with flags of these names."""
-    flags.DEFINE_multi_string("ablation", [], "name=directory, for each crawl", required=True)
+    flags.DEFINE_multi_string("ablation", None, "name=directory, for each crawl", required=True)
     flags.DEFINE_string("row", "best", "what the others are compared with")
     flags.DEFINE_integer("draws", 2000, "of images and seeds", lower_bound=100)
 
