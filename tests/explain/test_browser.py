@@ -100,6 +100,7 @@ def test_a_page_of_a_class_by_link_and_back(visit):
     assert page.locator("#classes").is_visible()
 
 
+@pytest.mark.slow
 def test_a_link_to_a_class_opens_it_at_once(visit):
     page = visit(route="#/class/2")
     page.wait_for_selector("#view h1")
@@ -108,6 +109,7 @@ def test_a_link_to_a_class_opens_it_at_once(visit):
     page.locator("#view h1", has_text='">').wait_for()  # functions that are waited for break the policy
 
 
+@pytest.mark.slow
 def test_the_table_of_classes_is_searched_and_ordered(visit):
     page = visit()
     rows = page.locator("#class-table tbody tr")
@@ -144,6 +146,7 @@ def test_the_matrix_by_keys(visit):
     assert len(cells) >= 3 and any("agree with the label of 8 images, 67 %" in cell for cell in cells)
 
 
+@pytest.mark.slow
 def test_the_matrix_by_mouse(visit):
     page = visit()
     page.click("#matrix-open")
@@ -166,7 +169,9 @@ def test_commands_are_copied_with_the_place_of_the_work_directory(visit, report)
     assert f"--config '{quoted}/config.yaml' --workdir '{quoted}'" in text_of(page, ".lacking")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1300, "light")])
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(400, "dark"), pytest.param(1300, "light", marks=pytest.mark.slow)]
+)
 def test_nothing_is_cut_and_axe_finds_nothing_serious(chromium, report, width, scheme):
     visit = Visit(chromium, report, width=width, scheme=scheme)
     page = visit.page
@@ -188,6 +193,7 @@ def test_nothing_is_cut_and_axe_finds_nothing_serious(chromium, report, width, s
     visit.close()
 
 
+@pytest.mark.slow
 def test_a_page_that_was_sent_alone_says_what_is_missing(chromium, report, tmp_path):
     alone = pathlib.Path(shutil.copy(report, tmp_path / "index.html"))
     page = chromium.new_page()
