@@ -72,6 +72,9 @@ _THRESHOLD = flags.DEFINE_float(
 _DEDUPLICATE = flags.DEFINE_bool("deduplicate", False, "clean: keep one image of each picture")
 _COPY = flags.DEFINE_bool("copy", False, "clean: copy images instead of linking to them")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "serve: address to listen on")
+_AT = flags.DEFINE_string(
+    "at", None, "review: what to open: queue/NAME, class/NAME, group/NAME, groups, or an image (its path)"
+)
 _EXPORT = flags.DEFINE_string("export", None, "review: FILE.csv, which gets all judgements")
 _IMPORT = flags.DEFINE_multi_string("import", [], "review: FILE.csv or .parquet, whose judgements are added")
 _PORT = flags.DEFINE_integer("port", 8501, "serve: HTTP port; review: 8502", lower_bound=2, upper_bound=65535)
@@ -83,7 +86,7 @@ _LABEL = flags.DEFINE_string("label", None, "promote: a label for this version, 
 _ALL_FLAGS = (
     _WORKDIR, _CONFIG, _DATA, _FEATURES, _SCORES, _SET, _FROM, _RESCAN, _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES,
     _CLASSES, _SIZE, _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT, _AS, _THRESHOLD,
-    _DEDUPLICATE, _COPY, _EXPORT, _IMPORT, _HOST, _PORT, _ENGINE, _PIN, _LABEL,
+    _DEDUPLICATE, _COPY, _AT, _EXPORT, _IMPORT, _HOST, _PORT, _ENGINE, _PIN, _LABEL,
 )  # fmt: skip
 
 
@@ -272,7 +275,7 @@ def _review() -> int:
             "one forward its port: ssh -L 8502:127.0.0.1:8502 HOST."
         )
     promise("every judgement is on the disk, and `urnet run` with this --workdir obeys them")
-    server.serve(_WORKDIR.value, port=_PORT.value if _PORT.present else None)
+    server.serve(_WORKDIR.value, port=_PORT.value if _PORT.present else None, at=_AT.value)
     return 0
 
 

@@ -13,7 +13,8 @@ urnet {version}: train image classifiers from noisy web images, and see why each
   urnet verify --workdir DIR            whether all results are still as they were written
   urnet why    IMAGE ... --workdir DIR [--format text|json|jsonl]
                                         why images counted as much as they did: paths, addresses or ids
-  urnet review --workdir DIR [--port N] judge labels in the browser; the next run obeys
+  urnet review --workdir DIR [--port N] [--at PLACE]
+                                        judge labels in the browser; the next run obeys
   urnet review --workdir DIR [--import FILE ...] [--export FILE.csv]
                                         judgements of others in, all of them out
   urnet clean  --workdir DIR --out NEW [--as LAYOUT] [--threshold P] [--deduplicate] [--copy]

@@ -6,6 +6,7 @@ which `why_text` writes for a terminal. Reads only the rows that it needs, witho
 
 import os
 import pathlib
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,8 +35,9 @@ def describe_image(
 
     Returns:
       `asked`; `found`, "image", "set_aside" or "several"; for these the row, the status, or the `matches`. Of
-      a training image that was weighed also `sentence`, `weight`, `relative_weight`, `right_prob`, `factors`,
-      `predicted`, `baseline`, `group` and `look_alikes`.
+      a training image also `review`, the command that opens it for a judgement, and of one that was weighed
+      `sentence`, `weight`, `relative_weight`, `right_prob`, `factors`, `predicted`, `baseline`, `group` and
+      `look_alikes`.
 
     Raises:
       UsageError: nothing was packed yet, or no image fits.
@@ -60,6 +62,9 @@ def describe_image(
     told["class"] = names[row["label"]] if row["label"] >= 0 else None
     if row["split"] == schema.TRAIN:
         told |= _describe_weight(root, row, names)
+    if row["split"] == schema.TRAIN:
+        place_of_image = shlex.quote(f"image/{row['content_hash'] or row['instance_id']}")
+        told["review"] = f"urnet review --workdir {shlex.quote(str(root))} --at {place_of_image}"
     return told | {"copies": _find_copies(root, row)}
 
 
