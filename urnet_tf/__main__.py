@@ -138,6 +138,7 @@ def _dispatch(command: str | None, arguments: list[str]) -> int:
     }  # fmt: skip
     alone |= {name: functools.partial(_run, name) for name in ("run", "noise", *stages.NAMES)}
     with_arguments = {"why": _why, "ensemble": _ensemble, "predict": _predict, "serve": _serve}
+    with_arguments["completion"] = functools.partial(_complete, [*with_arguments, *alone])
     if command is not None and command in alone:
         _reject_extra(command, arguments)
         return alone[command]()
@@ -233,6 +234,25 @@ def _why(arguments: list[str]) -> int:
     from urnet_tf.commands.why import explain_images
 
     return explain_images(_WORKDIR.value, arguments, _FORMAT.value)
+
+
+def _complete(commands: list[str], arguments: list[str]) -> int:
+    from urnet_tf.commands import completion
+
+    what, *texts = arguments or [""]
+    if what == "paths" and len(texts) <= 1:
+        print("\n".join(completion.find_paths(_WORKDIR.value, *texts or [""])))
+        return 0
+    if texts:
+        raise UsageError(f"Did not expect {texts[0]!r} after `completion {what}`.")
+    names = [holder.name for holder in _ALL_FLAGS]
+    choices = {
+        name: flags.FLAGS[name].parser.enum_values
+        for name in names
+        if isinstance(flags.FLAGS[name].parser, flags.EnumParser)
+    }
+    print(completion.format_script(what, [*commands, "completion"], names, choices), end="")
+    return 0
 
 
 def _predict(arguments: list[str]) -> int:

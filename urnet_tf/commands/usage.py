@@ -30,6 +30,7 @@ urnet {version}: train image classifiers from noisy web images, and see why each
                                         joins finished runs (their work directories) with the same classes
                                         and held images: accuracy, submission file, one exported model
   urnet draw   --out DIR                draw a small noisy crawl to try things on
+  urnet completion bash|zsh             a script for the shell that completes commands, flags and images
 
 CRAWL is a folder with one sub-folder a class, a CSV or Parquet list (path,label,...), or a
 WebVision tree. MODEL is an export (of any format), a directory with one, or a run's --workdir.
