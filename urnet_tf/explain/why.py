@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from urnet_tf import schema, store
+from urnet_tf.errors import UsageError
 from urnet_tf.explain.find_image import Found, Origin, crawl_root, find_image
 from urnet_tf.explain.reasons import Judgement, describe_amount, describe_standing, say_why
 from urnet_tf.reweighting.combine import average_amount
@@ -76,13 +77,22 @@ def _describe_weight(root: pathlib.Path, row: Mapping[str, Any], names: Sequence
     """Weight, factors and opinions; {} where nothing was weighed yet."""
     import pyarrow.compute as pc
 
-    places = [root / stage / "weights.parquet" for stage in ("train", "reweight")]
-    path = next((place for place in places if place.exists()), None)
+    path = _find_weights(root)
     if path is None:
         return {}
     columns = [name for name in schema.WEIGHT_COLUMNS if name not in schema.WEIGHT_TEXTS]
-    table = store.read_table(path, columns, where=pc.field("label") == row["label"])
-    values = {name: store.column(table, name) for name in columns}
+    table = store.read_table(path, where=pc.field("label") == row["label"])
+    # A factor that is newer than the run has no column: it told nothing apart.
+    newer = {factor.name for factor in FACTORS} - set(table.column_names)
+    if lacking := sorted(set(columns) - set(table.column_names) - newer):
+        raise UsageError(
+            f"Expected the column {lacking[0]} in {path}; there is none. Another version has made it: start "
+            "`urnet run` with the same --workdir."
+        )
+    values = {
+        name: np.ones(len(table), np.float32) if name in newer else store.column(table, name)
+        for name in columns
+    }
     at = int(np.flatnonzero(values["instance_id"] == row["instance_id"])[0])
     # Classes are compared by their weights, images of a class by all else.
     whole = store.read_table(path, ["class_weight", "sample_weight"])
@@ -126,6 +136,15 @@ def _describe_weight(root: pathlib.Path, row: Mapping[str, Any], names: Sequence
         "group": _describe_group(values, at, row["label"]),
         "look_alikes": _find_look_alikes(root, path, row, predicted, names),
     }
+
+
+def _find_weights(root: pathlib.Path) -> pathlib.Path | None:
+    """Those of training, which know the saliency, unless they were made of an earlier `reweight`."""
+    workdir = store.Workdir(root)
+    train, reweight = (workdir.marker(stage) for stage in ("train", "reweight"))
+    is_old = reweight and train and train.get("needs", {}).get("reweight") != reweight["results"]
+    places = [root / stage / "weights.parquet" for stage in ("train", "reweight")[bool(is_old) :]]
+    return next((place for place in places if place.exists()), None)
 
 
 def _authors(root: pathlib.Path) -> tuple[bool, str]:
