@@ -366,3 +366,9 @@ def test_what_people_judged_is_told():
     assert "7 labels here are trusted" in text and "judge more" in text
     assert "Of 80 images of the random sample 25 % had a wrong label (16 % to 36 %)." in text
     assert "These labels were judged by people" in text and "33 images:" in text and "62.5 %" in text
+
+
+def test_judgements_without_a_random_sample():
+    judged = {"counts": {"random": 0}, "trusted": 7}  # as of a sitting with the most doubtful ones
+    text = parse(build_page(make_inputs(reweighting={"clean_rate_estimate": 0.7, "judged": judged}))).text
+    assert "7 labels here are trusted for that." in text and "of the random sample" not in text
