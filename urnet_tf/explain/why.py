@@ -75,24 +75,10 @@ def _class_names(root: pathlib.Path) -> list[str]:
 
 def _describe_weight(root: pathlib.Path, row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Weight, factors and opinions; {} where nothing was weighed yet."""
-    import pyarrow.compute as pc
-
     path = _find_weights(root)
     if path is None:
         return {}
-    columns = [name for name in schema.WEIGHT_COLUMNS if name not in schema.WEIGHT_TEXTS]
-    table = store.read_table(path, where=pc.field("label") == row["label"])
-    # A factor that is newer than the run has no column: it told nothing apart.
-    newer = {factor.name for factor in FACTORS} - set(table.column_names)
-    if lacking := sorted(set(columns) - set(table.column_names) - newer):
-        raise UsageError(
-            f"Expected the column {lacking[0]} in {path}; there is none. Another version has made it: start "
-            "`urnet run` with the same --workdir."
-        )
-    values = {
-        name: np.ones(len(table), np.float32) if name in newer else store.column(table, name)
-        for name in columns
-    }
+    values = _read_class(path, row["label"])
     at = int(np.flatnonzero(values["instance_id"] == row["instance_id"])[0])
     # Classes are compared by their weights, images of a class by all else.
     whole = store.read_table(path, ["class_weight", "sample_weight"])
@@ -145,6 +131,25 @@ def _find_weights(root: pathlib.Path) -> pathlib.Path | None:
     is_old = reweight and train and train.get("needs", {}).get("reweight") != reweight["results"]
     places = [root / stage / "weights.parquet" for stage in ("train", "reweight")[bool(is_old) :]]
     return next((place for place in places if place.exists()), None)
+
+
+def _read_class(path: pathlib.Path, label: int) -> dict[str, np.ndarray]:
+    """The numbers of weights.parquet of one class, a column each."""
+    import pyarrow.compute as pc
+
+    columns = [name for name in schema.WEIGHT_COLUMNS if name not in schema.WEIGHT_TEXTS]
+    table = store.read_table(path, where=pc.field("label") == label)
+    # A factor that is newer than the run has no column: it told nothing apart.
+    newer = {factor.name for factor in FACTORS} - set(table.column_names)
+    if lacking := sorted(set(columns) - set(table.column_names) - newer):
+        raise UsageError(
+            f"Expected the column {lacking[0]} in {path}; there is none. Another version has made it: start "
+            "`urnet run` with the same --workdir."
+        )
+    return {
+        name: np.ones(len(table), np.float32) if name in newer else store.column(table, name)
+        for name in columns
+    }
 
 
 def _authors(root: pathlib.Path) -> tuple[bool, str]:
