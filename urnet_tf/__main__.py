@@ -72,6 +72,9 @@ _THRESHOLD = flags.DEFINE_float(
 _DEDUPLICATE = flags.DEFINE_bool("deduplicate", False, "clean: keep one image of each picture")
 _COPY = flags.DEFINE_bool("copy", False, "clean: copy images instead of linking to them")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "serve: address to listen on")
+_AT = flags.DEFINE_string(
+    "at", None, "review: what to open: queue/NAME, class/NAME, group/NAME, groups, or an image (its path)"
+)
 _EXPORT = flags.DEFINE_string("export", None, "review: FILE.csv, which gets all judgements")
 _IMPORT = flags.DEFINE_multi_string("import", [], "review: FILE.csv or .parquet, whose judgements are added")
 _PORT = flags.DEFINE_integer("port", 8501, "serve: HTTP port; review: 8502", lower_bound=2, upper_bound=65535)
@@ -83,7 +86,7 @@ _LABEL = flags.DEFINE_string("label", None, "promote: a label for this version, 
 _ALL_FLAGS = (
     _WORKDIR, _CONFIG, _DATA, _FEATURES, _SCORES, _SET, _FROM, _RESCAN, _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES,
     _CLASSES, _SIZE, _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT, _AS, _THRESHOLD,
-    _DEDUPLICATE, _COPY, _EXPORT, _IMPORT, _HOST, _PORT, _ENGINE, _PIN, _LABEL,
+    _DEDUPLICATE, _COPY, _AT, _EXPORT, _IMPORT, _HOST, _PORT, _ENGINE, _PIN, _LABEL,
 )  # fmt: skip
 
 
@@ -135,6 +138,7 @@ def _dispatch(command: str | None, arguments: list[str]) -> int:
     }  # fmt: skip
     alone |= {name: functools.partial(_run, name) for name in ("run", "noise", *stages.NAMES)}
     with_arguments = {"why": _why, "ensemble": _ensemble, "predict": _predict, "serve": _serve}
+    with_arguments["completion"] = functools.partial(_complete, [*with_arguments, *alone])
     if command is not None and command in alone:
         _reject_extra(command, arguments)
         return alone[command]()
@@ -232,6 +236,25 @@ def _why(arguments: list[str]) -> int:
     return explain_images(_WORKDIR.value, arguments, _FORMAT.value)
 
 
+def _complete(commands: list[str], arguments: list[str]) -> int:
+    from urnet_tf.commands import completion
+
+    what, *texts = arguments or [""]
+    if what == "paths" and len(texts) <= 1:
+        print("\n".join(completion.find_paths(_WORKDIR.value, *texts or [""])))
+        return 0
+    if texts:
+        raise UsageError(f"Did not expect {texts[0]!r} after `completion {what}`.")
+    names = [holder.name for holder in _ALL_FLAGS]
+    choices = {
+        name: flags.FLAGS[name].parser.enum_values
+        for name in names
+        if isinstance(flags.FLAGS[name].parser, flags.EnumParser)
+    }
+    print(completion.format_script(what, [*commands, "completion"], names, choices), end="")
+    return 0
+
+
 def _predict(arguments: list[str]) -> int:
     from urnet_tf.serving.predict import predict
 
@@ -272,7 +295,7 @@ def _review() -> int:
             "one forward its port: ssh -L 8502:127.0.0.1:8502 HOST."
         )
     promise("every judgement is on the disk, and `urnet run` with this --workdir obeys them")
-    server.serve(_WORKDIR.value, port=_PORT.value if _PORT.present else None)
+    server.serve(_WORKDIR.value, port=_PORT.value if _PORT.present else None, at=_AT.value)
     return 0
 
 

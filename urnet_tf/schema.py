@@ -103,7 +103,7 @@ CORRECTION_COLUMNS = {
     "old_label": "string",  # the name of the class that was given
     "verdict": "string",  # one of VERDICTS
     "new_label": "string",  # the name of a class; "" unless the verdict is WRONG_CLASS
-    "queue": "string",  # in which order images were shown: RANDOM_QUEUE, or another one's name
+    "queue": "string",  # how the image was chosen: RANDOM_QUEUE, CHANCE_QUEUE, or the name of another queue
     "who": "string",
     "when": "string",  # ISO 8601 in UTC with milliseconds: 2024-05-31T16:20:00.000Z
 }
@@ -111,6 +111,9 @@ CORRECTIONS_FORMAT = "urnet corrections 1"
 RIGHT, WRONG_CLASS, NONE_OF_THESE, UNSURE = "right", "wrong_class", "none_of_these", "unsure"
 UNDONE = "undone"  # takes back what the same person said of the image before
 VERDICTS = (RIGHT, WRONG_CLASS, NONE_OF_THESE, UNSURE, UNDONE)
+REVIEW_PORT = 8502  # of `urnet review`, where it is free
+REVIEW_ADDRESS = f"http://127.0.0.1:{REVIEW_PORT}/"
+CHANCE_QUEUE = "valuable_random"  # those of the most valuable images that are shown by chance
 RANDOM_QUEUE = "random"  # a random sample, from which shares and accuracies can be estimated
 
 # judged.parquet of ingest: a row for each judged row of the crawl, and what became of it.

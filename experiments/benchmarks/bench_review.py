@@ -6,7 +6,7 @@ Needs a finished run with fitted heads on frozen features, whose held images hav
 (a list of path, label and true_label of the training images; -1 = none of the classes). A simulated person
 judges the images one after the other and is right, or errs in `--errors` of them: calls a wrong label right,
 or takes a right one for that of any class or none. Then everything behind the features is fitted again as the
-stages do it: the judge, P(right) calibrated on what was judged, the second round and the last head.
+stages do it: the judge, P(right) calibrated on what was judged by chance, the second round and the last head.
 
 Orders: `queue` is that of `urnet review`, of the most valuable next; `random`; `doubtful`, the smallest
 P(right) first; `cleanlab`, its label quality scores, the lowest first; `activelab`, what cleanlab's ActiveLab
@@ -91,8 +91,8 @@ def main(_):
                     key = {"order": name, "judgements": budget, "error": error, "seed": seed}
                     if any(key.items() <= row.items() for row in rows):
                         continue
-                    order = order_images(name, run, before, seed)[:budget] if budget else np.empty(0, int)
-                    rows.append(key | measure(run, order, error, seed))
+                    order, by_chance = order_images(name, run, before, seed)
+                    rows.append(key | measure(run, order[:budget], by_chance, error, seed))
                     tell(rows[-1], chosen.out)
     print(format_table(rows, [float(error) for error in chosen.errors]))
 
@@ -141,7 +141,7 @@ def fit(run, labels, trusted, judged, top_k=5):
       labels: int [N], as judged.
       trusted: bool [N].
       judged: (features [m, D] of judged images that are out of training, the given labels of trusted and of
-        these images, whether they are right); None = nobody has judged.
+        these images, whether they are right, whether they were judged by chance); None = nobody has judged.
     """
     shared = {"folds": run.folds, "num_classes": run.num_classes}
     kind = run.config.baseline.head
@@ -153,12 +153,12 @@ def fit(run, labels, trusted, judged, top_k=5):
         ids, probs = found.topk_ids[:, :top_k], found.topk_probs[:, :top_k]
         anchors = None
         if judged is not None:
-            left, given, right = judged
+            left, given, right, by_chance = judged
             others = judge.predict_others(found, left, top_k=top_k)
             seen = [
                 np.concatenate([mine[trusted], more]) for mine, more in zip((ids, probs), others, strict=True)
             ]
-            anchors = describe_anchors(given, *seen, right, num_classes=run.num_classes)
+            anchors = describe_anchors(given, *seen, right, by_chance, num_classes=run.num_classes)
         return factors.Prediction(author, found.given_prob, ids, probs, anchors), found
 
     first, found = predict(schema.BALANCED_BASELINE, None, run.num_classes)
@@ -185,26 +185,33 @@ def fit(run, labels, trusted, judged, top_k=5):
 
 
 def order_images(name, run, before, seed):
-    """The order in which a person judges, int [N], by what is known before anybody has."""
+    """The order in which a person judges, by what is known before anybody has: int [N].
+
+    And whether an image has its place in it by chance: bool [N], by image.
+    """
+    nobody = np.zeros(len(run.labels), bool)
+    if name == "none":
+        return np.empty(0, np.int64), nobody
     if name == "random":
-        return np.random.default_rng(seed).permutation(len(run.labels))
+        return np.random.default_rng(seed).permutation(len(run.labels)), ~nobody
     if name == "doubtful":
-        return np.argsort(before.right_prob, kind="stable")
+        return np.argsort(before.right_prob, kind="stable"), nobody
     if name == "queue":
         value = compute_judging_value(
             before.right_prob, run.labels, before.prediction.topk_ids, before.prediction.topk_probs,
             num_classes=run.num_classes,
         )  # fmt: skip
-        return draw_judging_order(value, seed=seed).order
+        drawn = draw_judging_order(value, seed=seed)
+        return drawn.order, drawn.at_random
     probs = before.probs / before.probs.sum(axis=1, keepdims=True)
     if name == "cleanlab":
         from cleanlab.rank import get_label_quality_scores
 
-        return np.argsort(get_label_quality_scores(run.labels, probs), kind="stable")
+        return np.argsort(get_label_quality_scores(run.labels, probs), kind="stable"), nobody
     from cleanlab.multiannotator import get_active_learning_scores
 
     scores, _ = get_active_learning_scores(run.labels[:, None], probs)
-    return np.argsort(scores, kind="stable")
+    return np.argsort(scores, kind="stable"), nobody
 
 
 def say(run, order, error, seed):
@@ -217,7 +224,7 @@ def say(run, order, error, seed):
     return np.where(errs, np.where(said == given, any_other, given), said)
 
 
-def measure(run, order, error, seed):
+def measure(run, order, by_chance, error, seed):
     """A row: accuracies and shares of wrong labels, in percent, with the first images of an order judged."""
     said = say(run, order, error, seed)
     labels, trusted, kept = run.labels.copy(), np.zeros(len(run.labels), bool), np.ones(len(run.labels), bool)
@@ -227,7 +234,8 @@ def measure(run, order, error, seed):
     if len(order):
         given = np.concatenate([run.labels[rows][trusted[rows]], run.labels[left]])
         right = np.concatenate([(labels == run.labels)[rows][trusted[rows]], np.zeros(len(left), bool)])
-        judged = run.features[left], given, right
+        chance = np.concatenate([by_chance[rows][trusted[rows]], by_chance[left]])
+        judged = run.features[left], given, right, chance
     ranks = np.where(labels != run.labels, 0, run.ranks)  # of another class's query
     part = dataclasses.replace(run, ranks=ranks).take(rows, labels)
     found = fit(part, part.labels, trusted[rows], judged)

@@ -38,7 +38,9 @@ def test_the_answer_comes_first_and_a_run_goes_on_from_there(early, drawn_crawl,
         wrong,
     )
     assert worst.startswith("Worst classes: ") and mistakes.startswith("Most frequent mistakes: ")
-    assert following.startswith("Next: Judge the ") and following.endswith(f"urnet review --workdir {early}")
+    assert following.startswith("Next: Judge the ") and following.endswith(
+        f"urnet review --workdir {early} --at queue/doubtful"
+    )
     assert "with `run`" in going_on and page == f"Page: {early}/report/index.html"
     text = (early / "report" / "index.html").read_text(encoding="utf-8")
     assert "Not here yet:</b> the trained network, whether it helped, the files to use." in text

@@ -56,14 +56,17 @@ def test_a_person_who_knows_and_one_who_errs(bench, run):
 def test_orders_hold_each_image_once(bench, run):
     before = bench.fit(run, run.labels, np.zeros(240, bool), None)
     for name in ("queue", "random", "doubtful"):
-        assert sorted(bench.order_images(name, run, before, 1)) == list(range(240))
+        order, by_chance = bench.order_images(name, run, before, 1)
+        assert sorted(order) == list(range(240))
+        assert by_chance.sum() == {"queue": 24, "random": 240, "doubtful": 0}[name]
     wrong = run.labels != run.truth
-    assert wrong[bench.order_images("doubtful", run, before, 0)[:40]].mean() > 0.9
+    assert wrong[bench.order_images("doubtful", run, before, 0)[0][:40]].mean() > 0.9
 
 
 def test_judging_all_leaves_no_wrong_label(bench, run):
-    nothing = bench.measure(run, np.empty(0, int), 0.0, 0)
-    some = bench.measure(run, np.flatnonzero(run.labels != run.truth), 0.0, 0)
+    nobody = np.zeros(240, bool)
+    nothing = bench.measure(run, np.empty(0, int), nobody, 0.0, 0)
+    some = bench.measure(run, np.flatnonzero(run.labels != run.truth), nobody, 0.0, 0)
     assert some["wrong_left"] == 0 and some["wrong_among_judged"] == 100
     assert nothing["wrong_left"] == pytest.approx(100 * np.mean(run.labels != run.truth))
     assert some["balanced_top1"] >= nothing["balanced_top1"] - 0.5

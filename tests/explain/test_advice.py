@@ -38,7 +38,7 @@ def test_judging_comes_first_with_what_it_finds():
     assert first.title == "Judge the 30 most doubtful images, one key each"
     # 30 x .8 = 24 of 24 + 210 x .05 = 34.5
     assert first.why == "About 24 of them should be wrong: 70\xa0% of all wrong labels that are expected."
-    assert first.command == "urnet review --workdir DIR"
+    assert first.command == "urnet review --workdir DIR --at queue/doubtful"
     assert len(rest) <= 2
 
 

@@ -2,7 +2,9 @@
 
 import pathlib
 import re
+import shlex
 import shutil
+import urllib.parse
 
 import numpy as np
 import pytest
@@ -12,7 +14,10 @@ from urnet_tf.explain import build_report
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
 
-HOSTILE = ("<img src=x onerror=stolen()>", "</script><script>stolen()</script>", "{{7*7}} 'quoted'", '"><b>')
+HOSTILE = (
+    "<img src=x onerror=stolen()>", "</script><script>stolen()</script>", "{{7*7}} 'quoted'",
+    "\"><b> --workdir DIR '$(stolen)' `x`",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +105,7 @@ def test_a_page_of_a_class_by_link_and_back(visit):
     assert page.locator("#classes").is_visible()
 
 
+@pytest.mark.slow
 def test_a_link_to_a_class_opens_it_at_once(visit):
     page = visit(route="#/class/2")
     page.wait_for_selector("#view h1")
@@ -108,6 +114,7 @@ def test_a_link_to_a_class_opens_it_at_once(visit):
     page.locator("#view h1", has_text='">').wait_for()  # functions that are waited for break the policy
 
 
+@pytest.mark.slow
 def test_the_table_of_classes_is_searched_and_ordered(visit):
     page = visit()
     rows = page.locator("#class-table tbody tr")
@@ -144,6 +151,7 @@ def test_the_matrix_by_keys(visit):
     assert len(cells) >= 3 and any("agree with the label of 8 images, 67 %" in cell for cell in cells)
 
 
+@pytest.mark.slow
 def test_the_matrix_by_mouse(visit):
     page = visit()
     page.click("#matrix-open")
@@ -156,17 +164,33 @@ def test_the_matrix_by_mouse(visit):
     page.click("#matrix >> text=Whole")
 
 
+def test_a_command_of_a_class_means_that_class_and_nothing_else(visit, report):
+    page = visit(route="#/class/3")
+    page.wait_for_selector("#view h1")
+    command = page.locator("#view .command code").inner_text()
+    where, name = str(report.parent.parent), HOSTILE[3]
+    assert shlex.split(command) == ["urnet", "review", "--workdir", where, "--at", f"class/{name}"]
+    link = page.locator("#view .judge a")
+    address = link.get_attribute("href")
+    assert address.startswith("http://127.0.0.1:8502/#/class/%22%3E") and " " not in address
+    assert urllib.parse.unquote(address) == f"http://127.0.0.1:8502/#/class/{name}"
+    assert link.get_attribute("rel") == "noopener noreferrer"
+
+
 def test_commands_are_copied_with_the_place_of_the_work_directory(visit, report):
     page = visit()
     block = page.locator(".command", has_text="urnet review").first
     quoted = str(report.parent.parent).replace("'", "'\\''")
-    assert block.locator("code").inner_text() == f"urnet review --workdir '{quoted}'"
+    told = f"urnet review --workdir '{quoted}' --at queue/random"
+    assert block.locator("code").inner_text() == told
     block.locator("button").click()
-    assert page.evaluate("navigator.clipboard.readText()") == f"urnet review --workdir '{quoted}'"
+    assert page.evaluate("navigator.clipboard.readText()") == told
     assert f"--config '{quoted}/config.yaml' --workdir '{quoted}'" in text_of(page, ".lacking")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1300, "light")])
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(400, "dark"), pytest.param(1300, "light", marks=pytest.mark.slow)]
+)
 def test_nothing_is_cut_and_axe_finds_nothing_serious(chromium, report, width, scheme):
     visit = Visit(chromium, report, width=width, scheme=scheme)
     page = visit.page
@@ -188,6 +212,7 @@ def test_nothing_is_cut_and_axe_finds_nothing_serious(chromium, report, width, s
     visit.close()
 
 
+@pytest.mark.slow
 def test_a_page_that_was_sent_alone_says_what_is_missing(chromium, report, tmp_path):
     alone = pathlib.Path(shutil.copy(report, tmp_path / "index.html"))
     page = chromium.new_page()

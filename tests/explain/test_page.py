@@ -14,6 +14,7 @@ from urnet_fixtures.reports import DUPLICATE_COLUMNS, build_page, draw_jpeg, mak
 from urnet_tf.errors import UsageError
 from urnet_tf.explain import ReportInputs, figures, formats, overview, pictures, sections, summary
 from urnet_tf.reweighting.factors import FACTORS
+from urnet_tf.schema import REVIEW_ADDRESS
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -185,7 +186,7 @@ def test_everything_from_the_web_is_escaped():
     assert [attributes for tag, attributes in tags.found if tag == "script"] == [{}]  # our own
     for tag, attributes in tags.found:
         assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
-        assert attributes.get("href", "#").startswith("#")
+        assert attributes.get("href", "#").startswith(("#", REVIEW_ADDRESS + "#/"))
         assert tag != "img" or attributes["src"].startswith("data:image/jpeg;base64,")
     for text in HOSTILE:
         assert text in tags.text
@@ -210,9 +211,9 @@ def test_page_loads_nothing_from_elsewhere_and_repeats():
     page = build_page(make_inputs(), title="My crawl")
     assert page == build_page(make_inputs(), title="My crawl")
     assert "default-src 'none'" in page and "url(" not in page and "@import" not in page
-    assert "http" not in page.replace("http-equiv", "") and not re.search(
-        r"\b(fetch|XMLHttpRequest|eval)\(", page
-    )
+    # The review of this machine is linked to, and asked of nothing.
+    assert "http" not in page.replace("http-equiv", "").replace(REVIEW_ADDRESS, "")
+    assert not re.search(r"\b(fetch|XMLHttpRequest|eval)\(", page)
     text = parse(page).text
     for words in ("My crawl", "48 training images", "45.0\N{NO-BREAK SPACE}%", "+5.0 points", "thing 3"):
         assert words in text
@@ -365,3 +366,9 @@ def test_what_people_judged_is_told():
     assert "7 labels here are trusted" in text and "judge more" in text
     assert "Of 80 images of the random sample 25 % had a wrong label (16 % to 36 %)." in text
     assert "These labels were judged by people" in text and "33 images:" in text and "62.5 %" in text
+
+
+def test_judgements_without_a_random_sample():
+    judged = {"counts": {"random": 0}, "trusted": 7}  # as of a sitting with the most doubtful ones
+    text = parse(build_page(make_inputs(reweighting={"clean_rate_estimate": 0.7, "judged": judged}))).text
+    assert "7 labels here are trusted for that." in text and "of the random sample" not in text

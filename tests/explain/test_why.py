@@ -218,3 +218,25 @@ def test_tiny_values_are_not_told_by_exponents(tmp_path):
 def test_needs_no_tensorflow():
     code = "import sys, urnet_tf.explain.why, urnet_tf.explain; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_weights_of_an_earlier_reweighting_or_another_version(tmp_path, mark_complete):
+    root = make_workdir(tmp_path)
+    (root / "reweight").mkdir(exist_ok=True)
+    table = store.read_table(root / "train" / "weights.parquet")
+    columns = {name: table.column(name).to_numpy(zero_copy_only=False).copy() for name in table.column_names}
+    columns["right_prob"][:] = 0.25
+    now = {name: dtype for name, dtype in schema.WEIGHT_COLUMNS.items() if name != "other_score"}
+    store.write_table(root / "reweight" / "weights.parquet", {name: columns[name] for name in now}, now)
+    workdir = mark_complete(root, extract={"accuracy_out_of_fold": 0.5})
+    told = why.describe_image(root, "a.jpg")
+    assert told["right_prob"] == 0.25, "those of training were made of other ones"
+    (unknown,) = [factor for factor in told["factors"] if factor["name"] == "other_score"]
+    assert unknown["value"] == 1 and not unknown["differs"]
+    results = workdir.marker("reweight")["results"]
+    workdir.write_marker(root / "train", {**workdir.marker("train"), "needs": {"reweight": results}})
+    assert why.describe_image(root, "a.jpg")["right_prob"] != 0.25
+    del now["right_prob"]
+    store.write_table(root / "train" / "weights.parquet", {name: columns[name] for name in now}, now)
+    with pytest.raises(UsageError, match="Expected the column right_prob in .*train"):
+        why.describe_image(root, "a.jpg")

@@ -20,7 +20,7 @@ class Files:
     """What the files say of one training image, and for each pattern of a line whether it says the same."""
 
     def __init__(self, root, at):
-        self.at = at
+        self.root, self.at = root, at
         directory = next(root / s for s in ("train", "reweight") if (root / s / "weights.parquet").exists())
         table = store.read_table(directory / "weights.parquet")
         self.all = {name: store.column(table, name) for name in schema.WEIGHT_COLUMNS}
@@ -62,7 +62,11 @@ class Files:
             r"It lies in group (\d+) of its class with (\d+) of (\d+) images\.": self.group,
             r"The predicted label of (\d+)% of them is their label; of (\d+)% in the whole class\.":
                 self.purity,
+            r"To judge it: urnet review --workdir (.+) --at image/(.+)": self.review,
         }  # fmt: skip
+
+    def review(self, root, place):
+        return (root, place) == (str(self.root), self.row["content_hash"] or str(self.at))
 
     def title(self, path, number, width, height):
         expected = (self.row["path"], self.at, self.row["width_px"], self.row["height_px"])

@@ -250,6 +250,15 @@ def test_undo_takes_back_one_action_after_the_other(served_run):
     assert browser.post("/api/undo", {}) == {"ids": [], "images": 0, "place": -1}
 
 
+def test_the_log_says_which_valuable_images_came_by_chance(served_run):
+    browser, session, _ = served_run
+    items = browser.get("/api/items?queue=valuable&limit=10")["items"]
+    for item in items[-2:]:  # every tenth is any one
+        browser.judge([item], "none", queue="valuable")
+    rows = corrections.read([session.journal.path]).to_pylist()
+    assert [row["queue"] for row in rows] == ["valuable", "valuable_random"]
+
+
 def test_many_browsers_at_once_lose_nothing(served_run):
     browser, session, _ = served_run
     items = browser.get("/api/items?queue=doubtful&limit=40")["items"]

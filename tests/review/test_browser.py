@@ -1,92 +1,37 @@
-"""The review as a person meets it: a real browser, driven by keys, mouse and touch."""
+"""The review as a person meets it: a real browser, driven by keys and mouse, looked at by axe.
 
-import re
-import signal
+Longer sittings are in test_sittings.py, phones and the dark in test_everybody.py.
+"""
 
-import pytest
-from urnet_fixtures.review_server import served
-from urnet_fixtures.reviewed import HOSTILE, NAMES
-
-from urnet_tf.crawl import corrections
+from urnet_fixtures.review_browser import check_views, find_given, find_meaning, read_held
+from urnet_fixtures.reviewed import HOSTILE
 
 
-def held(path):
-    rows = corrections.current(corrections.read([path])).table.to_pylist()
-    return {row["path"]: (row["verdict"], row["new_label"], row["queue"]) for row in rows}
-
-
-# ------------------------------------------------------------------------------- a sitting
-
-
-def test_thirty_judgements_by_keys_are_kept(reviewed, started, open_page, urnet_here, tmp_path):
-    root, _ = reviewed
-    log = root / corrections.FILE_NAME
-    log.unlink(missing_ok=True)
-    process, _, server = started(root)
-    person = open_page(server.port, server.cookie.partition("=")[2])
-    person.page.keyboard.press("Tab")
+def test_judgements_by_keys_are_kept(served_run, open_page):
+    browser, session, _ = served_run
+    person = open_page(browser.port)
     person.go("#/queue/doubtful")
-    items = {}
-    for offset in (0, 100):
-        page = server.get(f"/api/items?queue=doubtful&offset={offset}")
-        items |= {item["id"]: item for item in page["items"]}
-    said, plan = {}, ["r", "x", "u", "1", "2", "w"]
-    for number in range(30):
-        key = plan[number % 6]
-        if key == "w":
-            person.page.keyboard.press("w")
-            person.page.wait_for_selector("#search-list li")
-            person.page.keyboard.type("blu")
-            person.page.wait_for_selector("#search-list li:only-child")
-            row = person.press("Enter")
-        else:
-            row = person.press(key)
+    items = {item["id"]: item for item in browser.get("/api/items?queue=doubtful")["items"]}
+    said = {}
+    for number, key in enumerate(("r", "x", "u", "1", "w", "2")):
+        row = person.judge(key)
         said[row] = key
-        if number == 9:  # undone, and judged otherwise
+        if number == 1:  # undone, and judged otherwise
             person.press("z")
-            assert person.shown == row and person.text(".said, .question") == f"Is this {given(items[row])}?"
-            said[person.press("x")] = "x"
-        if number == 14:
+            assert person.shown == row
+            assert person.text(".said, .question") == f"Is this {find_given(items[row])}?"
+            said[person.press("u")] = "u"
+        if number == 3:
             person.page.reload()
             person.page.wait_for_selector(".stage[data-ready=true]")
             person.press("z")  # also what was said before the reload
             assert person.shown == row
-            said[person.press(key)] = key
-        if number == 19:
-            process.kill()
-            process.wait()
-            person.page.keyboard.press("r")
-            person.page.wait_for_selector(".notice.bad")
-            assert "Not saved" in person.text(".notice")
-            process, _, server = started(root)
-            person = open_page(server.port, server.cookie.partition("=")[2])
-            person.go("#/queue/doubtful")
-    assert len(said) == 30 and not person.foreign and not person.complaints
-    person.page.keyboard.press("p")
-    # One of them has a copy with the same bytes, which is judged with it.
-    person.page.wait_for_selector("#panel .big-number:has-text('31 of 120')")
-    expected = {}
-    for row, key in said.items():
-        verdict, label = meant(items[row], key)
-        expected[server.get(f"/api/image?id={row}")["about"]["path"]] = (verdict, label, "doubtful")
-    assert held(log) == expected
-    process.send_signal(signal.SIGINT)
-    process.wait()
-    done = urnet_here("review", "--workdir", root, "--export", tmp_path / "out.csv")
-    assert done.returncode == 0 and held(tmp_path / "out.csv") == expected
-
-
-def given(item):
-    return item["labels"][0]["name"]
-
-
-def meant(item, key):
-    """Verdict and new label of a key."""
-    label = {"1": 0, "2": 1}.get(key)
-    name = "blue" if key == "w" else NAMES[item["choices"][label]["label"]] if label is not None else None
-    if key == "r" or name == given(item):
-        return "right", ""
-    return ("wrong_class", name) if name else ({"x": "none_of_these", "u": "unsure"}[key], "")
+            said[person.press("x")] = "x"
+    assert len(said) == 6 and not person.foreign and not person.complaints
+    assert read_held(session.journal.path) == {
+        session.run.text("path", row): (*find_meaning(items[row], key), "doubtful")
+        for row, key in said.items()
+    }
 
 
 def test_a_group_is_judged_by_mouse_and_keyboard(served_run, open_page):
@@ -126,73 +71,8 @@ def test_a_group_is_judged_by_mouse_and_keyboard(served_run, open_page):
     assert not person.complaints
 
 
-def test_a_whole_group_of_look_alikes_goes_with_one_key(served_run, open_page):
-    browser, session, _ = served_run
-    person = open_page(browser.port)
-    person.go("#/groups/0")
-    page = person.page
-    hash_before = page.evaluate("location.hash")
-    label, number = map(int, re.findall(r"\d+", hash_before))
-    ids = session.order_of(f"group:{label}:{number}")
-    assert f"These {len(ids)} look alike" in person.text("h1")
-    page.keyboard.press("x")
-    page.wait_for_function("before => location.hash != before", arg=hash_before)
-    page.wait_for_selector(".cell.open")
-    assert (session.journal.states().truth[ids] == -2).all()
-    page.keyboard.press("z")
-    page.wait_for_function("before => location.hash == before", arg=hash_before)
-    assert not session.journal.states().judged.any() and not person.complaints
-
-
-# ------------------------------------------------------------------------------- two browsers, old pages
-
-
-def test_two_people_at_once_see_each_other(served_run, open_page):
-    browser, session, _ = served_run
-    one, other = open_page(browser.port), open_page(browser.port)
-    for person in (one, other):
-        person.go("#/queue/doubtful")
-    row = one.shown
-    # A key that comes before the next image is there judges nothing.
-    one.page.evaluate("""() => ["x", "x"].forEach((key) =>
-        document.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true })))""")
-    one.page.wait_for_selector(f".stage[data-ready=true]:not([data-id='{row}'])")
-    assert one.text(".notice").endswith("none of these") and session.journal.states().rows == 1
-    assert other.shown == row
-    other.page.keyboard.press("r")
-    other.page.wait_for_selector(".notice.bad")
-    assert "judged this meanwhile" in other.text(".notice") and "none of these" in other.text(".said")
-    assert session.journal.states().truth[row] == -2
-    assert other.press("r") == row  # seen now, and meant
-    assert session.journal.states().truth[row] == session.run.label[row]
-    one.page.wait_for_selector(".side .big-number:has-text('1 of')")
-
-
-def test_a_page_of_an_earlier_start_says_so(reviewed, open_page):
-    with served(reviewed[0]) as (browser, _):
-        person = open_page(browser.port)
-        person.go("#/queue/doubtful")
-        person.page.context.clear_cookies()  # as after a restart, whose token is another one
-        person.page.keyboard.press("r")
-        person.page.wait_for_selector(".blocked")
-        assert "Open the address that the terminal shows now" in person.text(".blocked")
-        person.page.goto(f"{person.base}/#/image/3")
-        person.page.wait_for_selector(".blocked")
-
-
-@pytest.mark.slow
-def test_a_page_without_a_right_to_write_is_for_looking(served_run, open_page, monkeypatch):
-    monkeypatch.setattr("urnet_tf.review.journal.Journal.is_writable", False)
-    person = open_page(served_run[0].port)
-    person.go("#/queue/doubtful")
-    assert "cannot be written: this is for looking only" in person.text(".banner")
-    assert person.page.is_disabled("button.right")
-    person.page.keyboard.press("r")
-    person.page.wait_for_selector(".notice.bad")
-    assert not served_run[1].journal.states().judged.any()
-
-
-# ------------------------------------------------------------------------------- hostile texts, links
+def test_nothing_hinders_anybody(served_run, open_page):
+    check_views(served_run, open_page, "wide", "light", ["one"], [("w", "search")])
 
 
 def test_hostile_texts_stay_texts_everywhere(served_run, open_page):
@@ -232,26 +112,3 @@ def test_hostile_texts_stay_texts_everywhere(served_run, open_page):
     assert page.locator("#app script, #app img[onerror], #app img[src=x]").count() == 0
     assert not person.foreign
     assert [text for text in person.complaints if "404" not in text] == []
-
-
-@pytest.mark.slow
-def test_links_lead_in(served_run, open_page, tmp_path):
-    browser, session, _ = served_run
-    person = open_page(browser.port)
-    # Of a page on the disk, like the report; it knows no token, the browser does.
-    (tmp_path / "report.html").write_text(f'<a href="{person.base}/#/class/green/0">green</a>')
-    person.page.goto((tmp_path / "report.html").as_uri())
-    person.page.click("a")
-    person.page.wait_for_selector(".stage[data-ready=true]")
-    assert person.text("h1") == "Is this green?"
-    known = session.run.text("content_hash", 7)
-    person.go(f"#/image/{known}")
-    assert person.shown == 7
-    person.page.keyboard.press("x")
-    person.page.wait_for_selector(".said.nothing")
-    person.go("#/class/blue", "#grid .cell img")
-    assert "Which are not blue" in person.text("h1")
-    person.page.keyboard.press("g")
-    person.page.wait_for_selector(".stage[data-ready=true]")
-    person.page.go_back()
-    person.page.wait_for_selector(".stage[data-id='7']")

@@ -6,71 +6,21 @@ Accessibility is looked at by axe, whose serious and critical findings count.
 import time
 
 import pytest
+from urnet_fixtures.review_browser import VIEWS, check_views
 from urnet_fixtures.review_server import served
 from urnet_fixtures.reviewed import make_reviewed_run
 
-_VIEWS = {
-    "home": ("#/", ".samples img"),
-    "one": ("#/queue/doubtful", ".stage[data-ready=true]"),
-    "many": ("#/class/1", ".cell img"),
-    "group": ("#/groups/0", ".cell img"),
-    "classes": ("#/classes", ".classes li"),
-}
+pytestmark = pytest.mark.slow
 
 
-def find_faults(page):
-    """Serious findings of axe, a line each."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    found = Axe().run(page).response["violations"]
-    return [
-        f"{v['id']}: {node['target']}"
-        for v in found
-        if v["impact"] in ("serious", "critical")
-        for node in v["nodes"]
-    ]
-
-
-def test_nothing_hinders_anybody(served_run, open_page):
-    check_views(served_run, open_page, "wide", "light", ["one", "many"], [("w", "search")])
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "scheme"), [("wide", "light"), ("wide", "dark"), ("phone", "light"), ("phone", "dark")]
 )
 def test_nothing_hinders_anybody_anywhere(served_run, open_page, size, scheme):
     dialogs = [("p", "panel"), ("?", "keys"), ("w", "search"), ("f", "full")]
-    check_views(served_run, open_page, size, scheme, _VIEWS, dialogs)
+    check_views(served_run, open_page, size, scheme, VIEWS, dialogs)
 
 
-def check_views(served_run, open_page, size, scheme, views, dialogs):
-    pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
-    browser, session, _ = served_run
-    session.look_alikes.wait()
-    for truth in ("given", "none", "unsure", 2):
-        browser.judge(browser.get("/api/items?queue=class:1&limit=9")["items"][:2], truth)
-    person = open_page(browser.port, size=size, scheme=scheme)
-    page = person.page
-    for name in views:
-        person.go(*_VIEWS[name])
-        page.wait_for_timeout(150)
-        assert not find_faults(page), name
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
-    person.go("#/queue/doubtful")
-    page.wait_for_selector(".alike img")
-    page.keyboard.press("r")
-    page.wait_for_selector(".notice")
-    for key, dialog in dialogs:
-        page.keyboard.press(key)
-        page.wait_for_selector(f"#{dialog}[open]")
-        assert not find_faults(page), dialog
-        page.keyboard.press("Escape")
-        page.wait_for_selector(f"#{dialog}:not([open])", state="hidden")
-    assert not person.complaints
-
-
-@pytest.mark.slow
 def test_a_finger_judges_on_a_phone(served_run, open_page):
     browser, session, _ = served_run
     person = open_page(browser.port, size="phone")
@@ -92,7 +42,6 @@ def test_a_finger_judges_on_a_phone(served_run, open_page):
 # ------------------------------------------------------------------------------- large runs
 
 
-@pytest.mark.slow
 def test_a_hundred_thousand_images_stay_fast(tmp_path, mark_complete, open_page):
     root = tmp_path / "large"
     make_reviewed_run(

@@ -47,7 +47,8 @@ def test_nobody_has_judged():
 def test_what_is_missing_of_the_likeliest_classes_is_spread():
     anchors = describe_anchors(
         np.array([2, 5, 0]), np.array([[1, 2], [1, 2], [0, 3]]),
-        np.array([[0.5, 0.3], [0.5, 0.3], [0.4, 0.1]]), np.array([True, False, True]), num_classes=6,
+        np.array([[0.5, 0.3], [0.5, 0.3], [0.4, 0.1]]), np.array([True, False, True]), np.ones(3, bool),
+        num_classes=6,
     )  # fmt: skip
     np.testing.assert_allclose(anchors.given_prob, [0.3, 0.2 / 4, 0.4])
 
@@ -68,9 +69,10 @@ def crawl():
     return labels, wrong, probs[np.arange(rows), labels], order, np.take_along_axis(probs, order, 1)
 
 
-def judge(crawl, rows):
+def judge(crawl, rows, by_chance=True):
     labels, wrong, _, ids, probs = crawl
-    return describe_anchors(labels[rows], ids[rows], probs[rows], ~wrong[rows], num_classes=5)
+    chance = np.full(len(rows), by_chance)
+    return describe_anchors(labels[rows], ids[rows], probs[rows], ~wrong[rows], chance, num_classes=5)
 
 
 def without(crawl, rows):
@@ -90,7 +92,8 @@ def test_judgements_set_the_probability_right(crawl, order):
     if order == "doubtful":
         rows = np.argsort(before.prob * (1 - before.prob))[::-1][:300]
     seen, trusted, left_wrong = without(crawl, rows)
-    found = compute_label_posterior(*seen, num_classes=5, trusted=trusted, anchors=judge(crawl, rows))
+    anchors = judge(crawl, rows, order == "random")
+    found = compute_label_posterior(*seen, num_classes=5, trusted=trusted, anchors=anchors)
     assert (found.prob[trusted] == 1).all()
     untold = compute_label_posterior(*seen, num_classes=5)
     error, error_before = (abs(p.wrong_share - left_wrong.mean()) for p in (found, untold))
@@ -100,6 +103,20 @@ def test_judgements_set_the_probability_right(crawl, order):
         assert error < 0.5 * error_before and width < 0.6 * width_before
     else:  # no one has looked at the rest
         assert width > 0.7 * width_before
+
+
+def test_chosen_images_say_nothing_of_others(crawl):
+    labels, _, given, ids, probs = crawl
+    rows = np.argsort(given)[:300]
+    before = compute_label_posterior(given, ids, probs, labels, num_classes=5)
+    seen, trusted, _ = without(crawl, rows)
+    found = compute_label_posterior(
+        *seen, num_classes=5, trusted=trusted, anchors=judge(crawl, rows, by_chance=False)
+    )
+    kept = np.setdiff1d(np.arange(len(labels)), rows[crawl[1][rows]])
+    clipped = np.clip(before.prob[kept][~trusted], 1e-3, 0.999)
+    np.testing.assert_allclose(found.prob[~trusted], clipped, atol=1e-6)
+    assert found.calibration.judged == 0
 
 
 def test_everything_trusted():

@@ -6,6 +6,7 @@ import pytest
 from urnet_tf.reweighting.judging_order import (
     compute_judging_value,
     draw_judging_order,
+    estimate_shows_class,
     estimate_wrong_share,
 )
 
@@ -15,10 +16,38 @@ def test_values_by_hand():
     labels = np.array([0, 0, 0, 1])
     ids = np.array([[0, 1], [0, 1], [1, 0], [0, 1]])
     probs = np.array([[0.9, 0.1], [0.6, 0.3], [0.8, 0.1], [0.5, 0.2]])
+    shows = estimate_shows_class(right, probs[:, 0])
     # Class 0 is made of 1.5 images, class 1 of .5, which count as 1. The only other class gets all of q.
-    by_hand = np.array([0.0, 0.5 / 1.5 + 0.5 / 1, 1 / 1, 0.5 / 1 + 0.5 / 1.5])
+    by_hand = shows * np.array([0.0, 0.5 / 1, 1 / 1, 0.5 / 1.5])
     value = compute_judging_value(right, labels, ids, probs, num_classes=2)
     np.testing.assert_allclose(value, by_hand / by_hand.max())
+
+
+def test_images_of_no_class_are_those_that_no_class_is_likely_for():
+    """Ten sure images are rightly labeled, ten are wrong and as sure; of ten unsure ones all are wrong."""
+    right = np.repeat([0.999, 0.001, 0.001], 10)
+    best = np.tile(np.linspace(0.8, 0.9, 10), 3)
+    best[20:] -= 0.5
+    found = estimate_shows_class(right, best)
+    # Each image is told from its neighbors by P itself, so neighbors are taken together here.
+    assert found[10:20].mean() > 0.9 > 0.1 > found[20:].mean()
+    assert (
+        np.diff(found[np.argsort(best, kind="stable")]) >= 0
+    ).all() and found.min() >= 0 <= found.max() <= 1
+    assert len(estimate_shows_class(np.empty(0), np.empty(0))) == 0
+    np.testing.assert_allclose(estimate_shows_class(np.full(8, 0.7), np.full(8, 0.5)), 1.0)
+
+
+def test_a_class_that_may_not_be_there_is_worth_less():
+    """Two wrong labels: of one image the models are as sure as of right ones, of the other not at all."""
+    right = np.array([0.001, 0.001, *[0.999] * 40])
+    labels = np.array([0, 0, *[0, 1] * 20])
+    ids = np.tile([0, 1], (42, 1))
+    ids[:2] = [1, 0]
+    probs = np.tile([0.9, 0.1], (42, 1))
+    probs[1] = [0.3, 0.2]
+    value = compute_judging_value(right, labels, ids, probs, num_classes=2)
+    assert value[0] == 1.0 and value[1] < 0.1
 
 
 def test_nothing_is_to_be_learned_where_all_is_known():

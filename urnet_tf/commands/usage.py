@@ -13,7 +13,8 @@ urnet {version}: train image classifiers from noisy web images, and see why each
   urnet verify --workdir DIR            whether all results are still as they were written
   urnet why    IMAGE ... --workdir DIR [--format text|json|jsonl]
                                         why images counted as much as they did: paths, addresses or ids
-  urnet review --workdir DIR [--port N] judge labels in the browser; the next run obeys
+  urnet review --workdir DIR [--port N] [--at PLACE]
+                                        judge labels in the browser; the next run obeys
   urnet review --workdir DIR [--import FILE ...] [--export FILE.csv]
                                         judgements of others in, all of them out
   urnet clean  --workdir DIR --out NEW [--as LAYOUT] [--threshold P] [--deduplicate] [--copy]
@@ -29,6 +30,7 @@ urnet {version}: train image classifiers from noisy web images, and see why each
                                         joins finished runs (their work directories) with the same classes
                                         and held images: accuracy, submission file, one exported model
   urnet draw   --out DIR                draw a small noisy crawl to try things on
+  urnet completion bash|zsh             a script for the shell that completes commands, flags and images
 
 CRAWL is a folder with one sub-folder a class, a CSV or Parquet list (path,label,...), or a
 WebVision tree. MODEL is an export (of any format), a directory with one, or a run's --workdir.

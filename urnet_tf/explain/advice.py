@@ -21,7 +21,8 @@ from urnet_tf.schema import DRAWN, JUDGED, TEST, VAL
 from urnet_tf.text_rules import one_line
 
 WORKDIR = "DIR"  # stands for the work directory in commands; the page puts its own place there
-_PLACE = re.compile(rf"(--workdir|--config) {WORKDIR}(-2|/config\.yaml)?(?= |$)")
+# Only in front: what follows may hold texts of the crawl.
+_PLACES = re.compile(rf"urnet \w+(?: --(?:workdir|config) {WORKDIR}(?:-2|/config\.yaml)?(?= |$))+")
 _SUGGESTIONS = 3
 _JUDGED = 200  # images of one sitting
 _FEWEST = 20  # images of a source or behind a rank that are worth a setting
@@ -62,7 +63,7 @@ def _judge(inputs: ReportInputs) -> Suggestion:
         f"Judge the {format_few(count)} most doubtful images, one key each",
         f"About {format_count(worst.sum())} of them should be wrong: "
         f"{format_percent(float(worst.sum() / max(total, 1e-9)))} of all wrong labels that are expected.",
-        f"urnet review --workdir {WORKDIR}",
+        f"urnet review --workdir {WORKDIR} --at queue/doubtful",
         float(worst.sum()),
     )
 
@@ -153,7 +154,7 @@ def _group(inputs: ReportInputs, groups: Sequence[LookAlikes]) -> Iterator[Sugge
             f"Judge {format_few(len(group.ids))} look-alikes of “{inputs.name(group.label)}” at one stroke",
             f"They show much the same, and {format_percent(group.wrong[0])} of them look wrong "
             f"({format_percent(group.wrong[1])} to {format_percent(group.wrong[2])}).{like}",
-            f"urnet review --workdir {WORKDIR}",
+            f"urnet review --workdir {WORKDIR} --at {shlex.quote('group/' + inputs.name(group.label))}",
             group.wrong_images,
         )
 
@@ -166,7 +167,7 @@ def _copies(inputs: ReportInputs) -> Iterator[Suggestion]:
             f"Settle {format_few(pictures)} picture{'' if one else 's'} under several labels",
             f"{format_few(files, capital=True)} files hold {'this picture' if one else 'these pictures'}, "
             "byte by byte. At least one label of each is wrong for sure, whatever the models think.",
-            f"urnet review --workdir {WORKDIR}",
+            f"urnet review --workdir {WORKDIR} --at queue/copies",
             0.7 * (files - pictures) + 1,
         )
 
@@ -193,7 +194,7 @@ def _test(inputs: ReportInputs) -> Iterator[Suggestion]:
         "Judge a random sample, for an honest test",
         "The images that the models are measured on come from the crawl itself, with its wrong labels. Some "
         "200 that were judged by eye tell the true accuracy within about 6 points.",
-        f"urnet review --workdir {WORKDIR}",
+        f"urnet review --workdir {WORKDIR} --at queue/random",
         10.0,
     )
 
@@ -204,7 +205,11 @@ def fill_command(command: str, workdir: str) -> str:
     >>> fill_command("urnet review --workdir DIR", "my runs/1")
     "urnet review --workdir 'my runs/1'"
     """
-    return _PLACE.sub(lambda found: f"{found[1]} {shlex.quote(workdir + (found[2] or ''))}", command)
+    front = _PLACES.match(command)
+    if front is None:
+        return command
+    filled = re.sub(rf" {WORKDIR}(\S*)", lambda found: f" {shlex.quote(workdir + found[1])}", front[0])
+    return filled + command[front.end() :]
 
 
 def _setting(key: str, value: list | dict) -> str:

@@ -20,6 +20,7 @@ from urnet_tf.explain.inputs import ReportInputs
 from urnet_tf.explain.matrix import count_confusions
 from urnet_tf.explain.pictures import Thumbnails
 from urnet_tf.explain.sections import build_sections
+from urnet_tf.schema import REVIEW_ADDRESS
 from urnet_tf.text_rules import one_line
 
 PAGE = "index.html"
@@ -104,8 +105,9 @@ def _render(thumbnail_px: int, **values: Any) -> str:
     digest = base64.b64encode(hashlib.sha256(f"\n{script}".encode()).digest()).decode()
     template = environment.get_template("page.html")
     return template.render(
-        css=_style(thumbnail_px), script=markupsafe.Markup(script), script_hash=digest, **values
-    )
+        css=_style(thumbnail_px), script=markupsafe.Markup(script), script_hash=digest,
+        review_address=REVIEW_ADDRESS, **values,
+    )  # fmt: skip
 
 
 def _shown(value: Any) -> Any:

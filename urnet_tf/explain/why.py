@@ -6,12 +6,14 @@ which `why_text` writes for a terminal. Reads only the rows that it needs, witho
 
 import os
 import pathlib
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from urnet_tf import schema, store
+from urnet_tf.errors import UsageError
 from urnet_tf.explain.find_image import Found, Origin, crawl_root, find_image
 from urnet_tf.explain.reasons import Judgement, describe_amount, describe_standing, say_why
 from urnet_tf.reweighting.combine import average_amount
@@ -34,8 +36,9 @@ def describe_image(
 
     Returns:
       `asked`; `found`, "image", "set_aside" or "several"; for these the row, the status, or the `matches`. Of
-      a training image that was weighed also `sentence`, `weight`, `relative_weight`, `right_prob`, `factors`,
-      `predicted`, `baseline`, `group` and `look_alikes`.
+      a training image also `review`, the command that opens it for a judgement, and of one that was weighed
+      `sentence`, `weight`, `relative_weight`, `right_prob`, `factors`, `predicted`, `baseline`, `group` and
+      `look_alikes`.
 
     Raises:
       UsageError: nothing was packed yet, or no image fits.
@@ -60,6 +63,9 @@ def describe_image(
     told["class"] = names[row["label"]] if row["label"] >= 0 else None
     if row["split"] == schema.TRAIN:
         told |= _describe_weight(root, row, names)
+    if row["split"] == schema.TRAIN:
+        place_of_image = shlex.quote(f"image/{row['content_hash'] or row['instance_id']}")
+        told["review"] = f"urnet review --workdir {shlex.quote(str(root))} --at {place_of_image}"
     return told | {"copies": _find_copies(root, row)}
 
 
@@ -69,15 +75,10 @@ def _class_names(root: pathlib.Path) -> list[str]:
 
 def _describe_weight(root: pathlib.Path, row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Weight, factors and opinions; {} where nothing was weighed yet."""
-    import pyarrow.compute as pc
-
-    places = [root / stage / "weights.parquet" for stage in ("train", "reweight")]
-    path = next((place for place in places if place.exists()), None)
+    path = _find_weights(root)
     if path is None:
         return {}
-    columns = [name for name in schema.WEIGHT_COLUMNS if name not in schema.WEIGHT_TEXTS]
-    table = store.read_table(path, columns, where=pc.field("label") == row["label"])
-    values = {name: store.column(table, name) for name in columns}
+    values = _read_class(path, row["label"])
     at = int(np.flatnonzero(values["instance_id"] == row["instance_id"])[0])
     # Classes are compared by their weights, images of a class by all else.
     whole = store.read_table(path, ["class_weight", "sample_weight"])
@@ -120,6 +121,34 @@ def _describe_weight(root: pathlib.Path, row: Mapping[str, Any], names: Sequence
         "baseline": _describe_baseline(root, row, names, out_of_fold),
         "group": _describe_group(values, at, row["label"]),
         "look_alikes": _find_look_alikes(root, path, row, predicted, names),
+    }
+
+
+def _find_weights(root: pathlib.Path) -> pathlib.Path | None:
+    """Those of training, which know the saliency, unless they were made of an earlier `reweight`."""
+    workdir = store.Workdir(root)
+    train, reweight = (workdir.marker(stage) for stage in ("train", "reweight"))
+    is_old = reweight and train and train.get("needs", {}).get("reweight") != reweight["results"]
+    places = [root / stage / "weights.parquet" for stage in ("train", "reweight")[bool(is_old) :]]
+    return next((place for place in places if place.exists()), None)
+
+
+def _read_class(path: pathlib.Path, label: int) -> dict[str, np.ndarray]:
+    """The numbers of weights.parquet of one class, a column each."""
+    import pyarrow.compute as pc
+
+    columns = [name for name in schema.WEIGHT_COLUMNS if name not in schema.WEIGHT_TEXTS]
+    table = store.read_table(path, where=pc.field("label") == label)
+    # A factor that is newer than the run has no column: it told nothing apart.
+    newer = {factor.name for factor in FACTORS} - set(table.column_names)
+    if lacking := sorted(set(columns) - set(table.column_names) - newer):
+        raise UsageError(
+            f"Expected the column {lacking[0]} in {path}; there is none. Another version has made it: start "
+            "`urnet run` with the same --workdir."
+        )
+    return {
+        name: np.ones(len(table), np.float32) if name in newer else store.column(table, name)
+        for name in columns
     }
 
 

@@ -42,7 +42,10 @@ def format_image(told: Mapping[str, Any]) -> str:
     lines += ["", *_where_from(told)]
     if "weight" in told:
         lines += ["", *_format_factors(told), "", *_format_opinions(told), *_format_look_alikes(told)]
-    return "\n".join([*lines, *_format_copies(told)])
+    lines += _format_copies(told)
+    if "review" in told:
+        lines += ["", f"  To judge it: {_one_line(told['review'], 600)}"]
+    return "\n".join(lines)
 
 
 def _format_matches(told: Mapping[str, Any]) -> str:

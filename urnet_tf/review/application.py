@@ -186,7 +186,8 @@ def _add_writing(app: "fastapi.FastAPI", session: Session) -> None:
             raise Rerun
         known = _TRUTHS[truth] if isinstance(truth, str) else truth
         queue = judgement.queue
-        action = session.journal.judge(judgement.ids, judgement.revisions, known, queue.partition(":")[0])
+        chosen_by = session.chosen_by(queue, judgement.ids)
+        action = session.journal.judge(judgement.ids, judgement.revisions, known, chosen_by)
         shown = judgement.ids[:1] if queue == "copies" else session.with_copies(judgement.ids)[:PAGE]
         return {"when": action.when, "items": [session.item(row, queue) for row in shown]}
 

@@ -11,24 +11,26 @@ from urnet_tf import extras
 from urnet_tf.crawl import corrections
 from urnet_tf.errors import UsageError
 from urnet_tf.review.journal import Journal
+from urnet_tf.review.places import find_place
 from urnet_tf.review.reviewed_run import open_run
 from urnet_tf.review.session import Session
+from urnet_tf.schema import REVIEW_PORT
 from urnet_tf.text_rules import show_path
 
 ADDRESS = "127.0.0.1"  # never another one: who judges from elsewhere forwards the port (ssh -L)
-PORT = 8502
 _STOP_S = 3  # for answers that are on their way
 
 
-def serve(workdir: str | os.PathLike, *, port: int | None = None) -> None:
+def serve(workdir: str | os.PathLike, *, port: int | None = None, at: str | None = None) -> None:
     """Serves until SIGINT or SIGTERM; for the main thread.
 
     Args:
       workdir: of a run that came as far as `reweight`.
       port: None = 8502, or a free one where that is taken.
+      at: what the page opens with, see `places`; None = all queues.
 
     Raises:
-      UsageError: there is no such run, a package is missing, or the port is taken.
+      UsageError: there is no such run, a package is missing, the port is taken, or `at` means nothing.
     """
     extras.require(
         "review", "fastapi", "uvicorn",
@@ -41,6 +43,7 @@ def serve(workdir: str | os.PathLike, *, port: int | None = None) -> None:
     run = open_run(workdir)
     journal = Journal(run)
     session = Session(run, journal)
+    place = find_place(session, at) if at is not None else ""
     session.look_alikes.start()
     listener = _listen(port)
     number, token = listener.getsockname()[1], secrets.token_urlsafe(24)
@@ -54,7 +57,7 @@ def serve(workdir: str | os.PathLike, *, port: int | None = None) -> None:
             "for looking only.",
             file=sys.stderr,
         )
-    print(f"Open http://{ADDRESS}:{number}/?token={token}")
+    print(f"Open http://{ADDRESS}:{number}/?token={token}{place}")
     print("Ctrl-C ends it.", flush=True)
     config = uvicorn.Config(
         build_application(session, token, number), log_level="warning", access_log=False, lifespan="off",
@@ -64,7 +67,7 @@ def serve(workdir: str | os.PathLike, *, port: int | None = None) -> None:
 
 
 def _listen(port: int | None) -> socket.socket:
-    for number in (PORT, 0) if port is None else (port,):
+    for number in (REVIEW_PORT, 0) if port is None else (port,):
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

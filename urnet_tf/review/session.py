@@ -30,7 +30,7 @@ from urnet_tf.review.reviewed_run import ReviewedRun, run_name
 from urnet_tf.review.words import Describer, rank_classes, show_name
 from urnet_tf.reweighting.judging_order import JudgingOrder, compute_judging_value, draw_judging_order
 from urnet_tf.reweighting.label_posterior import estimate_wrong_share
-from urnet_tf.schema import RANDOM_QUEUE
+from urnet_tf.schema import CHANCE_QUEUE, RANDOM_QUEUE
 
 PAGE = 100  # entries of an answer at most
 _CHOICES = 9  # classes with a key
@@ -113,6 +113,12 @@ class Session:
             run.right_prob, run.label, run.top_ids, run.top_probs, num_classes=run.num_classes
         )
         return draw_judging_order(value)
+
+    def chosen_by(self, queue: str, rows: Sequence[int]) -> str:
+        """How images of a queue were chosen, as the log calls it."""
+        if queue == "valuable" and self.drawn.at_random[rows].all():
+            return CHANCE_QUEUE
+        return queue.partition(":")[0]
 
     def _order_by_strangeness(self) -> np.ndarray:
         run = self.run
@@ -253,14 +259,15 @@ class Session:
         }
 
     def label_of(self, name: str) -> int:
-        """The label of a class by its name or number.
+        """The label of a class by its name, or by its number, in any case as `:12`.
 
         Raises:
           UnknownQueue: there is none.
         """
+        number = name.removeprefix(":")
         label = self.run.label_of.get(plain_name(name))
-        if label is None and name.isascii() and name.isdigit() and int(name) < self.run.num_classes:
-            label = int(name)
+        if (label is None or number != name) and number.isascii() and number.isdigit() and len(number) < 12:
+            label = int(number) if int(number) < self.run.num_classes else None
         if label is None:
             raise UnknownQueue(name)
         return label

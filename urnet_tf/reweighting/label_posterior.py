@@ -98,7 +98,8 @@ def compute_label_posterior(
       num_classes: C.
       trusted: bool [N], labels that people found right: P is 1, and nothing is learned from them.
       anchors: all images that people judged, the trusted ones under the labels that the crawl gave them: the
-        crawl as it was is these and the images that are not trusted. P is calibrated on them.
+        crawl as it was is these and the images that are not trusted. P is calibrated on those of them that
+        were judged by chance.
 
     Raises:
       ValueError: probabilities that are not finite.
@@ -118,8 +119,8 @@ def compute_label_posterior(
     model_error = _MODEL_ERROR[0] + _MODEL_ERROR[1] * share
     deviation = np.hypot(mixture.chance, model_error)
     if anchors is not None:
-        found, judged = found[: len(rows)], found[len(rows) :]
-        calibration = fit_calibration(judged, anchors.right)
+        found, judged = found[: len(rows)], found[len(rows) :][anchors.by_chance]
+        calibration = fit_calibration(judged, anchors.right[anchors.by_chance])
         left = [calibration.share_deviation(found), model_error * unseen_share(found, judged), _LEFT_ERROR]
         found = calibration.apply(found)
         share, chance = float(np.mean(1 - found)), np.sqrt(np.mean(found * (1 - found)) / len(rows))

@@ -18,6 +18,7 @@ from urnet_tf.reweighting.factors import Prediction
 from urnet_tf.reweighting.judged_labels import describe_anchors
 from urnet_tf.reweighting.label_posterior import LabelPosterior
 from urnet_tf.schema import (
+    CHANCE_QUEUE,
     JUDGED,
     NONE_OF_THESE,
     OBEYED_COLUMNS,
@@ -75,8 +76,12 @@ def fingerprint_judgements(config: Config, root: pathlib.Path) -> dict[str, str]
     if judgements is None:
         return {}
     names = ("content_hash", "path", "old_label", "verdict", "new_label", "who", "in_random_sample")
-    rows = judgements.table.select(names).to_pylist()
-    sure = sorted(tuple(row[name] for name in names) for row in rows if row["verdict"] != UNSURE)
+    rows = judgements.table.to_pylist()
+    sure = sorted(
+        (*(row[name] for name in names), row["queue"] == CHANCE_QUEUE)
+        for row in rows
+        if row["verdict"] != UNSURE
+    )
     return {"the judgements": fingerprint(sure)} if sure else {}
 
 
@@ -126,18 +131,22 @@ class JudgedImages:
     trusted: bool [N], training images whose label people found right or put right; None = there are none.
     given: int [n], the labels that the crawl gave the trusted ones, in order; -1 = a class that is gone.
     labels: int [n], their labels now.
+    by_chance: bool [n], whether they were judged whatever the models say of them.
     held_ids: int [m], the instances of the split JUDGED.
     held_given: int [m], the labels that the crawl gave them; -1 = a class that is gone.
     held_labels: int [m], the judged ones, -1 = none of the classes.
+    held_by_chance: bool [m].
     counts: of the metadata of ingest.
     """
 
     trusted: np.ndarray | None
     given: np.ndarray
     labels: np.ndarray
+    by_chance: np.ndarray
     held_ids: np.ndarray
     held_given: np.ndarray
     held_labels: np.ndarray
+    held_by_chance: np.ndarray
     counts: Mapping[str, int]
 
     def first_predictions(self, context: StageContext) -> tuple[np.ndarray, np.ndarray] | None:
@@ -163,9 +172,10 @@ class JudgedImages:
             ids, probs = np.concatenate([ids, held[0]]), np.concatenate([probs, held[1]])
         given = np.concatenate([self.given, self.held_given])
         right = given == np.concatenate([self.labels, self.held_labels])
+        by_chance = np.concatenate([self.by_chance, self.held_by_chance])
         known = given != UNLABELED
         anchors = describe_anchors(
-            given[known], ids[known], probs[known], right[known], num_classes=num_classes
+            *(column[known] for column in (given, ids, probs, right, by_chance)), num_classes=num_classes
         )
         return dataclasses.replace(prediction, anchors=anchors)
 
@@ -181,7 +191,7 @@ class JudgedImages:
             share, low, high = share_interval(self.counts["random_wrong"], self.counts["random"])
             told["random_sample"] = {"images": self.counts["random"], "wrong_share": share,
                                      "interval": [low, high]}  # fmt: skip
-        if posterior.calibration is not None:
+        if posterior.calibration is not None and posterior.calibration.judged:
             calibration = posterior.calibration
             told["calibration"] = {"offset": calibration.offset, "slope": calibration.slope,
                                    "images": calibration.judged}  # fmt: skip
@@ -200,23 +210,30 @@ def read_judged_images(context: StageContext, table: "pa.Table", labels: np.ndar
     )
     if not (column(everything, "judged") != "").any():
         nobody = np.empty(0, np.int64)
-        return JudgedImages(None, nobody, nobody, nobody, nobody, nobody, {})
+        nothing = np.empty(0, bool)
+        return JudgedImages(None, nobody, nobody, nothing, nobody, nobody, nobody, nothing, {})
     names = {entry["name"]: int(entry["label"]) for entry in read_json(context.path("pack", "classes.json"))}
-    obeyed = read_table(context.path("ingest", "judged.parquet"), ["path", "content_hash", "given_label"])
-    given_of = {
-        (row["path"], row["content_hash"]): names.get(row["given_label"], UNLABELED)
-        for row in obeyed.to_pylist()
-    }
+    columns = ["path", "content_hash", "given_label", "queue", "in_random_sample"]
+    said_of = {
+        (row["path"], row["content_hash"]): (
+            names.get(row["given_label"], UNLABELED), row["in_random_sample"] or row["queue"] == CHANCE_QUEUE
+        )
+        for row in read_table(context.path("ingest", "judged.parquet"), columns).to_pylist()
+    }  # fmt: skip
 
-    def given(rows: "pa.Table") -> np.ndarray:
+    def said(rows: "pa.Table") -> tuple[np.ndarray, np.ndarray]:
+        """The labels that the crawl gave them, and whether they were judged by chance."""
         pairs = zip(rows["path"].to_pylist(), rows["content_hash"].to_pylist(), strict=True)
-        return np.array([given_of.get(pair, UNLABELED) for pair in pairs], np.int64)
+        found = [said_of.get(pair, (UNLABELED, False)) for pair in pairs]
+        return np.array([given for given, _ in found], np.int64), np.array([by for _, by in found], bool)
 
     trusted = column(table, "judged") != ""
     held = np.flatnonzero(column(everything, "split") == JUDGED)
+    given, by_chance = said(table.filter(trusted))
+    held_given, held_by_chance = said(everything.take(held))
     return JudgedImages(
-        trusted if trusted.any() else None, given(table.filter(trusted)), labels[trusted], held,
-        given(everything.take(held)), column(everything, "label")[held],
+        trusted if trusted.any() else None, given, labels[trusted], by_chance,
+        held, held_given, column(everything, "label")[held], held_by_chance,
         context.marker("ingest")["metadata"]["judgements"],
     )  # fmt: skip
 

@@ -299,5 +299,5 @@ STAGE = Stage(
     run=run,
     estimate=estimate,
     uses=("features", "extract", "reweight", "train", "evaluate", "export"),
-    version=2,
+    version=3,
 )

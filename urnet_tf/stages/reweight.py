@@ -334,6 +334,6 @@ STAGE = Stage(
     ),
     run=run,
     estimate=estimate,
-    version=4,
+    version=5,
     inputs=inputs,
 )  # fmt: skip

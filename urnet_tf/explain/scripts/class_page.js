@@ -109,8 +109,9 @@ function showClass(label, page) {
     doubtful.length ? make("div", { class: "cards" }, doubtful.map(cardOf)) : note("None."),
     make("h2", { class: "part" }, "Most trusted"),
     trusted.length ? make("div", { class: "cards" }, trusted.map(cardOf)) : note("None."),
-    make("p", { class: "judge" }, "To judge these images, one key each:"),
-    command("urnet review --workdir DIR"),
+    make("p", { class: "judge" }, "To judge these images, one key each, start ", make("code", {}, "urnet review"), "; where it runs already, ",
+      make("a", { href: `${report.dataset.review}#/class/${encodeURIComponent(name)}`, target: "_blank", rel: "noopener noreferrer" }, "open them there"), "."),
+    command(`urnet review --workdir DIR --at ${quoted(`class/${name}`)}`),
   );
   prepareCommands(view);
   document.title = `${name} – ${title}`;

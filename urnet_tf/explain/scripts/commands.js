@@ -7,14 +7,19 @@ function workdir() {
   return parts.slice(0, -2).join("/");
 }
 
+// A word for a shell.
+function quoted(text) {
+  return /^[\w./~+:@%-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}
+
 function prepareCommands(root) {
   const place = workdir();
   for (const code of root.querySelectorAll(".command code")) {
     if (place) {
-      const quoted = (path) => (/^[\w./~+:@%-]+$/.test(path) ? path : `'${path.replaceAll("'", "'\\''")}'`);
+      // Only in front: what follows may hold texts of the crawl.
       code.textContent = code.textContent.replace(
-        /(--workdir|--config) DIR(-2|\/config\.yaml)?(?= |$)/g,
-        (_, flag, rest) => `${flag} ${quoted(place + (rest || ""))}`,
+        /^urnet \w+(?: --(?:workdir|config) DIR(?:-2|\/config\.yaml)?(?= |$))+/,
+        (front) => front.replace(/ DIR(\S*)/g, (_, rest) => ` ${quoted(place + rest)}`),
       );
     }
     const button = code.parentNode.querySelector(".copy");

@@ -48,7 +48,7 @@ function groupHead() {
       <h1>These ${entry.images} look alike and are all <b>${group.name}</b></h1>
       <p class="soft">Group ${group.number + 1} of ${group.groups.length}; class ${group.place + 1} of ${group.places}.
         ${percent(entry.wrong)} look wrong${entry.predicted ? html`; the models call ${entry.agreeing} of them <b>${entry.predicted.name}</b>` : nothing}.
-        ${group.left_out ? html`${count(group.left_out, "image")} of this class are in no group; see <a href=${`#/class/${group.label}`}>all of them</a>.` : nothing}</p>
+        ${group.left_out ? html`${count(group.left_out, "image")} of this class are in no group; see <a href=${`#/class/:${group.label}`}>all of them</a>.` : nothing}</p>
     </div>`;
 }
 
@@ -58,7 +58,7 @@ function queueHead() {
     <div class="question">
       <h1>${route.label !== undefined ? html`Which are not <b>${app.item?.labels[0]?.name ?? ""}</b>?` : titleOf()}</h1>
       <p class="soft">${count(queue.total, "image")}, ${queue.done.toLocaleString("en")} judged.
-        ${route.label === undefined ? nothing : html`Least probable first; or <a href=${`#/group/${route.label}/0`}>by look-alikes</a>.`}</p>
+        ${route.label === undefined ? nothing : html`Least probable first; or <a href=${`#/group/:${route.label}/0`}>by look-alikes</a>.`}</p>
     </div>`;
 }
 

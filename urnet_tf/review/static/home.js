@@ -85,7 +85,7 @@ export function classesView() {
       <input id="class-search" type="search" placeholder="Search classes" autocomplete="off" .value=${list.search} @input=${onInput}>
       <ul class="classes">
         ${list.items.map((entry) => html`
-          <li><a href=${`#/class/${entry.label}`}>
+          <li><a href=${`#/class/:${entry.label}`}>
             <b>${entry.name}</b>
             <span class="meter" aria-hidden="true"><i class="low" .style=${`width:${100 * entry.wrong}%`}></i></span>
             <small>${percent(entry.wrong)} of ${count(entry.images, "image")} look wrong${entry.judged ? `; ${entry.judged} judged` : ""}</small></a></li>`)}

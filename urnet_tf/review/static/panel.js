@@ -87,7 +87,7 @@ function byClass(entries) {
     <h3>Wrong labels by class</h3>
     <ul class="class-shares">
       ${entries.map((entry) => html`
-        <li><a href=${`#/class/${entry.label}`}>${entry.name}</a> <span>${percent(entry.share)}</span>
+        <li><a href=${`#/class/:${entry.label}`}>${entry.name}</a> <span>${percent(entry.share)}</span>
           ${interval(entry, `Share of wrong labels of ${entry.name}`)}</li>`)}
     </ul>`;
 }

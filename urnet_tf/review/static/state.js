@@ -80,8 +80,8 @@ export function go(hash, replace = false) {
 
 export function queueHash(name, place = null) {
   const [kind, ...rest] = name.split(":");
-  if (kind === "group") return `#/group/${rest[0]}/${rest[1]}`;
-  const path = kind === "class" ? `class/${rest[0]}` : `queue/${name}`;
+  if (kind === "group") return `#/group/:${rest[0]}/${rest[1]}`;
+  const path = kind === "class" ? `class/:${rest[0]}` : `queue/${name}`;
   return `#/${path}${place === null ? "" : `/${place}`}`;
 }
 
@@ -170,11 +170,11 @@ async function openGroups(load, place) {
   else leaveQueue("home");
 }
 
-async function openGroup(load, label, number) {
-  const { place } = await load(get("find", { label }));
+async function openGroup(load, name, number) {
+  const { label, place } = await load(get("find", { label: name }));
   const groups = await load(get("groups", { place }));
-  const group = { ...groups, number: Number(number) };
-  await openQueue(load, `group:${label}:${number}`, "0", { label: Number(label), grid: true, group });
+  const group = { ...groups, number: Number(number) || 0 };
+  await openQueue(load, `group:${label}:${group.number}`, "0", { label, grid: true, group });
 }
 
 // ---------------------------------------------------------------------------------- one entry
