@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from urnet_tf.export.preparation import Preparation
 
 _STEPS = 32  # between two pixels, MediaPipe's OpenCV knows so many places
-_IMAGES = 300  # labeled ones that files are asked about through libraries, at most
+_IMAGES = 200  # labeled ones that files are asked about through libraries, at most
 _BATCH = 32
 _ONE = 1 << 16  # libyuv counts places in 1/65536 of a pixel
 
