@@ -354,11 +354,11 @@ def test_large_reductions_average():
     assert abs(small.mean() - noise.mean()) < 1
 
 
-def test_central_square():
+def test_central_part():
     image = tf.constant(np.asarray(gradient()))
-    np.testing.assert_array_equal(decode.central_square(image, 1.0), image[:, 6:27])
-    np.testing.assert_array_equal(decode.central_square(image, 10 / 21), image[5:15, 12:22])
-    assert decode.central_square(image, 0.001).shape == (1, 1, 3)
+    np.testing.assert_array_equal(decode.central_part(image, 1.0), image[:, 6:27])
+    np.testing.assert_array_equal(decode.central_part(image, 10 / 21), image[5:15, 12:22])
+    assert decode.central_part(image, 0.001).shape == (1, 1, 3)
 
 
 def test_a_central_view_of_the_right_size_is_a_crop():
@@ -366,6 +366,17 @@ def test_a_central_view_of_the_right_size_is_a_crop():
     found = decode.central_view(tf.constant(image), 21, 1.0)
     assert found.dtype == tf.float32
     np.testing.assert_array_equal(found, image[:, 6:27])
+
+
+def test_without_a_crop_the_whole_image_is_stretched():
+    image = np.repeat([[[0, 40, 80]], [[100, 140, 180]]], 4, axis=1).astype(np.uint8)  # 2 x 4
+    np.testing.assert_array_equal(decode.central_part(tf.constant(image), None), image)
+    np.testing.assert_allclose(decode.central_view(tf.constant(image), 2, None), image[:, :2], atol=1e-4)
+    rgb = np.asarray(gradient())
+    whole = decode.views(tf.constant(rgb), 14, "5", (1.0, 2.0), None)
+    np.testing.assert_allclose(whole[:5], np.repeat(decode.resize(rgb, 14, 14)[None], 5, 0), atol=1e-4)
+    assert rgb.shape[:2] == (21, 33)  # whose halves are rounded to even numbers
+    np.testing.assert_allclose(whole[6], decode.resize(rgb[:10, :16], 14, 14), atol=1e-4)
 
 
 def test_views():
