@@ -105,12 +105,12 @@ def main(_):
             sizes = writer.answer()
         finally:
             writer.stop()
+        if _CLIENTS.value:
+            return _measure_servers(directory)
         for row in [row for row in ("onnxruntime", "openvino") if row in rows]:
             if importlib.util.find_spec(row) is None or "model.onnx" not in sizes:
                 print(f"Skipped {row}: it is not installed, or there is no ONNX file")
                 del rows[row]
-        if _CLIENTS.value:
-            return _measure_servers(directory)
         results, others = _measure(rows, spec)
     for row, result in results.items():
         result["bytes"] = sizes.get(rows[row].get("file", "model.keras" if "keras" in row else ""))
