@@ -1,5 +1,6 @@
 """Copies of what task libraries do with pictures: by hand, and beside the libraries themselves."""
 
+import functools
 import os
 import pathlib
 import subprocess
@@ -19,7 +20,7 @@ from urnet_tf.export.task_libraries import (
     region_of_interest,
     task_library_pixels,
 )
-from urnet_tf.images.picture import encode_png
+from urnet_tf.images.picture import encode_png, read_picture
 
 
 def gray(rows):
@@ -88,11 +89,16 @@ def test_what_is_lost_and_gained_through_a_library_is_counted():
     def ask(pixels):
         return (pixels.mean(axis=(1, 2, 3)) > 100).astype(int)
 
-    cropped = measure_libraries({"f": ask}, images, labels, np.array([1, 1, 0, 0]), Preparation(8))["f"]
+    def measure(labels, reference, crop_fraction=0.875):
+        preparation = Preparation(8, crop_fraction=crop_fraction)
+        read = functools.partial(read_picture, max_pixels=10_000)
+        return measure_libraries({"f": ask}, images, labels, reference, preparation, read)
+
+    cropped = measure(labels, np.array([1, 1, 0, 0]))["f"]
     expected = {"images": 3, "top1": 1.0, "reference": 1 / 3, "lost": 0, "gained": 2}
     assert cropped["through"] == {"mediapipe": expected, "task_library": expected}
     assert cropped["whole"] == {"mediapipe": 1 / 3, "task_library": 1 / 3}
-    whole = measure_libraries({"f": ask}, images, labels, labels, Preparation(8, crop_fraction=None))["f"]
+    whole = measure(labels, labels, crop_fraction=None)["f"]
     assert whole["through"]["mediapipe"] == expected | {
         "top1": 1 / 3,
         "reference": 1.0,
@@ -100,7 +106,7 @@ def test_what_is_lost_and_gained_through_a_library_is_counted():
         "gained": 0,
     }
     assert whole["whole"] is None
-    assert measure_libraries({"f": ask}, images, np.full(4, -1), labels, Preparation(8)) == {}
+    assert measure(np.full(4, -1), labels) == {}
 
 
 def test_a_file_that_loses_in_a_library_is_refused_where_that_is_no_chance():

@@ -1,5 +1,6 @@
 """Runs the files of an export beside the Keras model that they were made from, over the same images."""
 
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -116,7 +117,8 @@ def _measure_libraries(
     best = {
         kind: lambda pixels, ask=ask: ask([], pixels)[0].argmax(axis=1) for kind, ask in classifiers.items()
     }
-    through = measure_libraries(best, images, labels, reference.best(), preparation)
+    read = functools.partial(_read, max_pixels=preparation.max_pixels)
+    through = measure_libraries(best, images, labels, reference.best(), preparation, read)
     for kind in classifiers:
         formats[kind] |= {"min_runtime": minimum_runtime(paths[kind]), "libraries": through.get(kind)}
 
@@ -168,9 +170,20 @@ def _open_for_pictures(kind: str, path: Path) -> Callable[[np.ndarray], np.ndarr
 
 def _ask_each(ask: Callable, encoded: Sequence[bytes], max_pixels: int) -> np.ndarray:
     """Of pictures of different sizes, one after the other."""
+    return np.concatenate([ask(_read(data, max_pixels)[None]) for data in encoded])
+
+
+def _read(data: bytes, max_pixels: int) -> np.ndarray:
+    """A file as uint8 [h, w, 3], which TensorFlow, the only one to have seen it, can decode in any case."""
+    from urnet_tf.images.headers import Refused
     from urnet_tf.images.picture import read_picture
 
-    return np.concatenate([ask(read_picture(data, max_pixels)[None]) for data in encoded])
+    try:
+        return read_picture(data, max_pixels)
+    except Refused:
+        from urnet_tf.images.decode import decode_rgb
+
+        return np.asarray(decode_rgb(data, max_pixels))
 
 
 def _open_signatures(path: Path, has_features: bool) -> dict[str, Callable]:

@@ -7,7 +7,8 @@ pictures, and of the Task Library 0.4.4, to 1 of 255, on x86. tests/export/test_
 Phones that prepare pictures on their GPU, or have ARM processors, round a little differently.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -106,6 +107,7 @@ def measure_libraries(
     labels: np.ndarray,
     reference: np.ndarray,
     preparation: "Preparation",
+    read: Callable[[bytes], np.ndarray],
 ) -> dict[str, dict[str, Any]]:
     """How often files are right about pictures that a task library prepares.
 
@@ -116,6 +118,7 @@ def measure_libraries(
       reference: the best classes of the model that the files were made from, int [n], on images that were
         prepared as it wants them.
       preparation: where it crops, libraries are given the region of interest.
+      read: an encoded image → uint8 [h, w, 3].
 
     Returns:
       for each file `through`: library → `images` (how many were asked about), `top1`, `reference` (its top1
@@ -127,10 +130,10 @@ def measure_libraries(
         return {}
     rows = known[np.linspace(0, known.size - 1, min(known.size, _IMAGES)).round().astype(np.int64)]
     labels, right = np.asarray(labels)[rows], (np.asarray(reference) == np.asarray(labels))[rows]
-    encoded = [images[row] for row in rows]
+    encoded, side = [images[row] for row in rows], preparation.image_size_px
     result: dict[str, dict[str, Any]] = {name: {"through": {}, "whole": None} for name in files}
     for library in LIBRARIES:
-        asked = _ask(files, encoded, library, preparation, preparation.crop_fraction)
+        asked = _ask(files, map(read, encoded), library, side, preparation.crop_fraction)
         for name, best in asked.items():
             hits = best == labels
             result[name]["through"][library] = {
@@ -142,7 +145,7 @@ def measure_libraries(
             }
         if preparation.crop_fraction is not None:
             first = next(iter(files))  # what the others would say is much the same
-            whole = _ask({first: files[first]}, encoded, library, preparation, None)[first]
+            whole = _ask({first: files[first]}, map(read, encoded), library, side, None)[first]
             shown = {library: float((whole == labels).mean())}
             result[first]["whole"] = (result[first]["whole"] or {}) | shown
     return result
@@ -150,20 +153,17 @@ def measure_libraries(
 
 def _ask(
     files: Mapping[str, Callable],
-    encoded: Sequence[bytes],
+    pictures: Iterable[np.ndarray],
     library: str,
-    preparation: "Preparation",
+    image_size_px: int,
     crop_fraction: float | None,
 ) -> dict[str, np.ndarray]:
     """Best classes int [n] of each file."""
-    from urnet_tf.images.picture import read_picture
-
-    side = preparation.image_size_px
     answers: dict[str, list[np.ndarray]] = {name: [] for name in files}
-    for start in range(0, len(encoded), _BATCH):
-        pictures = [read_picture(data, preparation.max_pixels) for data in encoded[start : start + _BATCH]]
-        regions = [region_of_interest(len(p), p.shape[1], crop_fraction) for p in pictures]
-        prepared = [LIBRARIES[library](p, side, r) for p, r in zip(pictures, regions, strict=True)]
+    pictures = iter(pictures)
+    while some := list(itertools.islice(pictures, _BATCH)):
+        regions = [region_of_interest(len(p), p.shape[1], crop_fraction) for p in some]
+        prepared = [LIBRARIES[library](p, image_size_px, r) for p, r in zip(some, regions, strict=True)]
         for name, file in files.items():
             answers[name].append(file(np.stack(prepared).astype(np.float32)))
     return {name: np.concatenate(parts) for name, parts in answers.items()}
