@@ -11,11 +11,11 @@ requirements.txt beside this file says how to make the environment for PyTorch. 
   keras_function        the same model as a tf.function
   tflite_KIND_Nt        a .tflite file on N threads, one image a call
   onnxruntime           prepared pixels, the ONNX file
-  openvino              the same file in OpenVINO
+  openvino              the same file in OpenVINO, where that is installed (pip install openvino)
   torch                 PyTorch, eager, channels last
 
 With --clients 1,4,16,64 our own server is measured instead, on the SavedModel, the ONNX and the Keras file,
-with hostile requests among the others; see serving_load.py.
+and with plain keras.Model.predict in it, with hostile requests among the others; see serving_load.py.
 
 With --compare_convolutions the rows are two SavedModels, with native and with blocked grouped
 convolutions, each with oneDNN on and off.
@@ -105,12 +105,12 @@ def main(_):
             sizes = writer.answer()
         finally:
             writer.stop()
+        if _CLIENTS.value:
+            return _measure_servers(directory)
         for row in [row for row in ("onnxruntime", "openvino") if row in rows]:
             if importlib.util.find_spec(row) is None or "model.onnx" not in sizes:
                 print(f"Skipped {row}: it is not installed, or there is no ONNX file")
                 del rows[row]
-        if _CLIENTS.value:
-            return _measure_servers(directory)
         results, others = _measure(rows, spec)
     for row, result in results.items():
         result["bytes"] = sizes.get(rows[row].get("file", "model.keras" if "keras" in row else ""))
@@ -144,14 +144,20 @@ def _rows():
 
 def _measure_servers(directory):
     """Puts our own server on several files under load, one after the other."""
-    files = {"SavedModel": "saved_model_blocked", "onnxruntime": "model.onnx", "Keras": "model.keras"}
+    own, predicting = ("-m", "urnet_tf.serving.own_server"), (WORKER.with_name("keras_predict_server.py"),)
+    servers = {
+        "SavedModel": ("saved_model_blocked", own),
+        "onnxruntime": ("model.onnx", own),
+        "Keras": ("model.keras", own),
+        "keras.Model.predict": ("model.keras", predicting),
+    }
     results, photos = {}, draw_photos(16)
-    for server, file in files.items():
+    for server, (file, program) in servers.items():
         path = pathlib.Path(directory) / file
         if not path.exists():
             print(f"Skipped {server}: there is no {file}")
             continue
-        with running_server(path, directory, _THREADS.value) as (port, process):
+        with running_server(path, directory, _THREADS.value, program) as (port, process):
             rows = []
             for clients in map(int, _CLIENTS.value):
                 rows.append(measure(port, photos, clients, _REQUESTS.value, _LOAD.value, process))

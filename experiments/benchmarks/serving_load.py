@@ -61,7 +61,7 @@ def hostile_requests(photo):
 
 
 @contextlib.contextmanager
-def running_server(file, folder, threads):
+def running_server(file, folder, threads, program=("-m", "urnet_tf.serving.own_server")):
     """Port and process of a server on a model's file or directory."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -74,7 +74,7 @@ def running_server(file, folder, threads):
     root = pathlib.Path(__file__).resolve().parents[2]
     environment = os.environ | {"PYTHONPATH": os.fspath(root), "TF_NUM_INTRAOP_THREADS": str(threads)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "urnet_tf.serving.own_server", path], env=environment, stderr=subprocess.PIPE,
+        [sys.executable, *program, path], env=environment, stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip
     lines = collections.deque(maxlen=20)

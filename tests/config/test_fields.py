@@ -73,7 +73,7 @@ def test_a_mapping_that_is_a_value_replaces_that_of_the_base(tmp_path):
         ("seed", "Expected --set section.key=value"),
         ("seed=[1", "is not valid YAML"),
         ("reweight.combine.largest=1", "smallest < 1 < reweight.combine.largest; received 0.05 and 1.0"),
-        ("export.formats=[]", "Expected 1 to 7 entries for export.formats; received 0"),
+        ("export.formats=[]", "Expected 1 to 9 entries for export.formats; received 0"),
         ("export.formats=[tflite]", "for export.formats[0]; received 'tflite'"),
         ("train.fit.epochs=.nan", "between 0.0 and 100,000 for train.fit.epochs; received nan"),
     ],

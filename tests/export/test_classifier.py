@@ -11,6 +11,7 @@ import pytest
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.export import classifier as export
 from urnet_tf.export.checksums import find_damage
+from urnet_tf.export.formats import DEFAULT_FORMATS, PRECISIONS
 from urnet_tf.export.parity import Tolerance
 from urnet_tf.export.preparation import Preparation
 from urnet_tf.export.promotion import next_version, promote
@@ -47,11 +48,11 @@ def exported(tmp_path_factory, tiny_model, tiny_names, tiny_photos, tiny_prepara
 
 def test_all_formats_are_kept_and_near_keras(exported):
     _, metadata = exported
-    assert tuple(metadata["formats"]) == export.DEFAULT_FORMATS
+    assert tuple(metadata["formats"]) == DEFAULT_FORMATS
     for kind, entry in metadata["formats"].items():
         assert entry["kept"] and entry["refused"] is None, kind
         assert entry["bytes"] > 0 and entry["latency_ms"] > 0, kind
-        largest = {"float32": 1e-5, "float16": 1e-2, "int8": 0.2}[export.PRECISIONS[kind]]
+        largest = {"float32": 1e-5, "float16": 1e-2, "int8": 0.2}[PRECISIONS[kind]]
         assert entry["parity"]["max_difference"] <= largest, kind
     signatures = metadata["formats"]["saved_model"]["parity"]["signatures"]
     assert set(signatures) == {"serving_default", "tensor", "features"}
@@ -133,8 +134,8 @@ def wrong_keras_file(monkeypatch):
 
     true = check.open_format
 
-    def opened(kind, path, model):
-        answers = true(kind, path, model)
+    def opened(kind, path, model, preparation):
+        answers = true(kind, path, model, preparation)
         if kind != "keras":
             return answers
         return {"": lambda encoded, plain: (answers[""](encoded, plain)[0] + 0.01,)}

@@ -67,7 +67,7 @@ def test_the_numbers_stand_where_they_belong():
     table = {row[0]: row[1:] for row in rows(card)}
     assert table["Keras, before export"][1:4] == ["81.2%", "95.0%", "79.0%"]
     assert table["SavedModel"] == [
-        "13.7 MB", "81.2%", "not measured", "79.0%", "3.2e-06", "100.0%", "21.5 ms",
+        "13.7 MB", "81.2%", "not measured", "79.0%", "3.2e-06", "100.0%", "21.5 ms", "", "",
     ]  # fmt: skip
     assert table["0"] == ["great white"] and table["1"] == ["Käfer"]
     assert table["`seed`"] == ["7"] and table["`model.backbone`"] == ["efficientnet\\_lite0"]
@@ -97,6 +97,41 @@ def test_refused_files_are_named_with_the_reason_and_not_offered():
     assert "TFLite, int8 ⚠" in {row[0] for row in rows(card)}
     assert "kept because drift was allowed:\n\n- TFLite, int8: top-1" in card
     assert "`urnet_int8.tflite`: uint8 [1, 224, 224, 3]" in card
+
+
+def test_task_libraries_and_runtimes_of_phones():
+    metadata = copy.deepcopy(FACTS)
+    through = {"images": 300, "top1": 0.8, "reference": 0.82, "lost": 6, "gained": 0}
+    metadata["formats"]["tflite_int8"] |= {
+        "kept": True, "refused": None, "min_runtime": "2.4.0",
+        "libraries": {
+            "through": {"mediapipe": through, "task_library": through | {"top1": 0.79}},
+            "whole": {"mediapipe": 0.756, "task_library": 0.763},
+        },
+    }  # fmt: skip
+    card = build_model_card(metadata, LABELS)
+    (row,) = (row for row in rows(card) if row[0] == "TFLite, int8")
+    assert row[-2:] == ["80.0% / 79.0%", "2.4.0"]
+    for words in (
+        "given the region of interest below", "on 300 labeled images, of which Keras has 82.0% right",
+        "Without that region: 75.6% / 76.3%.", "side = 0.875 * min(height, width)", "RectF(left=left",
+        "processor.BoundingBox(", "first version of TensorFlow Lite",
+    ):  # fmt: skip
+        assert words in card, words
+    metadata["preparation"]["crop_fraction"] = None
+    card = build_model_card(metadata, LABELS)
+    assert "RectF" not in card and "they need no region of interest" in card
+    assert "stretch it to 224 x 224 px (antialiased), whatever its shape" in card
+    assert "RectF" not in build_model_card(FACTS, LABELS), "there is no file for these libraries"
+
+
+def test_files_that_take_pictures_are_told_apart():
+    metadata = copy.deepcopy(FACTS)
+    kept = metadata["formats"]["keras"] | {"file": "urnet_with_preparation.onnx"}
+    metadata["formats"] = {"onnx_with_preparation": kept}
+    card = build_model_card(metadata, LABELS)
+    assert "`urnet_with_preparation.onnx`: uint8 [n, height, width, 3] of any size" in card
+    assert "The other files take prepared images" not in card
 
 
 def test_what_was_not_measured_is_called_so():

@@ -6,9 +6,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from urnet_tf.errors import UsageError
 from urnet_tf.images import decode, picture
-from urnet_tf.images.crops import CROPS, num_views
 from urnet_tf.images.headers import guessed, read_size
 from urnet_tf.schema import STATUS
 
@@ -352,43 +350,3 @@ def test_large_reductions_average():
     wanted = np.asarray(Image.fromarray(noise).resize((16, 10), Image.BILINEAR)).astype(float)
     assert np.abs(small - wanted).mean() < 3
     assert abs(small.mean() - noise.mean()) < 1
-
-
-def test_central_square():
-    image = tf.constant(np.asarray(gradient()))
-    np.testing.assert_array_equal(decode.central_square(image, 1.0), image[:, 6:27])
-    np.testing.assert_array_equal(decode.central_square(image, 10 / 21), image[5:15, 12:22])
-    assert decode.central_square(image, 0.001).shape == (1, 1, 3)
-
-
-def test_a_central_view_of_the_right_size_is_a_crop():
-    image = np.asarray(gradient())
-    found = decode.central_view(tf.constant(image), 21, 1.0)
-    assert found.dtype == tf.float32
-    np.testing.assert_array_equal(found, image[:, 6:27])
-
-
-def test_views():
-    image = tf.constant(np.asarray(gradient()))
-    for crops in CROPS:
-        for scales in ((1.0,), (1.0, 1.5, 0.5)):
-            found = decode.views(image, 14, crops, scales, 2 / 3)
-            assert found.shape == (num_views(crops, scales), 14, 14, 3)
-            if crops != "grid":
-                np.testing.assert_array_equal(found[0], decode.central_view(image, 14, 2 / 3))
-    five = decode.views(image, 14, "5", (1.0,), 2 / 3).numpy()
-    rgb = np.asarray(gradient())
-    for view, wanted in zip(
-        five[1:], (rgb[:14, :14], rgb[:14, -14:], rgb[-14:, :14], rgb[-14:, -14:]), strict=True
-    ):
-        np.testing.assert_array_equal(view, wanted)
-    ten = decode.views(image, 14, "10", (1.0,), 2 / 3).numpy()
-    np.testing.assert_array_equal(ten[:5], five)
-    np.testing.assert_array_equal(ten[5:], five[:, :, ::-1])
-    np.testing.assert_array_equal(decode.views(image, 21, "1", (0.1,), 2 / 3)[0], rgb[:, 6:27])
-
-
-@pytest.mark.parametrize("crops, scales", [("7", (1.0,)), ("1", ()), ("1", (0.0,))])
-def test_impossible_views(crops, scales):
-    with pytest.raises(UsageError, match="Expected"):
-        num_views(crops, scales)

@@ -117,7 +117,9 @@ class ModelConfig:
     )  # FILE.npy: your own, no backbone; whose they are in FILE.txt or .parquet
     weights: str | None = _path("imagenet")  # "imagenet", a checkpoint file, or None = random
     image_size_px: int = _between(224, 16, _SEEN_SIDE_PX)
-    crop_fraction: float = _between(0.875, 0.1, 1.0)  # central part of the short side shown at test time
+    # at test time a central square of this part of the short side is shown; None = the whole image, stretched
+    # to a square, which is what the task libraries of phones show
+    crop_fraction: float | None = _between(0.875, 0.1, 1.0)
     dropout: float = _between(0.5, 0.0, 0.99)  # before the classifier
     attention_dim: int | None = _between(None, 1, _UNITS)  # FC2 of the bag branch (Fig. 4); None = D / 4
     resnext_depth: int = _choice(101, 26, 50, 152)
@@ -361,10 +363,10 @@ class ExportConfig:
     none_of_these: float | None = _between(0.05, 0.001, 0.45)
     formats: tuple[str, ...] = _several(
         ("saved_model", "keras", "tflite_float32", "tflite_float16", "tflite_dynamic_int8", "tflite_int8"),
-        max_count=7,
+        max_count=9,
         choices=(
             "saved_model", "keras", "tflite_float32", "tflite_float16", "tflite_dynamic_int8", "tflite_int8",
-            "onnx",
+            "onnx", "keras_with_preparation", "onnx_with_preparation",
         ),
     )  # fmt: skip
     max_pixels: int = _between(
@@ -375,6 +377,9 @@ class ExportConfig:
     tolerance_float32: float = _between(1e-4, 0.0, 1.0)  # of probabilities to Keras, largest and relative
     tolerance_float16: float = _between(1e-2, 0.0, 1.0)  # relative: of the norms over all images
     tolerance_int8_points: float = _between(1.5, 0.0, 100.0)  # top-1 accuracy lost, percent
+    tolerance_library_points: float = _between(
+        3.0, 0.0, 100.0
+    )  # the same, of .tflite files in task libraries
     allow_drift: bool = False  # keep files that differ more
     check_images: int | None = _between(2000, 1, _IMAGES)  # held images to compare files on; None = all
     calibration_images: int = _between(100, 1, _ROWS)  # training images that set ranges of int8, by weight

@@ -97,7 +97,7 @@ def extract_features(
     units: UnitLog,
     *,
     image_size_px: int,
-    crop_fraction: float,
+    crop_fraction: float | None,
     batch_size: int = 64,
     engine: str = "auto",
     rows: np.ndarray | None = None,
@@ -243,7 +243,7 @@ def extract_top_k(
     *,
     class_scale: np.ndarray,
     image_size_px: int,
-    crop_fraction: float,
+    crop_fraction: float | None,
     batch_size: int = 64,
 ) -> None:
     """Writes top-k predictions of images into columns by id; can be killed and called again.

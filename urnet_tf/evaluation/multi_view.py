@@ -22,7 +22,7 @@ def stream_views(
     image_store: "ImageStore",
     ids: np.ndarray,
     image_size_px: int,
-    crop_fraction: float,
+    crop_fraction: float | None,
     crops: str = "1",
     scales: Sequence[float] = (1.0,),
     batch_views: int = 64,

@@ -1,5 +1,6 @@
 """Runs the files of an export beside the Keras model that they were made from, over the same images."""
 
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from urnet_tf.errors import UsageError
+from urnet_tf.export.formats import KERAS, KERAS_PICTURES, ONNX, ONNX_PICTURES, SAVED_MODEL
 from urnet_tf.export.parity import Comparison
 from urnet_tf.export.preparation import Preparation
 from urnet_tf.export.rewriting import FEATURES, LOGITS, float32_copy
+from urnet_tf.export.task_libraries import measure_libraries
 from urnet_tf.store.progress import progress
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-SAVED_MODEL, KERAS, ONNX = "saved_model", "keras", "onnx"
 _VIEWS_AT_ONCE = 32
 _TIMED_CALLS = 20
 _SAMPLED_BATCHES = 4  # of so many one is enough for the other signatures, which share their graph
@@ -43,14 +45,15 @@ def check_formats(
 
     Returns:
       plain JSON: `check` (how many images), `reference` (Keras' accuracy on the plain view) and
-      `formats`, which has `file`, `bytes`, `parity`, `accuracy` and `latency_ms` of each.
+      `formats`, which has `file`, `bytes`, `parity`, `accuracy` and `latency_ms` of each, and of `.tflite`
+      files `min_runtime` and `libraries` (see `task_libraries.measure_libraries`).
 
     Raises:
       UsageError: no image can be decoded.
     """
     num_classes, ask_keras = model.output[LOGITS].shape[-1], _compile(float32_copy(model))
     labels = np.full(len(images), -1) if labels is None else np.asarray(labels)
-    opened = {kind: open_format(kind, path, model) for kind, path in paths.items()}
+    opened = {kind: open_format(kind, path, model, preparation) for kind, path in paths.items()}
     comparisons = {kind: {name: Comparison() for name in answers} for kind, answers in opened.items()}
     reference, first = Comparison(), None
     valid_ids: list[np.ndarray] = []
@@ -90,6 +93,7 @@ def check_formats(
             "accuracy": comparisons[kind][main].accuracy(known, num_classes),
             "latency_ms": _latency_ms(opened[kind][main], *first),
         }
+    _measure_libraries(formats, paths, opened, [images[i] for i in kept], known, reference, preparation)
     return {
         "check": {"images": int(kept.size), "labeled": int((known >= 0).sum())},
         "reference": reference.accuracy(known, num_classes),
@@ -97,7 +101,29 @@ def check_formats(
     }
 
 
-def open_format(kind: str, path: Path, model: "keras.Model") -> dict[str, Callable]:
+def _measure_libraries(
+    formats: dict[str, dict],
+    paths: Mapping[str, Path],
+    opened: Mapping[str, Mapping[str, Callable]],
+    images: Sequence[bytes],
+    labels: np.ndarray,
+    reference: Comparison,
+    preparation: Preparation,
+) -> None:
+    """Adds to the `.tflite` files what they need and what people get of them through task libraries."""
+    from urnet_tf.export.tflite import minimum_runtime
+
+    classifiers = {kind: opened[kind][""] for kind in formats if kind.startswith("tflite_")}
+    best = {
+        kind: lambda pixels, ask=ask: ask([], pixels)[0].argmax(axis=1) for kind, ask in classifiers.items()
+    }
+    read = functools.partial(_read, max_pixels=preparation.max_pixels)
+    through = measure_libraries(best, images, labels, reference.best(), preparation, read)
+    for kind in classifiers:
+        formats[kind] |= {"min_runtime": minimum_runtime(paths[kind]), "libraries": through.get(kind)}
+
+
+def open_format(kind: str, path: Path, model: "keras.Model", preparation: Preparation) -> dict[str, Callable]:
     """The ways in which a file predicts, the main one first.
 
     Returns:
@@ -106,6 +132,9 @@ def open_format(kind: str, path: Path, model: "keras.Model") -> dict[str, Callab
     """
     if kind == SAVED_MODEL:
         return _open_signatures(path.parent, FEATURES in model.output)
+    if kind in (KERAS_PICTURES, ONNX_PICTURES):
+        ask = _open_for_pictures(kind, path)
+        return {"": lambda encoded, plain: (_ask_each(ask, encoded, preparation.max_pixels),)}
     if kind == KERAS:
         from urnet_tf.export.rewriting import with_named_outputs
         from urnet_tf.training.saving import load_model
@@ -121,6 +150,40 @@ def open_format(kind: str, path: Path, model: "keras.Model") -> dict[str, Callab
 
         classify = build_tflite_classifier(path, threads=os.cpu_count())
     return {"": lambda encoded, plain: (classify(plain),)}
+
+
+def _open_for_pictures(kind: str, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """A function of pictures uint8 [n, h, w, 3] → probabilities [n, C]."""
+    if kind == ONNX_PICTURES:
+        from urnet_tf.export.onnx_file import build_onnx_classifier
+
+        return build_onnx_classifier(path)
+    import tensorflow as tf
+
+    from urnet_tf.training.saving import load_model
+
+    model = load_model(path)
+    signature = [tf.TensorSpec(model.input.shape, tf.uint8)]
+    predict = tf.function(lambda pictures: tf.nn.softmax(model(pictures, training=False)), signature)
+    return lambda pictures: predict(pictures).numpy()
+
+
+def _ask_each(ask: Callable, encoded: Sequence[bytes], max_pixels: int) -> np.ndarray:
+    """Of pictures of different sizes, one after the other."""
+    return np.concatenate([ask(_read(data, max_pixels)[None]) for data in encoded])
+
+
+def _read(data: bytes, max_pixels: int) -> np.ndarray:
+    """A file as uint8 [h, w, 3], which TensorFlow, the only one to have seen it, can decode in any case."""
+    from urnet_tf.images.headers import Refused
+    from urnet_tf.images.picture import read_picture
+
+    try:
+        return read_picture(data, max_pixels)
+    except Refused:
+        from urnet_tf.images.decode import decode_rgb
+
+        return np.asarray(decode_rgb(data, max_pixels))
 
 
 def _open_signatures(path: Path, has_features: bool) -> dict[str, Callable]:

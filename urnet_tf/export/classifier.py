@@ -8,6 +8,7 @@ images to check on. Out, in a directory that TF Serving can watch:
         <name>.keras                                          image → logits
         <name>_<kind>.tflite                                  see `tflite`
         <name>.onnx                                           see `onnx_file`
+        <name>_with_preparation.keras, .onnx                  pictures of any size → logits, probabilities
         labels.txt                                            one class name a line, in label order
         export.json, README.md                                what it is, and what was measured
     models.config, batching.config, monitoring.config    for TF Serving
@@ -16,7 +17,6 @@ A file that lies further from Keras than the tolerance of its kind is refused: i
 `export.json` says why. Exports are float32 or less, whatever precision the model was trained in.
 """
 
-import collections
 import datetime
 import os
 import pathlib
@@ -30,10 +30,20 @@ from absl import logging
 from urnet_tf import __version__
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.export import checksums, models_config, tf_serving
-from urnet_tf.export.check import KERAS, ONNX, SAVED_MODEL, check_formats
+from urnet_tf.export.arguments import check_arguments, make_directory
+from urnet_tf.export.check import check_formats
+from urnet_tf.export.formats import (
+    DEFAULT_FORMATS,
+    KERAS,
+    KERAS_PICTURES,
+    ONNX,
+    PRECISIONS,
+    SAVED_MODEL,
+    file_of,
+)
 from urnet_tf.export.model_card import build_model_card
 from urnet_tf.export.none_of_these import NoneOfThese
-from urnet_tf.export.parity import Tolerance, find_refusal
+from urnet_tf.export.parity import Tolerance, find_library_refusal, find_refusal
 from urnet_tf.export.preparation import Preparation
 from urnet_tf.export.promotion import next_version
 from urnet_tf.export.rewriting import (
@@ -41,27 +51,14 @@ from urnet_tf.export.rewriting import (
     LOGITS,
     NONE_OF_THESE,
     float32_copy,
-    layers_of,
     with_keras_normalization,
     with_named_outputs,
+    with_preparation,
 )
 from urnet_tf.store import atomic_path, remove, write_json, write_text
-from urnet_tf.text_rules import FILE_NAME, check_text, quote
 
 if TYPE_CHECKING:
     import keras
-
-PRECISIONS = {
-    SAVED_MODEL: "float32",
-    KERAS: "float32",
-    "tflite_float32": "float32",
-    "tflite_float16": "float16",
-    "tflite_dynamic_int8": "int8",
-    "tflite_int8": "int8",
-    ONNX: "float32",
-}
-FORMATS = tuple(PRECISIONS)
-DEFAULT_FORMATS = tuple(name for name in FORMATS if name != ONNX)
 
 
 def export_classifier(
@@ -138,11 +135,11 @@ def export_classifier(
     """
     model = with_named_outputs(model)
     model = none_of_these.attach(model) if none_of_these else model
-    _check_arguments(
+    check_arguments(
         model, class_names, class_ids, name, check_images, preparation, formats, calibration_images
     )
     directory = pathlib.Path(directory)
-    _make_directory(directory / name)
+    make_directory(directory / name)
     labels = [" ".join(str(n).split()) for n in class_names]
     version = next_version(directory / name, first_version)
     metadata = {
@@ -172,15 +169,6 @@ def export_classifier(
         _write_metadata(temporary, metadata, labels)
     _write_server_files(directory, name)
     return metadata
-
-
-def file_of(kind: str, name: str) -> str:
-    """The file of a format inside a version's directory."""
-    if kind == SAVED_MODEL:
-        return "saved_model.pb"
-    if kind.startswith("tflite_"):
-        return f"{name}_{kind.removeprefix('tflite_')}.tflite"
-    return f"{name}.{kind}"
 
 
 class _Writer:
@@ -217,16 +205,17 @@ class _Writer:
                 self._model, self._labels, self._path, self._preparation, top_k=self._metadata["top_k"],
                 metadata={key: self._metadata[key] for key in kept},
             )  # fmt: skip
-        elif kind == KERAS:
+        elif kind in (KERAS, KERAS_PICTURES):
             from urnet_tf.training.saving import save_model
 
-            save_model(with_keras_normalization(float32_copy(self._classifier)), path)
-        elif kind == ONNX:
+            model = with_keras_normalization(float32_copy(self._classifier))
+            save_model(with_preparation(model, self._preparation) if kind != KERAS else model, path)
+        elif kind.startswith(ONNX):
             from urnet_tf.export import onnx_file
 
             onnx_file.write_onnx(
                 self._classifier, path, size, self._labels, self._preparation, name=self._metadata["name"],
-                version=str(self._metadata["version"]),
+                version=str(self._metadata["version"]), takes_pictures=kind != ONNX,
             )  # fmt: skip
         else:
             from urnet_tf.export import tflite
@@ -272,6 +261,7 @@ def _judge(
         reason = find_refusal(
             PRECISIONS[kind], entry["parity"], entry["accuracy"], metadata["reference"], tolerance
         )
+        reason = reason or find_library_refusal(entry.get("libraries"), tolerance)
         entry |= {"precision": PRECISIONS[kind], "kept": reason is None or allow_drift, "refused": reason}
         if reason:
             verdict = "kept, since drift is allowed" if allow_drift else "refused"
@@ -341,54 +331,3 @@ def describe_machine() -> dict[str, Any]:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return {"processor": next(names, platform.machine()), "cores": os.cpu_count()}
-
-
-def _make_directory(directory: pathlib.Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with atomic_path(directory / "writable") as temporary:
-            temporary.touch()
-        remove(directory / "writable", directory)
-    except OSError as error:
-        raise UsageError(f"Cannot write the export to {directory}: {error.strerror}.") from None
-
-
-def _check_arguments(
-    model: "keras.Model",
-    class_names: Sequence[str],
-    class_ids: Sequence[str] | None,
-    name: str,
-    check_images: Sequence[bytes],
-    preparation: Preparation,
-    formats: Sequence[str],
-    calibration_images: Sequence[bytes],
-) -> None:
-    check_text(name, FILE_NAME, "the export's name")
-    num_classes, num_names = model.output[LOGITS].shape[-1], len(class_names)
-    if num_classes != num_names:
-        raise UsageError(f"The model gives {num_classes} classes; received {num_names} names.")
-    for what, texts in (("names", class_names), ("ids", class_ids or ())):
-        twice = [text for text, times in collections.Counter(texts).items() if times > 1]
-        if twice:
-            raise UsageError(
-                f"Expected {what} of classes that differ; received {quote(twice[0])} twice. Add what "
-                "tells them apart."
-            )
-    if class_ids is not None and len(class_ids) != num_names:
-        raise UsageError(f"Expected {num_names} ids of classes, one a name; received {len(class_ids)}.")
-    expected = (preparation.image_size_px, preparation.image_size_px, 3)
-    sides = tuple(model.input_shape[1:])
-    if len(sides) != 3 or any(s not in (None, e) for s, e in zip(sides, expected, strict=True)):
-        raise UsageError(f"Expected a model of images {list(expected)}; its input is {list(sides)}.")
-    unknown = [kind for kind in formats if kind not in PRECISIONS]
-    if unknown or not formats:
-        received = ", ".join(map(repr, unknown)) or "none"
-        raise UsageError(f"Expected formats of {', '.join(FORMATS)}; received {received}.")
-    if "tflite_int8" in formats and not len(calibration_images):
-        raise UsageError("Expected calibration images for tflite_int8; received none.")
-    if not check_images:
-        raise UsageError("Expected at least one check image; received none.")
-    names = [layer.name for layer in layers_of(model)]
-    bad = [n for n in names if not n.isascii() or n.startswith("_") or " " in n]
-    if bad:
-        raise UsageError(f"Layer names must be ASCII, no spaces, no leading _; received {', '.join(bad)}.")

@@ -3,16 +3,15 @@
 It says the same as `export.json`, which is for programs. What was not measured is called so.
 """
 
-import re
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from urnet_tf.costs.units import format_bytes
-from urnet_tf.export import tf_serving
+from urnet_tf.export.card_usage import describe_usage
+from urnet_tf.export.markdown import UNKNOWN, number, plain, table
 from urnet_tf.export.none_of_these import tabulate_thresholds
+from urnet_tf.export.parity import LIBRARY_NAMES
 from urnet_tf.images.crops import num_views
 from urnet_tf.reweighting.factors import weighing
-from urnet_tf.text_rules import one_line
 
 FORMAT_NAMES = {
     "saved_model": "SavedModel",
@@ -22,9 +21,9 @@ FORMAT_NAMES = {
     "tflite_dynamic_int8": "TFLite, int8 weights",
     "tflite_int8": "TFLite, int8",
     "onnx": "ONNX",
+    "keras_with_preparation": "Keras, of pictures",
+    "onnx_with_preparation": "ONNX, of pictures",
 }
-UNKNOWN = "not measured"
-_EXPORTS = "/path/to/exports"
 _FOLDED_FROM = 30  # classes
 _SETTINGS = (  # those that shape the model; paths are left out, they are nobody's business
     "preset",
@@ -96,7 +95,7 @@ def build_model_card(metadata: Mapping, labels: Sequence[str] = ()) -> str:
     parts = [
         _head(metadata, labels),
         _formats(metadata),
-        _usage(metadata),
+        describe_usage(metadata),
         _data(metadata),
         _limits(metadata),
         _settings(metadata),
@@ -107,13 +106,13 @@ def build_model_card(metadata: Mapping, labels: Sequence[str] = ()) -> str:
 
 def _head(metadata: Mapping, labels: Sequence[str]) -> str:
     count = metadata.get("classes") or len(labels)
-    made = f"Exported {_plain(metadata['created'])}" if metadata.get("created") else "Exported"
+    made = f"Exported {plain(metadata['created'])}" if metadata.get("created") else "Exported"
     versions = metadata.get("versions") or {}
-    tools = ", ".join(f"{_plain(name)} {_plain(version)}" for name, version in versions.items())
+    tools = ", ".join(f"{plain(name)} {plain(version)}" for name, version in versions.items())
     parameters = metadata.get("parameters")
     size = f" It has {parameters:,} parameters." if parameters else ""
     lines = [
-        f"# {_plain(metadata['name'])}, version {_plain(metadata.get('version', '?'))}",
+        f"# {plain(metadata['name'])}, version {plain(metadata.get('version', '?'))}",
         "",
         f"Classifies pictures into {count:,} classes.{size}",
         f"{made}{f' with {tools}' if tools else ''}. `export.json` says the same for programs.",
@@ -123,18 +122,20 @@ def _head(metadata: Mapping, labels: Sequence[str]) -> str:
 
 def _formats(metadata: Mapping) -> str:
     formats = metadata.get("formats") or {}
-    rows = [("Keras, before export", "", *_accuracy(metadata.get("reference")), "", "", "")]
+    rows = [("Keras, before export", "", *_accuracy(metadata.get("reference")), "", "", "", "", "")]
     for kind, entry in formats.items():
         if not entry.get("kept"):
             continue
         parity = entry.get("parity") or {}
         rows.append((
-            FORMAT_NAMES.get(kind, _plain(kind)) + (" ⚠" if entry.get("refused") else ""),
+            FORMAT_NAMES.get(kind, plain(kind)) + (" ⚠" if entry.get("refused") else ""),
             format_bytes(entry.get("bytes")) or UNKNOWN,
             *_accuracy(entry.get("accuracy")),
-            _number(parity.get("max_difference"), ".1e"),
-            _number(parity.get("top1_agreement"), ".1%"),
-            _number(entry.get("latency_ms"), ".1f", " ms"),
+            number(parity.get("max_difference"), ".1e"),
+            number(parity.get("top1_agreement"), ".1%"),
+            number(entry.get("latency_ms"), ".1f", " ms"),
+            _through_libraries(entry.get("libraries")),
+            plain(entry["min_runtime"]) if entry.get("min_runtime") else "",
         ))  # fmt: skip
     header = (
         "Format",
@@ -145,8 +146,10 @@ def _formats(metadata: Mapping) -> str:
         "Difference",
         "Same top-1",
         "Latency",
+        "Through task libraries",
+        "Runtime",
     )
-    lines = ["## How good, how large, how fast", "", _table(header, rows), "", _how_checked(metadata)]
+    lines = ["## How good, how large, how fast", "", table(header, rows), "", _how_checked(metadata)]
     kept_anyway = {k: e for k, e in formats.items() if e.get("refused") and e.get("kept")}
     refused = {k: e for k, e in formats.items() if e.get("refused") and not e.get("kept")}
     if kept_anyway:
@@ -164,7 +167,7 @@ def _formats(metadata: Mapping) -> str:
 def _how_checked(metadata: Mapping) -> str:
     check, machine = metadata.get("check") or {}, metadata.get("machine") or {}
     images, labeled = check.get("images"), check.get("labeled")
-    split = f" of the {_plain(check['split'])} split" if check.get("split") else ""
+    split = f" of the {plain(check['split'])} split" if check.get("split") else ""
     lines = []
     if labeled:
         lines.append(
@@ -182,65 +185,46 @@ def _how_checked(metadata: Mapping) -> str:
         cores = machine.get("cores")
         cores = f", {cores} core{'s' if cores != 1 else ''}" if cores else ""
         lines.append(
-            f"- *Latency*: the median for single images, measured on {_plain(machine.get('processor', '?'))}"
+            f"- *Latency*: the median for single images, measured on {plain(machine.get('processor', '?'))}"
             f"{cores}. Only that of the SavedModel includes decoding the file."
         )
+    lines += _how_libraries_were_asked(metadata)
     return "\n".join(lines)
 
 
-def _usage(metadata: Mapping) -> str:
-    formats, name = metadata.get("formats") or {}, str(metadata["name"])
-    kept = {kind: entry["file"] for kind, entry in formats.items() if entry.get("kept") and entry.get("file")}
-    size = (metadata.get("preparation") or {}).get("image_size_px", "S")
-    path = shlex.quote(f"{_EXPORTS}/{name}")
-    lines = ["## Use", "", f"Where `{_EXPORTS}` is the directory that holds the exports:", "", "```sh"]
-    lines.append(f"urnet predict --model {path} photo.jpg pictures/")
-    if "saved_model" in kept:
-        lines += [f"urnet serve --model {path}", shlex.join(tf_serving.docker_command(_EXPORTS))]
-    lines += ["```"]
-    if "saved_model" in kept:
-        none = ", `none_of_these` float32 [n]" if metadata.get("none_of_these") else ""
-        top = metadata.get("top_k", "k")
-        served = f"`classes` int32 [n, {top}], `labels` string, `probabilities` float32, best first{none}"
-        lines += [
-            "",
-            "Signatures of the SavedModel; TF Serving answers to the model name "
-            f"{_code(name)}. The first takes image files as they are and prepares them itself.",
-            "",
-            f"- `serving_default`: `image_bytes` string [n] → {served}, `valid` bool [n]. "
-            "A file that cannot be read gets `valid` = false and class -1, and does not affect the others.",
-            f"- `tensor`: `images` float32 [n, {size}, {size}, 3], RGB, 0 to 255 → the same without `valid`.",
-        ]
-        if dimension := metadata.get("feature_dim"):
-            lines.append(f"- `features`: `image_bytes` → `features` float32 [n, {dimension}], `valid`.")
-    prepared = [file for kind, file in kept.items() if kind != "saved_model"]
-    if prepared:
-        lines += ["", f"The other files take prepared images: {_preparation(metadata)}"]
-        if "keras" in kept:
-            lines += [
-                "",
-                f"- {_code(kept['keras'])}: float32 [n, {size}, {size}, 3] → logits. "
-                "`keras.saving.load_model` reads it; where it holds layers of `urnet_tf` (ResNeXt), "
-                "`urnet_tf.load_model`.",
-            ]
-        for kind, file in kept.items():
-            if kind.startswith("tflite_") or kind == "onnx":
-                dtype = "uint8" if kind == "tflite_int8" else "float32"
-                shape = f"[1, {size}, {size}, 3]" if kind != "onnx" else f"[n, {size}, {size}, 3]"
-                inside = "; labels and preparation are inside" if kind != "onnx" else ""
-                lines.append(f"- {_code(file)}: {dtype} {shape} → probabilities float32{inside}.")
-    return "\n".join(lines)
+def _through_libraries(libraries: Mapping | None) -> str:
+    """Top-1 in MediaPipe and in the Task Library."""
+    through = (libraries or {}).get("through") or {}
+    return " / ".join(
+        number((through.get(name) or {}).get("top1"), ".1%") for name in LIBRARY_NAMES if through
+    )
 
 
-def _preparation(metadata: Mapping) -> str:
-    preparation = metadata.get("preparation") or {}
-    size, fraction = preparation.get("image_size_px", "S"), preparation.get("crop_fraction")
-    steps = ["apply the EXIF orientation", "put transparent images on a white background"]
-    if short := preparation.get("short_side_px"):
-        steps.append(f"reduce the short side to {short} px if it is longer")
-    part = f"the central square of {fraction:.3g} of the short side" if fraction else "the central square"
-    steps.append(f"crop {part} and resize it to {size} x {size} px (antialiased)")
-    return "; ".join(steps) + ". RGB, 0 to 255, not normalized."
+def _how_libraries_were_asked(metadata: Mapping) -> list[str]:
+    entries = [
+        e for e in (metadata.get("formats") or {}).values() if (e.get("libraries") or {}).get("through")
+    ]
+    lines = []
+    if entries:
+        asked = next(iter(entries[0]["libraries"]["through"].values()))
+        crops = (metadata.get("preparation") or {}).get("crop_fraction") is not None
+        region = ", given the region of interest below" if crops else ""
+        lines.append(
+            "- *Through task libraries*: top-1 where MediaPipe / the TFLite Task Library prepare the pictures"
+            f"{region}, by copies of their code; on {asked['images']:,} labeled images, of which Keras has "
+            f"{asked['reference']:.1%} right. They are of the size of packed images: libraries skip pixels "
+            "of larger ones instead of averaging over them, so reduce photographs of many megapixels first."
+        )
+        whole = next((e["libraries"]["whole"] for e in entries if e["libraries"].get("whole")), None)
+        if whole:
+            lines.append(
+                "  Without that region: "
+                + " / ".join(number(whole.get(name), ".1%") for name in LIBRARY_NAMES)
+                + "."
+            )
+    if any(e.get("min_runtime") for e in (metadata.get("formats") or {}).values()):
+        lines.append("- *Runtime*: the first version of TensorFlow Lite that reads the file.")
+    return lines
 
 
 def _data(metadata: Mapping) -> str:
@@ -256,11 +240,11 @@ def _data(metadata: Mapping) -> str:
     if data.get("content_hash"):
         lines.append(f"- Hash of the contents of all images: `{data['content_hash']}`.")
     if quarantined := data.get("quarantined"):
-        kinds = ", ".join(f"{count:,} {_plain(status)}" for status, count in quarantined.items())
+        kinds = ", ".join(f"{count:,} {plain(status)}" for status, count in quarantined.items())
         lines.append(f"- Files that were set aside: {kinds}.")
     for kind, count in (data.get("duplicates") or {}).items():
         if count:
-            lines.append(f"- {count:,} files {_DUPLICATES.get(kind, _plain(kind))}.")
+            lines.append(f"- {count:,} files {_DUPLICATES.get(kind, plain(kind))}.")
     return "\n".join(lines + _noise(data.get("noise") or {}))
 
 
@@ -272,7 +256,7 @@ def _noise(noise: Mapping) -> list[str]:
         interval = ", at most: the models that judged were trained on these very labels"
     lines = [
         "- Share of labels that look right (an estimate; the truth is not known): "
-        f"{_number(clean, '.0%')}{interval}."
+        f"{number(clean, '.0%')}{interval}."
     ]
     if agree is not None:
         lines.append(f"- Share of images whose predicted label is not the given one: {agree:.0%}.")
@@ -296,12 +280,12 @@ def _calibration(metadata: Mapping) -> str:
 
 def _refusals(none: Mapping) -> list[str]:
     """How to use the score for pictures of none of the classes, which export.json describes."""
-    table = _table(*tabulate_thresholds(none))
+    thresholds = table(*tabulate_thresholds(none))
     return [
         "- A picture of anything else is given one of its classes, but the SavedModel also says in "
         "`none_of_these` how little it looks like any: 0.05 is usual, above 0.5 better refuse it. This tells "
         f"other things from the classes only in part. Measured on {none['images']:,} held images, whatever "
-        "their labels:\n\n" + "\n".join(f"  {line}" for line in table.splitlines()) + "\n",
+        "their labels:\n\n" + "\n".join(f"  {line}" for line in thresholds.splitlines()) + "\n",
         "- The other files do not give that score. It is sigmoid((a - log(sum(exp(logits)))) / b) with "
         f"a = {none['energy']:.4g}, b = {none['scale']:.4g}, for the Keras file, which gives logits.",
     ]
@@ -350,51 +334,30 @@ def _settings(metadata: Mapping) -> str:
         for name in key.split("."):
             value = value.get(name) if isinstance(value, Mapping) else None
         if value is not None and value != {}:
-            rows.append((f"`{key}`", _plain(value)))
+            rows.append((f"`{key}`", plain(value)))
     if not rows:
         return ""
-    return "\n".join(["## Settings", "", _table(("Setting", "Value"), rows), "", "All are in `export.json`."])
+    return "\n".join(["## Settings", "", table(("Setting", "Value"), rows), "", "All are in `export.json`."])
 
 
 def _classes(labels: Sequence[str], ids: Sequence[str]) -> str:
     if not labels:
         return ""
-    names = [(str(i), _plain(name)) for i, name in enumerate(labels)]
+    names = [(str(i), plain(name)) for i, name in enumerate(labels)]
     if list(ids) == list(labels):
-        table = _table(("Label", "Class"), names)
+        listed = table(("Label", "Class"), names)
     else:
-        rows = [(*row, _plain(identity)) for row, identity in zip(names, ids, strict=True)]
-        table = _table(("Label", "Class", "Id"), rows)
+        rows = [(*row, plain(identity)) for row, identity in zip(names, ids, strict=True)]
+        listed = table(("Label", "Class", "Id"), rows)
     if len(labels) >= _FOLDED_FROM:
-        table = f"<details><summary>All {len(labels):,}</summary>\n\n{table}\n\n</details>"
-    return f"## Classes\n\nIn label order, as in `labels.txt`.\n\n{table}"
+        listed = f"<details><summary>All {len(labels):,}</summary>\n\n{listed}\n\n</details>"
+    return f"## Classes\n\nIn label order, as in `labels.txt`.\n\n{listed}"
 
 
 def _reasons(entries: Mapping) -> str:
-    return "\n".join(
-        f"- {FORMAT_NAMES.get(k, _plain(k))}: {_plain(e['refused'])}." for k, e in entries.items()
-    )
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
+    return "\n".join(f"- {FORMAT_NAMES.get(k, plain(k))}: {plain(e['refused'])}." for k, e in entries.items())
 
 
 def _accuracy(accuracy: Mapping | None) -> list[str]:
     accuracy = accuracy or {}
-    return [_number(accuracy.get(key), ".1%") for key in ("top1", "top5", "balanced_top1")]
-
-
-def _number(value: float | None, form: str, unit: str = "") -> str:
-    return UNKNOWN if value is None else f"{value:{form}}{unit}"
-
-
-def _code(text: str) -> str:
-    return f"`` {text} ``" if "`" in text else f"`{text}`"
-
-
-def _plain(value: object) -> str:
-    """Any text as one line of Markdown that shows just its characters."""
-    text = " ".join(one_line(str(value)).split())
-    return re.sub(r"[\\`*_\[\]<>&|~$@]|:(?=//)|(?<=\S)\.(?=[^\s\d])", r"\\\g<0>", text) or "(no name)"
+    return [number(accuracy.get(key), ".1%") for key in ("top1", "top5", "balanced_top1")]

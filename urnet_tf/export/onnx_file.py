@@ -1,5 +1,7 @@
 """ONNX files of a classifier: images float32 [n, S, S, 3], RGB, 0..255 → probabilities float32 [n, C].
 
+Those with the preparation inside take pictures uint8 [n, h, w, 3] of any size.
+
 The number of images is open. Grouped convolutions are one Conv with `group` set. The file's metadata
 holds `labels` (JSON list), `preparation` (JSON of `Preparation.to_dict()`), `name` and `version`.
 """
@@ -15,7 +17,7 @@ import numpy as np
 from urnet_tf.errors import RunError
 from urnet_tf.export.preparation import Preparation
 from urnet_tf.export.quiet import quiet_stderr
-from urnet_tf.export.rewriting import float32_copy, with_grouped_convolutions
+from urnet_tf.export.rewriting import float32_copy, with_grouped_convolutions, with_preparation
 from urnet_tf.extras import require
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def write_onnx(
     *,
     name: str | None = None,
     version: str = "",
+    takes_pictures: bool = False,
 ) -> None:
     """Writes an `.onnx` file.
 
@@ -42,6 +45,7 @@ def write_onnx(
       image_size_px: S of the file.
       labels: C class names.
       name, version: of the model; None = the Keras model's name.
+      takes_pictures: whether images are prepared inside.
 
     Raises:
       UsageError: the packages that convert are not installed.
@@ -54,7 +58,9 @@ def write_onnx(
     import tf2onnx
 
     native = with_grouped_convolutions(float32_copy(model), "native")
-    signature = [tf.TensorSpec([None, image_size_px, image_size_px, 3], tf.float32, name="image")]
+    side, dtype = (None, tf.uint8) if takes_pictures else (image_size_px, tf.float32)
+    native = with_preparation(native, preparation) if takes_pictures else native
+    signature = [tf.TensorSpec([None, side, side, 3], dtype, name="image")]
 
     @tf.function(input_signature=signature)
     def predict(image: "tf.Tensor") -> dict[str, "tf.Tensor"]:
@@ -93,11 +99,21 @@ def set_version(path: str | os.PathLike, version: str) -> None:
     pathlib.Path(path).write_bytes(proto.SerializeToString())
 
 
+def takes_pictures(path: str | os.PathLike) -> bool:
+    """Whether a file has the preparation inside, and takes pictures of any size."""
+    _require("onnxruntime")
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
+    return session.get_inputs()[0].type == "tensor(uint8)"
+
+
 def build_onnx_classifier(path: str | os.PathLike) -> Callable[[np.ndarray], np.ndarray]:
     """Opens an ONNX classifier.
 
     Returns:
-      a function images float32 [n, S, S, 3], RGB, 0..255 → probabilities float32 [n, C].
+      a function images float32 [n, S, S, 3], RGB, 0..255 → probabilities float32 [n, C]; of a file with the
+      preparation inside, pictures uint8 [n, h, w, 3].
 
     Raises:
       UsageError: onnxruntime is not installed.
@@ -106,10 +122,11 @@ def build_onnx_classifier(path: str | os.PathLike) -> Callable[[np.ndarray], np.
     import onnxruntime
 
     session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
-    entry = session.get_inputs()[0].name
+    entry = session.get_inputs()[0]
+    dtype = np.uint8 if entry.type == "tensor(uint8)" else np.float32
 
     def classify(images: np.ndarray) -> np.ndarray:
-        return session.run(None, {entry: images.astype(np.float32, copy=False)})[0]
+        return session.run(None, {entry.name: images.astype(dtype, copy=False)})[0]
 
     return classify
 

@@ -8,11 +8,14 @@ lose.
 """
 
 import dataclasses
+import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from urnet_tf.evaluation import metrics
 
+LIBRARY_NAMES = {"mediapipe": "MediaPipe", "task_library": "the TFLite Task Library"}
 UNLABELED_DISAGREEMENT = 0.05  # of int8 files where no image has a label: share of other best classes
 
 
@@ -23,6 +26,7 @@ class Tolerance:
     float32: float = 1e-4  # largest and relative difference
     float16: float = 1e-2  # relative difference
     int8_points: float = 1.5  # top-1 accuracy lost, percent
+    library_points: float = 3.0  # the same, of a `.tflite` file in a task library, where that is no chance
 
 
 class Comparison:
@@ -54,6 +58,10 @@ class Comparison:
         self._agree.append(ids[:, 0] == expected.argmax(axis=1))
         self._top_ids.append(ids[:, :5])
         self._top_probs.append(np.asarray(probs).max(axis=1))
+
+    def best(self) -> np.ndarray:
+        """The likeliest class of each image, int [n]."""
+        return np.concatenate(self._top_ids)[:, 0]
 
     def parity(self) -> dict[str, float]:
         """`max_difference`, `relative_difference` (of the norms) of probabilities, `top1_agreement`."""
@@ -118,6 +126,26 @@ def find_refusal(
         f"top-1 accuracy {100 * accuracy['top1']:.2f} % where Keras has {100 * reference['top1']:.2f} %: "
         f"{lost:.2f} points lost (allowed {tolerance.int8_points:g}), {agreement}"
     )
+
+
+def find_library_refusal(libraries: Mapping | None, tolerance: Tolerance) -> str | None:
+    """Why a `.tflite` file may not pass as people call it; None when it may.
+
+    Few images say little: what is lost must also exceed twice the standard deviation of the difference.
+
+    Args:
+      libraries: of the file, see `task_libraries.measure_libraries`.
+    """
+    for library, found in (libraries or {}).get("through", {}).items():
+        lost, gained = found["lost"], found["gained"]
+        points = 100 * (lost - gained) / found["images"]
+        if points > tolerance.library_points and lost - gained > 2 * math.sqrt(lost + gained):
+            return (
+                f"top-1 accuracy {100 * found['top1']:.2f} % through {LIBRARY_NAMES[library]}, where Keras "
+                f"has {100 * found['reference']:.2f} %: {points:.2f} points lost (allowed "
+                f"{tolerance.library_points:g})"
+            )
+    return None
 
 
 def explain_refusals(formats: dict[str, dict]) -> tuple[list[str], bool]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from urnet_tf.errors import UsageError
+from urnet_tf.export.preparation import Preparation
 
 if TYPE_CHECKING:
     import keras
@@ -76,6 +77,19 @@ def with_keras_normalization(model: "keras.Model") -> "keras.Model":
     plain = keras.saving.serialize_keras_object(keras.layers.BatchNormalization())
     identity = {key: plain[key] for key in ("module", "class_name", "registered_name")}
     return _changed_copy(model, FusedBatchNormalization.__name__, lambda node: {**node, **identity})
+
+
+def with_preparation(model: "keras.Model", preparation: Preparation) -> "keras.Model":
+    """Pictures uint8 [n, h, w, 3] of any size → what the model, images → logits, says of their plain view."""
+    import keras
+
+    from urnet_tf.models.image_preparation import ImagePreparation
+
+    pictures = keras.Input((None, None, 3), dtype="uint8", name="pictures")
+    prepare = ImagePreparation(
+        preparation.image_size_px, preparation.crop_fraction, preparation.short_side_px, name="preparation"
+    )
+    return keras.Model(pictures, model(prepare(pictures)), name=model.name)
 
 
 def _changed_copy(model: "keras.Model", class_name: str, change: Callable) -> "keras.Model":

@@ -7,7 +7,8 @@
   int8           int8      int8, ranges found on given images      uint8 [1, S, S, 3]
 
 Pixels are RGB, 0..255, as they are; normalization is inside. The output is float32 [1, C]. Weights
-have a scale for each output channel. Only built-in operations; grouped convolutions are in their
+have a scale for each output channel, those of dense layers in dynamic_int8 one scale: with several, only
+runtimes of 2.17 and later would read the file. Only built-in operations; grouped convolutions are in their
 native form, which is the smallest and fastest there.
 
 In an int8 file the first and the last step stay float32. Normalization would otherwise be rounded
@@ -89,6 +90,8 @@ def write_tflite(
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
             if kind != "float32":
                 converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            # Else the version of dense layers is 12, which the Task Library 0.4 refuses.
+            converter._experimental_disable_per_channel_quantization_for_dense_layers = kind == "dynamic_int8"
             if kind == "float16":
                 converter.target_spec.supported_types = [tf.float16]
             content = _quantized(converter, images) if images else converter.convert()
@@ -141,6 +144,18 @@ def tflite_operations(path: str | os.PathLike) -> list[str]:
     with quiet_stderr():
         details = _interpreter(path, plain=True)._get_ops_details()
     return sorted({o["op_name"] for o in details})
+
+
+def minimum_runtime(path: str | os.PathLike) -> str | None:
+    """The first version of TensorFlow Lite that has all operations of a file in their versions, like "2.4.0".
+
+    The converter notes it; None where it did not.
+    """
+    model = unpack_model(pathlib.Path(path).read_bytes())
+    for entry in model.metadata or []:
+        if entry.name == b"min_runtime_version":
+            return bytes(bytearray(model.buffers[entry.buffer].data)).rstrip(b"\0").decode("ascii") or None
+    return None
 
 
 def _interpreter(path: str | os.PathLike, plain: bool = False, threads: int | None = None) -> Any:

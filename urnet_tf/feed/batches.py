@@ -203,7 +203,7 @@ class ImageBatches(_Batches):
         image_size_px: int,
         augment: Callable | None = None,
         bag: bool = False,
-        crop_fraction: float = 0.875,
+        crop_fraction: float | None = 0.875,
         bag_labels: np.ndarray | None = None,
         weigh_bags: bool = True,
     ) -> None:
@@ -263,7 +263,11 @@ class ImageBatches(_Batches):
 
 
 def stream_images(
-    image_store: "ImageStore", ids: np.ndarray, image_size_px: int, crop_fraction: float, batch_size: int
+    image_store: "ImageStore",
+    ids: np.ndarray,
+    image_size_px: int,
+    crop_fraction: float | None,
+    batch_size: int,
 ) -> "tf.data.Dataset":
     """Streams central squares in the order of `ids`, each once.
 

@@ -38,7 +38,7 @@ def build_augmenter(
     flip: bool = True,
     num_ops: int = 2,
     magnitude: float = 9.0,
-    crop_fraction: float = 0.875,
+    crop_fraction: float | None = 0.875,
 ) -> Callable:
     """Builds the augmentation of one image, for `Dataset.map`.
 
@@ -125,7 +125,7 @@ def _sign(seed: "tf.Tensor") -> "tf.Tensor":
     return tf.where(_whole(seed, 2) == 0, -1.0, 1.0)
 
 
-def _central(image: "tf.Tensor", image_size_px: int, crop_fraction: float) -> "tf.Tensor":
+def _central(image: "tf.Tensor", image_size_px: int, crop_fraction: float | None) -> "tf.Tensor":
     import tensorflow as tf
 
     from urnet_tf.images import decode

@@ -59,11 +59,17 @@ def resize_short_side(image: tf.Tensor, short_side_px: int) -> tf.Tensor:
     return tf.cond(short > short_side_px, reduced, lambda: image)
 
 
-def central_square(image: tf.Tensor, fraction: float) -> tf.Tensor:
-    """The central square whose side is `fraction` of the short side: [s, s, 3] of the image's dtype."""
-    side = _square_side(image, fraction)
-    top, left = tf.unstack((tf.shape(image)[:2] - side) // 2)
-    return image[top : top + side, left : left + side]
+def central_part(image: tf.Tensor, fraction: float | None) -> tf.Tensor:
+    """The central square whose side is `fraction` of the short side; all of the image where it is None.
+
+    Returns:
+      [s, s, 3], or [h, w, 3], of the image's dtype.
+    """
+    if fraction is None:
+        return image
+    height, width = tf.unstack(_part_size(image, fraction))
+    top, left = tf.unstack((tf.shape(image)[:2] - [height, width]) // 2)
+    return image[top : top + height, left : left + width]
 
 
 def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
@@ -88,9 +94,16 @@ def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) ->
 
 
 @tf.autograph.experimental.do_not_convert
-def central_view(image: tf.Tensor, image_size_px: int, crop_fraction: float) -> tf.Tensor:
-    """The central square as a network sees it: uint8 [h, w, 3] → float32 [S, S, 3], 0-255."""
-    return resize(central_square(image, crop_fraction), image_size_px, image_size_px)
+def central_view(image: tf.Tensor, image_size_px: int, crop_fraction: float | None) -> tf.Tensor:
+    """The central part as a network sees it, stretched where it is no square.
+
+    Args:
+      image: uint8 [h, w, 3].
+
+    Returns:
+      float32 [S, S, 3], 0-255.
+    """
+    return resize(central_part(image, crop_fraction), image_size_px, image_size_px)
 
 
 def stored_rgb(image_bytes: tf.Tensor) -> tf.Tensor:
@@ -109,7 +122,7 @@ def build_batch_decoder(
     image_size_px: int,
     crops: str,
     scales: tuple[float, ...],
-    crop_fraction: float,
+    crop_fraction: float | None,
     max_pixels: int = MAX_PIXELS,
     short_side_px: int | None = None,
 ) -> Callable:
@@ -175,7 +188,7 @@ def _parallel_decoders(image_bytes: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
 
 @tf.autograph.experimental.do_not_convert
 def views(
-    image: tf.Tensor, image_size_px: int, crops: str, scales: Sequence[float], crop_fraction: float
+    image: tf.Tensor, image_size_px: int, crops: str, scales: Sequence[float], crop_fraction: float | None
 ) -> tf.Tensor:
     """Square views of one image for multi-crop, multi-scale testing.
 
@@ -185,6 +198,7 @@ def views(
         places, and at the end the whole image squeezed to a square.
       scales: at scale s a square of `crop_fraction / s` of the short side (at most all of it) fills
         the view. "1" at scale 1.0 is `central_view`.
+      crop_fraction: None = at scale s a part of the image's shape, 1 / s of each side, fills the view.
 
     Returns:
       float32 [V, S, S, 3], 0-255; V = `num_views(crops, scales)`; scale by scale.
@@ -196,13 +210,13 @@ def views(
     }.get(crops, [(1, 1), (0, 0), (0, 2), (2, 0), (2, 2)])
     result = []
     for scale in scales:
-        side = _square_side(image, crop_fraction / scale)
-        room = tf.shape(image)[:2] - side
+        size = _part_size(image, None if crop_fraction is None else crop_fraction / scale, scale)
+        room = tf.shape(image)[:2] - size
         squares = []
         for row, column in places:
             top, left = room[0] * row // 2, room[1] * column // 2
-            square = image[top : top + side, left : left + side]
-            squares.append(resize(square, image_size_px, image_size_px))
+            part = image[top : top + size[0], left : left + size[1]]
+            squares.append(resize(part, image_size_px, image_size_px))
         if crops == "10":
             squares += [tf.reverse(square, [1]) for square in squares]
         result += squares
@@ -235,10 +249,13 @@ def _antialiased(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     return tf.transpose(along_height(turned, size[1]), [1, 0, 2])
 
 
-def _square_side(image: tf.Tensor, fraction: float) -> tf.Tensor:
-    short = tf.reduce_min(tf.shape(image)[:2])
-    side = tf.cast(tf.round(fraction * tf.cast(short, tf.float32)), tf.int32)
-    return tf.clip_by_value(side, 1, short)
+def _part_size(image: tf.Tensor, fraction: float | None, scale: float = 1.0) -> tf.Tensor:
+    """Height and width, int32 [2]: `fraction` of the short side, or, without it, 1 / scale of each side."""
+    size = tf.shape(image)[:2]
+    whole = size if fraction is None else tf.repeat(tf.reduce_min(size), 2)
+    share = 1 / scale if fraction is None else fraction
+    part = tf.cast(tf.round(share * tf.cast(whole, tf.float32)), tf.int32)
+    return tf.clip_by_value(part, 1, whole)
 
 
 def _static(value: int | tf.Tensor) -> int | None:

@@ -129,7 +129,8 @@ def open_model_file(file: ModelFile) -> Classifier:
         if file.kind == "saved_model":
             return _open_saved_model(file)
         networks = {"keras": _keras_network, "tflite": _tflite_network, "onnx": _onnx_network}
-        return _open_network(file, networks[file.kind](file))
+        network, takes_pictures = networks[file.kind](file)
+        return _open_network_of_pictures(file, network) if takes_pictures else _open_network(file, network)
     except UsageError:
         raise
     except Exception as error:  # each library has error types of its own for files that it cannot use
@@ -169,11 +170,7 @@ def _open_network(file: ModelFile, network: Callable) -> Classifier:
     images_at_once = max(1, _VIEWS_AT_ONCE // views)
     lock = threading.Lock()  # interpreters take one call at a time; meanwhile other threads decode
     probs, none = network(np.zeros([1, size, size, 3], np.float32))
-    if probs.shape[1] != len(file.labels):
-        raise UsageError(
-            f"Expected {probs.shape[1]} names of classes, as {file.path} has classes; "
-            f"received {len(file.labels)}."
-        )
+    _check_classes(file, probs)
     has_none = none is not None
 
     def rank_part(encoded: list[bytes], k: int) -> _Ranked:
@@ -201,16 +198,52 @@ def _open_network(file: ModelFile, network: Callable) -> Classifier:
     return Classifier(file, rank, len(file.labels), has_none)
 
 
-def _keras_network(file: ModelFile) -> Callable:
+def _check_classes(file: ModelFile, probs: np.ndarray) -> None:
+    if probs.shape[1] != len(file.labels):
+        raise UsageError(
+            f"Expected {probs.shape[1]} names of classes, as {file.path} has classes; "
+            f"received {len(file.labels)}."
+        )
+
+
+def _open_network_of_pictures(file: ModelFile, network: Callable) -> Classifier:
+    """A classifier of a function pictures uint8 [1, h, w, 3] → probs [1, C] and None."""
+    from urnet_tf.images.headers import Refused
+    from urnet_tf.images.picture import read_picture
+
+    max_pixels = file.outer_preparation.max_pixels
+    _check_classes(file, network(np.zeros([1, 8, 8, 3], np.uint8))[0])
+
+    def rank(encoded: list[bytes], k: int) -> _Ranked:
+        classes, probabilities = np.full([len(encoded), k], -1), np.zeros([len(encoded), k], np.float32)
+        valid = np.ones(len(encoded), bool)
+        for row, data in enumerate(encoded):
+            try:
+                probs = network(read_picture(data, max_pixels)[None])[0][0]
+            except Refused:
+                valid[row] = False
+                continue
+            classes[row] = np.argsort(-probs, kind="stable")[:k]
+            probabilities[row] = probs[classes[row]]
+        return classes, probabilities, valid, None
+
+    return Classifier(file, rank, len(file.labels), False)
+
+
+# The networks are a function images → probs, none_of_these | None, and whether it takes pictures of any size.
+
+
+def _keras_network(file: ModelFile) -> tuple[Callable, bool]:
     import tensorflow as tf
 
     from urnet_tf.export.rewriting import LOGITS, NONE_OF_THESE, float32_copy
     from urnet_tf.training.saving import load_model
 
     model = float32_copy(load_model(file.path))
-    size = file.outer_preparation.image_size_px
+    takes_pictures = model.input.dtype == "uint8"
+    size = None if takes_pictures else file.outer_preparation.image_size_px
 
-    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32)])
+    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], model.input.dtype)])
     def forward(images: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor | None]":
         outputs = model(images, training=False)
         outputs = outputs if isinstance(outputs, dict) else {LOGITS: outputs}
@@ -220,18 +253,18 @@ def _keras_network(file: ModelFile) -> Callable:
         probs, none = forward(tf.constant(images))
         return probs.numpy(), None if none is None else none.numpy().reshape(-1)
 
-    return network
+    return network, takes_pictures
 
 
-def _tflite_network(file: ModelFile) -> Callable:
+def _tflite_network(file: ModelFile) -> tuple[Callable, bool]:
     from urnet_tf.export.tflite import build_tflite_classifier
 
     classifier = build_tflite_classifier(file.path, threads=os.cpu_count())
-    return lambda images: (classifier(images), None)
+    return lambda images: (classifier(images), None), False
 
 
-def _onnx_network(file: ModelFile) -> Callable:
-    from urnet_tf.export.onnx_file import build_onnx_classifier
+def _onnx_network(file: ModelFile) -> tuple[Callable, bool]:
+    from urnet_tf.export.onnx_file import build_onnx_classifier, takes_pictures
 
     classifier = build_onnx_classifier(file.path)
-    return lambda images: (classifier(images), None)
+    return lambda images: (classifier(images), None), takes_pictures(file.path)

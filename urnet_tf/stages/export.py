@@ -21,6 +21,7 @@ from urnet_tf.config import Config, count_members
 from urnet_tf.costs.network import count_classifier
 from urnet_tf.errors import RunError
 from urnet_tf.export import classifier as export
+from urnet_tf.export.formats import PRECISIONS
 from urnet_tf.export.none_of_these import NoneOfThese, fit_none_of_these
 from urnet_tf.export.parity import Tolerance
 from urnet_tf.export.preparation import Preparation
@@ -97,7 +98,8 @@ def write_export(
         formats=settings.formats,
         top_k=settings.top_k,
         tolerance=Tolerance(
-            settings.tolerance_float32, settings.tolerance_float16, settings.tolerance_int8_points
+            settings.tolerance_float32, settings.tolerance_float16, settings.tolerance_int8_points,
+            settings.tolerance_library_points,
         ),
         allow_drift=settings.allow_drift,
         none_of_these=none,
@@ -180,7 +182,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     rows = settings.check_images if held is None else min(settings.check_images or held, held)
     weights = 4 * (backbones * network.parameters + networks * heads.parameters)
     shares = {"float32": 1.0, "float16": 0.5, "int8": 0.3}
-    disk = sum(shares[export.PRECISIONS[kind]] * weights for kind in settings.formats)
+    disk = sum(shares[PRECISIONS[kind]] * weights for kind in settings.formats)
     views = Preparation(config.model.image_size_px, crops=settings.crops, scales=settings.scales).views
     seconds = 20.0 + 0.5 * backbones * network.layers * len(settings.formats)
     passes = backbones * (2 * len(settings.formats) + 2 * views)
@@ -288,5 +290,5 @@ STAGE = Stage(
     ),
     run=run,
     estimate=estimate,
-    version=4,
+    version=5,
 )  # fmt: skip

@@ -14,7 +14,12 @@ import zipfile
 import keras
 
 from urnet_tf import store
-from urnet_tf.models import batch_normalization, grouped_convolution, urnet  # noqa: F401  Keras knows them now
+from urnet_tf.models import (  # noqa: F401  Keras knows them now
+    batch_normalization,
+    grouped_convolution,
+    image_preparation,
+    urnet,
+)
 
 
 def load_model(path: str | os.PathLike) -> keras.Model:
