@@ -87,7 +87,7 @@ def test_another_validation_set_is_drawn(grown):
     [
         ("ingest.min_side_px=9", 43), ("ingest.max_pixels=9000", 43), ("pack.jpeg_quality=70", 41),
         ("pack.short_side_px=40", 41), ("pack.images_per_shard=9", 0), ("ingest.copy_similarity=0.95", 0),
-        ("ingest.copy_similarity=null", 0),
+        ("ingest.copy_similarity=null", 0), ("ingest.mirrored_copies=false", 0),
     ],
 )  # fmt: skip
 def test_what_was_made_otherwise_does_not_count(grown, setting, decoded):

@@ -79,6 +79,14 @@ def test_only_equal_files_where_pictures_are_not_compared(crawl, tmp_path, monke
     assert candidates["picture"].to_pylist() == candidates["content_hash"].to_pylist()
 
 
+def test_mirror_images_are_other_pictures_where_the_user_says_so(crawl, tmp_path):
+    save(crawl / "cat/mirrored.jpg", draw_blobs(3).transpose(Image.Transpose.FLIP_LEFT_RIGHT), quality=90)
+    groups = [sorted([*group, "cat/mirrored.jpg"]) if "cat/3.png" in group else group for group in GROUPS]
+    for mirrored, expected in ((True, groups), (False, GROUPS)):
+        _, out = run(tmp_path / f"{mirrored}", crawl, mirrored_copies=mirrored)
+        assert paths_by_picture(read_table(out / "candidates.parquet")) == expected
+
+
 def test_copies_of_given_images_leave_training(crawl, tmp_path):
     save(tmp_path / "val/cat/v.jpg", draw_blobs(3).resize((100, 75)), quality=85)
     save(tmp_path / "val/dog/v.jpg", draw_blobs(999), quality=85)
