@@ -31,14 +31,17 @@ _RATIOS = (8, 4, 2)  # at which JPEG files can be decoded
 
 
 def read_picture(
-    data: bytes, max_pixels: int, short_side_px: int | None = None, *, by_pillow: bool = False
-) -> np.ndarray:
+    data: bytes, max_pixels: int, short_side_px: int | None = None, *, scaled_to_px: int | None = None,
+    by_pillow: bool = False,
+) -> np.ndarray:  # fmt: skip
     """Decodes a file of any format in `headers.FORMATS`; see the module.
 
     Args:
       data: the bytes of the file.
       max_pixels: what its header may promise at most.
       short_side_px: a longer short side is reduced to this; None = not.
+      scaled_to_px: where `short_side_px` is None, JPEG files are decoded at the smallest scale that leaves
+        the short side as long as this, which takes less time and reads all of the file just the same.
       by_pillow: whether Pillow decodes it in any case: OpenCV takes some damaged files that Pillow refuses,
         and prints a line about them.
 
@@ -51,7 +54,8 @@ def read_picture(
     """
     width, height = headers.read_size(data)
     check_pixels(width, height, max_pixels)
-    ratio = scaled_ratio(min(width, height), short_side_px) if data.startswith(JPEG) else 1
+    scaled_to = scaled_to_px if short_side_px is None else short_side_px
+    ratio = scaled_ratio(min(width, height), scaled_to) if data.startswith(JPEG) else 1
     pixels = None if by_pillow else _plain_pixels(data, ratio)
     if pixels is None:
         pixels = _by_pillow(data, max_pixels, ratio)

@@ -245,7 +245,8 @@ def _find(settings: IngestConfig) -> tuple[str, str]:
 
     if settings.path is None:
         raise UsageError("Expected --data CRAWL (or ingest.path in the configuration): where the images are.")
-    kind, found = readers.resolve_kind(settings.path, settings.kind), readers.detect_kind(settings.path)
+    found = readers.detect_kind(settings.path)
+    kind = found if settings.kind == "auto" else settings.kind
     rows = (readers.LIST, readers.DATASET)
     if kind != found and (kind in rows or found in rows) and not _may_be(kind, settings.path):
         raise UsageError(f"Expected a {kind} at ingest.path; {show_path(settings.path)} is a {found}.")
