@@ -128,6 +128,16 @@ def test_a_file_that_cannot_be_decoded_is_set_aside(crawl, tmp_path):
     assert read_table(out / "quarantine.parquet")["path"].to_pylist() == ["cat/damaged.png"]
 
 
+def test_a_class_of_pictures_too_long_to_be_stored_is_left_out(crawl, tmp_path):
+    """They can be decoded, and ended the run when they were to be packed."""
+    for n in range(3):
+        save(crawl / f"long/{n}.png", Image.new("RGB", (66_000, 8), (n, 9, 99)))
+    metadata, out = run(tmp_path / "work", crawl)
+    assert metadata["quarantined"] == {"unsupported": 3} and metadata["num_classes"] == 2
+    reasons = set(read_table(out / "quarantine.parquet")["reason"].to_pylist())
+    assert reasons == {"66000 x 8 pixels; a side of at most 65500 can be stored as JPEG"}
+
+
 def test_the_log_tells_of_copies_and_of_contradicting_labels(caplog):
     rows = [("a", "a", "several_labels"), ("a", "a", "several_labels"), ("b", "b", "same_label"),
             ("b", "b", "same_label"), ("b", "b", "same_label"), ("c", "p", "near_same_label"),

@@ -97,7 +97,7 @@ class Inspector:
                 packed = pack(thumbnail=self._thumbnails)
         except MemoryError as error:
             raise RunError(f"{path} cannot be decoded: it does not fit into memory.") from error
-        if not packed.decoded and packed.refused is not None:
+        if packed.refused is not None:
             refused = packed.refused
             probe = probe._replace(status=refused.status, reason=describe_refusal(refused), guessed="")
         record = packed.record

@@ -18,13 +18,11 @@ class Packed(NamedTuple):
     """What became of one file.
 
     record: what the image store keeps; b"" where `refused` says why there is none.
-    decoded: whether there is a picture, be it one that cannot be stored.
-    thumbnail: see `thumbnails`; None = not asked for, or not decoded.
+    thumbnail: see `thumbnails`; None = not asked for, or there is no record.
     suspect: whether a library printed warnings meanwhile, of this image or of another one.
     """
 
     record: bytes = b""
-    decoded: bool = False
     thumbnail: np.ndarray | None = None
     refused: Refused | None = None
     suspect: bool = False
@@ -66,19 +64,16 @@ class Packer:
         return self._packed(data, thumbnail, damaged=True) if packed.suspect else packed
 
     def _packed(self, data: bytes, thumbnail: bool, damaged: bool = False) -> Packed:
-        small, decoded = None, False
         try:
             plain = None if damaged else image_store.plain_jpeg(data, self._short_side_px)
             if plain:
                 pixels = read_kept(plain, self._max_pixels)  # kept bytes must be readable, too
             else:
                 pixels = picture.read_picture(data, self._max_pixels, self._short_side_px, by_pillow=damaged)
-            decoded = True
-            if thumbnail:
-                small = self._thumbnail(data, pixels, damaged, plain is not None)
-            return Packed(plain or picture.encode_jpeg(pixels, self._jpeg_quality), True, small)
+            small = self._thumbnail(data, pixels, damaged, plain is not None) if thumbnail else None
+            return Packed(plain or picture.encode_jpeg(pixels, self._jpeg_quality), small)
         except Refused as refused:
-            return Packed(b"", decoded, small, refused)
+            return Packed(refused=refused)
 
     def _thumbnail(self, data: bytes, pixels: np.ndarray, damaged: bool, kept: bool) -> np.ndarray:
         """Of these pixels, or decoded anew where they were reduced otherwise than for a thumbnail."""
