@@ -162,7 +162,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
         return Estimate()
     cores = min(plan.cores, config.runtime.workers or plan.cores)
     seconds = 1.0 + rows * _SECONDS_PER_FILE + plan.new * decoding_seconds(plan.bytes_per_image) / cores
-    record = packed_bytes(config, plan.bytes_per_image)
+    record = packed_bytes(config, plan)
     disk = rows * _BYTES_PER_ROW + plan.new * record * plan.keeps_ahead(record)
     if config.ingest.copy_similarity is not None:
         seconds += rows * _SECONDS_TO_COMPARE * max(1.0, rows / _COMPARED_EVENLY) ** 0.5
