@@ -119,8 +119,9 @@ class RecordsAhead:
         self, unit: int, contents: np.ndarray, records: Sequence[bytes], record_keys: np.ndarray
     ) -> None:
         """Writes the records of a unit, of different files with these keys, and those of the records."""
-        with store.atomic_path(self._directory / _RECORDS_FILE.format(unit)) as temporary:
-            temporary.write_bytes(b"".join(records))
+        path = self._directory / _RECORDS_FILE.format(unit)
+        with store.atomic_path(path) as temporary, open(temporary, "wb") as file:
+            file.writelines(records)
         ends = np.cumsum([len(record) for record in records], dtype=np.uint64)
         columns = [contents, record_keys, ends[:, None], _checksums(records)[:, None]]
         keys = np.concatenate(columns, axis=1)
