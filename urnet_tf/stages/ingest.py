@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from urnet_tf.crawl.table import Crawl
 
 _SECONDS_PER_FILE = 1.5e-4  # measured: listing, looking up, and tables
-# Measured, of one core: comparing 1,000 to 17,000 pictures; the time of more grows as N^1.5.
-_SECONDS_TO_COMPARE, _COMPARED_EVENLY = 3e-4, 17_000
+# Measured, of one core: 0.1 ms of 1,000 pictures, 0.5 of 17,000; the time of more grows as N^1.5.
+_SECONDS_TO_COMPARE, _COMPARED_EVENLY = 4e-4, 17_000
 _BYTES_PER_ROW = 250  # of all tables
 _THREADS_PER_CORE = 4  # threads mostly wait for the disk
 _MISSING_TO_STOP, _MISSING_TO_WARN = 0.9, 0.1  # parts of the listed files
