@@ -20,7 +20,12 @@ import pytest  # noqa: E402  (the variables must be set before anything imports 
 
 import urnet_tf  # noqa: E402, F401  (switches oneDNN on, as the program does)
 
-pytest_plugins = ("urnet_fixtures.checkpoints", "urnet_fixtures.exports", "urnet_fixtures.squares")
+pytest_plugins = (
+    "urnet_fixtures.checkpoints",
+    "urnet_fixtures.chromium",
+    "urnet_fixtures.exports",
+    "urnet_fixtures.squares",
+)
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 

@@ -21,23 +21,28 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
-_DATA = flags.DEFINE_string("data", None, "list with path, label and perhaps split", required=True)
-_TEST = flags.DEFINE_string("test", None, "list of test images, path and label")
-_BACKBONES = flags.DEFINE_list(
-    "backbones", ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"], "what to compare"
-)
-_SIZES = flags.DEFINE_list("sizes", ["128", "224", "0"], "sides of the images in pixels; 0 = the network's")
-_CROP = flags.DEFINE_float("crop_fraction", 0.875, "central part of the short side that is seen")
-_LIMIT = flags.DEFINE_integer("limit", None, "at most so many images of each list, evenly")
-_OUT = flags.DEFINE_string("out", None, "file that rows are appended to")
+FLAGS = flags.FLAGS
 _BATCH = 32
+
+
+def define_flags() -> None:
+    """Not when this is imported, as by tests, beside others with flags of these names."""
+    flags.DEFINE_string("data", None, "list with path, label and perhaps split", required=True)
+    flags.DEFINE_string("test", None, "list of test images, path and label")
+    flags.DEFINE_list(
+        "backbones", ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"], "what to compare"
+    )
+    flags.DEFINE_list("sizes", ["128", "224", "0"], "sides of the images in pixels; 0 = the network's")
+    flags.DEFINE_float("crop_fraction", 0.875, "central part of the short side that is seen")
+    flags.DEFINE_integer("limit", None, "at most so many images of each list, evenly")
+    flags.DEFINE_string("out", None, "file that rows are appended to")
 
 
 def main(_: list[str]) -> None:
     """Measures every backbone at every size."""
     from urnet_tf.models.variants import LITES
 
-    train, test = read_lists()
+    train, test = read_lists(FLAGS.data, FLAGS.test, FLAGS.limit)
     classes = sorted({label for _, label in train})
     labels = [np.array([classes.index(label) for _, label in rows]) for rows in (train, test)]
     print(f"{len(train)} training and {len(test)} test images of {len(classes)} classes")
@@ -45,8 +50,8 @@ def main(_: list[str]) -> None:
         f"{'network':<20}{'px':>5}{'views':>9}{'s/1000':>8}"
         + "".join(f"{n:>18}" for n in ("plain", "weighted"))
     )
-    for name in _BACKBONES.value:
-        sizes = dict.fromkeys(int(size) or LITES[name].image_size_px for size in _SIZES.value)
+    for name in FLAGS.backbones:
+        sizes = dict.fromkeys(int(size) or LITES[name].image_size_px for size in FLAGS.sizes)
         for size in sizes:
             seen, seconds = measure_features(name, size, [path for path, _ in (*train, *test)])
             for mirrored in (False, True):
@@ -61,22 +66,22 @@ def main(_: list[str]) -> None:
                 report(row)
 
 
-def read_lists() -> tuple[list[tuple[pathlib.Path, str]], list[tuple[pathlib.Path, str]]]:
-    """(path, label) of the training and of the test images."""
+def read_lists(
+    data: str, test_list: str | None = None, limit: int | None = None
+) -> tuple[list[tuple[pathlib.Path, str]], list[tuple[pathlib.Path, str]]]:
+    """(path, label) of the training and of the test images, at most `limit` of each."""
 
     def read(path: str) -> list[dict[str, str]]:
         with open(path, newline="", encoding="utf-8") as file:
             root = pathlib.Path(path).parent
             return [row | {"path": str(root / row["path"])} for row in csv.DictReader(file)]
 
-    listed = read(_DATA.value)
+    listed = read(data)
     train = [row for row in listed if row.get("split", "train") == "train"]
-    test = (
-        read(_TEST.value) if _TEST.value else [row for row in listed if row.get("split", "train") != "train"]
-    )
+    test = read(test_list) if test_list else [row for row in listed if row.get("split", "train") != "train"]
     result = []
     for rows in (train, test):
-        count = min(len(rows), _LIMIT.value or len(rows))
+        count = min(len(rows), limit or len(rows))
         chosen = np.linspace(0, len(rows) - 1, count).round().astype(int)
         result.append([(pathlib.Path(rows[i]["path"]), rows[i]["label"]) for i in chosen])
     return result[0], result[1]
@@ -90,7 +95,9 @@ def measure_features(name: str, size: int, paths: list[pathlib.Path]) -> tuple[n
     forward = build_tflite_function(build_backbone(name, size), _BATCH)
     found, seconds = [], 0.0
     for start in range(0, len(paths), _BATCH):
-        images = np.stack([read_square(path, size) for path in paths[start : start + _BATCH]])
+        images = np.stack(
+            [read_square(path, size, FLAGS.crop_fraction) for path in paths[start : start + _BATCH]]
+        )
         for view in (images, images[:, :, ::-1]):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
             found.append(forward(np.ascontiguousarray(view)).copy())
@@ -99,11 +106,11 @@ def measure_features(name: str, size: int, paths: list[pathlib.Path]) -> tuple[n
     return features, 1000 * seconds / (2 * len(paths))
 
 
-def read_square(path: pathlib.Path, size: int) -> np.ndarray:
+def read_square(path: pathlib.Path, size: int, crop_fraction: float) -> np.ndarray:
     """The central square as float32 [size, size, 3], 0..255; the short side is the size over the fraction."""
     with Image.open(path) as opened:
         image = opened.convert("RGB")
-    side = round(_CROP.value * min(image.size))
+    side = round(crop_fraction * min(image.size))
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = left, top, left + side, top + side
     resized = image.resize((size, size), Image.Resampling.BILINEAR, box, reducing_gap=None)
@@ -133,10 +140,11 @@ def report(row: dict) -> None:
     ]
     line = f"{row['network']:<20}{row['px']:>5}{row['views']:>9}{row['seconds']:>8.1f}"
     print(line + "".join(f"{cell:>18}" for cell in cells), flush=True)
-    if _OUT.value:
-        with open(_OUT.value, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"data": os.path.basename(os.path.dirname(_DATA.value))} | row) + "\n")
+    if FLAGS.out:
+        with open(FLAGS.out, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"data": os.path.basename(os.path.dirname(FLAGS.data))} | row) + "\n")
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -5,8 +5,6 @@ import pathlib
 
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from PIL import Image
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "experiments" / "benchmarks" / "bench_backbones.py"
@@ -14,22 +12,16 @@ SCRIPT = pathlib.Path(__file__).parents[2] / "experiments" / "benchmarks" / "ben
 
 @pytest.fixture(scope="module")
 def bench():
-    known = set(flags.FLAGS)
     spec = importlib.util.spec_from_file_location("bench_backbones", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    yield module
-    for name in set(flags.FLAGS) - known:
-        delattr(flags.FLAGS, name)
+    return module
 
 
 def test_training_and_test_images_of_a_list(bench, tmp_path):
     rows = "".join(f"{i}.png,{'ab'[i % 2]},{'train' if i < 6 else 'test'}\n" for i in range(9))
     (tmp_path / "list.csv").write_text(f"path,label,split\n{rows}", encoding="utf-8")
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-    with flagsaver.flagsaver((bench._DATA, str(tmp_path / "list.csv")), (bench._LIMIT, 3)):
-        train, test = bench.read_lists()
+    train, test = bench.read_lists(str(tmp_path / "list.csv"), limit=3)
     assert [path.name for path, _ in train] == ["0.png", "2.png", "5.png"]
     assert [(path.name, label) for path, label in test] == [("6.png", "a"), ("7.png", "b"), ("8.png", "a")]
 
@@ -38,8 +30,7 @@ def test_the_central_square_is_seen(bench, tmp_path):
     image = np.zeros((8, 16, 3), np.uint8)
     image[1:7, 5:11] = 200
     Image.fromarray(image).save(tmp_path / "a.png")
-    with flagsaver.flagsaver((bench._CROP, 0.75)):
-        seen = bench.read_square(tmp_path / "a.png", 6)
+    seen = bench.read_square(tmp_path / "a.png", 6, crop_fraction=0.75)
     np.testing.assert_array_equal(seen, np.full((6, 6, 3), 200, np.float32))
 
 

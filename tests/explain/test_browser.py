@@ -10,25 +10,9 @@ from urnet_fixtures.reports import make_inputs
 
 from urnet_tf.explain import build_report
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
 
 HOSTILE = ("<img src=x onerror=stolen()>", "</script><script>stolen()</script>", "{{7*7}} 'quoted'", '"><b>')
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium of this machine."""
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("there is no Chromium here")
-    with sync_api.sync_playwright() as playwright:
-        try:
-            opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        except sync_api.Error as error:
-            pytest.skip(f"Chromium does not start here: {error}")
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +55,11 @@ class Visit:
 
 
 @pytest.fixture
-def visit(browser, report):
+def visit(chromium, report):
     made = []
 
     def start(**options):
-        made.append(Visit(browser, report, **options))
+        made.append(Visit(chromium, report, **options))
         return made[-1].page
 
     yield start
@@ -183,8 +167,8 @@ def test_commands_are_copied_with_the_place_of_the_work_directory(visit, report)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1300, "light")])
-def test_nothing_is_cut_and_axe_finds_nothing_serious(browser, report, width, scheme):
-    visit = Visit(browser, report, width=width, scheme=scheme)
+def test_nothing_is_cut_and_axe_finds_nothing_serious(chromium, report, width, scheme):
+    visit = Visit(chromium, report, width=width, scheme=scheme)
     page = visit.page
     page.click("#matrix-open")
     page.wait_for_selector("#matrix canvas")
@@ -204,9 +188,9 @@ def test_nothing_is_cut_and_axe_finds_nothing_serious(browser, report, width, sc
     visit.close()
 
 
-def test_a_page_that_was_sent_alone_says_what_is_missing(browser, report, tmp_path):
+def test_a_page_that_was_sent_alone_says_what_is_missing(chromium, report, tmp_path):
     alone = pathlib.Path(shutil.copy(report, tmp_path / "index.html"))
-    page = browser.new_page()
+    page = chromium.new_page()
     page.goto(alone.as_uri() + "#/class/1")
     page.wait_for_selector("#view h1")
     assert "data/class" in page.inner_text("#view") or "data/classes.js" in page.inner_text("#view")

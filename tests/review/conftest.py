@@ -6,7 +6,7 @@ import socket
 import subprocess
 
 import pytest
-from urnet_fixtures.review_browser import CHROMIUM, SIZES, Person
+from urnet_fixtures.review_browser import SIZES, Person
 from urnet_fixtures.review_server import TOKEN, Browser, served
 from urnet_fixtures.reviewed import make_reviewed_run
 
@@ -61,17 +61,6 @@ def started(urnet_command):
 def _free_port():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return str(listener.getsockname()[1])
-
-
-@pytest.fixture(scope="package")
-def chromium():
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here: `apt-get install chromium`, or set URNET_CHROMIUM to one")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,11 +1,7 @@
 """Somebody at a browser, which Playwright drives."""
 
-import os
-import shutil
-
 from urnet_fixtures.review_server import TOKEN
 
-CHROMIUM = os.environ.get("URNET_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 _POLLING_MS = 40  # rather than with each frame, which has to be drawn for it
 SIZES = {"wide": (1300, 850), "phone": (400, 800)}
 
