@@ -45,6 +45,7 @@ def test_another_engine_computes_all_again(flow, tiny, crawl, monkeypatch):
     assert len(flow.passed) == 42
 
 
+@pytest.mark.slow
 def test_killed_features_go_on(flow, tiny, crawl, monkeypatch):
     monkeypatch.setattr(inference, "_UNIT_ROWS", 64)
     flow.run(stages=THREE)
