@@ -4,10 +4,10 @@
 
 Of each image (JPEG, PNG and WebP below the folder, of equal files one; at most --most, evenly chosen) copies
 are made: saved again at quality 80 and 40, at half size, with another comment, cropped to 90 % of its sides
-anywhere, and with a line of text on it. Says for each limit of similarity the share of each kind that is
-found (recall), the pairs found among different files of one class and of several, and precision as if all
-pairs in a class were false. In a crawl from the web most of them are copies: --sheet draws them in the order
-of their similarity, to be counted by eye. Times are CPU seconds of this process.
+anywhere, with a line of text on it, and mirrored. Says for each limit of similarity the share of each kind
+that is found (recall), the pairs found among different files of one class and of several, and precision as if
+all pairs in a class were false. In a crawl from the web most of them are copies: --sheet draws them in the
+order of their similarity, to be counted by eye. Times are CPU seconds of this process.
 """
 
 import contextlib
@@ -113,13 +113,16 @@ def make_copies(image, generator):
     }
     ImageDraw.Draw(marked).text(place, "www.example.com", fill="white", **look)
     yield "watermark", marked, {"quality": 90}
+    yield "mirrored", image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), {"quality": 85}
 
 
 def best_of(originals, copies):
     """The similarity of each image with its copy, as grouping sees it: float32 [N]; 0 where colors differ."""
     best = np.zeros(len(originals), np.float32)
+    mirrored = near_copies.mirror(copies)
+    pairs = (originals, copies), (copies, originals), (originals, mirrored), (mirrored, originals)
     for window in near_copies.WINDOWS:
-        for one, other in ((originals, copies), (copies, originals)):
+        for one, other in pairs:
             likeness, color = near_copies.compare(one, other, window)
             best = np.maximum(best, np.where(color <= near_copies.COLOR_DIFFERENCE, likeness, 0))
     return best
@@ -128,8 +131,9 @@ def best_of(originals, copies):
 def compare_all(thumbnails):
     """Pairs of images and their similarity: int64 [P], int64 [P], float32 [P]; unlike ones are left out."""
     whole = near_copies.describe(thumbnails, near_copies.WHOLE)
-    windows = [near_copies.describe(thumbnails, window) @ whole.T for window in near_copies.WINDOWS]
-    rough = np.maximum.reduce(windows)
+    mirrored = near_copies.describe(near_copies.mirror(thumbnails), near_copies.WHOLE)
+    windows = [near_copies.describe(thumbnails, window) for window in near_copies.WINDOWS]
+    rough = np.maximum.reduce([seen @ some.T for seen in windows for some in (whole, mirrored)])
     one, other = np.nonzero(np.triu(np.maximum(rough, rough.T) >= LIMITS[-1] - 0.15, 1))
     return one, other, best_of(thumbnails[one], thumbnails[other])
 

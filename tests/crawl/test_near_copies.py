@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import scipy.fft
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from urnet_fixtures.blobs import SIZE, draw_blobs
 
 from urnet_tf.crawl import near_copies
@@ -70,6 +70,32 @@ def test_a_crop_is_found_wherever_it_lies_and_listed_first_or_last(x, y):
     assert group(pair)[0].tolist() == group(pair[::-1])[0].tolist() == [0, 0]
 
 
+def test_mirror_images_are_copies_if_they_may_be():
+    """Of the whole and of crops, left for right and not upside down, in either order."""
+    image = draw_blobs(5)
+    turned, crops = ImageOps.mirror(image), [crop(image, 0, 0.1), crop(image, 0.1, 0.02)]
+    for one, other in [(image, turned), (turned, crops[0]), (turned, crops[1]), (crops[0], turned)]:
+        pair = np.stack([thumbnail(one), thumbnail(other, 80)])
+        assert group(pair)[0].tolist() == [0, 0]
+        assert near_copies.group_copies(pair, np.arange(2), similarity=0.9, mirrored=False)[0].tolist() == [
+            0,
+            1,
+        ]
+    assert group(np.stack([thumbnail(image), thumbnail(ImageOps.flip(image))]))[0].tolist() == [0, 1]
+    colors = np.stack([thumbnail(image), thumbnail(turned.convert("L").convert("RGB"))])
+    assert group(colors)[0].tolist() == [0, 1]
+
+
+def test_a_thumbnail_is_mirrored_like_the_picture(pictures):
+    image = draw_blobs(4).resize((128, 96))
+    mirrored = near_copies.mirror(thumbnail(image, 100)[None])[0].astype(int)
+    assert np.abs(mirrored - thumbnail(ImageOps.mirror(image), 100)).max() <= 2
+    for left in (0.0, 0.05, 0.1):
+        seen = near_copies.describe(near_copies.mirror(pictures), (left, 0.1, 0.9))
+        turned = near_copies._flipped(near_copies.describe(pictures, (0.1 - left, 0.1, 0.9)))
+        assert seen == pytest.approx(turned, abs=1e-5)
+
+
 def test_another_color_is_another_picture():
     image = draw_blobs(3)
     gray = image.convert("L").convert("RGB")
@@ -86,7 +112,11 @@ def test_plain_and_undecoded_pictures_are_told_and_stay_apart():
 
 
 def test_the_index_finds_what_comparing_all_finds(pictures, monkeypatch):
+    pictures = np.concatenate(
+        [pictures, near_copies.mirror(pictures[::6]), near_copies.mirror(planted(24)[73::12])]
+    )
     everything = group(pictures)[0]
+    assert len(set(everything)) == 18
     monkeypatch.setattr(near_copies, "_COMPARED_DIRECTLY", 10)
     monkeypatch.setattr(near_copies, "_PROBED", 8)
     assert group(pictures)[0].tolist() == everything.tolist()

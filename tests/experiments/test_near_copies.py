@@ -30,12 +30,12 @@ def test_what_is_found_of_a_small_crawl(tmp_path):
     found = {
         kind: near_copies.best_of(originals, copies) for kind, copies in near_copies.copies_of(files).items()
     }
-    assert min(found["quality 80"]) > 0.99 and min(found["crop"]) > 0.9
+    assert min(found["quality 80"]) > 0.99 and min(found["crop"]) > 0.9 and min(found["mirrored"]) > 0.99
     assert found["crop"] == pytest.approx(
         near_copies.best_of(originals, near_copies.copies_of(files)["crop"])
     )
     table = near_copies.format_table("crawl", [file.parent.name for file in files], pairs, found)
-    # All 30 copies but maybe watermarks, and one pair of a class: 30 / 31.
+    # All 35 copies but maybe watermarks, and one pair of a class: 35 / 36.
     row = next(line for line in table.splitlines() if line.startswith("| 0.8 |")).split(" | ")
-    assert row[-3:-1] == ["1", "0"] and float(row[-1].rstrip(" |")) == pytest.approx(30 / 31, abs=0.01)
+    assert row[-3:-1] == ["1", "0"] and float(row[-1].rstrip(" |")) == pytest.approx(35 / 36, abs=0.01)
     assert isinstance(near_copies.draw_pairs(files, pairs, 0.9), Image.Image)

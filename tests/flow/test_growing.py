@@ -1,7 +1,7 @@
 """A crawl that grows: what is known of its images is used again, and nothing else.
 
 The first stages run by their plan; what is read and decoded is counted, and every result is compared with
-that of a fresh work directory, byte for byte.
+that of a fresh work directory, byte for byte. Variants of what is checked anyway are marked slow.
 """
 
 import os
@@ -23,11 +23,8 @@ def grown(flow):
     return flow
 
 
-def test_nothing_changed(grown):
-    assert grown.run() == {} and not grown.read and not grown.decoded
-
-
 def test_images_are_added(grown, crawl):
+    assert grown.run() == {} and not grown.read and not grown.decoded, "nothing changed yet"
     new = [f"bee/new{n}.jpg" for n in range(3)]
     for n, name in enumerate(new):
         paint(crawl / name, 900 + n)
@@ -36,6 +33,7 @@ def test_images_are_added(grown, crawl):
     assert grown.assert_as_fresh() == (3, 3, 0)
 
 
+@pytest.mark.slow
 def test_images_are_removed(grown, crawl):
     for name in ("ant/x1.jpg", "bee/x6.png", "cat/x4.png", "cat/x13.jpg"):
         (crawl / name).unlink()
@@ -77,6 +75,7 @@ def test_labels_in_a_list_are_changed(flow, crawl):
     assert sum(label == 1 for label in classes) == IMAGES + 4
 
 
+@pytest.mark.slow
 def test_another_validation_set_is_drawn(grown):
     assert set(grown.run("ingest.val_fraction=0.4")) == {"ingest", "pack"}
     assert grown.assert_as_fresh("ingest.val_fraction=0.4") == (0, 0, 0)
@@ -85,9 +84,11 @@ def test_another_validation_set_is_drawn(grown):
 @pytest.mark.parametrize(
     ("setting", "decoded"),
     [
-        ("ingest.min_side_px=9", 43), ("ingest.max_pixels=9000", 43), ("pack.jpeg_quality=70", 41),
-        ("pack.short_side_px=40", 41), ("pack.images_per_shard=9", 0), ("ingest.copy_similarity=0.95", 0),
-        ("ingest.copy_similarity=null", 0),
+        ("ingest.max_pixels=9000", 43), ("pack.short_side_px=40", 41), ("ingest.mirrored_copies=false", 0),
+        *(pytest.param(*values, marks=pytest.mark.slow) for values in (
+            ("ingest.min_side_px=9", 43), ("pack.jpeg_quality=70", 41), ("pack.images_per_shard=9", 0),
+            ("ingest.copy_similarity=0.95", 0), ("ingest.copy_similarity=null", 0),
+        )),
     ],
 )  # fmt: skip
 def test_what_was_made_otherwise_does_not_count(grown, setting, decoded):
@@ -96,6 +97,7 @@ def test_what_was_made_otherwise_does_not_count(grown, setting, decoded):
     grown.assert_as_fresh(setting)
 
 
+@pytest.mark.slow
 def test_other_versions_of_the_decoders_look_at_all_again(grown, crawl, monkeypatch):
     paint(crawl / "ant/new.jpg", 900)
     monkeypatch.setattr(known_records, "_version", lambda package: "99")
@@ -103,6 +105,7 @@ def test_other_versions_of_the_decoders_look_at_all_again(grown, crawl, monkeypa
     assert grown.assert_as_fresh() == (44, 44, 0)
 
 
+@pytest.mark.slow
 def test_comparing_pictures_for_the_first_time_decodes_all(flow):
     flow.run("ingest.copy_similarity=null")
     flow.run()
@@ -138,6 +141,7 @@ def test_a_rescan_trusts_no_time(grown, crawl):
     grown.assert_as_fresh()
 
 
+@pytest.mark.slow
 def test_from_a_stage_makes_it_again(grown):
     grown.run(first="ingest")
     assert (len(grown.read), len(grown.decoded)) == (43, 0), "reads all files, and decodes what is new"
@@ -162,7 +166,13 @@ def test_damaged_results_are_not_used(grown, crawl):
     assert grown.assert_as_fresh() == (45, 45, 0)
 
 
-@pytest.mark.parametrize(("what", "at"), [("decoded", 2), ("decoded", 15), ("decoded", 29), ("packed", 2)])
+@pytest.mark.parametrize(
+    ("what", "at"),
+    [
+        ("decoded", 15), ("packed", 2), pytest.param("decoded", 2, marks=pytest.mark.slow),
+        pytest.param("decoded", 29, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_a_kill_loses_the_unit_in_hand(grown, crawl, monkeypatch, what, at):
     """Of 30 new images; then more come, and what the killed run has found out is known."""
     for n in range(30):

@@ -21,6 +21,7 @@ def test_features_of_known_images_are_taken_over(flow, tiny, crawl):
     assert flow.assert_as_fresh(stages=THREE) == (1, 0, 0)
 
 
+@pytest.mark.slow
 def test_features_of_another_network_or_view_are_not(flow, tiny, crawl):
     flow.run(stages=THREE)
     for settings in (
@@ -35,6 +36,7 @@ def test_features_of_another_network_or_view_are_not(flow, tiny, crawl):
     flow.assert_as_fresh(*settings, "pack.jpeg_quality=50", stages=THREE)
 
 
+@pytest.mark.slow
 def test_another_engine_computes_all_again(flow, tiny, crawl, monkeypatch):
     flow.run(stages=THREE)
     monkeypatch.setattr(engines, "TFLITE_FROM_IMAGES", 42)
@@ -43,6 +45,7 @@ def test_another_engine_computes_all_again(flow, tiny, crawl, monkeypatch):
     assert len(flow.passed) == 42
 
 
+@pytest.mark.slow
 def test_killed_features_go_on(flow, tiny, crawl, monkeypatch):
     monkeypatch.setattr(inference, "_UNIT_ROWS", 64)
     flow.run(stages=THREE)

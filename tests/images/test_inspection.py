@@ -56,7 +56,7 @@ def test_each_file_is_a_picture_or_has_a_reason(folder):
     statuses = {name: result.probe.status for name, result in found.items()}
     assert statuses == {
         "kept.jpg": None, "large.png": None, "cut.jpg": "decode_error", "page.jpg": "not_an_image",
-        "small.png": "too_small", "long.png": None, "absent.jpg": "missing",
+        "small.png": "too_small", "long.png": "unsupported", "absent.jpg": "missing",
     }  # fmt: skip
     assert found["cut.jpg"].probe.reason.startswith("the image data is damaged: ")
     assert found["cut.jpg"].probe.content_hash == content_hash(FILES["cut.jpg"])
@@ -65,11 +65,15 @@ def test_each_file_is_a_picture_or_has_a_reason(folder):
         assert image.size == (38, 32) and image.format == "JPEG"
     packed = [name for name, result in found.items() if result.packed and result.packed.record]
     assert packed == ["kept.jpg", "large.png"]
-    # A picture that cannot be stored is one: that is for packing to say.
-    assert found["long.png"].packed.decoded and found["long.png"].packed.refused.status == "unsupported"
-    assert [name for name, r in found.items() if r.packed and r.packed.thumbnail is not None] == [
-        "kept.jpg", "large.png", "long.png",
-    ]  # fmt: skip
+    assert found["long.png"].probe.reason == "70000 x 9 pixels; a side of at most 65500 can be stored as JPEG"
+    for name, result in found.items():
+        assert (
+            (name in packed)
+            == bool(result.record_key)
+            == (result.packed is not None and result.packed.thumbnail is not None)
+        )
+    assert found["large.png"].record_key == content_hash(found["large.png"].packed.record)
+    assert found["kept.jpg"].record_key == content_hash(found["kept.jpg"].packed.record)
 
 
 def test_what_is_known_is_not_decoded(folder, monkeypatch):

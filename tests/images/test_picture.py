@@ -353,5 +353,15 @@ def test_encoding_keeps_colors_at_full_resolution():
         assert np.abs(np.asarray(image).astype(int) - pixels).max() < 12
     with Image.open(io.BytesIO(picture.encode_png(pixels))) as image:
         np.testing.assert_array_equal(np.asarray(image), pixels)
-    with pytest.raises(Refused, match="65500 pixels"):
-        picture.encode_jpeg(np.zeros((1, 65_501, 3), np.uint8), 90)
+
+
+@pytest.mark.parametrize(("side", "is_read"), [(65_500, True), (65_501, False)])
+def test_what_is_too_long_to_be_stored_is_not_read(side, is_read):
+    for size in ((side, 1), (1, side)):
+        data = encode(Image.new("L", size), "PNG")
+        if is_read:
+            assert len(picture.encode_jpeg(picture.read_picture(data, 10**6), 90)) > 0
+            continue
+        with pytest.raises(Refused, match="65500 can be stored") as refused:
+            picture.read_picture(data, 10**6)
+        assert refused.value.status == "unsupported"

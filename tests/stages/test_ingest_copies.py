@@ -79,6 +79,14 @@ def test_only_equal_files_where_pictures_are_not_compared(crawl, tmp_path, monke
     assert candidates["picture"].to_pylist() == candidates["content_hash"].to_pylist()
 
 
+def test_mirror_images_are_other_pictures_where_the_user_says_so(crawl, tmp_path):
+    save(crawl / "cat/mirrored.jpg", draw_blobs(3).transpose(Image.Transpose.FLIP_LEFT_RIGHT), quality=90)
+    groups = [sorted([*group, "cat/mirrored.jpg"]) if "cat/3.png" in group else group for group in GROUPS]
+    for mirrored, expected in ((True, groups), (False, GROUPS)):
+        _, out = run(tmp_path / f"{mirrored}", crawl, mirrored_copies=mirrored)
+        assert paths_by_picture(read_table(out / "candidates.parquet")) == expected
+
+
 def test_copies_of_given_images_leave_training(crawl, tmp_path):
     save(tmp_path / "val/cat/v.jpg", draw_blobs(3).resize((100, 75)), quality=85)
     save(tmp_path / "val/dog/v.jpg", draw_blobs(999), quality=85)
@@ -118,6 +126,16 @@ def test_a_file_that_cannot_be_decoded_is_set_aside(crawl, tmp_path):
     metadata, out = run(tmp_path / "work", crawl)
     assert metadata["not_compared"] == 1 and metadata["quarantined"] == {"decode_error": 1}
     assert read_table(out / "quarantine.parquet")["path"].to_pylist() == ["cat/damaged.png"]
+
+
+def test_a_class_of_pictures_too_long_to_be_stored_is_left_out(crawl, tmp_path):
+    """They can be decoded, and ended the run when they were to be packed."""
+    for n in range(3):
+        save(crawl / f"long/{n}.png", Image.new("RGB", (66_000, 8), (n, 9, 99)))
+    metadata, out = run(tmp_path / "work", crawl)
+    assert metadata["quarantined"] == {"unsupported": 3} and metadata["num_classes"] == 2
+    reasons = set(read_table(out / "quarantine.parquet")["reason"].to_pylist())
+    assert reasons == {"66000 x 8 pixels; a side of at most 65500 can be stored as JPEG"}
 
 
 def test_the_log_tells_of_copies_and_of_contradicting_labels(caplog):

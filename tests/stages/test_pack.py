@@ -323,6 +323,10 @@ def test_images_are_packed_where_they_lie(tmp_path, kind):
     os.rename(path, tmp_path / "away")
     context = StageContext(config, workdir, workdir.open_partial("pack", "another"))
     assert pack.run(context)["images"] == 10, "ingest has packed them ahead"
+    os.makedirs(tmp_path / "other")
+    os.symlink(workdir.path("ingest"), tmp_path / "other/ingest")  # as the ablation shares stages
+    store.Workdir(tmp_path / "other").drop_ahead("ingest")
+    assert (workdir.path("ingest") / store.AHEAD).is_dir()
     workdir.drop_ahead("ingest")
     with pytest.raises(RunError, match="10 of the images that ingest has read cannot be read now"):
         pack.run(StageContext(config, workdir, workdir.open_partial("pack", "other")))

@@ -51,7 +51,7 @@ class Flow:
     def __init__(self, crawl, place, patch):
         self.crawl, self.place, self.patch = crawl, place, patch
         self.read, self.decoded, self.packed, self.passed = [], [], [], []
-        self.dies_at = {}
+        self.dies_at, self.planning = {}, False
         self.count(patch)
 
     def count(self, patch):
@@ -64,8 +64,9 @@ class Flow:
             return look(path, max_bytes)
 
         def decodes(packer, data, **options):
-            self.decoded.append(data)
-            self.die("decoded", self.decoded)
+            if not self.planning:  # which packs a few to see how large they become
+                self.decoded.append(data)
+                self.die("decoded", self.decoded)
             return decode(packer, data, **options)
 
         def writes(directory, shard, records):
@@ -95,7 +96,9 @@ class Flow:
         self.patch.setattr(plan, "STAGES", stages)
         config = load_config(None, [*SETTINGS, *settings, f"ingest.path={data or self.crawl}"])
         directory = store.Workdir(self.place / workdir)
+        self.planning = True
         steps = plan.make_plan(config, directory, **options)
+        self.planning = False
         runner.run(config, directory, steps)
         assert not list(directory.root.rglob(store.AHEAD)), "what was made ahead is used up"
         return {step.stage.name: step.reason for step in steps if step.action != plan.SKIP}

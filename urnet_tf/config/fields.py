@@ -82,6 +82,7 @@ class IngestConfig:
     test_fraction: float = _between(0.0, 0.0, 0.9)  # drawn per class when no test set is given
     split_seed: int = _between(0, 0, _SEED)  # of these draws
     copy_similarity: float | None = _between(0.9, 0.5, 1.0)  # of copies of a picture; None = equal files only
+    mirrored_copies: bool = True  # whether a mirror image is a copy; not where left and right are two classes
     # only these sources; None = all
     sources: tuple[str, ...] | None = _several(None, 1000, form=LINE, max_length=200)
     # {flickr: 15}: keep the top results of a query ...

@@ -69,7 +69,8 @@ def empty_table(path: str) -> ListTable:
 
 
 def is_parquet(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in (".parquet", ".pq")
+    ends = path.lower().endswith((".parquet", ".pq"))  # first, since most names of a crawl do not
+    return ends and os.path.splitext(path)[1] != ""
 
 
 def row_name(path: str, line: int) -> str:

@@ -1,4 +1,4 @@
-"""Groups of images that show one picture: saved again, at another size, cropped a little, with a watermark.
+"""Groups of images that show one picture: saved again, resized, cropped a little, mirrored, with a watermark.
 
 Input: thumbnails (see `images.thumbnails`). Output: a group number each.
 
@@ -8,8 +8,9 @@ Input: thumbnails (see `images.thumbnails`). Output: a group number each.
 
 Times i + j, since the amplitudes in photographs fall as 1 / frequency: unweighted, any dark thing on a light
 ground would be like any other. The windows are the whole picture and places of about 90 % of its sides, so
-that a crop is found as well. Copies are pairs with s at or above a limit whose colors agree, too; groups are
-what such pairs connect. The limits are measured by experiments/near_copies.py.
+that a crop is found as well. Copies are pairs with s at or above a limit whose colors agree, too, as they are
+or with a mirrored from left to right; groups are what such pairs connect. The limits are measured by
+experiments/near_copies.py.
 
 Candidates come from an inverted file (Sivic & Zisserman 2003): 4 sqrt(N) of the vectors serve as centers,
 each picture is listed at the nearest one, and a window is compared with the lists of its _PROBED nearest
@@ -42,6 +43,7 @@ _BLOCK_ROWS = 1 << 15
 _COMPARED_DIRECTLY = 4096
 _PROBED = 32
 _PAIRS_AT_ONCE = 1 << 20
+_ROWS_AT_ONCE = 512  # products that the cache of a processor holds
 
 Window = tuple[float, float, float]  # left, top, side, as parts of the picture
 WHOLE: Window = (0.0, 0.0, 1.0)
@@ -52,6 +54,7 @@ def name_pictures(
     content_hashes: pa.ChunkedArray,
     thumbnails: np.ndarray,
     similarity: float,
+    mirrored: bool = True,
     report: Callable[[int], object] = lambda compared: None,
 ) -> tuple[pa.Array, int]:
     """The picture that each file shows: the first content hash, by the alphabet, of its group.
@@ -59,7 +62,7 @@ def name_pictures(
     Args:
       content_hashes: N texts, "" where a file cannot be used.
       thumbnails: uint8 [N, THUMBNAIL_BYTES].
-      similarity, report: see `group_copies`.
+      similarity, mirrored, report: see `group_copies`.
 
     Returns:
       N texts, whatever the order of the files; and how many different files could not be compared.
@@ -69,7 +72,9 @@ def name_pictures(
     usable = np.array([text != "" for text in texts], bool)
     groups = np.arange(len(texts))
     with threadpoolctl.threadpool_limits(1):  # the products are small: more threads wait for each other
-        found, left_out = group_copies(thumbnails, rows[usable], similarity=similarity, report=report)
+        found, left_out = group_copies(
+            thumbnails, rows[usable], similarity=similarity, mirrored=mirrored, report=report
+        )
     groups[usable] = np.flatnonzero(usable)[found]
     return pa.array(texts, pa.large_string()).take(pa.array(groups[codes])), left_out
 
@@ -79,6 +84,7 @@ def group_copies(
     rows: np.ndarray,
     *,
     similarity: float,
+    mirrored: bool = True,
     report: Callable[[int], object] = lambda compared: None,
 ) -> tuple[np.ndarray, int]:
     """Groups of the pictures in `rows`.
@@ -87,6 +93,7 @@ def group_copies(
       thumbnails: uint8 [M, THUMBNAIL_BYTES], may be a memory map.
       rows: int [N], which of them, in an order that does not depend on how they were listed.
       similarity: copies are at least so similar; see the module.
+      mirrored: whether mirror images are copies.
       report: is told how many windows were compared, from time to time; N windows len(WINDOWS) times.
 
     Returns:
@@ -103,11 +110,12 @@ def group_copies(
     found: list[np.ndarray] = []
     for window in WINDOWS:
         for block in _blocks(telling):
-            for query, place in index.search(describe(thumbnails[rows[block]], window), similarity - _MARGIN):
+            queries = describe(thumbnails[rows[block]], window)
+            for query, place, flipped in index.search(queries, similarity - _MARGIN, mirrored):
                 one, other = block[query], telling[place]
                 new = np.flatnonzero(groups[one] != groups[other])
                 one, other = one[new], other[new]
-                same = _are_copies(thumbnails, rows[one], rows[other], window, similarity)
+                same = _are_copies(thumbnails, rows[one], rows[other], window, similarity, flipped)
                 found.append(np.unique(np.stack([groups[one[same]], groups[other[same]]]), axis=1))
             if sum(map(np.size, found)) > _PAIRS_AT_ONCE:
                 groups, found = _joined(groups, found), []
@@ -128,6 +136,8 @@ def describe(thumbnails: np.ndarray, window: Window) -> np.ndarray:
 
 _FREQUENCY = np.add.outer(np.arange(_HIGHEST + 1), np.arange(_HIGHEST + 1)).astype(np.float32)
 _LOW = (_FREQUENCY > 0) & (_FREQUENCY <= _HIGHEST)
+# What a mirror image changes: the sign of these, the odd frequencies from left to right.
+_ODD = np.nonzero(_LOW)[1] % 2 == 1
 
 
 @functools.cache
@@ -165,24 +175,41 @@ class _InvertedFile:
         )
         self._order = np.argsort(nearest, kind="stable")
         self._starts = np.searchsorted(nearest[self._order], np.arange(number + 1))
-        self._vectors = vectors[self._order]
+        vectors = vectors[self._order]
+        self._even, self._odd = vectors[:, ~_ODD], vectors[:, _ODD]
 
-    def search(self, queries: np.ndarray, similarity: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Similar pairs: places in `queries` and places in `vectors`, list by list.
+    def search(
+        self, queries: np.ndarray, similarity: float, mirrored: bool
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+        """Similar pairs: places in `queries`, places in `vectors`, and whether one is mirrored, list by list.
+
+        The product with a vector is the sum of those of its even and odd frequencies, and with that of a
+        mirror image their difference, so that both take the time of one.
 
         Args:
           queries: float32 [q, D] of length 1 or 0.
+          mirrored: whether pairs are looked for in which one is mirrored.
         """
-        probed = self._nearest(queries, _PROBED)
-        query = np.repeat(np.arange(len(queries)), probed.shape[1])
-        order = np.argsort(probed, axis=None, kind="stable")
-        lists, starts = np.unique(probed.ravel()[order], return_index=True)
-        for number, mine in zip(lists, np.split(query[order], starts[1:]), strict=True):
-            members = slice(self._starts[number], self._starts[number + 1])
-            likeness = queries[mine] @ self._vectors[members].astype(np.float32).T
-            row, column = np.nonzero(likeness >= similarity)
-            if len(row):
-                yield mine[row], self._order[members][column]
+        probed = [self._nearest(seen, _PROBED) for seen in (queries, _flipped(queries))[: 1 + mirrored]]
+        pairs = np.concatenate(
+            [lists * len(queries) + np.arange(len(queries))[:, None] for lists in probed], 1
+        )
+        pairs = np.sort(pairs, axis=None)  # faster than `numpy.unique`
+        pairs = pairs[np.diff(pairs, prepend=-1) > 0]
+        probes, query = np.divmod(pairs, len(queries))
+        starts = np.flatnonzero(np.diff(probes, prepend=-1))
+        even, odd = queries[:, ~_ODD], queries[:, _ODD]
+        for which, mine in zip(probes[starts], np.split(query, starts[1:]), strict=True):
+            members = slice(self._starts[which], self._starts[which + 1])
+            others = self._even[members].astype(np.float32).T, self._odd[members].astype(np.float32).T
+            for some in np.split(mine, range(_ROWS_AT_ONCE, len(mine), _ROWS_AT_ONCE)):
+                alike, turned = even[some] @ others[0], odd[some] @ others[1]
+                for flipped in (False, True)[: 1 + mirrored]:
+                    likeness = alike - turned if flipped else alike + turned
+                    similar = np.flatnonzero(likeness >= similarity)  # few: faster than in two dimensions
+                    if len(similar):
+                        row, column = np.divmod(similar, likeness.shape[1])
+                        yield some[row], self._order[members][column], flipped
 
     def _nearest(self, queries: np.ndarray, count: int) -> np.ndarray:
         """The numbers of the nearest centers: int64 [q, up to count], in any order."""
@@ -194,14 +221,32 @@ class _InvertedFile:
         return np.argpartition(-likeness, count, axis=1)[:, :count]
 
 
+def _flipped(vectors: np.ndarray) -> np.ndarray:
+    """What `describe` says of the mirror images of pictures, in the mirrored window."""
+    return np.where(_ODD, -vectors, vectors)
+
+
 def _are_copies(
-    thumbnails: np.ndarray, one: np.ndarray, other: np.ndarray, window: Window, similarity: float
-) -> np.ndarray:
-    """Whether pairs of rows show the same picture, the first in a window near the given one: bool [P]."""
+    thumbnails: np.ndarray, one: np.ndarray, other: np.ndarray, window: Window, similarity: float,
+    mirrored: bool,
+) -> np.ndarray:  # fmt: skip
+    """Whether pairs of rows show the same picture, the first in a window near the given one: bool [P].
+
+    Args:
+      mirrored: whether the second are mirrored before.
+    """
     parts = _blocks(np.arange(len(one)))
-    found = [compare(thumbnails[one[part]], thumbnails[other[part]], window) for part in parts]
+    others = (mirror(thumbnails[other[part]]) if mirrored else thumbnails[other[part]] for part in parts)
+    found = [compare(thumbnails[one[part]], some, window) for part, some in zip(parts, others, strict=True)]
     agree = [(likeness >= similarity) & (color <= COLOR_DIFFERENCE) for likeness, color in found]
     return np.concatenate(agree) if agree else np.zeros(0, bool)
+
+
+def mirror(thumbnails: np.ndarray) -> np.ndarray:
+    """The thumbnails of mirror images, left for right: uint8 [n, THUMBNAIL_BYTES]."""
+    brightness = thumbnails[:, : SIDE**2].reshape(-1, SIDE, SIDE)[..., ::-1]
+    colors = thumbnails[:, SIDE**2 :].reshape(-1, 2, COLOR_SIDE, COLOR_SIDE)[..., ::-1]
+    return np.concatenate([some.reshape(len(thumbnails), -1) for some in (brightness, colors)], axis=1)
 
 
 def compare(thumbnails: np.ndarray, others: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray]:

@@ -79,7 +79,9 @@ def _find(path: str) -> list[_Shard]:
 
 def _names(folder: str) -> list[str]:
     """Names of the shards in a folder; a tar or folder counts before the Parquet file of its number."""
-    names = sorted(os.listdir(folder), key=natural)
+    # Folders of files are large, and shards few.
+    names = [n for n in os.listdir(folder) if n.endswith((".tar", ".parquet")) or "." not in n]
+    names.sort(key=natural)
     found = [name for name in names if not name.endswith(".parquet") and _is_shard(folder, name)]
     stems = {os.path.splitext(name)[0] for name in found}
     tables = [n for n in names if n.endswith(".parquet") and os.path.splitext(n)[0] not in stems]

@@ -27,6 +27,7 @@ _SYSTEM_FOLDERS = {
     "#recycle", "node_modules",
 }  # fmt: skip
 _OWN_LOCK = ".lock"  # in a work directory of this program, which may lie in the crawl
+_DIGITS = re.compile(r"(\d+)")
 _LINKED_LEVELS = 2  # class and source folders may be symbolic links; deeper ones are not followed
 
 
@@ -64,7 +65,8 @@ class Tree:
 
     def holds_images(self, relative: str = "") -> bool:
         """Whether there is a file with the name of an image somewhere in a folder."""
-        return any(names_image(path) for path, problem in walk(os.path.join(self.root, relative)))
+        found = walk(os.path.join(self.root, relative), in_order=False)
+        return any(names_image(path) for path, problem in found)
 
     def walk(self, relative: str = "") -> Iterator[tuple[str, str | None]]:
         """As `walk`, of a folder."""
@@ -138,8 +140,10 @@ def names_image(path: str) -> bool:
     return "." not in name or bool(_IMAGE_NAME.match(name))
 
 
-def walk(root: str) -> Iterator[tuple[str, str | None]]:  # noqa: C901  (a loop, as trees are deeper than stacks)
-    """Walks a tree of any depth in natural order of names; no loop of links is entered.
+def walk(  # noqa: C901  (a loop, as trees are deeper than stacks)
+    root: str, in_order: bool = True
+) -> Iterator[tuple[str, str | None]]:
+    """Walks a tree of any depth in natural order of names, or in any; no loop of links is entered.
 
     Yields:
       The path relative to `root` with "/", and None for a file or the status of a directory or
@@ -161,7 +165,8 @@ def walk(root: str) -> Iterator[tuple[str, str | None]]:  # noqa: C901  (a loop,
         if identity in ancestors:
             return "symlink_loop"
         ancestors.add(identity)
-        entries.sort(key=lambda entry: natural(entry.name))
+        if in_order:
+            entries.sort(key=lambda entry: natural(entry.name))
         entered.append((identity, relative, links, iter(entries)))
         return None
 
@@ -198,7 +203,9 @@ def _entries(directory: str) -> list[os.DirEntry[str]]:
 
 def natural(name: str) -> tuple[list[int | str], str]:
     """Sorts 9.jpg before 10.jpg; the name itself breaks the tie of 01 and 1."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
+    parts: list[int | str] = [*_DIGITS.split(name)]
+    parts[1::2] = map(int, parts[1::2])
+    return parts, name
 
 
 def _suffix(name: str) -> str:

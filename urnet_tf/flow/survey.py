@@ -1,10 +1,11 @@
 """What a plan knows of a crawl that will be listed: how many images it has, and how many of them are new.
 
-Nothing is opened but lists. Files are compared with those of the last run of ingest by their paths, sizes,
-times and inodes.
+Nothing is opened but lists, and a few images, to see how large they are when they are packed. Files are
+compared with those of the last run of ingest by their paths, sizes, times and inodes.
 """
 
 import os
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,12 +15,13 @@ import pyarrow.compute as pc
 from urnet_tf.config import Config
 from urnet_tf.crawl.table import cut_ranks
 from urnet_tf.errors import settings_named
+from urnet_tf.export.quiet import CapturedLibraryOutput
 from urnet_tf.images.containers import size_of
-from urnet_tf.images.probe import identify_file, map_in_threads
+from urnet_tf.images.probe import identify_file, map_in_threads, try_to_read
 from urnet_tf.schema import TRAIN
 from urnet_tf.stages import ingest
 from urnet_tf.stages.known_files import FILES, file_keys_in, keys_of_files, was_alike
-from urnet_tf.stages.settings import keys_of
+from urnet_tf.stages.settings import keys_of, open_packer
 from urnet_tf.stages.stage import PlanContext
 from urnet_tf.store import Workdir, read_json, read_table
 from urnet_tf.store.lookup import RowsByKey
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from urnet_tf.crawl.table import Crawl
 
 _SAMPLE = 1000  # images whose sizes are looked up
+_PACKED, _PACKING_SECONDS = 24, 2.0  # images that are packed, at most
 _AT_ONCE = 1 << 16
 _THREADS = 16  # they wait for the disk
 
@@ -57,7 +60,7 @@ class Changes(NamedTuple):
 
 
 def survey_crawl(config: Config, workdir: Workdir) -> PlanContext:
-    """Lists the crawl without its page texts, and looks up sizes of some images.
+    """Lists the crawl without its page texts, looks up sizes of some images, and packs a few.
 
     Raises:
       UsageError: it cannot be understood.
@@ -77,18 +80,42 @@ def survey_crawl(config: Config, workdir: Workdir) -> PlanContext:
         new_images=len(crawl.rows) if changes is None else changes.decoded,
         changes="" if changes is None else str(changes),
         bytes_per_image=mean_size(crawl) or PlanContext.bytes_per_image,
+        record_bytes=mean_record(config, crawl),
     )
 
 
 def mean_size(crawl: "Crawl") -> float | None:
     """The mean size in bytes of some images of a crawl; None where none can be looked up."""
-    if not len(crawl.rows):
-        return None
-    places = np.unique(np.linspace(0, len(crawl.rows) - 1, _SAMPLE).astype(np.int64))
-    paths = crawl.rows["path"].take(pa.array(places)).to_pylist()
-    found = map_in_threads(lambda path: size_of(os.path.join(crawl.root, path)), paths, _THREADS, at_once=16)
+    found = map_in_threads(size_of, _some_paths(crawl, _SAMPLE), _THREADS, at_once=16)
     sizes = [size for size in found if size is not None]
     return float(np.mean(sizes)) if sizes else None
+
+
+def mean_record(config: Config, crawl: "Crawl") -> float | None:
+    """The mean size in bytes of a few images as they are packed; None where none can be."""
+    sizes, start = [], time.monotonic()
+    with CapturedLibraryOutput() as printed:
+        packer = open_packer(config, printed.size)
+        for path in _some_paths(crawl, _PACKED):
+            try:
+                data = try_to_read(path, config.ingest.max_bytes)
+                packed = packer.pack(data) if isinstance(data, bytes) else None
+            except (OSError, MemoryError):  # the run itself will tell
+                packed = None
+            if packed is not None and packed.record:
+                sizes.append(len(packed.record))
+            if time.monotonic() - start > _PACKING_SECONDS:
+                break
+    return float(np.mean(sizes)) if sizes else None
+
+
+def _some_paths(crawl: "Crawl", most: int) -> list[str]:
+    """Full paths of some images, from one end of the listing to the other but in no order."""
+    if not len(crawl.rows):
+        return []
+    places = np.unique(np.linspace(0, len(crawl.rows) - 1, most).astype(np.int64))
+    paths = crawl.rows["path"].take(pa.array(np.random.default_rng(0).permutation(places))).to_pylist()
+    return [os.path.join(crawl.root, path) for path in paths]
 
 
 def find_changes(config: Config, workdir: Workdir, crawl: "Crawl") -> Changes | None:

@@ -21,6 +21,7 @@ from urnet_tf.extras import find_missing
 if TYPE_CHECKING:
     from PIL import Image
 
+LONGEST_SIDE_PX = 65_500  # that JPEG encoders write
 START_OF_SCAN = 0xDA
 _END_OF_IMAGE = 0xD9
 _NOT_FRAMES = (0xC4, 0xC8, 0xCC)  # tables and a reserved marker among those of frame headers
@@ -67,6 +68,19 @@ def read_size(data: bytes) -> tuple[int, int]:
         raise Refused(*_other_kind(data))
     with opened_by_pillow(data) as image:
         return image.size
+
+
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Raises Refused where a picture is too large, or too long to be stored."""
+    if width * height > max_pixels:
+        raise Refused(
+            "too_many_pixels", f"the header promises {width} x {height} pixels; {max_pixels} are allowed"
+        )
+    if max(width, height) > LONGEST_SIDE_PX:
+        raise Refused(
+            "unsupported",
+            f"{width} x {height} pixels; a side of at most {LONGEST_SIDE_PX} can be stored as JPEG",
+        )
 
 
 def pillow_format(data: bytes) -> str | None:

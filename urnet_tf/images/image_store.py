@@ -21,6 +21,7 @@ import numpy as np
 from urnet_tf import store
 from urnet_tf.errors import UsageError
 from urnet_tf.images import headers
+from urnet_tf.images.orientation import exif_orientation
 
 if TYPE_CHECKING:
     from urnet_tf.images.headers import Segment
@@ -143,17 +144,20 @@ def plain_jpeg(data: bytes, short_side_px: int) -> bytes | None:
 
     It can when it is a baseline JPEG of 8 bits, gray or of three channels, with a short side of at most
     `short_side_px`. Comments and application data (EXIF, position, thumbnails, profiles) are cut out, but for
-    the two segments that say how colors are coded. Whether the picture data is sound is not looked at, and
-    neither is the EXIF orientation.
+    the two segments that say how colors are coded; a file without any comes back as it is. Whether the
+    picture data is sound is not looked at. A picture that its EXIF data turns must be encoded anew.
     """
-    if data[:2] != b"\xff\xd8":
+    if data[:2] != b"\xff\xd8" or exif_orientation(data) != 1:
         return None
     kept, position, is_baseline = [data[:2]], 2, False
     for segment in headers.jpeg_segments(data):
         if segment.start != position:  # something stands between
             return None
         if segment.marker == headers.START_OF_SCAN:  # the picture data follows
-            return b"".join([*kept, data[position:]]) if is_baseline else None
+            if not is_baseline:
+                return None
+            is_cut = sum(map(len, kept)) < position
+            return b"".join([*kept, data[position:]]) if is_cut else data
         if segment.end < position + 4:  # no length
             return None
         if headers.is_frame(segment):

@@ -29,11 +29,13 @@ class Inspection(NamedTuple):
     known: a row of what is known from earlier, for a file of the same bytes; -1 = none.
     probe: of a file that is not known.
     packed: None where it was not decoded.
+    record_key: of the record, as `content_hash` gives it; "" where there is none.
     """
 
     known: int = -1
     probe: ProbeResult | None = None
     packed: Packed | None = None
+    record_key: str = ""
 
 
 class Inspector:
@@ -95,7 +97,9 @@ class Inspector:
                 packed = pack(thumbnail=self._thumbnails)
         except MemoryError as error:
             raise RunError(f"{path} cannot be decoded: it does not fit into memory.") from error
-        if not packed.decoded and packed.refused is not None:
+        if packed.refused is not None:
             refused = packed.refused
             probe = probe._replace(status=refused.status, reason=describe_refusal(refused), guessed="")
-        return Inspection(probe=probe, packed=packed)
+        record = packed.record
+        key = content if record is data else content_hash(record) if record else ""
+        return Inspection(probe=probe, packed=packed, record_key=key)

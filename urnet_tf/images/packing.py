@@ -11,21 +11,18 @@ import numpy as np
 
 from urnet_tf.images import headers, image_store, picture
 from urnet_tf.images.headers import Refused
-from urnet_tf.images.orientation import exif_orientation
-from urnet_tf.images.thumbnails import SHORT_SIDE_PX, make_thumbnail, read_thumbnail
+from urnet_tf.images.thumbnails import SHORT_SIDE_PX, make_thumbnail, read_kept, read_thumbnail
 
 
 class Packed(NamedTuple):
     """What became of one file.
 
     record: what the image store keeps; b"" where `refused` says why there is none.
-    decoded: whether there is a picture, be it one that cannot be stored.
-    thumbnail: see `thumbnails`; None = not asked for, or not decoded.
+    thumbnail: see `thumbnails`; None = not asked for, or there is no record.
     suspect: whether a library printed warnings meanwhile, of this image or of another one.
     """
 
     record: bytes = b""
-    decoded: bool = False
     thumbnail: np.ndarray | None = None
     refused: Refused | None = None
     suspect: bool = False
@@ -67,25 +64,23 @@ class Packer:
         return self._packed(data, thumbnail, damaged=True) if packed.suspect else packed
 
     def _packed(self, data: bytes, thumbnail: bool, damaged: bool = False) -> Packed:
-        small, decoded = None, False
         try:
             plain = None if damaged else image_store.plain_jpeg(data, self._short_side_px)
-            if plain and exif_orientation(data) == 1:
-                pixels = picture.read_picture(plain, self._max_pixels)  # kept bytes must be readable, too
+            if plain:
+                pixels = read_kept(plain, self._max_pixels)  # kept bytes must be readable, too
             else:
-                plain = None
                 pixels = picture.read_picture(data, self._max_pixels, self._short_side_px, by_pillow=damaged)
-            decoded = True
-            if thumbnail:
-                small = self._thumbnail(data, pixels, damaged)
-            return Packed(plain or picture.encode_jpeg(pixels, self._jpeg_quality), True, small)
+            small = self._thumbnail(data, pixels, damaged, plain is not None) if thumbnail else None
+            return Packed(plain or picture.encode_jpeg(pixels, self._jpeg_quality), small)
         except Refused as refused:
-            return Packed(b"", decoded, small, refused)
+            return Packed(refused=refused)
 
-    def _thumbnail(self, data: bytes, pixels: np.ndarray, damaged: bool) -> np.ndarray:
+    def _thumbnail(self, data: bytes, pixels: np.ndarray, damaged: bool, kept: bool) -> np.ndarray:
         """Of these pixels, or decoded anew where they were reduced otherwise than for a thumbnail."""
+        if kept and min(headers.read_size(data)) <= SHORT_SIDE_PX:
+            return make_thumbnail(pixels)
         limit = min(self._short_side_px, SHORT_SIDE_PX)
         is_usual = self._short_side_px == SHORT_SIDE_PX or min(pixels.shape[:2]) < limit
-        if not is_usual and min(headers.read_size(data)) > limit:
+        if kept or (not is_usual and min(headers.read_size(data)) > limit):
             return read_thumbnail(data, self._max_pixels, by_pillow=damaged)
         return make_thumbnail(pixels)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import tensorflow as tf
     from PIL import Image
 
-JPEG_SIDE_PX = 65_500  # the longest that encoders write
 # Markers that no decoder knows. Pillow and TensorFlow stop at them in picture data, OpenCV passes over some.
 # Behind the picture they do no harm, and only cost the faster way.
 _ODD_MARKER = re.compile(rb"\xff[\x02-\xbf\xf0-\xfd]")
@@ -31,14 +30,17 @@ _RATIOS = (8, 4, 2)  # at which JPEG files can be decoded
 
 
 def read_picture(
-    data: bytes, max_pixels: int, short_side_px: int | None = None, *, by_pillow: bool = False
-) -> np.ndarray:
+    data: bytes, max_pixels: int, short_side_px: int | None = None, *, scaled_to_px: int | None = None,
+    by_pillow: bool = False,
+) -> np.ndarray:  # fmt: skip
     """Decodes a file of any format in `headers.FORMATS`; see the module.
 
     Args:
       data: the bytes of the file.
       max_pixels: what its header may promise at most.
       short_side_px: a longer short side is reduced to this; None = not.
+      scaled_to_px: where `short_side_px` is None, JPEG files are decoded at the smallest scale that leaves
+        the short side as long as this, which takes less time and reads all of the file just the same.
       by_pillow: whether Pillow decodes it in any case: OpenCV takes some damaged files that Pillow refuses,
         and prints a line about them.
 
@@ -50,22 +52,15 @@ def read_picture(
       MemoryError: it does not fit into memory.
     """
     width, height = headers.read_size(data)
-    check_pixels(width, height, max_pixels)
-    ratio = scaled_ratio(min(width, height), short_side_px) if data.startswith(JPEG) else 1
+    headers.check_pixels(width, height, max_pixels)
+    scaled_to = scaled_to_px if short_side_px is None else short_side_px
+    ratio = scaled_ratio(min(width, height), scaled_to) if data.startswith(JPEG) else 1
     pixels = None if by_pillow else _plain_pixels(data, ratio)
     if pixels is None:
         pixels = _by_pillow(data, max_pixels, ratio)
     if short_side_px is not None:
         pixels = reduce_short_side(pixels, short_side_px)
     return oriented(pixels, exif_orientation(data))
-
-
-def check_pixels(width: int, height: int, max_pixels: int) -> None:
-    """Raises Refused where a header promises too much."""
-    if width * height > max_pixels:
-        raise Refused(
-            "too_many_pixels", f"the header promises {width} x {height} pixels; {max_pixels} are allowed"
-        )
 
 
 def scaled_ratio(short_px: int, short_side_px: int | None) -> int:
@@ -147,15 +142,10 @@ def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
     """A JPEG file with its colors at full resolution.
 
     Args:
-      image: uint8 [h, w, 3], RGB.
+      image: uint8 [h, w, 3], RGB; no side is longer than `headers.LONGEST_SIDE_PX`.
       quality: 1 to 100.
-
-    Raises:
-      Refused: a side is too long for JPEG.
     """
     cv2 = _opencv()
-    if max(image.shape[:2]) > JPEG_SIDE_PX:
-        raise Refused("unsupported", f"a side of more than {JPEG_SIDE_PX} pixels cannot be stored as JPEG")
     options = [
         cv2.IMWRITE_JPEG_QUALITY, quality,
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
@@ -224,7 +214,7 @@ def _by_pillow(data: bytes, max_pixels: int, ratio: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
     with headers.opened_by_pillow(data) as image:
-        check_pixels(*image.size, max_pixels)  # a first frame widens a GIF
+        headers.check_pixels(*image.size, max_pixels)  # a first frame widens a GIF
         if image.format == "JPEG" and ratio > 1:
             image.draft(None, (max(1, image.width // ratio), max(1, image.height // ratio)))
         try:

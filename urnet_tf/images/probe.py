@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from urnet_tf.errors import RunError
 from urnet_tf.images.containers import find_container, read_member
-from urnet_tf.images.headers import Refused, guessed, read_size
+from urnet_tf.images.headers import Refused, check_pixels, guessed, read_size
 from urnet_tf.schema import STATUS
 
 if TYPE_CHECKING:
@@ -139,10 +139,7 @@ def probe_bytes(data: bytes, max_pixels: int, min_side_px: int, content: str = "
             raise Refused(
                 "too_small", f"{width} x {height} pixels; the shortest side allowed is {min_side_px}"
             )
-        if width * height > max_pixels:
-            raise Refused(
-                "too_many_pixels", f"the header promises {width} x {height} pixels; {max_pixels} are allowed"
-            )
+        check_pixels(width, height, max_pixels)
     except Refused as refused:
         return ProbeResult(refused.status, refused.reason, 0, 0, *known)
     return ProbeResult(None, "", width, height, *known, guessed(data))

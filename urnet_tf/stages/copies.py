@@ -27,13 +27,16 @@ def with_pictures(context: StageContext, files: InspectedFiles) -> tuple["pa.Tab
 
     usable = pc.equal(files.table["status"], "")
     hashes = pc.if_else(usable, files.table["content_hash"], "")
-    similarity = context.config.ingest.copy_similarity
+    settings = context.config.ingest
+    similarity = settings.copy_similarity
     if files.thumbnails is None or similarity is None:
         return files.table.append_column("picture", hashes), 0
     if (known := _known_pictures(context, hashes)) is not None:
         return files.table.append_column("picture", known[0].cast(hashes.type)), known[1]
     with progress(None, "compare", total=len(WINDOWS) * len(hashes), unit="windows") as bar:
-        pictures, not_compared = name_pictures(hashes, files.thumbnails, similarity, bar.update)
+        pictures, not_compared = name_pictures(
+            hashes, files.thumbnails, similarity, settings.mirrored_copies, bar.update
+        )
     return files.table.append_column("picture", pictures.cast(hashes.type)), not_compared
 
 
@@ -47,8 +50,10 @@ def _known_pictures(context: StageContext, hashes: "pa.ChunkedArray") -> "tuple[
     except DamagedResult:
         return None
     marker = context.earlier_marker() or {}
-    before = marker.get("settings", {}).get("ingest.copy_similarity")
-    if before != context.config.ingest.copy_similarity or not was_alike(path.parent, context.config):
+    settings = context.config.ingest
+    now = {f"ingest.{name}": getattr(settings, name) for name in ("copy_similarity", "mirrored_copies")}
+    before = marker.get("settings", {})
+    if not now.items() <= before.items() or not was_alike(path.parent, context.config):
         return None
     table = read_table(path, ["content_hash", "picture"])
     table = table.filter(pc.not_equal(table["picture"], ""))

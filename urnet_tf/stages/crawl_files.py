@@ -171,18 +171,24 @@ class _UnitInspector:
         """Keeps the records of new files, and those that an earlier run kept and pack has not taken yet."""
         if self._ahead is None:
             return
-        records = {contents[row]: r.packed.record for row, r in new.items() if r.packed and r.packed.record}
+        packed = [(contents[row], found) for row, found in new.items() if found.record_key]
+        records = {content: found.packed.record for content, found in packed if found.packed}
+        record_keys = keys_of_hex(found.record_key for _, found in packed)
+        keys = {content: key for (content, _), key in zip(packed, record_keys, strict=True)}
         for earlier in self._earlier_ahead:
             left = [content for content in dict.fromkeys(contents) if content and content not in records]
-            rows = earlier.find(keys_of_hex(left))
-            wanted = [content for content, row in zip(left, rows, strict=True) if row >= 0]
-            copies = zip(wanted, earlier.read(rows[rows >= 0]), strict=True)
-            records |= {content: record for content, record in copies if record}
+            found = earlier.find(keys_of_hex(left))
+            wanted = [content for content, row in zip(left, found, strict=True) if row >= 0]
+            found = found[found >= 0]
+            for content, record, key in zip(wanted, earlier.read(found), earlier.keys[found], strict=True):
+                if record:
+                    records[content], keys[content] = record, key
         if records and not self._has_room(unit, list(records.values())):
             logging.info("ingest: the disk has no room to keep what is decoded; pack will decode it again.")
             self._ahead = None
             return
-        self._ahead.write(unit, keys_of_hex(records), list(records.values()))
+        record_keys = np.array([keys[content] for content in records], np.uint64).reshape(-1, 2)
+        self._ahead.write(unit, keys_of_hex(records), list(records.values()), record_keys)
 
     def _has_room(self, unit: int, records: Sequence[bytes]) -> bool:
         """Whether the disk holds records of all files left, and then those of all files once more."""

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from urnet_tf.crawl.table import Crawl
 
 _SECONDS_PER_FILE = 1.5e-4  # measured: listing, looking up, and tables
-# Measured, of one core: comparing 1,000 to 17,000 pictures; the time of more grows as N^1.5.
-_SECONDS_TO_COMPARE, _COMPARED_EVENLY = 3e-4, 17_000
+# Measured, of one core: 0.1 ms of 1,000 pictures, 0.5 of 17,000; the time of more grows as N^1.5.
+_SECONDS_TO_COMPARE, _COMPARED_EVENLY = 4e-4, 17_000
 _BYTES_PER_ROW = 250  # of all tables
 _THREADS_PER_CORE = 4  # threads mostly wait for the disk
 _MISSING_TO_STOP, _MISSING_TO_WARN = 0.9, 0.1  # parts of the listed files
@@ -162,7 +162,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
         return Estimate()
     cores = min(plan.cores, config.runtime.workers or plan.cores)
     seconds = 1.0 + rows * _SECONDS_PER_FILE + plan.new * decoding_seconds(plan.bytes_per_image) / cores
-    record = packed_bytes(config, plan.bytes_per_image)
+    record = packed_bytes(config, plan)
     disk = rows * _BYTES_PER_ROW + plan.new * record * plan.keeps_ahead(record)
     if config.ingest.copy_similarity is not None:
         seconds += rows * _SECONDS_TO_COMPARE * max(1.0, rows / _COMPARED_EVENLY) ** 0.5
@@ -245,7 +245,8 @@ def _find(settings: IngestConfig) -> tuple[str, str]:
 
     if settings.path is None:
         raise UsageError("Expected --data CRAWL (or ingest.path in the configuration): where the images are.")
-    kind, found = readers.resolve_kind(settings.path, settings.kind), readers.detect_kind(settings.path)
+    found = readers.detect_kind(settings.path)
+    kind = found if settings.kind == "auto" else settings.kind
     rows = (readers.LIST, readers.DATASET)
     if kind != found and (kind in rows or found in rows) and not _may_be(kind, settings.path):
         raise UsageError(f"Expected a {kind} at ingest.path; {show_path(settings.path)} is a {found}.")
@@ -353,7 +354,7 @@ STAGE = Stage(
     depends_on=("ingest",),
     run=run,
     estimate=estimate,
-    version=7,
+    version=8,
     inputs=inputs,
     inputs_of_workdir=fingerprint_judgements,
     reads_ahead=("pack.short_side_px", "pack.jpeg_quality"),

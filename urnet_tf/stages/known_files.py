@@ -103,7 +103,7 @@ def inspected_with(config: Config) -> dict[str, Any]:
     settings = config.ingest
     limits = {name: getattr(settings, name) for name in ("max_bytes", "max_pixels", "min_side_px")}
     # Raise the version when the same files give other results, thumbnails or groups of copies.
-    return {"version": 2, **limits, "decoders": decoders()}
+    return {"version": 3, **limits, "decoders": decoders()}
 
 
 def note_how(context: StageContext) -> None:

@@ -117,7 +117,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     if plan.images is None:
         return Estimate(note="unknown before ingest")
     cores = min(plan.cores, config.runtime.workers or plan.cores)
-    size = packed_bytes(config, plan.bytes_per_image)
+    size = packed_bytes(config, plan)
     decoded = 0 if plan.reuses else plan.images - plan.new  # what is new ingest has decoded
     seconds = plan.images * (_SECONDS_PER_IMAGE + size * _SECONDS_PER_BYTE)
     seconds += decoded * decoding_seconds(plan.bytes_per_image) / cores

@@ -41,6 +41,7 @@ class PlanContext:
     train_images: int | None = None
     num_classes: int | None = None
     bytes_per_image: float = 25_000.0
+    record_bytes: float | None = None  # the mean of some images that were packed for the plan
     new_images: int | None = None  # that ingest will decode; None = all
     free_bytes: int | None = None  # of the disk with the work directory; None = enough
     changes: str = ""  # what differs from the last run of ingest: a clause
