@@ -301,7 +301,7 @@ class Workdir:
     def drop_ahead(self, stage: str) -> None:
         """Removes what a complete stage made ahead for another one, which has used it.
 
-        Where the stage is a link its results are those of another work directory, which stay as they are.
+        A stage that is a link to elsewhere, as where runs share it, stays as it is.
         """
         if not (self.root / stage).is_symlink():
             remove(self.root / stage / AHEAD, self.root)
