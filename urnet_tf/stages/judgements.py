@@ -27,7 +27,16 @@ from urnet_tf.schema import (
     WRONG_CLASS,
 )
 from urnet_tf.stages.stage import StageContext
-from urnet_tf.store import Workdir, column, fingerprint, read_array, read_json, read_table, write_table
+from urnet_tf.store import (
+    Workdir,
+    column,
+    fingerprint,
+    is_equal,
+    read_array,
+    read_json,
+    read_table,
+    write_table,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -188,17 +197,14 @@ class JudgedImages:
         return {"judged": told}
 
 
-def read_judged_images(context: StageContext, table: "pa.Table", labels: np.ndarray) -> JudgedImages:
+def read_judged_images(context: StageContext, labels: np.ndarray) -> JudgedImages:
     """What is known of judged images in later stages.
 
     Args:
-      table: of the N training images, with `judged`, `path` and `content_hash`.
-      labels: int [N].
+      labels: int [N], of the training images, which come first.
     """
-    everything = read_table(
-        context.path("pack", "instances.parquet"), ["split", "label", "path", "content_hash", "judged"]
-    )
-    if not (column(everything, "judged") != "").any():
+    instances = context.path("pack", "instances.parquet")
+    if is_equal(read_table(instances, ["judged"]), "judged", "").all():
         nobody = np.empty(0, np.int64)
         return JudgedImages(None, nobody, nobody, nobody, nobody, nobody, {})
     names = {entry["name"]: int(entry["label"]) for entry in read_json(context.path("pack", "classes.json"))}
@@ -212,8 +218,10 @@ def read_judged_images(context: StageContext, table: "pa.Table", labels: np.ndar
         pairs = zip(rows["path"].to_pylist(), rows["content_hash"].to_pylist(), strict=True)
         return np.array([given_of.get(pair, UNLABELED) for pair in pairs], np.int64)
 
-    trusted = column(table, "judged") != ""
-    held = np.flatnonzero(column(everything, "split") == JUDGED)
+    everything = read_table(instances, ["split", "label", "path", "content_hash", "judged"])
+    table = everything.slice(0, len(labels))
+    trusted = ~is_equal(table, "judged", "")
+    held = np.flatnonzero(is_equal(everything, "split", JUDGED))
     return JudgedImages(
         trusted if trusted.any() else None, given(table.filter(trusted)), labels[trusted], held,
         given(everything.take(held)), column(everything, "label")[held],

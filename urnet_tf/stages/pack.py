@@ -47,12 +47,12 @@ class _Candidates(NamedTuple):
     """What ingest tells of the files, in final order."""
 
     root: str
-    paths: list[str]
-    hashes: list[str]  # as `probe` makes them; "" = not known
+    paths: "pa.ChunkedArray"
+    hashes: "pa.ChunkedArray"  # as `probe` makes them; "" = not known
     contents: np.ndarray  # the same as keys, uint64 [N, 2]
 
     def full_path(self, row: int) -> str:
-        return os.path.join(self.root, self.paths[row])
+        return os.path.join(self.root, self.paths[row].as_py())
 
 
 class _Packed(NamedTuple):
@@ -75,7 +75,7 @@ def run(context: StageContext) -> dict:
     config = context.config
     table = store.read_table(context.path("ingest", "candidates.parquet"))
     root = context.marker("ingest")["metadata"]["root"]
-    paths, hashes = (table.column(name).to_pylist() for name in ("path", "content_hash"))
+    paths, hashes = table.column("path"), table.column("content_hash")
     candidates = _Candidates(root, paths, hashes, keys_of_hex(hashes))
     shards = -(-len(table) // config.pack.images_per_shard)
     log = context.units("pack", shards)
@@ -176,7 +176,7 @@ def _open_known(context: StageContext) -> list[KnownRecords]:
     except store.DamagedResult as damage:
         logging.info("pack: what was packed before is not used, since %s.", damage.problem)
         return known
-    return [*known, KnownRecords(reader_of(images), keys_of_hex(contents.to_pylist()), keys)]
+    return [*known, KnownRecords(reader_of(images), keys_of_hex(contents), keys)]
 
 
 def _taken_over(known: list[KnownRecords], contents: np.ndarray, keys: np.ndarray) -> dict[int, bytes]:
@@ -224,7 +224,7 @@ class _FilePacker:
             return _Packed(problem=refused.reason)
         except OSError as error:
             return _Packed(problem=os_reason(error))
-        known = self._candidates.hashes[row]
+        known = self._candidates.hashes[row].as_py()
         if known and known != content_hash(data):
             return _Packed(problem="the file holds other bytes now")
         try:
@@ -262,17 +262,18 @@ def _unreadable_now(candidates: _Candidates, rows: list[int], problems: dict[int
 
 
 def _count_images(instances: "pa.Table") -> dict[str, int]:
-    splits = store.column(instances, "split")
-    counts = {f"{split}_images": int((splits == split).sum()) for split in schema.SPLITS}
-    judged = int((splits == schema.JUDGED).sum())
+    counts = {
+        f"{split}_images": int(store.is_equal(instances, "split", split).sum()) for split in schema.ALL_SPLITS
+    }
+    judged = counts.pop(f"{schema.JUDGED}_images")
     return counts | ({f"{schema.JUDGED}_images": judged} if judged else {})
 
 
 def _check_classes(instances: "pa.Table", out: pathlib.Path) -> int:
     """How many classes there are; one that is too small ends the run."""
     classes = store.read_json(out / "classes.json")
-    splits, labels = store.column(instances, "split"), store.column(instances, "label")
-    of_class = np.bincount(labels[splits == schema.TRAIN], minlength=len(classes))
+    labels = store.column(instances, "label")[store.is_equal(instances, "split", schema.TRAIN)]
+    of_class = np.bincount(labels, minlength=len(classes))
     small = np.flatnonzero(of_class < _SMALLEST_CLASS)
     if len(small):
         names = ", ".join(f"{classes[j]['name']} ({of_class[j]})" for j in small[:5])
@@ -286,15 +287,17 @@ def _check_classes(instances: "pa.Table", out: pathlib.Path) -> int:
 
 
 def _write_quarantine(context: StageContext, candidates: "pa.Table", failures: list[list]) -> None:
+    import pyarrow as pa
+
     old = store.read_table(context.path("ingest", "quarantine.parquet"))
     rows = candidates.take(np.array([row for row, _, _ in failures], np.int64))
-    columns = {}
-    for name in schema.QUARANTINE_COLUMNS:
-        if name in ("status", "reason"):
-            new = [failure[1 if name == "status" else 2] for failure in failures]
-        else:
-            new = rows.column(name).to_pylist()
-        columns[name] = old.column(name).to_pylist() + new
+    new = {name: rows.column(name) for name in schema.QUARANTINE_COLUMNS if name in rows.column_names}
+    for place, name in ((1, "status"), (2, "reason")):
+        new[name] = pa.chunked_array([pa.array([failure[place] for failure in failures], pa.large_string())])
+    columns = {
+        name: pa.chunked_array([*old.column(name).chunks, *new[name].chunks], old.column(name).type)
+        for name in schema.QUARANTINE_COLUMNS
+    }
     store.write_table(context.out / "quarantine.parquet", columns, schema.QUARANTINE_COLUMNS)
 
 

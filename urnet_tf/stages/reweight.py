@@ -8,6 +8,7 @@ is a column of ones.
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def run(context: StageContext) -> dict:
     table, labels, num_classes = _read_instances(context)
     seen = {name: np.asarray(store.read_array(context.path("extract", f"{name}.npy"))) for name in _SEEN}
     metadata: dict[str, Any] = {}
-    judged = read_judged_images(context, table, labels)
+    judged = read_judged_images(context, labels)
     prediction = _first_prediction(config.formulas, seen)
     if config.formulas != LITERAL:  # whose predictions prefer the large classes
         prediction = judged.with_anchors(prediction, judged.first_predictions(context), num_classes)
@@ -77,8 +78,7 @@ def run(context: StageContext) -> dict:
         "sources": numbers_of(table, "source")[0], "ranks": store.column(table, "rank"),
         "trusted": judged.trusted,
     }  # fmt: skip
-    pictures, names = numbers_of(table, "picture")
-    known["pictures"] = np.where(np.array([name == "" for name in names])[pictures], -1, pictures)
+    known["pictures"] = store.number_groups(table.column("picture"))
     # These do not change with the prediction of the second round, or too little for their price.
     cluster = np.full(len(labels), -1, np.int32)
     if config.cluster_weight.enabled:
@@ -87,9 +87,11 @@ def run(context: StageContext) -> dict:
         known["confidence"], text_metadata = fit_words(context, table, labels, num_classes)
         metadata.update(text_metadata)
     if config.page_text.enabled:
-        known["page_score"], metadata["pages"] = score_page_texts(context, table, labels)
+        known["page_score"], metadata["pages"] = score_page_texts(context, labels)
     if config.other_score.enabled and config.other_score.path is not None:
-        known["other_score"], metadata["other_score"] = read_scores(context, table)
+        known["other_score"], metadata["other_score"] = read_scores(
+            context, _read_rows(context, ("path", "content_hash"), len(labels))
+        )
 
     def refit(weights: np.ndarray) -> factors.Prediction:
         return _refit(context, labels, folds, weights, judged, prediction, num_classes)
@@ -110,7 +112,7 @@ def run(context: StageContext) -> dict:
         "predicted_label": weighed.prediction.label, "right_prob": weighed.right_prob,
         "sample_weight": weighed.sample_weight,
     }  # fmt: skip
-    columns |= _texts(context, table, labels, weighed.prediction.label)
+    columns |= _texts(context, labels, weighed.prediction.label)
     metadata_of_file = {"format": schema.WEIGHTS_FORMAT}
     store.write_table(context.out / "weights.parquet", columns, schema.WEIGHT_COLUMNS, metadata_of_file)
 
@@ -121,17 +123,17 @@ def run(context: StageContext) -> dict:
     return metadata
 
 
-def _texts(
-    context: StageContext, table: "pa.Table", labels: np.ndarray, predicted: np.ndarray
-) -> dict[str, Any]:
-    """The columns of weights.parquet that are texts."""
+def _texts(context: StageContext, labels: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+    """The columns of weights.parquet that are texts; they are read last, since they take the most memory."""
     import pyarrow as pa
 
-    names = pa.array([entry["name"] for entry in store.read_json(context.path("pack", "classes.json"))])
-    columns = {name: table.column(name).combine_chunks() for name in ("path", "content_hash", "judged")}
+    entries = store.read_json(context.path("pack", "classes.json"))
+    names = pa.array([entry["name"] for entry in entries], pa.large_string())
+    read = ("path", "content_hash", "judged", "split", "picture")
+    columns = store.columns_of(_read_rows(context, read, len(labels)))
     return columns | {
         "class_name": names.take(pa.array(labels)), "predicted_class": names.take(pa.array(predicted)),
-        "split": table.column("split").combine_chunks(), "group": table.column("picture").combine_chunks(),
+        "group": columns["picture"],
     }  # fmt: skip
 
 
@@ -247,16 +249,16 @@ def _refit(
     return factors.Prediction(schema.SECOND_ROUND, *columns, anchors=first.anchors)
 
 
+def _read_rows(context: StageContext, names: Sequence[str], rows: int) -> "pa.Table":
+    """Columns of the first rows of the instance table: the training images."""
+    return store.read_table(context.path("pack", "instances.parquet"), names).slice(0, rows)
+
+
 def _read_instances(context: StageContext) -> "tuple[pa.Table, np.ndarray, int]":
     path = context.path("pack", "instances.parquet")
-    table = store.read_table(
-        path,
-        [
-            "split", "label", "path", "picture", "source", "query", "rank", "title", "description", "tags",
-            "judged", "content_hash",
-        ],
-    )  # fmt: skip
-    train_images = int((store.column(table, "split") == schema.TRAIN).sum())
+    names = ["split", "label", "picture", "source", "query", "rank"]
+    table = store.read_table(path, names)
+    train_images = int(store.is_equal(table, "split", schema.TRAIN).sum())
     table = table.slice(0, train_images)  # training images come first
     classes = store.read_json(context.path("pack", "classes.json"))
     return table, store.column(table, "label"), len(classes)
