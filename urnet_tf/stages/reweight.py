@@ -28,6 +28,7 @@ from urnet_tf.reweighting import (
 from urnet_tf.reweighting.judge import out_of_fold_predictions, predict_others
 from urnet_tf.reweighting.text_network import count_operations
 from urnet_tf.stages.effects import resolve, trains
+from urnet_tf.stages.fitted_heads import estimate_fitting
 from urnet_tf.stages.image_evidence import (
     POOL_INSTANCES,
     features_path,
@@ -39,7 +40,13 @@ from urnet_tf.stages.image_evidence import (
 from urnet_tf.stages.judgements import JudgedImages, describe_judged, read_judged_images
 from urnet_tf.stages.literal_weights import describe_lacks, describe_scale
 from urnet_tf.stages.other_scores import describe_scores, fingerprint_scores, read_scores
-from urnet_tf.stages.settings import count_backbone, fit_settings, images_per_step, keys_of
+from urnet_tf.stages.settings import (
+    count_backbone,
+    fit_settings,
+    images_per_step,
+    keys_of,
+    training_seconds,
+)
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.text_rules import show_path
 
@@ -59,7 +66,11 @@ _WITHOUT_PCA = 2.3  # times as long
 _TEXT_MAP_SECONDS = 2e-5  # a training image and epoch, of the linear map
 _TEXT_NETWORK_SECONDS = 1.5e-11  # an operation of the two-sided network
 _CONFIDENCE_SECONDS = 5e-5  # a row
-_REFIT_SECONDS = 3e-5  # an image and pass of a linear head
+_TEXTS_A_PAGE, _NAMES_A_CLASS = 2, 2  # a guess
+_HASHED_TEXT_SECONDS, _NAME_SECONDS = 3.5e-4, 9e-8
+_ENCODED_TEXT_SECONDS = 2e-3  # of a sentence encoder; a guess
+_ROW_BYTES = 800  # mostly of weights.parquet, of which all texts are held while it is written
+_DISK_BYTES = 140
 
 
 def run(context: StageContext) -> dict:
@@ -265,7 +276,7 @@ def _read_instances(context: StageContext) -> "tuple[pa.Table, np.ndarray, int]"
 
 
 def estimate(config: Config, plan: PlanContext) -> Estimate:
-    """Counts k-means, the image-text maps and their use, and about 100 bytes a row on disk."""
+    """Counts k-means, image-text maps, pages, heads of the second round, and the table that is written."""
     rows = plan.train_images
     if rows is None:
         return Estimate()
@@ -282,9 +293,29 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
         seconds += maps * _text_map_seconds(config, plan, learned_from)
         seconds += rows * _CONFIDENCE_SECONDS
     if has_second_round(config):
-        seen = rows * (config.baseline.folds - 1)
-        seconds += seen * settings.refit.epochs * _REFIT_SECONDS
-    return Estimate(rows=rows, seconds=seconds, disk_bytes=rows * 100, memory_bytes=rows * 300 + 15 * 10**8)
+        seconds += _refit_seconds(config, plan, rows)
+    if settings.page_text.enabled:
+        seconds += rows * _page_seconds(config, plan)
+    memory = 15 * 10**8 + rows * _ROW_BYTES
+    if has_second_round(config) and not trains(config, "baseline"):
+        memory = max(memory, estimate_fitting(config, plan, heads=0).memory_bytes or 0)
+    return Estimate(rows=rows, seconds=seconds, disk_bytes=rows * _DISK_BYTES, memory_bytes=memory)
+
+
+def _refit_seconds(config: Config, plan: PlanContext, rows: int) -> float:
+    """What the heads of the second round take, fitted or trained."""
+    if not trains(config, "baseline"):
+        return estimate_fitting(config, plan, heads=0).seconds or 0.0
+    seen = rows * (config.baseline.folds - 1)
+    frozen = dataclasses.replace(config, model=dataclasses.replace(config.model, mode="frozen"))
+    return training_seconds(frozen, config.reweight.refit, seen, plan)
+
+
+def _page_seconds(config: Config, plan: PlanContext) -> float:
+    """What a page takes: its texts are encoded, and compared with the names of all classes."""
+    encoder = config.reweight.page_text.encoder
+    encoding = _HASHED_TEXT_SECONDS if encoder == "hashed" else _ENCODED_TEXT_SECONDS
+    return _TEXTS_A_PAGE * (encoding + plan.classes * _NAMES_A_CLASS * _NAME_SECONDS)
 
 
 def _text_map_seconds(config: Config, plan: PlanContext, images: int) -> float:
