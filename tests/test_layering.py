@@ -56,7 +56,8 @@ WITH_TENSORFLOW = """
     images/image_formats.py images/orientation_graph.py models/backbone.py
     models/batch_normalization.py models/classifier.py
     models/efficientnet_lite.py models/ensemble.py models/grouped_convolution.py models/own_backbone.py
-    models/resnext.py models/seeding.py models/urnet.py serving/opened_version.py serving/predictor.py
+    models/resnext.py models/seeding.py models/unfreezing.py models/urnet.py serving/opened_version.py
+    serving/predictor.py
     text/sentence_encoder.py text/word_vectors.py training/fit.py training/losses.py
     training/optimization.py training/passes.py training/robust_losses.py training/saving.py
 """.split()

@@ -4,6 +4,8 @@
 BACKBONES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnext")
 # What a network of one's own wants to see of images 0..255: see `models.own_backbone`.
 PREPROCESSING = ("auto", "none", "zero_to_one", "minus_one_to_one", "imagenet", "caffe")
+# Which part of a network learns: all of it, the last stage, or "blocks:n".
+ALL, LAST_STAGE, BLOCKS = "all", "last_stage", "blocks:"
 KERAS_FILE, KERAS_HUB = ".keras", "keras_hub:"
 
 

@@ -3,7 +3,8 @@
     OUT/packs/<key>/        ingest and pack; rows that change neither share it, over all seeds
     OUT/features/<key>/     the features of frozen networks, likewise
     OUT/seed0-<key>/        baseline and extract; the later stages of a row replace those of the row before
-    OUT/units/<row>.seed0.json, .npz    the figures of a unit, and its predictions
+    OUT/units/<row>.seed0.json, .npz    the figures of a unit, and its predictions; with a truth .scores.npz,
+                            what its weights say of each training image and what is true of it
 
 A unit is complete when its file holds the key of its settings: a killed run goes on behind the last
 one. Rows with the same settings are computed once. The steps of a row are those of the network that is
@@ -19,7 +20,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ablations import members, other_methods, rows as row_lists, views
-from ablations.truth import read_truth
+from ablations.truth import read_marks
 from urnet_tf import schema, store
 from urnet_tf.config import load_config
 from urnet_tf.costs.units import format_seconds
@@ -31,6 +32,7 @@ from urnet_tf.stages.effects import trains
 from urnet_tf.stages.stage import StageContext
 
 _WEIGHTS = tuple(name for name, dtype in schema.WEIGHT_COLUMNS.items() if dtype == "float32")
+SCORES = ".scores.npz"  # beside a unit
 _KEPT, _COPIED, _MEASURED = "kept", "copied", "measured"
 _MEMBERS = "ensemble.members"
 _ROW_STAGES = ("reweight", "train", "evaluate")
@@ -150,13 +152,15 @@ def _complete(experiment, name, settings, seed):
         others = (p for p in path.parent.glob(f"*.seed{seed}.json") if p != path)
         twin = next((p for p in others if _is_complete(_read(p), key, experiment.truth_path)), None)
         if twin is not None:
-            shutil.copyfile(twin.with_suffix(".npz"), path.with_suffix(".npz"))
+            for suffix in (".npz", SCORES):
+                if twin.with_suffix(suffix).exists():
+                    shutil.copyfile(twin.with_suffix(suffix), path.with_suffix(suffix))
             unit, done = _read(twin), _COPIED
         else:
             if _MEMBERS in own:
                 unit, predictions = _measure_members(experiment, name, settings, seed, int(own[_MEMBERS]))
             else:
-                unit, predictions = _measure(experiment, config, own)
+                unit, predictions = _measure(experiment, config, own, path.with_suffix(SCORES))
             with store.atomic_path(path.with_suffix(".npz")) as temporary, open(temporary, "wb") as file:
                 np.savez_compressed(file, **predictions)
         unit |= {"key": key, "row": name, "seed": seed, "settings": list(settings)}
@@ -249,8 +253,8 @@ def _run_up_to(last, config, workdir, key):
         runner.run(config, workdir, steps[: names.index(last) + 1])
 
 
-def _measure(experiment, config, own):
-    """Runs the stages that differ between rows; returns the unit and its predictions."""
+def _measure(experiment, config, own, scores):
+    """Runs the stages that differ between rows; returns the unit and its predictions, writes its scores."""
     import keras
 
     method = {key: value for key, value in own.items() if key != "figures.model"}
@@ -276,11 +280,11 @@ def _measure(experiment, config, own):
     else:
         predictions = _read_predictions(workdir, model)
     return _read_results(
-        experiment, workdir, model, ("baseline", "extract", *stages), predictions
+        experiment, workdir, model, ("baseline", "extract", *stages), predictions, scores
     ), predictions
 
 
-def _read_results(experiment, workdir, model, stages, predictions):
+def _read_results(experiment, workdir, model, stages, predictions, scores):
     markers = {name: workdir.marker(name) for name in stages}
     unit = {
         "model": model,
@@ -297,12 +301,16 @@ def _read_results(experiment, workdir, model, stages, predictions):
     sample_weight = store.column(weights, "sample_weight")
     unit["effective_share"] = effective_sample_size(sample_weight) / len(sample_weight)
     if experiment.truth_path is not None:
-        right = read_truth(experiment.truth_path, weights.column("path").to_pylist())
+        marks = read_marks(experiment.truth_path, weights.column("path").to_pylist())
+        known = marks >= 0
         # A factor that is off is a column of ones and tells nothing; nor does attention nobody trained.
-        columns = {name: store.column(weights, name) for name in _WEIGHTS}
+        columns = {name: store.column(weights, name)[known] for name in _WEIGHTS}
         if not markers["train"]["settings"].get("train.bag.loss_weight"):
             columns.pop("saliency")
-        unit["auroc"] = {n: metrics.auroc(v, right) for n, v in columns.items() if v.min() < v.max()}
+        columns = {n: v for n, v in columns.items() if v.size and v.min() < v.max()}
+        unit["auroc"] = {n: metrics.auroc(v, marks[known] == 1) for n, v in columns.items()}
+        with store.atomic_path(scores) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, right=marks[known], **columns)
     return unit
 
 

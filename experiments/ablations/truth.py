@@ -16,6 +16,28 @@ def read_truth(path: str, images: list[str]) -> np.ndarray:
     return np.array([given == true for given, true in _read_rows(path, images)])
 
 
+def read_marks(path: str, images: list[str]) -> np.ndarray:
+    """What is known of the label of each image: int8 [N], 1 right, 0 wrong, -1 not known.
+
+    Args:
+      path: the truth of all images; or, with a column `eye`, what somebody saw (right,
+        wrong or anything else) of some of them.
+      images: N paths.
+
+    Raises:
+      UsageError: as for `read_truth`.
+    """
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = csv.DictReader(file)
+            if "eye" in (reader.fieldnames or ()):
+                seen = {row["path"]: {"right": 1, "wrong": 0}.get(row["eye"], -1) for row in reader}
+                return np.array([seen.get(image, -1) for image in images], np.int8)
+    except OSError as error:
+        raise UsageError(f"Cannot read the truth {path}: {error.strerror}.") from None
+    return read_truth(path, images).astype(np.int8)
+
+
 def read_true_classes(path: str, images: list[str], labels: np.ndarray) -> np.ndarray:
     """The number of the true class of each image, -1 for none of the classes: int64 [N].
 

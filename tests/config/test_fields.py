@@ -5,7 +5,16 @@ import sys
 
 import pytest
 
-from urnet_tf.config import Config, from_dict, has_second_round, load_config, select, to_dict
+from urnet_tf.config import (
+    Config,
+    from_dict,
+    has_second_round,
+    judges_features,
+    load_config,
+    select,
+    starts_from,
+    to_dict,
+)
 from urnet_tf.errors import UsageError
 
 
@@ -116,13 +125,41 @@ def test_setting_one_value_of_a_section_keeps_the_defaults_of_the_others():
 
 
 def test_best_trains_whole_networks_plainly():
-    frozen, whole = load_config(), load_config(None, ["model.mode=finetune"])
+    frozen = load_config()
+    whole = load_config(None, ["model.mode=finetune", "baseline.networks=full"])
     assert whole.reweight.class_weight.enabled and whole.train.fit.mixup is None
     assert whole.train.fit.loss.logit_adjustment == 0.0 and whole.reweight.page_text.enabled
     assert has_second_round(frozen) and not has_second_round(whole)
-    assert has_second_round(load_config(None, ["model.mode=finetune", "reweight.rounds=2"]))
+    full_twice = ["model.mode=finetune", "baseline.networks=full", "reweight.rounds=2"]
+    assert has_second_round(load_config(None, full_twice))
     assert not has_second_round(load_config(None, ["baseline.folds=1"]))
     assert load_config(None, ["model.mode=finetune", "train.fit.mixup=0.2"]).train.fit.mixup == 0.2
+
+
+def test_who_judges_the_labels_of_whole_networks():
+    def load(*overrides):
+        return load_config(None, ["model.mode=finetune", *overrides])
+
+    assert judges_features(load_config()) and judges_features(load())
+    assert not judges_features(load("model.weights=null")), "random features tell nothing"
+    assert judges_features(load("model.weights=null", "baseline.networks=frozen"))
+    assert not judges_features(load("preset=paper"))
+    assert has_second_round(load()) and not load().reweight.class_weight.enabled
+    assert (
+        load().train.bag.loss_weight == 0.0 and load("train.bag.loss_weight=1").train.bag.loss_weight == 1.0
+    )
+    assert [starts_from(load(*o)) for o in ((), ("model.weights=null",), ("train.init=pretrained",))] == [
+        "fitted", "pretrained", "pretrained",
+    ]  # fmt: skip
+    for override, message in (
+        ("train.init=baseline", "Expected baseline.networks=full with train.init=baseline; received frozen"),
+        ("train.unfreeze=half", "all, last_stage or blocks:n"),
+        ("train.unfreeze=blocks:0", "all, last_stage or blocks:n"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            load(override)
+    with pytest.raises(UsageError, match="Expected baseline.networks=frozen with train.init=fitted"):
+        load("train.init=fitted", "baseline.networks=full")
 
 
 def test_an_unknown_preset_is_named():

@@ -142,3 +142,19 @@ def test_unknown_networks_are_refused():
         count_network("vgg", 224)
     with pytest.raises(UsageError, match="Expected a ResNeXt depth of 26, 50, 101, 152"):
         count_network("resnext", 224, Variant(depth=34))
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite2", "resnext"])
+@pytest.mark.parametrize("part", ["all", "last_stage", "blocks:2"])
+def test_the_part_that_learns_is_counted_as_it_is_built(name, part):
+    from urnet_tf.models.unfreezing import list_blocks, unfreeze
+
+    options = {"depth": 26} if name == "resnext" else {}
+    model, cost = build_backbone(name, 64, None, **options), count_network(name, 64, Variant(**options))
+    assert len(cost.blocks) == len(list_blocks(model))
+    unfreeze(model, part)
+    assert cost.learning(part).trainable == sum(math.prod(v.shape) for v in model.trainable_variables)
+    whole = cost.learning("all")
+    for count in ("trainable", "multiply_adds", "kept_elements"):
+        assert sum(getattr(block, count) for block in cost.blocks) == getattr(whole, count)
+    assert (cost.learning(part).multiply_adds < whole.multiply_adds) == (part != "all")

@@ -188,9 +188,9 @@ def test_the_members_of_the_groups_are_those_that_were_counted():
 
 def test_distinct_rows_are_counted_beyond_the_first_ones():
     points = np.zeros((300, 3), np.float32)
-    assert cluster_weight._count_distinct(points, at_most=5) == 1
+    assert cw._count_distinct(points, at_most=5) == 1
     points[200:203] = np.eye(3)
-    assert cluster_weight._count_distinct(points, at_most=5) == 4
+    assert cw._count_distinct(points, at_most=5) == 4
     points[:5] = np.arange(15).reshape(5, 3)
-    assert cluster_weight._count_distinct(points, at_most=5) == 5
-    assert cluster_weight._count_distinct(points[:0], at_most=5) == 0
+    assert cw._count_distinct(points, at_most=5) == 5
+    assert cw._count_distinct(points[:0], at_most=5) == 0

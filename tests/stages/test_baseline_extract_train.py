@@ -15,6 +15,7 @@ from urnet_fixtures.squares import (
 
 from urnet_tf import config as config_lib, store
 from urnet_tf.errors import RunError, UsageError
+from urnet_tf.models.unfreezing import list_blocks
 from urnet_tf.reweighting.judge import out_of_fold_predictions
 from urnet_tf.stages import baseline, extract, features, fitted_heads, pack, reweight, train, urnet_fit
 from urnet_tf.stages.settings import images_per_step
@@ -188,6 +189,43 @@ def test_training_starts_from_what_was_asked_for(tiny, workdir, init):
         init == "baseline_with_classifier"
     )
     assert first.any() == (init == "baseline_with_classifier")
+
+
+def test_a_whole_network_starts_from_the_head_that_fits_its_features(tiny, workdir, monkeypatch):
+    from urnet_tf.models.classifier import LOGITS, backbone_of
+
+    monkeypatch.setattr(urnet_fit, "_FEWEST_HELD", VAL)
+    config = settings("finetune", 2, epochs=2, unfreeze="blocks:1", backbone_rate=0.5, keep="best")
+    config = dataclasses.replace(config, baseline=dataclasses.replace(config.baseline, networks="frozen"))
+    run(baseline, config, workdir)
+    metadata = run(extract, config, workdir)
+    assert metadata["features"] == "features/features.npy" and metadata["accuracy_out_of_fold"] is not None
+    context = StageContext(config, store.Workdir(workdir), workdir / "unused")
+    model = urnet_fit.build_model(context, 3, synchronized=False)
+    table = store.read_table(workdir / "reweight" / "weights.parquet")
+    labels, weights = store.column(table, "label"), store.column(table, "sample_weight")
+    expected = out_of_fold_predictions(
+        store.read_array(workdir / "features" / "features.npy")[: len(labels)], labels,
+        folds=np.asarray(store.read_array(workdir / "baseline" / "fold.npy")), num_classes=3,
+        sample_weight=weights, trust=weights,
+    ).head  # fmt: skip
+    for name in (LOGITS, "bag_logits"):
+        np.testing.assert_array_equal(model.get_layer(name).kernel.numpy(), expected.kernel)
+        np.testing.assert_array_equal(model.get_layer(name).bias.numpy(), expected.bias)
+    before = [variable.numpy() for variable in backbone_of(model).variables]
+    run(train, config, workdir)
+    trained = keras.models.load_model(workdir / "train" / "urnet.keras")
+    after = [variable.numpy() for variable in backbone_of(trained).variables]
+    changed = [not np.array_equal(*pair) for pair in zip(before, after, strict=True)]
+    learning = {
+        variable.path for layer in list_blocks(backbone_of(model))[-1] for variable in layer.variables
+    }
+    assert changed == [variable.path in learning for variable in backbone_of(model).variables]
+    assert any(changed) and not all(changed), "the last block alone learns"
+    history = store.read_json(workdir / "train" / "history.json")
+    assert sum("kept" in row for row in history) == 1 and all(
+        "val_instance_accuracy" in row for row in history
+    )
 
 
 @pytest.mark.parametrize("own", [True, False])

@@ -75,7 +75,7 @@ def changed_keys(path, *overrides):
 def test_a_checkpoint_is_in_the_keys_from_where_it_is_read(crawl, mode, first):
     path = crawl / "x.weights.h5"
     path.write_bytes(b"\x89HDF\r\n\x1a\n")
-    found = changed_keys(path, f"model.weights={path}", f"model.mode={mode}")
+    found = changed_keys(path, f"model.weights={path}", f"model.mode={mode}", "baseline.networks=full")
     assert found == list(NAMES[NAMES.index(first) :])
     assert changed_keys(path, "model.weights=null") == []
 
@@ -95,7 +95,12 @@ def test_the_crawl_is_in_all_keys(crawl):
 
 def test_what_is_extracted_for_a_second_round_is_in_the_key(crawl):
     def keys(mode, rounds):
-        overrides = "baseline.folds=2", f"model.mode={mode}", f"reweight.rounds={rounds}"
+        overrides = (
+            "baseline.folds=2",
+            f"model.mode={mode}",
+            "baseline.networks=full",
+            f"reweight.rounds={rounds}",
+        )
         return stage_keys(load_config(None, ["ingest.path=crawl", *overrides]))
 
     assert keys("finetune", 1)["extract"] != keys("finetune", 2)["extract"]

@@ -10,6 +10,7 @@ import pytest
 from urnet_tf import config as config_lib, store
 from urnet_tf.errors import UsageError
 from urnet_tf.evaluation import ensemble, metrics
+from urnet_tf.feed.batches import stream_images
 from urnet_tf.schema import JUDGED, QUARANTINE_COLUMNS, TEST, TRAIN, VAL
 from urnet_tf.stages import evaluate
 from urnet_tf.stages.stage import PlanContext, StageContext
@@ -220,9 +221,37 @@ def test_finetuned_models_see_several_views(tmp_path, monkeypatch):
     write_workdir(tmp_path, finetune=True)
     monkeypatch.setattr(evaluate, "ImageStore", MemoryStore)
     monkeypatch.setattr(evaluate, "_PART_IMAGES", 9)
-    context = context_of(tmp_path, "model.mode=finetune", 'evaluate.crops="5"', "evaluate.scales=[1.0, 0.9]")
+    overrides = (
+        "model.mode=finetune",
+        "baseline.networks=full",
+        'evaluate.crops="5"',
+        "evaluate.scales=[1.0, 0.9]",
+    )
+    context = context_of(tmp_path, *overrides)
     metadata = evaluate.run(context)
     assert metadata["views"] == 10 and metadata["models"]["urnet"]["n"] == 17
+
+
+def test_a_whole_network_stands_beside_heads_on_frozen_features(tmp_path, monkeypatch):
+    import keras
+
+    write_workdir(tmp_path)
+    head(2, (SIZE, SIZE, 3)).save(tmp_path / "train" / "instance.keras")
+    backbone = keras.Sequential([
+        keras.Input((SIZE, SIZE, 3)), keras.layers.GlobalMaxPooling2D(), keras.layers.Dense(D, name="frozen"),
+    ])  # fmt: skip
+    monkeypatch.setattr(evaluate, "ImageStore", MemoryStore)
+    monkeypatch.setattr(evaluate, "open_backbone", lambda config: backbone)
+    context = context_of(tmp_path, "model.mode=finetune")
+    evaluate.run(context)
+    whole = keras.models.load_model(tmp_path / "train" / "instance.keras")
+    plain = keras.models.load_model(tmp_path / "baseline" / "model_full.keras")
+    ids = np.arange(43, 60)
+    images = np.concatenate(list(stream_images(MemoryStore(None), ids, SIZE, 0.875, 8)))
+    for name, logits in (("urnet", whole(images)), ("baseline", plain(backbone(images)))):
+        with np.load(context.out / f"predictions_{name}.npz") as kept:
+            expected = metrics.top_k(softmax(np.asarray(logits)), 5)[1]
+            np.testing.assert_allclose(kept["top_probs"], expected, atol=1e-5)
 
 
 def test_the_bag_branch_is_averaged_with_the_instance_branch(tmp_path):

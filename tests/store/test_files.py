@@ -362,3 +362,15 @@ def test_codes_of_a_text_column():
     numbers, texts = store.codes_of(column, ordered=True)
     assert (numbers.tolist(), texts) == ([2, 1, 2, 0], ["apple", "fig", "pear"])
     assert numbers.dtype == np.int32
+
+
+def test_what_was_made_ahead_goes_but_not_from_a_stage_that_is_shared(tmp_path):
+    own, shared = tmp_path / "own", tmp_path / "shared"
+    for root in (own, shared):
+        (root / "ingest" / store.AHEAD).mkdir(parents=True)
+    store.Workdir(own).drop_ahead("ingest")
+    assert not (own / "ingest" / store.AHEAD).exists() and (own / "ingest").exists()
+    store.Workdir(own).drop_ahead("ingest")  # nothing there is fine
+    (own / "pack").symlink_to(shared / "ingest")
+    store.Workdir(own).drop_ahead("pack")
+    assert (shared / "ingest" / store.AHEAD).exists()

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import types
 
 import keras
 import numpy as np
@@ -12,14 +13,16 @@ import tensorflow as tf
 from urnet_fixtures.training import StopAt
 
 from urnet_tf import config
-from urnet_tf.errors import RunError, settings_named
+from urnet_tf.errors import RunError, UsageError, settings_named
 from urnet_tf.feed.targets import pack_targets
+from urnet_tf.models.classifier import build_classifier
 from urnet_tf.models.urnet import build_image_urnet, build_urnet
 from urnet_tf.stages.settings import keys_of
 from urnet_tf.training import fit as training
 from urnet_tf.training.fit import FitOptions
 from urnet_tf.training.losses import SparseSoftCrossEntropy
 from urnet_tf.training.optimization import Trainee
+from urnet_tf.training.passes import BestPass
 from urnet_tf.training.saving import save_model
 
 BAGS, SIZE, DIM, CLASSES = 8, 3, 12, 5
@@ -118,6 +121,60 @@ def test_interrupted_run_ends_bitwise_equal(settings, stops, tmp_path):
     loaded = keras.models.load_model(tmp_path / "a.keras")
     x = BagBatches().rows(0)[0]
     np.testing.assert_array_equal(loaded(x)["bag"], straight(x)["bag"])
+
+
+class Unlearning:
+    """Steps toward wrong labels, away from what the weights know at first."""
+
+    steps_per_epoch = 2
+
+    def dataset(self, start, stop):
+        x, y, w = tf.eye(2), pack_targets(np.array([[1], [0]]), np.ones((2, 1))), tf.ones(2)
+        return tf.data.Dataset.range(start, stop).map(lambda step: (x, y, w))
+
+
+def unlearn(directory, stop=None, keep=50):
+    model = build_classifier(2, 2, dropout=0.0)
+    model.set_weights([np.eye(2), np.zeros(2)])
+    options = FitOptions(learning_rate=0.2, warmup_fraction=0.0, checkpoint_s=0.0)
+    held = np.eye(2, dtype="float32"), np.arange(2)
+    history = training.fit_model(
+        model, Unlearning(), options, total_steps=12, validation_data=held, checkpoint_dir=directory,
+        keep_best_of=keep, callbacks=[StopAt(stop)] if stop else [],
+    )  # fmt: skip
+    return model, history
+
+
+def test_the_pass_that_agrees_best_is_kept(tmp_path):
+    model, history = unlearn(tmp_path / "a")
+    agreements = [row["val_accuracy"] for row in history]
+    assert agreements[0] == 1.0 and agreements[-1] == 0.0
+    kept = [i for i, row in enumerate(history) if "kept" in row]
+    assert kept == [max(i for i, a in enumerate(agreements) if a == 1.0)], "the last of the best"
+    assert (model.get_layer("instance_logits").kernel.numpy().argmax(axis=0) == [0, 1]).all()
+    for stop in (1, 3, 5, 9):  # before, in and after the pass that is kept
+        with pytest.raises(KeyboardInterrupt):
+            unlearn(tmp_path / str(stop), stop)
+        again, other_history = unlearn(tmp_path / str(stop))
+        assert other_history == history
+        for a, b in zip(weights_of(model), weights_of(again), strict=True):
+            np.testing.assert_array_equal(a, b)
+    with pytest.raises(UsageError, match="Expected validation_data and checkpoint_dir, and no ema"):
+        training.fit_model(model, Unlearning(), total_steps=2, keep_best_of=5)
+
+
+@pytest.mark.parametrize(("rows", "kept"), [(20, 1), (2000, 0)])  # standard errors of .089 and .0089
+def test_a_pass_that_is_better_by_chance_is_not_kept(tmp_path, rows, kept):
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    run = types.SimpleNamespace(model=model, history=[], step=0, description="x")
+    best = BestPass(run, "val_accuracy", rows, tmp_path / "best.npz")
+    for run.step, agreement in ((1, 0.8), (2, 0.75)):
+        model.set_weights([np.full((1, 1), run.step)])
+        run.history.append({"step": run.step, "val_accuracy": agreement})
+        best.close_pass()
+    best.finish()
+    assert [row.get("kept") for row in run.history] == [1.0 if i == kept else None for i in (0, 1)]
+    assert model.get_weights()[0] == [[kept + 1]]
 
 
 def test_ema_weights_are_the_average():

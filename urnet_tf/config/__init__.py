@@ -19,6 +19,8 @@ from urnet_tf.config.fields import (
     TrainConfig,
     count_members,
     has_second_round,
+    judges_features,
+    starts_from,
 )
 from urnet_tf.config.presets import PRESETS, from_dict, load_config
 from urnet_tf.config.tree import plain_value, select, to_dict
@@ -41,8 +43,10 @@ __all__ = [
     "count_members",
     "from_dict",
     "has_second_round",
+    "judges_features",
     "load_config",
     "plain_value",
     "select",
+    "starts_from",
     "to_dict",
 ]

@@ -12,6 +12,8 @@ from urnet_tf.config.fields import (
     RuntimeConfig,
     TrainConfig,
     count_members,
+    judges_features,
+    starts_from,
 )
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import LIST_COLUMNS
@@ -41,6 +43,7 @@ def check_together(config: Config) -> None:
     if config.runtime.jit_compile and config.runtime.strategy != "none":
         raise UsageError("Expected runtime.strategy=none with runtime.jit_compile; received mirrored.")
     _check_exported(config)
+    _check_start(config)
     for key in _FITS:
         fit = operator.attrgetter(key)(config)
         if key == "train.fit":
@@ -110,6 +113,30 @@ def _check_class_weight(settings: ClassWeightConfig) -> None:
         raise UsageError(
             f"Expected reweight.class_weight.alpha=null with kind={settings.kind}, which has no alpha but "
             f"effective_beta; received {settings.alpha}."
+        )
+
+
+def _check_start(config: Config) -> None:
+    """What training starts from must be there, and what it ends with."""
+    if config.train.keep == "best" and config.train.fit.ema is not None:
+        raise UsageError(
+            f"Expected train.keep=last with averaged weights; received best and train.fit.ema="
+            f"{config.train.fit.ema}."
+        )
+    if config.model.mode != "finetune":
+        return
+    part = config.train.unfreeze
+    number = part.removeprefix("blocks:")
+    if part not in ("all", "last_stage") and not (part != number and number.isdecimal() and int(number)):
+        raise UsageError(
+            f"Expected train.unfreeze of all, last_stage or blocks:n, like blocks:4; received {quote(part)}."
+        )
+    init, frozen = starts_from(config), judges_features(config)
+    needed = {"fitted": True, "baseline": False, "baseline_with_classifier": False}.get(init, frozen)
+    if needed != frozen:
+        raise UsageError(
+            f"Expected baseline.networks={'frozen' if needed else 'full'} with train.init={init}; received "
+            f"{'frozen' if frozen else 'full'}. Set one of them."
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, make_dataclass
 from typing import TYPE_CHECKING, Any
 
-from urnet_tf.backbone_names import PREPROCESSING
+from urnet_tf.backbone_names import PREPROCESSING, is_own
 from urnet_tf.reweighting import LITERAL, REPAIRED
 from urnet_tf.reweighting.factors import weighing
 from urnet_tf.reweighting.objective import AUTO, BALANCED, PLAIN
@@ -169,6 +169,9 @@ class FitConfig:
 @dataclass(frozen=True)
 class BaselineConfig:
     folds: int = _between(4, 1, _FOLDS)  # out-of-fold predictions; 1 = the paper's in-sample ones
+    # finetune: who judges the labels. frozen: heads on features of the network as it starts; full: a whole
+    # network a fold (the paper); None: full where its weights are random, else frozen
+    networks: str | None = _choice(None, "frozen", "full")
     # frozen: linear discriminant analysis, logistic regression, their mean, or steps by `fit`
     head: str = _choice("mean", "discriminant", "logistic", "trained")
     fit: FitConfig = field(default_factory=FitConfig)
@@ -262,7 +265,8 @@ class CombineConfig:
 @dataclass(frozen=True)
 class ReweightConfig:
     formulas: str = _choice(REPAIRED, LITERAL)  # repaired formulas, or the literal ones
-    # 2: weighted heads of the folds are refitted (not with one fold); None: frozen 2, finetune 1
+    # 2: weighted heads of the folds are refitted (not with one fold); None: 2 where labels are judged on
+    # frozen features, else 1
     rounds: int | None = _between(None, 1, 2)
     refit: FitConfig = field(default_factory=lambda: FitConfig(loss=LossConfig(logit_adjustment=1.0)))
     class_weight: ClassWeightConfig = field(default_factory=ClassWeightConfig)
@@ -302,8 +306,21 @@ class BagConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    # finetune: what the network starts from; baseline_with_classifier (the paper): FC1 as well
-    init: str = _choice("pretrained", "baseline", "baseline_with_classifier")
+    # finetune: what the network starts from. fitted: model.weights and the head that `head` names, fitted to
+    # weighted features; baseline_with_classifier (the paper): FC1 as well; None: fitted where the baseline's
+    # networks are frozen, else pretrained
+    init: str | None = _choice(None, "fitted", "pretrained", "baseline", "baseline_with_classifier")
+    # finetune: which part of the network learns besides the heads: all, last_stage, or blocks:n (the last n)
+    unfreeze: str = _text("all", LINE, 20)
+    # trained: the weights of the last pass, or of the pass that agrees best with the labels of the validation
+    # images, where by more than a standard error
+    keep: str = _choice("last", "best")
+    # finetune: batch normalization keeps the statistics and scales that it starts with
+    freeze_batch_norm: bool = False
+    # finetune: learning rate of the network as a share of that of the heads, and of each block as a share of
+    # that of the block behind it
+    backbone_rate: float = _between(1.0, 0.0, 1.0)
+    block_rate: float = _between(1.0, 0.01, 1.0)
     # frozen: as `baseline.head`
     head: str = _choice("mean", "discriminant", "logistic", "trained")
     # fitted heads: classes count alike, images count alike (as frequent as in the crawl), or auto: classes
@@ -411,9 +428,23 @@ class Config:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
+def judges_features(config: Config) -> bool:
+    """Whether labels are judged on features of a frozen network, computed once: see `baseline.networks`."""
+    if config.model.mode == "frozen":
+        return True
+    random = config.model.weights is None and not is_own(config.model.backbone)
+    return (config.baseline.networks or ("full" if random else "frozen")) == "frozen"
+
+
+def starts_from(config: Config) -> str:
+    """`train.init`, or what the program chooses where it is None."""
+    return config.train.init or ("fitted" if judges_features(config) else "pretrained")
+
+
 def trains(config: Config, section: str) -> bool:
     """Whether the classifiers of `baseline` or `train` are trained by steps; linear heads are fitted else."""
-    return config.model.mode == "finetune" or getattr(config, section).head == "trained"
+    whole = not judges_features(config) if section == "baseline" else config.model.mode == "finetune"
+    return whole or getattr(config, section).head == "trained"
 
 
 def count_members(config: Config) -> int:
@@ -423,5 +454,5 @@ def count_members(config: Config) -> int:
 
 def has_second_round(config: Config) -> bool:
     """Whether weighted heads of the folds are refitted; with one fold nothing is out of fold."""
-    rounds = config.reweight.rounds or (2 if config.model.mode == "frozen" else 1)
+    rounds = config.reweight.rounds or (2 if judges_features(config) else 1)
     return rounds > 1 and config.baseline.folds > 1

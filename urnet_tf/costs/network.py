@@ -14,7 +14,7 @@ normalized tensor in between is freed.
 
 import dataclasses
 
-from urnet_tf.backbone_names import BACKBONES
+from urnet_tf.backbone_names import ALL, BACKBONES, BLOCKS, LAST_STAGE
 from urnet_tf.errors import UsageError
 from urnet_tf.models.variants import LITES, Variant, squeezed_channels
 
@@ -33,11 +33,36 @@ class NetworkCost:
     kept_elements: int  # activations that the backward pass needs
     normalized_elements: int  # those of them that enter a batch normalization
     largest_elements: int  # of the largest activation
+    blocks: tuple["BlockCost", ...] = ()  # from the images to the features; () where they are not known
 
     @property
     def flops(self) -> int:
         """Floating-point operations: a multiplication and an addition each."""
         return 2 * self.multiply_adds
+
+    def learning(self, part: str) -> "BlockCost":
+        """What learns of it, where `part` is as in `models.unfreezing.unfreeze`."""
+        if part == ALL or not self.blocks:
+            return BlockCost(self.trainable, self.multiply_adds, self.kept_elements)
+        count = int(part.removeprefix(BLOCKS)) if part.startswith(BLOCKS) else 0
+        if part == LAST_STAGE:
+            count = sum(block.side == self.blocks[-1].side for block in self.blocks)
+        last = self.blocks[len(self.blocks) - min(count, len(self.blocks)) :]
+        return BlockCost(
+            sum(block.trainable for block in last),
+            sum(block.multiply_adds for block in last),
+            sum(block.kept_elements for block in last),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockCost:
+    """What one block adds, as `models.unfreezing.list_blocks` cuts them; a sum of some has no side."""
+
+    trainable: int
+    multiply_adds: int
+    kept_elements: int
+    side: int = 0  # of the activations that leave it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +130,20 @@ class _Walk:
     def __init__(self) -> None:
         self.trainable = self.statistics = self.layers = 0
         self.multiply_adds = self.kept = self.normalized = self.largest = 0
+        self.blocks: list[BlockCost] = []
+
+    def end_block(self, x: _Map) -> None:
+        """What has been added since the last block is one, and gives `x`."""
+
+        def more(name: str, total: int) -> int:
+            return total - sum(getattr(block, name) for block in self.blocks)
+
+        trainable, multiply_adds = (
+            more("trainable", self.trainable),
+            more("multiply_adds", self.multiply_adds),
+        )
+        kept = more("kept_elements", self.kept)
+        self.blocks.append(BlockCost(trainable, multiply_adds, kept, x.side))
 
     def keep(self, x: _Map) -> _Map:
         """A tensor that stays until the backward pass."""
@@ -137,6 +176,8 @@ class _Walk:
 
     def cost(self, name: str, x: _Map) -> NetworkCost:
         """The sums; `x` is averaged to the features."""
+        if self.trainable > sum(block.trainable for block in self.blocks):
+            self.end_block(x)
         return NetworkCost(
             name=name,
             feature_dim=x.channels,
@@ -147,6 +188,7 @@ class _Walk:
             kept_elements=self.kept,
             normalized_elements=self.normalized,
             largest_elements=self.largest,
+            blocks=tuple(self.blocks),
         )
 
 
@@ -173,6 +215,7 @@ def _count_resnext(side: int, variant: Variant) -> NetworkCost:
                     x, strides = walk.keep(x.strided(2)), 1
                 walk.convolve(x, filters, strides=strides)
             x = walk.keep(y)  # the ReLU of the sum
+            walk.end_block(x)
     return walk.cost(variant.name, x)
 
 
@@ -184,4 +227,6 @@ def _count_efficientnet_lite(name: str, side: int) -> NetworkCost:
             y = walk.activate(x, x.channels * expansion) if expansion != 1 else x
             y = walk.activate(y, y.channels, kernel, 1 if repeat else first_strides, y.channels)
             x = walk.keep(walk.convolve(y, filters))  # as the next input, added to the last one or not
+            if repeat:
+                walk.end_block(x)
     return walk.cost(name, walk.activate(x, 1280))

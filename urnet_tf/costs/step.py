@@ -9,6 +9,7 @@ Speeds are of one thread on that machine: 40 G multiply-adds a second in ResNeXt
 
 import dataclasses
 
+from urnet_tf.backbone_names import ALL
 from urnet_tf.costs.network import HeadCost, NetworkCost
 
 _PROCESS_BYTES = 850 * 10**6  # Python, TensorFlow, the pipeline's graph
@@ -81,6 +82,7 @@ def training_cost(
     ema: bool = False,
     parts: int = 1,
     precision: str = "float32",
+    part: str = ALL,
 ) -> TrainingCost:
     """Counts what one fit holds.
 
@@ -94,15 +96,19 @@ def training_cost(
       optimizer, ema: slots of "sgd" 1, of "adamw" 2, of averaged weights 1 more.
       parts: see `accumulate_steps`.
       precision: as in `runtime.precision`.
+      part: of the network that learns, see `models.unfreezing.unfreeze`.
     """
-    trainable = heads.parameters + (network.trainable if network else 0)
+    learning = network.learning(part) if network else None
+    trainable = heads.parameters + (learning.trainable if learning else 0)
     parameters = heads.parameters + (network.parameters if network else 0)
     mixed = precision != "float32"
     slots = {"sgd": 1, "adamw": 2}[optimizer] + ema
     activations = 4 * (feature_dim + 6 * num_classes)  # logits, their softmax and gradients, of both branches
     synchronized = 0
-    if network is not None:
-        activations += int((1 + _GRADIENT_SHARE) * (2 if mixed else 4) * network.kept_elements)
+    if network is not None and learning is not None:
+        activations += int((1 + _GRADIENT_SHARE) * (2 if mixed else 4) * learning.kept_elements)
+        if learning.kept_elements < network.kept_elements:  # what is frozen is passed through
+            activations += _LIVE_ACTIVATIONS * (2 if mixed else 4) * network.largest_elements
         # Statistics over several devices are computed in float32, whatever the precision.
         synchronized = int((1 + _GRADIENT_SHARE) * 2 * network.normalized_elements) if mixed else 0
     return TrainingCost(
@@ -138,9 +144,18 @@ def forward_seconds(network: NetworkCost, images: float, cores: int, gpus: int =
     return _seconds(network, images, cores, gpus, 1.0, 1.0)
 
 
-def training_seconds(network: NetworkCost, images: float, cores: int, gpus: int = 0) -> float:
-    """Seconds of training steps over images."""
-    return _seconds(network, images, cores, gpus, _TRAINING_MULTIPLY_ADDS, _TRAINING_ACTIVATIONS)
+def training_seconds(
+    network: NetworkCost, images: float, cores: int, gpus: int = 0, part: str = ALL
+) -> float:
+    """Seconds of training steps over images; what does not learn is passed through once."""
+    learning = network.learning(part)
+    by_multiply_adds = learning.multiply_adds / max(1, network.multiply_adds)
+    by_activations = learning.kept_elements / max(1, network.kept_elements)
+    return _seconds(
+        network, images, cores, gpus,
+        1.0 + (_TRAINING_MULTIPLY_ADDS - 1.0) * by_multiply_adds,
+        1.0 + (_TRAINING_ACTIVATIONS - 1.0) * by_activations,
+    )  # fmt: skip
 
 
 def _seconds(

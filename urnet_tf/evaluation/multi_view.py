@@ -51,13 +51,18 @@ def stream_views(
     return views.batch(max(1, batch_views // views.element_spec.shape[0])).prefetch(2)
 
 
-def build_predictor(members: Sequence[Callable], backbone: "keras.Model | None" = None) -> Callable:
+def build_predictor(
+    members: Sequence[Callable],
+    backbone: "keras.Model | None" = None,
+    whole: Sequence[Callable] = (),
+) -> Callable:
     """One graph function for several models that may share a backbone.
 
     Args:
       members: functions from a batch (images, or features when there is a backbone) to
         probabilities float32 [n, C]; see `instance_member` and `mean_member`.
       backbone: Keras model images → features, run once for all members; None = none.
+      whole: further members, which take images whether there is a backbone or not.
 
     Returns:
       function of float32 [n, ...] to float32 [M, n, C].
@@ -66,9 +71,8 @@ def build_predictor(members: Sequence[Callable], backbone: "keras.Model | None" 
 
     @tf.function
     def predict(x: "tf.Tensor") -> "tf.Tensor":
-        if backbone is not None:
-            x = backbone(x, training=False)
-        return tf.stack([member(x) for member in members])
+        seen = x if backbone is None else backbone(x, training=False)
+        return tf.stack([*(member(seen) for member in members), *(member(x) for member in whole)])
 
     def run(x: "np.ndarray | tf.Tensor") -> "tf.Tensor":
         # One graph for batches of all sizes: tracing some large networks takes minutes.

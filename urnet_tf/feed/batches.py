@@ -64,6 +64,17 @@ class _Batches:
         """Steps until every instance was seen once, rounded up."""
         return self.sampler.steps_per_epoch
 
+    def dataset(self, start_step: int, stop_step: int, instance_ids: bool = False) -> "tf.data.Dataset":
+        """Streams the batches of steps `start_step` to `stop_step - 1`."""
+        raise NotImplementedError
+
+    def one_pass(self) -> "tf.data.Dataset":
+        """The batches of the first pass, as a dataset that knows its length: Keras warns where others end."""
+        import tensorflow as tf
+
+        length = tf.data.experimental.assert_cardinality(self.steps_per_epoch)
+        return self.dataset(0, self.steps_per_epoch).apply(length)
+
     def _targets(self, ids: np.ndarray, instance_ids: bool) -> tuple[np.ndarray, ...]:
         """(y, w) of ids, flat: for bags (y instance, y bag, w instance, w bag)."""
         classes = np.asarray(self._target_ids[ids], np.float32)

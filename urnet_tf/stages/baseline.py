@@ -1,9 +1,9 @@
 """Stage `baseline`: plain classifiers on the labels as given, one for all images and one a fold.
 
 Reads the instance table and the image store (pack). Writes fold.npy, model_full.keras,
-model_fold<i>.keras and their histories; with `model.mode: frozen` the models are heads on the features of
-stage `features`. The model of fold f does not see the instances of fold f, so that what it says about them
-is out of fold. Each fit resumes.
+model_fold<i>.keras and their histories. The models are heads on the features of stage `features`, or whole
+networks with `model.mode: finetune` and `baseline.networks: full`. The model of fold f does not see the
+instances of fold f, so that what it says about them is out of fold. Each fit resumes.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from urnet_tf import schema, store
-from urnet_tf.config import Config
+from urnet_tf.config import Config, judges_features
 from urnet_tf.costs.network import count_classifier
 from urnet_tf.errors import UsageError, settings_named
 from urnet_tf.images.augment import require_packages
@@ -100,14 +100,14 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     """One fit of all images, and one a fold."""
     if plan.images is None or plan.train_images is None:
         return Estimate()
-    folds, frozen = config.baseline.folds, config.model.mode == "frozen"
+    folds, frozen = config.baseline.folds, judges_features(config)
     if not trains(config, "baseline"):
         return estimate_fitting(config, plan, heads=folds + 1 if folds > 1 else 1)
     seen = plan.train_images * (folds if folds > 1 else 1)  # the full set, and all but one fold each
-    seconds = 15.0 + training_seconds(config, config.baseline.fit, seen, plan)
+    seconds = 15.0 + training_seconds(config, config.baseline.fit, seen, plan, whole=not frozen)
     network = count_backbone(config)
     heads = count_classifier(network.feature_dim, plan.classes)
-    training = count_training(config, config.baseline.fit, heads, plan)
+    training = count_training(config, config.baseline.fit, heads, plan, whole=not frozen)
     memory = training.host_bytes(plan.gpus)
     fits = folds + 1 if folds > 1 else 1
     disk = fits * 4 * (heads.parameters + (0 if frozen else network.parameters))
@@ -139,7 +139,7 @@ def _fit(context: StageContext, name: str, ids: np.ndarray, labels: np.ndarray, 
     from urnet_tf.training.saving import save_model
 
     config, fit = context.config, context.config.baseline.fit
-    frozen = config.model.mode == "frozen"
+    frozen = judges_features(config)
     seed = layer_seed(config.seed, name)
     ones = np.ones(len(labels), np.float32)
     targets = labels[:, None].astype(np.int32), ones[:, None], ones
@@ -182,7 +182,7 @@ def inputs(config: Config) -> dict:
     Raises:
       UsageError: the checkpoint, or the packages of the augmentation, cannot be had.
     """
-    if config.model.mode != "finetune":
+    if judges_features(config):
         return {}
     require_packages(config.augment.policy)
     return fingerprint_weights(config)

@@ -11,7 +11,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from urnet_tf.backbone_names import is_own
-from urnet_tf.config.fields import Config, count_members, has_second_round, trains as trains
+from urnet_tf.config.fields import (
+    Config,
+    count_members,
+    has_second_round,
+    judges_features,
+    starts_from,
+    trains as trains,
+)
 from urnet_tf.config.presets import from_dict
 from urnet_tf.config.tree import FREE_MAPPINGS, plain_value, select
 from urnet_tf.reweighting import LITERAL
@@ -106,16 +113,23 @@ RULES = (
     ),
     Rule("model.weights", lambda c: not is_own(c.model.backbone), "a model.backbone of this package"),
     Rule("model.resnext_*", lambda c: c.model.backbone == "resnext", "model.backbone=resnext"),
-    Rule("train.init", _is_whole, _WHOLE),
-    Rule("baseline.head", lambda c: not _is_whole(c), "model.mode=frozen"),
-    Rule("train.head", lambda c: not _is_whole(c), "model.mode=frozen"),
+    *(
+        Rule(key, _is_whole, _WHOLE)
+        for key in ("baseline.networks", "train.init", "train.unfreeze", "train.freeze_batch_norm",
+                    "train.backbone_rate", "train.block_rate")
+    ),
+    Rule("baseline.head", judges_features, "model.mode=frozen or baseline.networks=frozen"),
+    Rule(
+        "train.head", lambda c: not _is_whole(c) or starts_from(c) == "fitted",
+        "model.mode=frozen or train.init=fitted",
+    ),
     Rule("train.objective", lambda c: not trains(c, "train"), "another train.head than trained"),
     Rule("baseline.fit.*", lambda c: trains(c, "baseline"), "baseline.head=trained"),
     Rule("reweight.refit.*", lambda c: trains(c, "baseline"), "baseline.head=trained"),
     *(
         Rule(key, lambda c: trains(c, "train"), "train.head=trained")
-        for key in ("train.fit.*", "train.bag.loss_weight", "train.bag.target", "train.bag.weighted",
-                    "train.members", "evaluate.bag_branch")
+        for key in ("train.fit.*", "train.keep", "train.bag.loss_weight", "train.bag.target",
+                    "train.bag.weighted", "train.members", "evaluate.bag_branch")
     ),
     *(
         Rule(key, lambda c: count_members(c) > 1, "train.members above 1")
@@ -179,7 +193,9 @@ RULES = (
 
 # What the program chooses where a setting is None, as far as other settings decide it.
 _CHOSEN: dict[str, Callable[[Config], Any]] = {
-    "reweight.rounds": lambda c: 1 if _is_whole(c) else 2,
+    "baseline.networks": lambda c: "frozen" if judges_features(c) else "full",
+    "train.init": starts_from,
+    "reweight.rounds": lambda c: 2 if judges_features(c) else 1,
     "reweight.class_weight.alpha": lambda c: 1.0 if _is_repaired(c) else 0.5,
     "reweight.cluster_weight.kind": lambda c: "purity" if _is_repaired(c) else "size",
     "reweight.confidence.loss": lambda c: "contrastive" if _is_repaired(c) else "pairwise",

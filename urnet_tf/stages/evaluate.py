@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import logging
 
-from urnet_tf.config import Config, count_members
+from urnet_tf.config import Config, count_members, judges_features
 from urnet_tf.crawl import submission
 from urnet_tf.evaluation import ensemble, metrics, wording
 from urnet_tf.evaluation.predictions import Predictions
@@ -121,6 +121,8 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
         return Estimate(rows, 20 + rows * models / 20_000, kept, 2 * 10**9)
     views = num_views(config.evaluate.crops, config.evaluate.scales)
     passes = 1 if config.model.mode == "frozen" else models
+    if config.model.mode != "frozen" and judges_features(config):
+        passes = 1 + count_members(config) + distills(config)  # the network as it starts, and ours
     seconds = 30 + forward_seconds(config, rows * views * passes, plan)
     memory = inference_bytes(config, plan, passes, config.evaluate.batch_images)
     return Estimate(rows, seconds, kept, memory, f"{views} view(s) an image")
@@ -207,17 +209,18 @@ def _build_predictor(
     ours = load_members(context)
     folds = list(range(1, len(plain)))
     urnets = list(range(len(members), len(members) + len(ours)))
-    members += ours
     groups: dict[str, tuple[list[int], str]] = {"baseline": ([0], ""), "urnet": (urnets[:1], "")}
     joined = urnets + (folds if config.evaluate.ensemble == "urnets_and_folds" else [])
     for name, numbers in (("folds", folds), ("ensemble", joined)):
         if len(numbers) > 1:  # one member needs no fusion
             groups |= {name: (numbers, "mean_probability"), f"{name}_rank": (numbers, "rank")}
     if distills(config):
-        groups["distilled"] = ([len(members)], "")
-        members.append(load_member(context, DISTILLED))
-    backbone = None if cached or config.model.mode != "frozen" else open_backbone(config)
-    return multi_view.build_predictor(members, backbone), groups
+        groups["distilled"] = ([len(members) + len(ours)], "")
+        ours.append(load_member(context, DISTILLED))
+    backbone = None if cached or not judges_features(config) else open_backbone(config)
+    if config.model.mode == "frozen":
+        return multi_view.build_predictor([*members, *ours], backbone), groups
+    return multi_view.build_predictor(members, backbone, whole=ours), groups
 
 
 def stream_probs(
@@ -356,8 +359,8 @@ STAGE = Stage(
     name="evaluate",
     needs=("ingest", "pack", "features", "baseline", "reweight", "train"),
     depends_on=(
-        "evaluate", "model.mode", "model.crop_fraction", "baseline.folds", "train.head", "train.members",
-        "train.distill", *BACKBONE_SETTINGS,
+        "evaluate", "model.mode", "model.crop_fraction", "baseline.folds", "baseline.networks",
+        "train.head", "train.members",        "train.distill", *BACKBONE_SETTINGS,
     ),
     run=run,
     estimate=estimate,

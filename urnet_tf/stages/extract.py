@@ -1,9 +1,9 @@
 """Stage `extract`: what the baseline says about each training instance.
 
 Reads the image store (pack), the features (frozen), and the models and folds of `baseline`. Writes
-the columns of `BalancedPredictions`, out of fold when there are folds; with `model.mode: finetune`
-also features.npy by the full network; judged_topk_*.npy of judged images that are out of training. Never
-holds N x C.
+the columns of `BalancedPredictions`, out of fold when there are folds; where whole networks judge, also
+features.npy by the full network; judged_topk_*.npy of judged images that are out of training. Never holds
+N x C.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 
 from urnet_tf import schema, store
-from urnet_tf.config import Config, has_second_round
+from urnet_tf.config import Config, has_second_round, judges_features
 from urnet_tf.stages.settings import count_backbone, forward_seconds, inference_bytes
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 
@@ -34,7 +34,7 @@ def run(context: StageContext) -> dict:
     from urnet_tf.training.saving import load_model
 
     config = context.config
-    frozen = config.model.mode == "frozen"
+    frozen = judges_features(config)
     table = store.read_table(context.path("pack", "instances.parquet"), ["split", "label"])
     labels = store.column(table, "label")[store.is_equal(table, "split", schema.TRAIN)]
     num_classes = len(store.read_json(context.path("pack", "classes.json")))
@@ -108,7 +108,7 @@ def _predict_judged(
         rows = np.arange(len(ids))[fold::folds]
         model = load(f"fold{fold}" if folds > 1 else "full")
         unknown = np.zeros(len(rows), np.int64)  # which label is asked about does not matter
-        if config.model.mode == "frozen":
+        if judges_features(config):
             features = store.read_array(context.path("features", "features.npy"))
             found.write(rows, inference.predict_top_k(model, features, ids[rows], unknown, k, class_scale))
             continue
@@ -162,7 +162,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     if rows is None:
         return Estimate()
     disk = rows * (16 * config.extract.top_k + 8)
-    if config.model.mode == "frozen":
+    if judges_features(config):
         return Estimate(rows, 15.0 + rows / 20_000, disk, 2 * 10**9)
     folds = config.baseline.folds
     again = folds if has_second_round(config) else 0
@@ -176,7 +176,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
 
 def _extra_columns(config: Config) -> dict:
     """What is written for the second round and without it is not."""
-    wanted = config.model.mode == "finetune" and has_second_round(config)
+    wanted = not judges_features(config) and has_second_round(config)
     return {"features of the folds' networks": "wanted"} if wanted else {}
 
 
@@ -184,7 +184,8 @@ STAGE = Stage(
     name="extract",
     needs=("pack", "features", "baseline"),
     depends_on=(
-        "extract", "model.mode", "model.image_size_px", "model.crop_fraction", "baseline.folds",
+        "extract", "model.mode", "baseline.networks", "model.image_size_px", "model.crop_fraction",
+        "baseline.folds",
     ),
     run=run,
     estimate=estimate,

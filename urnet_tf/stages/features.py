@@ -1,7 +1,7 @@
 """Stage `features`: the frozen backbone's features of all images, computed once for all fits on them.
 
 Reads the image store (pack), or features of one's own (`model.features`). Writes features.npy, float16
-[images, D], by id; float32 where one's own are no float16. With `model.mode: finetune`
+[images, D], by id; float32 where one's own are no float16. With `baseline.networks: full`
 there is nothing to do: the features of whole networks belong to stage `extract`. The loop resumes.
 
 Features of a packed image that this stage has seen before are taken over from its last complete run, if the
@@ -17,7 +17,7 @@ from absl import logging
 
 from urnet_tf import store
 from urnet_tf.backbone_names import is_own
-from urnet_tf.config import Config
+from urnet_tf.config import Config, judges_features
 from urnet_tf.evaluation import engines
 from urnet_tf.images.known_records import RECORD_KEYS_FILE
 from urnet_tf.stages.own_features import (
@@ -46,7 +46,7 @@ _COPIED_AT_ONCE = 1 << 16  # rows
 def run(context: StageContext) -> dict:
     """Fills features.npy; see the module."""
     config = context.config
-    if config.model.mode != "frozen":
+    if not judges_features(config):
         return {"images": 0, "feature_dim": None}
     if config.model.features is not None:
         return _take_over(context)
@@ -153,8 +153,8 @@ def _take_over(context: StageContext) -> dict:
 
 def estimate(config: Config, plan: PlanContext) -> Estimate:
     """One pass of the backbone over all images."""
-    if config.model.mode != "frozen":
-        return Estimate(0, 0.0, 0, 0, "whole networks are trained: nothing to do")
+    if not judges_features(config):
+        return Estimate(0, 0.0, 0, 0, "whole networks judge the labels: nothing to do")
     if plan.images is None:
         return Estimate()
     if config.model.features is not None:
@@ -170,7 +170,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
 
 def inputs(config: Config) -> dict:
     """The files of one's own features, or the checkpoint of a backbone; the seed where that is random."""
-    if config.model.mode != "frozen":
+    if not judges_features(config):
         return {}
     if config.model.features is not None:
         return fingerprint_own_features(config)
@@ -182,7 +182,6 @@ STAGE = Stage(
     name="features",
     needs=("pack",),
     depends_on=(
-        "model.mode",
         "model.features",
         "model.crop_fraction",
         "runtime.precision",
@@ -190,6 +189,6 @@ STAGE = Stage(
     ),
     run=run,
     estimate=estimate,
-    applies=lambda config: config.model.mode == "frozen",
+    applies=judges_features,
     inputs=inputs,
 )

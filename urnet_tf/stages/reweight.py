@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from urnet_tf import schema, store
-from urnet_tf.config import Config, has_second_round
+from urnet_tf.config import Config, has_second_round, judges_features
 from urnet_tf.errors import UsageError, settings_named
 from urnet_tf.reweighting import (
     LITERAL,
@@ -242,7 +242,7 @@ def _refit(
     from urnet_tf.training import second_round as refit
 
     def features_of(fold: int) -> np.ndarray:
-        if config.model.mode == "frozen":
+        if judges_features(config):
             return store.read_array(features_path(context))
         return store.read_array(context.path("extract", f"features_fold{fold}.npy"))
 
@@ -307,8 +307,7 @@ def _refit_seconds(config: Config, plan: PlanContext, rows: int) -> float:
     if not trains(config, "baseline"):
         return estimate_fitting(config, plan, heads=0).seconds or 0.0
     seen = rows * (config.baseline.folds - 1)
-    frozen = dataclasses.replace(config, model=dataclasses.replace(config.model, mode="frozen"))
-    return training_seconds(frozen, config.reweight.refit, seen, plan)
+    return training_seconds(config, config.reweight.refit, seen, plan, whole=False)
 
 
 def _page_seconds(config: Config, plan: PlanContext) -> float:
@@ -362,8 +361,8 @@ STAGE = Stage(
     name="reweight",
     needs=("ingest", "pack", "features", "baseline", "extract"),
     depends_on=(
-        "seed", "reweight", "model.mode", "model.dropout", "baseline.folds", "baseline.head", "extract.top_k",
-        "train.bag.size", "runtime.precision",
+        "seed", "reweight", "model.mode", "model.dropout", "baseline.folds", "baseline.networks",
+        "baseline.head", "extract.top_k", "train.bag.size", "runtime.precision",
     ),
     run=run,
     estimate=estimate,

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from urnet_tf import store
-from urnet_tf.backbone_names import is_own
+from urnet_tf.backbone_names import ALL, is_own
 from urnet_tf.checkpoints.own_networks import files_of
-from urnet_tf.config import Config, FitConfig, ModelConfig, RuntimeConfig, select
+from urnet_tf.config import Config, FitConfig, ModelConfig, RuntimeConfig, judges_features, select
 from urnet_tf.costs import step as step_cost
 from urnet_tf.costs.network import HeadCost, NetworkCost, count_classifier, count_network
 from urnet_tf.costs.step import TrainingCost, training_cost
@@ -177,10 +177,10 @@ def count_backbone(config: Config) -> NetworkCost:
     """What the backbone that `model` describes costs; features of one's own cost nothing."""
     if config.model.features is not None:
         name, width = os.path.basename(config.model.features), open_own_features(config).values.shape[1]
-        return NetworkCost(name, width, *[0] * 7)
+        return NetworkCost(name, width, 0, 0, 0, 0, 0, 0, 0)
     model = config.model
     if is_own(model.backbone):
-        return NetworkCost(os.path.basename(model.backbone), _GUESSED_WIDTH, *[0] * 7)
+        return NetworkCost(os.path.basename(model.backbone), _GUESSED_WIDTH, 0, 0, 0, 0, 0, 0, 0)
     return count_network(model.backbone, model.image_size_px, Variant(**_resnext_settings(model)))
 
 
@@ -209,17 +209,21 @@ def say_unknown(config: Config, stage_name: str, estimate: Estimate) -> Estimate
     frozen = config.model.mode == "frozen"
     plain = config.evaluate.crops == "1" and tuple(config.evaluate.scales) == (1.0,)
     running = ["features", "export"] if frozen else ["baseline", "extract", "train", "export"]
+    if judges_features(config) and not frozen:
+        running = ["features", "train", "export"]
     if stage_name not in (running if frozen and plain else [*running, "evaluate"]):
         return estimate
     note = f"time and memory of {os.path.basename(config.model.backbone)} are not known"
     return dataclasses.replace(estimate, seconds=None, memory_bytes=None, training=None, note=note)
 
 
-def count_training(config: Config, fit: FitConfig, heads: HeadCost, plan: PlanContext) -> TrainingCost:
-    """What one fit of the configured network, or of heads on its features, holds in memory."""
+def count_training(
+    config: Config, fit: FitConfig, heads: HeadCost, plan: PlanContext, *, whole: bool, part: str = ALL
+) -> TrainingCost:
+    """What one fit of a `part` of the `whole` network, or of heads on its features, holds in memory."""
     network = count_backbone(config)
     return training_cost(
-        network if config.model.mode == "finetune" else None,
+        network if whole else None,
         heads,
         plan.classes,
         images_per_step(fit, plan.train_images or fit.batch_images * _STEPS_PER_PASS),
@@ -229,18 +233,21 @@ def count_training(config: Config, fit: FitConfig, heads: HeadCost, plan: PlanCo
         ema=fit.ema is not None,
         parts=fit.accumulate_steps,
         precision=config.runtime.precision,
+        part=part,
     )
 
 
-def training_seconds(config: Config, fit: FitConfig, images: float, plan: PlanContext) -> float:
-    """Estimated seconds of one fit over `images` instances."""
-    if config.model.mode == "frozen":
+def training_seconds(
+    config: Config, fit: FitConfig, images: float, plan: PlanContext, *, whole: bool, part: str = ALL
+) -> float:
+    """Estimated seconds of one fit of a `part` of the `whole` network, or of heads, over `images` images."""
+    if not whole:
         steps, size = fit.epochs * images / fit.batch_images, fit.batch_images / 255
         work = _HEAD_PRODUCT_SECONDS * plan.classes * count_backbone(config).feature_dim
         return 4.0 + steps * (_HEAD_STEP_SECONDS + work) * max(1.0, size)
     gpus = plan.gpus if config.runtime.strategy == "mirrored" else min(1, plan.gpus)
     images *= fit.epochs
-    return 30.0 + step_cost.training_seconds(count_backbone(config), images, plan.cores, gpus)
+    return 30.0 + step_cost.training_seconds(count_backbone(config), images, plan.cores, gpus, part)
 
 
 def forward_seconds(config: Config, images: float, plan: PlanContext) -> float:

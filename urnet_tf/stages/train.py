@@ -16,8 +16,10 @@ import numpy as np
 from absl import logging
 
 from urnet_tf import schema, store
-from urnet_tf.config import Config, count_members
+from urnet_tf.backbone_names import ALL, LAST_STAGE
+from urnet_tf.config import Config, count_members, starts_from
 from urnet_tf.costs.network import count_urnet
+from urnet_tf.costs.units import format_bytes, format_seconds
 from urnet_tf.reweighting import objective
 from urnet_tf.stages.distillation import SOFT_CLASSES, distill
 from urnet_tf.stages.effects import trains
@@ -87,13 +89,17 @@ def _train_member(
     if number == 0 or not measured.exists():
         model = load_model(path)
         save_model(urnet.instance_branch(model), out / "instance.keras")
-        store.write_array(measured, measure_saliency(member, model, labels))
+        # Attention that nobody trained tells nothing.
+        trained = config.train.bag.loss_weight > 0
+        saliency = measure_saliency(member, model, labels) if trained else np.ones(len(labels), np.float32)
+        store.write_array(measured, saliency)
     if number:  # the marker would list them
         member.remove("units_saliency")
         member.remove("attention.npy")
-    last = store.read_json(out / "history.json")[-1]
+    history = store.read_json(out / "history.json")
+    last = next((row for row in history if row.get("kept")), history[-1])
     told = {name: last[name] for name in ("loss", "instance_accuracy", "bag_accuracy")}
-    told = {"steps": last["step"], **told, "seed": config.seed, "bag_size": config.train.bag.size}
+    told = {"steps": history[-1]["step"], **told, "seed": config.seed, "bag_size": config.train.bag.size}
     return told, np.asarray(store.read_array(measured))
 
 
@@ -134,20 +140,25 @@ def _write_weights(context: StageContext, weights: "pa.Table", saliency: np.ndar
     )
 
 
-def estimate(config: Config, plan: PlanContext) -> Estimate:
-    """A fit of each member over the training images, and one pass for its saliency."""
+def estimate(config: Config, plan: PlanContext, compare: bool = True) -> Estimate:
+    """A fit of each member over the training images, and one pass for its saliency.
+
+    Args:
+      compare: tells in the note what other parts of the network would cost.
+    """
     rows = plan.train_images
     if rows is None:
         return Estimate()
     model, bag_size = config.model, config.train.bag.size
+    whole, part = model.mode == "finetune", config.train.unfreeze
     network = count_backbone(config)
     if not trains(config, "train"):
         return estimate_fitting(config, plan, heads=1)
     members = count_members(config)
     heads = count_urnet(network.feature_dim, plan.classes, bag_size, model.attention_dim)
-    training = count_training(config, config.train.fit, heads, plan)
+    training = count_training(config, config.train.fit, heads, plan, whole=whole, part=part)
     memory = training.host_bytes(plan.gpus)
-    seconds = training_seconds(config, config.train.fit, rows, plan)
+    seconds = training_seconds(config, config.train.fit, rows, plan, whole=whole, part=part)
     disk = 80 * rows + 8 * heads.parameters  # the URNet and its instance branch
     if model.mode == "frozen":
         seconds *= 1.5
@@ -155,9 +166,10 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     else:
         seconds += forward_seconds(config, rows, plan)
         disk += 8 * network.parameters
-        if config.train.init != "pretrained":
+        if starts_from(config).startswith("baseline"):
             memory += training.weights  # the baseline is read beside the new network
-    note = f"bags of {bag_size}{plan.guess}"
+    note = f"bags of {bag_size}" if config.train.bag.loss_weight else "no bags"
+    note += plan.guess
     if members > 1:
         note = f"{members} members{', one distilled' if distills(config) else ''}; {note}"
     seconds, disk = members * seconds, members * disk
@@ -167,7 +179,23 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
         )
         disk += disk // members + 8 * SOFT_CLASSES * rows
         memory = max(memory, inference_bytes(config, plan, members if model.mode == "finetune" else 1, 64))
+    if compare and whole:
+        note += _alternatives(config, plan)
     return Estimate(rows, 20.0 + seconds, disk, memory, note, training)
+
+
+def _alternatives(config: Config, plan: PlanContext) -> str:
+    """What it would cost if another part of the network learned, or none."""
+    found = {}
+    for part in (LAST_STAGE, ALL):
+        if part != config.train.unfreeze:
+            other = dataclasses.replace(config, train=dataclasses.replace(config.train, unfreeze=part))
+            found[f"unfreeze={part}"] = estimate(other, plan, compare=False)
+    found["model.mode=frozen"] = estimate_fitting(config, plan, heads=1)
+    costs = (
+        f"{name}: {format_seconds(e.seconds)}, {format_bytes(e.memory_bytes)}" for name, e in found.items()
+    )
+    return f"; {'; '.join(costs)}"
 
 
 STAGE = Stage(

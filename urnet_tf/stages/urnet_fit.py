@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from absl import logging
 
-from urnet_tf import store
+from urnet_tf import schema, store
+from urnet_tf.config import Config, starts_from
 from urnet_tf.errors import RunError, settings_named
+from urnet_tf.stages.fitted_heads import fit_heads
 from urnet_tf.stages.settings import fit_settings, images_per_step, keys_of, open_augmenter, open_backbone
 from urnet_tf.stages.stage import StageContext
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     import keras
 
     from urnet_tf.feed.batches import FeatureBatches, ImageBatches
+
+_FEWEST_HELD = 20  # validation images by which a pass is chosen
 
 
 def fit_urnet(
@@ -63,9 +68,22 @@ def fit_urnet(
             checkpoint_dir=context.out / "checkpoint",
             log_dir=log_dir,
             description=description,
+            rates=_rates_of(config, model),
+            **_keep_best(context),
         )
     store.write_json(context.out / "history.json", history)
     save_model(model, context.out / "urnet.keras")
+
+
+def _rates_of(config: Config, model: "keras.Model") -> dict[str, float] | None:
+    """Learning rates of the network's variables where they differ from those of the heads."""
+    from urnet_tf.models.classifier import backbone_of
+    from urnet_tf.models.unfreezing import rates_by_variable
+
+    rate, block_rate = config.train.backbone_rate, config.train.block_rate
+    if config.model.mode == "frozen" or rate == block_rate == 1.0:
+        return None
+    return rates_by_variable(backbone_of(model), rate, block_rate)
 
 
 def compute_class_mass(labels: np.ndarray, weights: np.ndarray, num_classes: int) -> np.ndarray:
@@ -113,18 +131,57 @@ def _image_urnet(
     """The URNet with the network, and perhaps the classifier, that training starts from."""
     from urnet_tf.models import urnet
     from urnet_tf.models.classifier import LOGITS, backbone_of
+    from urnet_tf.models.unfreezing import unfreeze
     from urnet_tf.training.saving import load_model
 
-    config, init = context.config, context.config.train.init
-    weights = config.model.weights if init == "pretrained" else None
+    config, init = context.config, starts_from(context.config)
+    weights = None if init.startswith("baseline") else config.model.weights
     backbone = open_backbone(config, weights=weights, synchronized=synchronized)
     model = urnet.build_image_urnet(backbone, num_classes, config.train.bag.size, **settings)
-    if init != "pretrained":
+    unfreeze(backbone, config.train.unfreeze, freeze_batch_norm=config.train.freeze_batch_norm)
+    if init == "fitted":
+        start = _fit_start(context, num_classes)
+        for name in (LOGITS, "bag_logits"):
+            model.get_layer(name).set_weights(start)
+    elif init != "pretrained":
         full = load_model(context.path("baseline", "model_full.keras"))
         backbone.set_weights(backbone_of(full).get_weights())
         if init == "baseline_with_classifier":
             model.get_layer(LOGITS).set_weights(full.get_layer(LOGITS).get_weights())
     return model
+
+
+def _fit_start(context: StageContext, num_classes: int) -> list[np.ndarray]:
+    """Kernel [D, C] and bias [C] of a head fitted to the weighted features of the network as it starts."""
+    weights = store.read_table(context.path("reweight", "weights.parquet"), ["label", "sample_weight"])
+    trust = np.maximum(store.column(weights, "sample_weight"), 0.0)
+    folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
+    kind = context.config.train.head
+    head = fit_heads(
+        context, store.column(weights, "label"), folds, num_classes,
+        kind="mean" if kind == "trained" else kind, description="the head to start from",
+        sample_weight=trust, trust=trust,
+    ).head  # fmt: skip
+    return [head.kernel, head.bias]
+
+
+def _keep_best(context: StageContext) -> dict[str, Any]:
+    """The validation images as keywords of `fit_model`, where `train.keep` asks for them."""
+    if context.config.train.keep != "best":
+        return {}
+    table = store.read_table(context.path("pack", "instances.parquet"), ["split", "label"])
+    every = store.column(table, "label")
+    held = np.flatnonzero((store.column(table, "split") == schema.VAL) & (every >= 0))
+    if len(held) < _FEWEST_HELD:
+        logging.info(
+            "train.keep=best: there are %d validation images with a label, too few to choose by.", len(held)
+        )
+        return {}
+    targets = every[:, None].astype(np.int32), np.ones((len(every), 1), np.float32)
+    counts = np.zeros(len(every), np.float32)
+    counts[held] = 1.0
+    data = bag_batches(context, every, counts, augmented=False, targets=targets)
+    return {"validation_data": data.one_pass(), "keep_best_of": len(held)}
 
 
 def bag_batches(
@@ -134,14 +191,14 @@ def bag_batches(
     augmented: bool,
     targets: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> "FeatureBatches | ImageBatches":
-    """Bags of the training images: of features, or of images, augmented where that is wanted."""
+    """Bags of images that weigh anything: of features, or of images, augmented where that is wanted."""
     from urnet_tf.feed import batches
     from urnet_tf.feed.sampling import BagSampler
     from urnet_tf.images.image_store import ImageStore
 
     config, bag_size = context.config, context.config.train.bag.size
-    batch_bags = max(1, images_per_step(config.train.fit, len(labels)) // bag_size)
     ids = np.flatnonzero(sample_weight)  # images of weight 0 take no place in a step
+    batch_bags = max(1, images_per_step(config.train.fit, len(labels)) // bag_size)
     sampler = BagSampler(ids, labels[ids], bag_size, batch_bags, config.seed)
     files = (context.path("reweight", f"target_{name}.npy") for name in ("ids", "probs"))
     target_ids, target_probs = targets or (np.asarray(store.read_array(file)) for file in files)

@@ -304,8 +304,12 @@ class Workdir:
         return kept if kept.is_dir() else None
 
     def drop_ahead(self, stage: str) -> None:
-        """Removes what a complete stage made ahead for another one, which has used it."""
-        remove(self.root / stage / AHEAD, self.root)
+        """Removes what a complete stage made ahead for another one, which has used it.
+
+        A stage that is a link to elsewhere, as where runs share it, stays as it is.
+        """
+        if not (self.root / stage).is_symlink():
+            remove(self.root / stage / AHEAD, self.root)
 
     def previous_marker(self, stage: str) -> dict | None:
         """The marker of the results that were kept when others replaced them."""

@@ -24,12 +24,13 @@ from absl import logging
 from urnet_tf.errors import UsageError
 from urnet_tf.feed.mixup import MixedBatches
 from urnet_tf.feed.targets import pack_targets
-from urnet_tf.models.urnet import BAG
+from urnet_tf.models.urnet import BAG, INSTANCE
 from urnet_tf.training.losses import SparseSoftAccuracy, SparseSoftCrossEntropy, SparseSoftLoss
 from urnet_tf.training.optimization import OptimizerOptions, Trainee, build_optimizer
-from urnet_tf.training.passes import Loop, Run
+from urnet_tf.training.passes import BestPass, Loop, Run
 
 _CHECKPOINT = "checkpoint.npz"
+_BEST = "best.npz"
 _VALIDATED_ROWS = 256  # at a time
 
 
@@ -83,6 +84,8 @@ def fit_model(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     description: str = "fit",
     build_trainee: Callable[[keras.Model, int], Trainee] = Trainee,
+    rates: Mapping[str, float] | None = None,
+    keep_best_of: int | None = None,
 ) -> list[dict]:
     """Trains a model on sparse soft targets with sample weights; continues a killed run.
 
@@ -122,6 +125,10 @@ def fit_model(
         no state when a killed run goes on, where the first epoch is the rest of the pass in hand.
       description: names the run in logs and errors.
       build_trainee: (model, accumulate_steps) -> what takes the steps: for other rules of learning.
+      rates: path of a variable -> its learning rate as a share of the others'; None = all alike.
+      keep_best_of: rows of the validation data. The run then ends with the weights of the pass that was right
+        on most of them, if by more than a standard error; `kept` marks it in the history. Needs
+        `validation_data` and `checkpoint_dir`, and no averaged weights. None = the last pass.
 
     Returns:
       One dictionary a pass: step, epoch, learning_rate and the means of losses and metrics, and those of
@@ -142,7 +149,7 @@ def fit_model(
     _check_divisible(batches, replicas, options.accumulate_steps)
     with strategy.scope():
         trainee = build_trainee(model, options.accumulate_steps)
-        rule, schedule = build_optimizer(model, total_steps, options)
+        rule, schedule = build_optimizer(model, total_steps, options, rates)
         _compile(trainee, rule, loss, loss_weights, options.jit_compile)
         rule.build(trainee.trainable_variables)
         validate = _build_validation(model, validation_data, loss, loss_weights)
@@ -156,6 +163,9 @@ def fit_model(
     if checkpoint is not None and checkpoint.exists():
         run.restore(checkpoint)
         logging.info("%s: continues at step %d of %d", description, run.step, total_steps)
+    best = None
+    if keep_best_of is not None:
+        best = _keep_best(run, model, options, validation_data, checkpoint, keep_best_of)
     if run.step < total_steps:
         ids = {"instance_ids": True} if loss.needs_instance_ids else {}
         trainee.fit(
@@ -164,9 +174,29 @@ def fit_model(
             epochs=1,
             shuffle=False,
             verbose=0,
-            callbacks=[Loop(run, checkpoint, options.checkpoint_s, callbacks)],
+            callbacks=[Loop(run, checkpoint, options.checkpoint_s, callbacks, best)],
         )
+    if best is not None:
+        best.finish()
     return run.history
+
+
+def _keep_best(
+    run: Run,
+    model: keras.Model,
+    options: FitOptions,
+    validation_data: tf.data.Dataset | tuple | None,
+    checkpoint: pathlib.Path | None,
+    rows: int,
+) -> BestPass:
+    if validation_data is None or checkpoint is None or options.ema is not None:
+        raise UsageError(
+            "Expected validation_data and checkpoint_dir, and no ema, with keep_best_of; received "
+            f"{'no' if validation_data is None else 'some'} data, {'no' if checkpoint is None else 'a'} "
+            f"directory and ema={options.ema}."
+        )
+    metric = f"val_{INSTANCE}_accuracy" if isinstance(model.output, dict) else "val_accuracy"
+    return BestPass(run, metric, rows, checkpoint.with_name(_BEST))
 
 
 def _count_total_steps(epochs: float | None, total_steps: int | None, steps_per_epoch: int) -> int:

@@ -8,6 +8,7 @@ weights (EMA) after each of them, and with loss scaling it drops one overflown p
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -111,6 +112,7 @@ def build_optimizer(
     model: keras.Model,
     total_steps: int,
     options: OptimizerOptions = OptimizerOptions(),  # noqa: B008  it is frozen
+    rates: Mapping[str, float] | None = None,
 ) -> tuple[keras.optimizers.Optimizer, keras.optimizers.schedules.LearningRateSchedule]:
     """Builds AdamW or SGD with a linear warm-up and a cosine decay to zero over `total_steps`.
 
@@ -120,6 +122,7 @@ def build_optimizer(
     Args:
       model: its biases and normalization weights (rank below 2) are kept from weight decay.
       total_steps: steps of the whole run.
+      rates: path of a variable → its learning rate as a share of the others'; None = all alike.
 
     Raises:
       UsageError: an unknown optimizer.
@@ -140,17 +143,48 @@ def build_optimizer(
         "use_ema": options.ema is not None,
         "ema_momentum": 0.99 if options.ema is None else options.ema,
     }
-    if options.optimizer == "adamw":
+    if rates:
+        common["weight_decay"] = None  # `Scaled` has its own
+    elif options.optimizer == "adamw":
         common["weight_decay"] = options.weight_decay  # AdamW takes no None
-        rule = keras.optimizers.AdamW(**common)
+    if options.optimizer == "adamw":
+        rule = ScaledAdam(**common) if rates else keras.optimizers.AdamW(**common)
     elif options.optimizer == "sgd":
-        rule = keras.optimizers.SGD(momentum=options.momentum, **common)
+        rule = (ScaledSGD if rates else keras.optimizers.SGD)(momentum=options.momentum, **common)
     else:
         raise UsageError(f"Expected the optimizer adamw or sgd; received {options.optimizer!r}.")
+    if rates:
+        rule.rates, rule.decay = dict(rates), options.weight_decay
     rule.exclude_from_weight_decay(var_list=[v for v in model.trainable_variables if len(v.shape) < 2])
     if model.dtype_policy.name == "mixed_float16":
         rule = keras.optimizers.LossScaleOptimizer(rule)
     return rule, schedule
+
+
+class Scaled(keras.optimizers.Optimizer):
+    """Variables with learning rates, and so decay, of their own: a share of the schedule's each.
+
+    Public names, since Keras makes scopes of them in which TensorFlow allows no leading underscore.
+    """
+
+    rates: Mapping[str, float]  # by path
+    decay: float
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        # TensorFlow's own variable comes here, which knows no path.
+        path = self._trainable_variables[self._get_variable_index(variable)].path
+        rate = learning_rate * self.rates.get(path, 1.0)
+        if self.decay and self._use_weight_decay(variable):
+            self.assign_sub(variable, variable * keras.ops.cast(rate * self.decay, variable.dtype))
+        super().update_step(gradient, variable, rate)
+
+
+class ScaledAdam(Scaled, keras.optimizers.Adam):
+    pass
+
+
+class ScaledSGD(Scaled, keras.optimizers.SGD):
+    pass
 
 
 def _looks_at_gradients(optimizer: keras.optimizers.Optimizer) -> bool:
