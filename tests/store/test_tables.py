@@ -5,7 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from urnet_tf import store
+from urnet_tf import schema, store
+from urnet_tf.crawl.table import REJECTED_SCHEMA, ROW_SCHEMA
 from urnet_tf.store.table_rows import TableRows
 
 
@@ -58,3 +59,11 @@ def test_slices_of_rows_of_a_table(tmp_path):
         assert read["s"].to_pylist() == [str(i) for i in range(start, min(stop, 25))]
     pyarrow.parquet.write_table(table.slice(0, 0), path)
     assert len(TableRows(path, ["s"]).read(0, 5)) == 0
+
+
+def test_no_column_of_a_schema_has_32_bit_offsets():
+    tables = {name: value for name, value in vars(schema).items() if name.endswith("_COLUMNS")}
+    dtypes = [dtype for table in tables.values() if isinstance(table, dict) for dtype in table.values()]
+    assert "string" in dtypes and len(tables) > 4
+    assert not {store.arrow_type(dtype) for dtype in dtypes} & {pa.string(), pa.binary()}
+    assert not {field.type for rows in (ROW_SCHEMA, REJECTED_SCHEMA) for field in rows} & {pa.string()}
