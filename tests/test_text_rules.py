@@ -1,11 +1,14 @@
 """Which texts may become names and paths, and how values are quoted."""
 
+import pathlib
+
 import pytest
 
 from urnet_tf import store, text_rules
+from urnet_tf.crawl.readers import detect_kind
 from urnet_tf.errors import UsageError
 from urnet_tf.export import tf_serving
-from urnet_tf.text_rules import FILE_NAME, LINE, PATH, bare, check_text, one_line, quote
+from urnet_tf.text_rules import FILE_NAME, LINE, PATH, bare, check_text, one_line, quote, refuse_address
 
 
 @pytest.mark.parametrize("name", ["urnet", "a", "v1.2_final-3", "Käfer", "x" * 100, "models"], ids=bare)
@@ -92,3 +95,20 @@ def test_what_steers_a_reader_is_left_out():
     assert one_line("a\nb\tc\r\nd\u2028e\x85f") == "a b c  d e f"
     for text in ("", "Käfer 魚 😀", "45\N{NO-BREAK SPACE}%", "two  blanks"):
         assert one_line(text) == text
+
+
+@pytest.mark.parametrize(
+    "path", ["gs://bucket/run", "s3://b", "https://host/x", pathlib.Path("gs://bucket/run")]
+)
+def test_addresses_are_no_paths(path):
+    for open_it in (store.Workdir, detect_kind):
+        with pytest.raises(UsageError, match=r"on a disk of this machine; received the address .*bucket"):
+            open_it(str(path) if open_it is detect_kind else path)
+
+
+def test_paths_with_a_colon_are_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("runs/a:b", "/gs://b", "C:/runs", "a:b", "./gs:/b", ""):
+        refuse_address(path, "a folder", "")
+    (tmp_path / "gs:" / "b").mkdir(parents=True)
+    assert store.Workdir("gs:/b").root == pathlib.Path("gs:/b")  # it is there, as an earlier version made it

@@ -4,6 +4,7 @@ Plain Python: whatever is joined into a path goes through `check_text(..., FILE_
 """
 
 import os
+import re
 import unicodedata
 
 from urnet_tf.errors import UsageError, escape_steering
@@ -17,6 +18,10 @@ _TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # show a te
 # The program's own files in a directory that a FILE_NAME is joined to.
 _OWN_NAMES = ("models.config", "batching.config", "monitoring.config", "done.json", "key.txt")
 _OWN_PREFIX = "units_"
+
+
+# Two signs or more, as a single one may be a drive; a `pathlib.Path` has joined the slashes.
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:)//?(?!/)")
 
 
 def cut(text: str, limit: int = 80) -> str:
@@ -48,6 +53,20 @@ def bare(text: str, limit: int = 80) -> str:
 def show_path(path: str | os.PathLike[str]) -> str:
     """A path for a message; longer than other values may be, as its middle tells most."""
     return cut(escape_steering(os.fspath(path), kept=""), 200)
+
+
+def refuse_address(path: str | os.PathLike[str], what: str, advice: str) -> None:
+    """Object stores are not read or written; what is written like a path to one is refused.
+
+    Raises:
+      UsageError: the path begins like an address, as s3://bucket/key does.
+    """
+    text = os.fspath(path)
+    found = _ADDRESS.match(text)
+    if found and not os.path.exists(found.group(1)):
+        raise UsageError(
+            f"Expected {what} on a disk of this machine; received the address {quote(text)}. {advice}"
+        )
 
 
 def one_line(text: str) -> str:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from urnet_tf.errors import UsageError
 from urnet_tf.images.image_store import ImageStore, plain_jpeg, shard_path, write_index, write_shard
+from urnet_tf.store import machine
 
 COUNTS = [0, 7, 0, 5, 12, 0]  # a shard is empty when all of its images were damaged
 
@@ -138,3 +139,17 @@ def test_the_marker_that_says_how_colors_are_coded_stays():
     assert b"Adobe" in plain
     pixels = [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in (data, plain)]
     np.testing.assert_array_equal(*pixels)
+
+
+def test_all_shards_stay_open_where_the_system_allows_it(directory, monkeypatch):
+    asked = []
+    monkeypatch.setattr(machine.resource, "getrlimit", lambda kind: asked[-1] if asked else (1024, 4096))
+    monkeypatch.setattr(machine.resource, "setrlimit", lambda kind, limits: asked.append(limits))
+    assert machine.allow_open_files(512) == 512 and not asked  # of 1024, half is left to others
+    assert machine.allow_open_files(600) == 600 and asked == [(1112, 4096)]
+    assert machine.allow_open_files(7_813) == 4096 - 512 and asked[-1] == (4096, 4096)
+    monkeypatch.setattr(machine.resource, "getrlimit", lambda kind: (200, 200))
+    assert machine.allow_open_files(600) == 1
+    images = ImageStore(directory)
+    images.read(np.arange(24))
+    assert images._max_open == 1 and len(images._readers) == 1

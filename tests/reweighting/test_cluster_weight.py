@@ -184,3 +184,13 @@ def test_the_members_of_the_groups_are_those_that_were_counted():
     np.testing.assert_allclose(
         np.bincount(members.group, weights=members.distance, minlength=5) / groups.size, groups.spread
     )
+
+
+def test_distinct_rows_are_counted_beyond_the_first_ones():
+    points = np.zeros((300, 3), np.float32)
+    assert cw._count_distinct(points, at_most=5) == 1
+    points[200:203] = np.eye(3)
+    assert cw._count_distinct(points, at_most=5) == 4
+    points[:5] = np.arange(15).reshape(5, 3)
+    assert cw._count_distinct(points, at_most=5) == 5
+    assert cw._count_distinct(points[:0], at_most=5) == 0

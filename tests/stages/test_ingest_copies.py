@@ -13,7 +13,7 @@ from urnet_tf.schema import DUPLICATE_KINDS
 from urnet_tf.stages import baseline, crawl_files, ingest
 from urnet_tf.stages.copies import tell_copies
 from urnet_tf.stages.stage import StageContext
-from urnet_tf.store import Workdir, column, fingerprint, read_table
+from urnet_tf.store import Workdir, column, fingerprint, number_groups, read_table
 
 
 def save(path, image, **options):
@@ -66,7 +66,8 @@ def test_planted_copies(crawl, tmp_path):
     assert all(len({split[path] for path in group}) == 1 for group in GROUPS)
     assert split["cat/0.png"] == "train" and metadata["val_images"] > 8
 
-    folds = baseline.assign_folds(column(candidates, "label"), column(candidates, "picture"), 5, seed=1)
+    pictures = number_groups(candidates["picture"])
+    folds = baseline.assign_folds(column(candidates, "label"), pictures, 5, seed=1)
     fold = dict(zip(candidates["path"].to_pylist(), folds.tolist(), strict=True))
     assert all(len({fold[path] for path in group}) == 1 for group in GROUPS)
 

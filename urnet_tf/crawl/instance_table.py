@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from urnet_tf.crawl.table import rejections
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import ALL_SPLITS, EQUAL_KINDS, INSTANCE_COLUMNS, JUDGED, NEAR_KINDS, STATUS, TRAIN
-from urnet_tf.store import codes_of
+from urnet_tf.store import codes_of, encode_texts, is_equal
 from urnet_tf.store.hashing import splitmix64
 
 CANDIDATE_COLUMNS = {name: dtype for name, dtype in INSTANCE_COLUMNS.items() if name != "instance_id"}
@@ -61,14 +61,14 @@ def build_instance_table(
     split_codes, split_names = codes_of(rows["split"])
     splits = np.array([ALL_SPLITS.index(name) for name in split_names] + [0], np.int8)[split_codes]
     labels = rows["label"].to_numpy()
-    usable = probes["status"].to_numpy() == ""
-    contents, _ = codes_of(probes["content_hash"])
+    usable = is_equal(probes, "status", "")
+    contents, _ = encode_texts(probes["content_hash"])
 
     if JUDGED not in rows.column_names:
         rows = rows.append_column(JUDGED, pa.repeat(pa.scalar("", pa.large_string()), len(rows)))
     if "picture" not in probes.column_names:
         probes = probes.append_column("picture", probes["content_hash"])
-    pictures, _ = codes_of(probes["picture"])
+    pictures, _ = encode_texts(probes["picture"])
 
     held = usable & (splits != _TRAIN)
     given, shown = (np.isin(codes, codes[held]) for codes in (contents, pictures))
@@ -90,8 +90,8 @@ def build_instance_table(
     quarantine = [
         rejections(
             rows.take(failed),
-            probes["status"].take(failed).to_pylist(),
-            probes["reason"].take(failed).to_pylist(),
+            probes["status"].take(failed),
+            probes["reason"].take(failed),
         ),
         _copies_of_held(rows, contents, repeated, held, "duplicate_of_evaluation"),
         _copies_of_held(rows, pictures, near, held, "near_copy_of_evaluation"),
@@ -230,7 +230,7 @@ def check_classes(
     """
     if len(classes) < 2:
         raise UsageError(f"Expected at least 2 classes; received {len(classes)}.")
-    training = np.array(candidates["split"].to_numpy() == TRAIN, bool)
+    training = is_equal(candidates, "split", TRAIN)
     counts = np.bincount(candidates["label"].to_numpy()[training], minlength=len(classes))
     poor = np.flatnonzero(counts < minimum)
     if not len(poor):
@@ -260,7 +260,7 @@ def _candidates(rows: pa.Table, probes: pa.Table, kept: np.ndarray, splits: np.n
         [*rows.columns, *metadata.columns, pa.chunked_array([splits])],
         [*rows.column_names, *metadata.column_names, "place"],
     )
-    table = table.combine_chunks()
+    table = table.combine_chunks()  # or each `take` would join the chunks again
     keys = [(name, "ascending") for name in ("place", "label", "source", "rank", "path")]
     order = pc.sort_indices(table, sort_keys=keys)
     order = order.filter(pa.array(kept[order.to_numpy()]))
@@ -308,7 +308,7 @@ def _duplicates(
             {
                 "content_hash": probes["content_hash"].take(taken),
                 "picture": probes["picture"].take(taken),
-                "kind": pa.array(kinds).take(pa.array(gravity)),
+                "kind": pa.array(kinds, pa.large_string()).take(pa.array(gravity)),
                 "split": rows["split"].take(taken),
                 "label": pa.array(labels[chosen]),
                 "path": rows["path"].take(taken),

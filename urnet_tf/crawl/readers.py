@@ -20,7 +20,7 @@ from urnet_tf.crawl.trees import open_tree, walk
 from urnet_tf.errors import UsageError
 from urnet_tf.images.containers import ARCHIVES
 from urnet_tf.images.probe import os_reason, os_status, retried_or_stop
-from urnet_tf.text_rules import show_path
+from urnet_tf.text_rules import refuse_address, show_path
 
 FOLDER, LIST, WEBVISION, DATASET = "folder", "list", "webvision", "dataset"
 # Streams, of which no image can be read without all before it.
@@ -36,6 +36,11 @@ def detect_kind(path: str) -> str:
       UsageError: there is nothing at the path, a file that is no list, or its name is not UTF-8.
       RunError: the disk or network fails.
     """
+    refuse_address(
+        path,
+        "the images",
+        "Copy them to a disk, or mount the bucket (with gcsfuse, s3fs or rclone mount) and give the folder.",
+    )
     if not is_utf8(os.path.abspath(path)):
         raise UsageError(
             f"Expected a path in UTF-8 for the images; received {show_path(printable(path))}. Rename it, or "

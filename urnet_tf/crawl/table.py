@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from io import BufferedReader, TextIOWrapper
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -248,9 +249,9 @@ def cut_ranks(crawl: Crawl, max_rank: Mapping[str, int], per: str = "query") -> 
             )
     cut = is_train & (ranks > limits[codes])
     gone = crawl.rows.filter(pa.array(cut))
-    names = {s: f"{STATUS['rank_cut']} ({s}: {n} a {per})" for s, n in max_rank.items()}
-    reasons = [names[s] for s in gone["source"].to_pylist()]
-    rejected = rejections(gone, ["rank_cut"] * len(reasons), reasons)
+    said = [f"{STATUS['rank_cut']} ({s}: {max_rank.get(s)} a {per})" for s in sources]
+    reasons = pa.array(said, _TEXT).take(pa.array(codes[cut]))
+    rejected = rejections(gone, pa.repeat(pa.scalar("rank_cut", _TEXT), len(gone)), reasons)
     return dataclasses.replace(
         crawl,
         rows=crawl.rows.filter(pa.array(~cut)),
@@ -271,10 +272,12 @@ def _places_in_class(
     return places
 
 
-def rejections(rows: pa.Table, statuses: list[str], reasons: list[str]) -> pa.Table:
-    """Listed rows as rows of REJECTED_SCHEMA with a status and a reason each."""
+def rejections(rows: pa.Table, statuses: Any, reasons: Any) -> pa.Table:
+    """Listed rows as rows of REJECTED_SCHEMA with a status and a reason each: lists, or Arrow's."""
     columns = {name: rows[name] for name in ("path", "split", "label", "source", "rank")}
-    columns |= {"status": pa.array(statuses, _TEXT), "reason": pa.array(reasons, _TEXT)}
+    for name, texts in (("status", statuses), ("reason", reasons)):
+        is_arrow = isinstance(texts, (pa.Array, pa.ChunkedArray))
+        columns[name] = texts.cast(_TEXT) if is_arrow else pa.array(texts, _TEXT)
     return pa.table(columns, schema=REJECTED_SCHEMA)
 
 

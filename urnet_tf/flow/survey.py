@@ -158,14 +158,12 @@ def _count_relabeled(workdir: Workdir, crawl: "Crawl", rows: np.ndarray) -> int:
     names = [entry["name"] for entry in read_json(place / "classes.json")]
     used = _labeled(before["path"], before["label"], names)
     listed = crawl.rows.select(["path", "label"]).take(pa.array(rows))
-    listed = listed.filter(
-        pc.is_in(listed["path"].cast(pa.string()), value_set=before["path"].combine_chunks())
-    )
+    listed = listed.filter(pc.is_in(listed["path"], value_set=before["path"]))
     now = _labeled(listed["path"], listed["label"], [entry["name"] for entry in crawl.classes])
-    return int(pc.sum(pc.invert(pc.is_in(now, value_set=used.combine_chunks()))).as_py() or 0)
+    return int(pc.sum(pc.invert(pc.is_in(now, value_set=used))).as_py() or 0)
 
 
 def _labeled(paths: pa.ChunkedArray, labels: pa.ChunkedArray, names: list[str]) -> pa.ChunkedArray:
     """Path and name of the class in one text."""
-    texts = pa.array([*names, ""]).take(pc.if_else(pc.less(labels, 0), len(names), labels))
-    return pc.binary_join_element_wise(paths.cast(pa.string()), texts, "\0")
+    texts = pa.array([*names, ""], pa.large_string()).take(pc.if_else(pc.less(labels, 0), len(names), labels))
+    return pc.binary_join_element_wise(paths, texts, pa.scalar("\0", pa.large_string()))

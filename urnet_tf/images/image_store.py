@@ -22,6 +22,7 @@ from urnet_tf import store
 from urnet_tf.errors import UsageError
 from urnet_tf.images import headers
 from urnet_tf.images.orientation import exif_orientation
+from urnet_tf.store import machine
 
 if TYPE_CHECKING:
     from urnet_tf.images.headers import Segment
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 INDEX_FILE = "shards.json"
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # no threads and no buffers: random access
-_MAX_OPEN = 512  # below the usual limit of 1024 open files
 
 
 class ImageStore:
@@ -39,21 +39,22 @@ class ImageStore:
 
     Args:
       directory: holds the shards and `shards.json`.
-      max_open: shards kept open; the one that was not read for longest is closed.
+      max_open: shards kept open; the one that was not read for longest is closed. None = all, or as many as
+        this machine lets the process open: to open a shard for each record takes five times as long.
 
     Raises:
       UsageError: the directory holds no image store.
     """
 
-    def __init__(self, directory: str | os.PathLike, max_open: int = _MAX_OPEN):
+    def __init__(self, directory: str | os.PathLike, max_open: int | None = None):
         self.directory = pathlib.Path(directory)
-        self._max_open = max_open
         try:
             shards = store.read_json(self.directory / INDEX_FILE)
         except (OSError, json.JSONDecodeError) as error:
             raise UsageError(f"Expected an image store in {self.directory}; {INDEX_FILE}: {error}.") from None
         self._first_ids = np.array([shard["first_id"] for shard in shards], np.int64)
         self._size = sum(shard["count"] for shard in shards)
+        self._max_open = max_open if max_open is not None else machine.allow_open_files(len(shards))
         self._readers: collections.OrderedDict[int, Any] = collections.OrderedDict()
         self._lock = threading.Lock()
 

@@ -56,10 +56,10 @@ def share_of_picture(labels: np.ndarray, pictures: np.ndarray) -> np.ndarray:
 
     Source: not in the paper.
     """
-    _, group, copies = np.unique(
-        np.stack([labels, pictures]), axis=1, return_inverse=True, return_counts=True
-    )
-    return np.where(pictures < 0, 1.0, 1.0 / copies[group.ravel()]).astype(np.float32)
+    # One number for both: `np.unique` of columns compares them as bytes, which takes ten times as long.
+    keys = np.asarray(labels, np.int64) * (int(np.max(pictures, initial=-1)) + 2) + pictures + 1
+    _, group, copies = np.unique(keys, return_inverse=True, return_counts=True)
+    return np.where(pictures < 0, 1.0, 1.0 / copies[group]).astype(np.float32)
 
 
 def combine_weights(

@@ -37,10 +37,12 @@ def run(context: StageContext) -> dict:
     """Assigns folds, fits all models."""
     config = context.config
     table = store.read_table(context.path("pack", "instances.parquet"), ["split", "label", "picture"])
-    train = store.column(table, "split") == schema.TRAIN
+    train = store.is_equal(table, "split", schema.TRAIN)
     labels = store.column(table, "label")[train]
     num_classes = len(store.read_json(context.path("pack", "classes.json")))
-    folds = assign_folds(labels, store.column(table, "picture")[train], config.baseline.folds, config.seed)
+    pictures = store.number_groups(table.column("picture"))[train]
+    del table
+    folds = assign_folds(labels, pictures, config.baseline.folds, config.seed)
     store.write_array(context.out / "fold.npy", folds)
     jobs = [("full", np.arange(len(labels)))]
     if config.baseline.folds > 1:
@@ -65,7 +67,7 @@ def assign_folds(labels: np.ndarray, pictures: np.ndarray, folds: int, seed: int
 
     Args:
       labels: int [N].
-      pictures: text [N]; equal for equal files and near copies, "" where unknown.
+      pictures: int [N]; equal for equal files and near copies, -1 where unknown.
       folds: 1 gives zeros.
       seed: of the shuffle inside each class.
 
@@ -83,9 +85,9 @@ def assign_folds(labels: np.ndarray, pictures: np.ndarray, folds: int, seed: int
     result = np.empty(len(labels), np.int8)
     # The offset by class keeps small classes from all beginning with fold 0.
     result[order] = (np.arange(len(labels)) - starts + labels[order]) % folds
-    pictures = np.asarray(pictures, dtype=str)
+    pictures = np.asarray(pictures)
     _, first, group = np.unique(pictures, return_index=True, return_inverse=True)
-    result = np.where(pictures == "", result, result[first][group]).astype(np.int8)
+    result = np.where(pictures < 0, result, result[first][group]).astype(np.int8)
     if folds > 1 and np.ptp(result) == 0:
         raise UsageError(
             f"Expected images that differ; the {len(result)} training images are copies of too few files to "

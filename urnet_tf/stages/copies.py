@@ -57,7 +57,7 @@ def _known_pictures(context: StageContext, hashes: "pa.ChunkedArray") -> "tuple[
         return None
     table = read_table(path, ["content_hash", "picture"])
     table = table.filter(pc.not_equal(table["picture"], ""))
-    known, keys = RowsByKey(keys_of_hex(table["content_hash"].to_pylist())), keys_of_hex(hashes.to_pylist())
+    known, keys = RowsByKey(keys_of_hex(table["content_hash"])), keys_of_hex(hashes)
     rows, compared = known.find(keys), keys.any(axis=1)
     if (rows[compared] < 0).any() or len(RowsByKey(keys[compared])) != len(known):
         return None

@@ -29,7 +29,7 @@ from urnet_tf.stages.known_files import (
 )
 from urnet_tf.stages.settings import open_packer, packed_with
 from urnet_tf.stages.stage import SPARE_BYTES, StageContext
-from urnet_tf.store import AHEAD, UnitLog, columns_of, open_column, read_table, write_table
+from urnet_tf.store import AHEAD, UnitLog, arrow_type, columns_of, open_column, read_table, write_table
 from urnet_tf.store.lookup import keys_of_hex
 from urnet_tf.store.progress import progress
 
@@ -144,7 +144,7 @@ class _UnitInspector:
 
         probes = [result.probe for result in new.values() if result.probe is not None]
         columns = zip(*((probe.status or "", *probe[1:]) for probe in probes), strict=True)
-        arrays = [pa.array(column, pa.type_for_alias(PROBE_COLUMNS[name]))
+        arrays = [pa.array(column, arrow_type(PROBE_COLUMNS[name]))
                   for name, column in zip(PROBE_COLUMNS, columns, strict=True)] if probes else []  # fmt: skip
         old = np.flatnonzero(known >= 0)
         tables = [self._known.table.take(known[old])] if len(old) else []
@@ -153,7 +153,7 @@ class _UnitInspector:
         keys = np.where(np.array(table["content_hash"].to_pylist(), object)[:, None] == "", 0, keys)
         place = np.arange(first, first + len(table))
         for name, column in zip(UNIT_COLUMNS, (place, keys[:, 0], keys[:, 1]), strict=True):
-            table = table.append_column(name, pa.array(column, pa.type_for_alias(UNIT_COLUMNS[name])))
+            table = table.append_column(name, pa.array(column, arrow_type(UNIT_COLUMNS[name])))
         return table
 
     def _thumbnails_of(self, known: np.ndarray, new: Mapping[int, Inspection]) -> np.ndarray | None:

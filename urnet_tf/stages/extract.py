@@ -36,8 +36,7 @@ def run(context: StageContext) -> dict:
     config = context.config
     frozen = judges_features(config)
     table = store.read_table(context.path("pack", "instances.parquet"), ["split", "label"])
-    splits = store.column(table, "split")
-    labels = store.column(table, "label")[splits == schema.TRAIN]
+    labels = store.column(table, "label")[store.is_equal(table, "split", schema.TRAIN)]
     num_classes = len(store.read_json(context.path("pack", "classes.json")))
     folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
     num_folds = config.baseline.folds
@@ -80,7 +79,7 @@ def run(context: StageContext) -> dict:
         inference.extract_top_k(
             model, images, ids, labels[ids], columns, units, class_scale=class_scale, batch_size=batch, **view
         )
-    held = np.flatnonzero(splits == schema.JUDGED)
+    held = np.flatnonzero(store.is_equal(table, "split", schema.JUDGED))
     if held.size:
         _predict_judged(context, held, load, k, class_scale)
     agreement = _report_agreement(labels, in_sample.topk_ids, columns.topk_ids if num_folds > 1 else None)

@@ -15,6 +15,7 @@ from urnet_tf.stages.effects import resolve
 from urnet_tf.stages.settings import keys_of
 from urnet_tf.stages.stage import StageContext
 from urnet_tf.store.progress import progress
+from urnet_tf.store.table_rows import TableRows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,24 +82,22 @@ def fit_words(
     return confidence, metadata
 
 
-def score_page_texts(
-    context: StageContext, table: "pa.Table", labels: np.ndarray
-) -> tuple[np.ndarray, dict[str, Any]]:
+def score_page_texts(context: StageContext, labels: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
     """What each page says of its label: float32 [N], NaN without text; and metadata about the pages."""
     from urnet_tf.text.pages import score_pages
     from urnet_tf.text.sentence_encoder import open_sentence_encoder
 
     settings = context.config.reweight
-    score, metadata = score_pages(
-        [table.column(name).to_pylist() for name in ("title", "description", "tags")],
+    # Training images come first.
+    texts = TableRows(context.path("pack", "instances.parquet"), ("title", "description", "tags"))
+    return score_pages(
+        lambda start, stop: [column.to_pylist() for column in texts.read(start, stop).columns],
         store.read_json(context.path("pack", "classes.json")),
         labels,
         open_sentence_encoder(settings.page_text.encoder, dim=settings.confidence.text_dim),
         open_units=_keeping(context),
         report=lambda parts: progress(parts, "page text", unit="parts"),
     )
-    store.write_array(context.out / "page_score.npy", score)
-    return score, metadata
 
 
 def _keeping(context: StageContext) -> OpenUnits:

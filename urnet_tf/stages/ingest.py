@@ -299,8 +299,8 @@ def _check_missing(context: StageContext, crawl: "Crawl", probes: "pa.Table") ->
     context.remove(UNITS)  # nothing of it is worth going on with
     missing = rejections(
         crawl.rows.take(rows),
-        probes["status"].take(rows).to_pylist(),
-        probes["reason"].take(rows).to_pylist(),
+        probes["status"].take(rows),
+        probes["reason"].take(rows),
     )
     table = context.out / "quarantine.parquet"
     write_table(table, columns_of(pa.concat_tables([crawl.rejected, missing])), QUARANTINE_COLUMNS)

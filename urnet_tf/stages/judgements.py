@@ -28,7 +28,16 @@ from urnet_tf.schema import (
     WRONG_CLASS,
 )
 from urnet_tf.stages.stage import StageContext
-from urnet_tf.store import Workdir, column, fingerprint, read_array, read_json, read_table, write_table
+from urnet_tf.store import (
+    Workdir,
+    column,
+    fingerprint,
+    is_equal,
+    read_array,
+    read_json,
+    read_table,
+    write_table,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -198,17 +207,14 @@ class JudgedImages:
         return {"judged": told}
 
 
-def read_judged_images(context: StageContext, table: "pa.Table", labels: np.ndarray) -> JudgedImages:
+def read_judged_images(context: StageContext, labels: np.ndarray) -> JudgedImages:
     """What is known of judged images in later stages.
 
     Args:
-      table: of the N training images, with `judged`, `path` and `content_hash`.
-      labels: int [N].
+      labels: int [N], of the training images, which come first.
     """
-    everything = read_table(
-        context.path("pack", "instances.parquet"), ["split", "label", "path", "content_hash", "judged"]
-    )
-    if not (column(everything, "judged") != "").any():
+    instances = context.path("pack", "instances.parquet")
+    if is_equal(read_table(instances, ["judged"]), "judged", "").all():
         nobody = np.empty(0, np.int64)
         nothing = np.empty(0, bool)
         return JudgedImages(None, nobody, nobody, nothing, nobody, nobody, nobody, nothing, {})
@@ -227,8 +233,10 @@ def read_judged_images(context: StageContext, table: "pa.Table", labels: np.ndar
         found = [said_of.get(pair, (UNLABELED, False)) for pair in pairs]
         return np.array([given for given, _ in found], np.int64), np.array([by for _, by in found], bool)
 
-    trusted = column(table, "judged") != ""
-    held = np.flatnonzero(column(everything, "split") == JUDGED)
+    everything = read_table(instances, ["split", "label", "path", "content_hash", "judged"])
+    table = everything.slice(0, len(labels))
+    trusted = ~is_equal(table, "judged", "")
+    held = np.flatnonzero(is_equal(everything, "split", JUDGED))
     given, by_chance = said(table.filter(trusted))
     held_given, held_by_chance = said(everything.take(held))
     return JudgedImages(

@@ -17,7 +17,7 @@ from urnet_tf.images.probe import PROBE_COLUMNS
 from urnet_tf.images.thumbnails import THUMBNAIL_BYTES
 from urnet_tf.stages.settings import packed_with
 from urnet_tf.stages.stage import StageContext
-from urnet_tf.store import AHEAD, DamagedResult, read_array, read_json, read_table, write_json
+from urnet_tf.store import AHEAD, DamagedResult, arrow_type, read_array, read_json, read_table, write_json
 from urnet_tf.store.lookup import RowsByKey, keys_of, keys_of_hex
 
 if TYPE_CHECKING:
@@ -45,12 +45,12 @@ class KnownFiles:
         self._thumbnails = list(thumbnails)
         self._ends = np.cumsum([len(table) for table in tables])
         columns = PROBE_COLUMNS | UNIT_COLUMNS
-        none = pa.table({name: pa.array([], pa.type_for_alias(kind)) for name, kind in columns.items()})
+        none = pa.table({name: pa.array([], arrow_type(kind)) for name, kind in columns.items()})
         table = pa.concat_tables(tables or [none])
         self.table: Any = table.select(list(PROBE_COLUMNS))
         self._places = table["place"].to_numpy()
         self._by_file = RowsByKey(file_keys_in(table))
-        self._by_content = RowsByKey(keys_of_hex(table["content_hash"].to_pylist()))
+        self._by_content = RowsByKey(keys_of_hex(table["content_hash"]))
 
     def __len__(self) -> int:
         return len(self._places)

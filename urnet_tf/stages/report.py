@@ -82,7 +82,7 @@ def read_inputs(context: StageContext) -> "ReportInputs":
     table = store.read_table(
         context.path("pack", "instances.parquet"), ["split", "label", "source", "rank", "query"]
     )
-    table = table.slice(0, int((store.column(table, "split") == schema.TRAIN).sum()))  # training images first
+    table = table.slice(0, int(store.is_equal(table, "split", schema.TRAIN).sum()))  # training images first
     source, source_names = store.codes_of(table.column("source"), ordered=True)
     query, query_names = store.codes_of(table.column("query"), ordered=True)
     config = context.config
@@ -271,13 +271,7 @@ class _Texts:
 
     @functools.cached_property
     def _table(self) -> "pa.Table":
-        import pyarrow as pa
-
-        table = store.read_table(self._path, ["title", "path", "query"])
-        # Large strings, since the texts of 16 million images are longer than 2 GB.
-        return table.cast(
-            pa.schema([(name, pa.large_string()) for name in table.column_names])
-        ).combine_chunks()
+        return store.read_table(self._path, ["title", "path", "query"])
 
     @functools.cached_property
     def _ids(self) -> dict[str, int]:

@@ -8,6 +8,7 @@ is a column of ones.
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from urnet_tf.reweighting import (
 from urnet_tf.reweighting.judge import out_of_fold_predictions, predict_others
 from urnet_tf.reweighting.text_network import count_operations
 from urnet_tf.stages.effects import resolve, trains
+from urnet_tf.stages.fitted_heads import estimate_fitting
 from urnet_tf.stages.image_evidence import (
     POOL_INSTANCES,
     features_path,
@@ -38,7 +40,13 @@ from urnet_tf.stages.image_evidence import (
 from urnet_tf.stages.judgements import JudgedImages, describe_judged, read_judged_images
 from urnet_tf.stages.literal_weights import describe_lacks, describe_scale
 from urnet_tf.stages.other_scores import describe_scores, fingerprint_scores, read_scores
-from urnet_tf.stages.settings import count_backbone, fit_settings, images_per_step, keys_of
+from urnet_tf.stages.settings import (
+    count_backbone,
+    fit_settings,
+    images_per_step,
+    keys_of,
+    training_seconds,
+)
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.text_rules import show_path
 
@@ -58,7 +66,11 @@ _WITHOUT_PCA = 2.3  # times as long
 _TEXT_MAP_SECONDS = 2e-5  # a training image and epoch, of the linear map
 _TEXT_NETWORK_SECONDS = 1.5e-11  # an operation of the two-sided network
 _CONFIDENCE_SECONDS = 5e-5  # a row
-_REFIT_SECONDS = 3e-5  # an image and pass of a linear head
+_TEXTS_A_PAGE, _NAMES_A_CLASS = 2, 2  # a guess
+_HASHED_TEXT_SECONDS, _NAME_SECONDS = 3.5e-4, 9e-8
+_ENCODED_TEXT_SECONDS = 2e-3  # of a sentence encoder; a guess
+_ROW_BYTES = 800  # mostly of weights.parquet, of which all texts are held while it is written
+_DISK_BYTES = 140
 
 
 def run(context: StageContext) -> dict:
@@ -67,7 +79,7 @@ def run(context: StageContext) -> dict:
     table, labels, num_classes = _read_instances(context)
     seen = {name: np.asarray(store.read_array(context.path("extract", f"{name}.npy"))) for name in _SEEN}
     metadata: dict[str, Any] = {}
-    judged = read_judged_images(context, table, labels)
+    judged = read_judged_images(context, labels)
     prediction = _first_prediction(config.formulas, seen)
     if config.formulas != LITERAL:  # whose predictions prefer the large classes
         prediction = judged.with_anchors(prediction, judged.first_predictions(context), num_classes)
@@ -77,8 +89,7 @@ def run(context: StageContext) -> dict:
         "sources": numbers_of(table, "source")[0], "ranks": store.column(table, "rank"),
         "trusted": judged.trusted,
     }  # fmt: skip
-    pictures, names = numbers_of(table, "picture")
-    known["pictures"] = np.where(np.array([name == "" for name in names])[pictures], -1, pictures)
+    known["pictures"] = store.number_groups(table.column("picture"))
     # These do not change with the prediction of the second round, or too little for their price.
     cluster = np.full(len(labels), -1, np.int32)
     if config.cluster_weight.enabled:
@@ -87,9 +98,11 @@ def run(context: StageContext) -> dict:
         known["confidence"], text_metadata = fit_words(context, table, labels, num_classes)
         metadata.update(text_metadata)
     if config.page_text.enabled:
-        known["page_score"], metadata["pages"] = score_page_texts(context, table, labels)
+        known["page_score"], metadata["pages"] = score_page_texts(context, labels)
     if config.other_score.enabled and config.other_score.path is not None:
-        known["other_score"], metadata["other_score"] = read_scores(context, table)
+        known["other_score"], metadata["other_score"] = read_scores(
+            context, _read_rows(context, ("path", "content_hash"), len(labels))
+        )
 
     def refit(weights: np.ndarray) -> factors.Prediction:
         return _refit(context, labels, folds, weights, judged, prediction, num_classes)
@@ -110,7 +123,7 @@ def run(context: StageContext) -> dict:
         "predicted_label": weighed.prediction.label, "right_prob": weighed.right_prob,
         "sample_weight": weighed.sample_weight,
     }  # fmt: skip
-    columns |= _texts(context, table, labels, weighed.prediction.label)
+    columns |= _texts(context, labels, weighed.prediction.label)
     metadata_of_file = {"format": schema.WEIGHTS_FORMAT}
     store.write_table(context.out / "weights.parquet", columns, schema.WEIGHT_COLUMNS, metadata_of_file)
 
@@ -121,17 +134,17 @@ def run(context: StageContext) -> dict:
     return metadata
 
 
-def _texts(
-    context: StageContext, table: "pa.Table", labels: np.ndarray, predicted: np.ndarray
-) -> dict[str, Any]:
-    """The columns of weights.parquet that are texts."""
+def _texts(context: StageContext, labels: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+    """The columns of weights.parquet that are texts; they are read last, since they take the most memory."""
     import pyarrow as pa
 
-    names = pa.array([entry["name"] for entry in store.read_json(context.path("pack", "classes.json"))])
-    columns = {name: table.column(name).combine_chunks() for name in ("path", "content_hash", "judged")}
+    entries = store.read_json(context.path("pack", "classes.json"))
+    names = pa.array([entry["name"] for entry in entries], pa.large_string())
+    read = ("path", "content_hash", "judged", "split", "picture")
+    columns = store.columns_of(_read_rows(context, read, len(labels)))
     return columns | {
         "class_name": names.take(pa.array(labels)), "predicted_class": names.take(pa.array(predicted)),
-        "split": table.column("split").combine_chunks(), "group": table.column("picture").combine_chunks(),
+        "group": columns["picture"],
     }  # fmt: skip
 
 
@@ -247,23 +260,23 @@ def _refit(
     return factors.Prediction(schema.SECOND_ROUND, *columns, anchors=first.anchors)
 
 
+def _read_rows(context: StageContext, names: Sequence[str], rows: int) -> "pa.Table":
+    """Columns of the first rows of the instance table: the training images."""
+    return store.read_table(context.path("pack", "instances.parquet"), names).slice(0, rows)
+
+
 def _read_instances(context: StageContext) -> "tuple[pa.Table, np.ndarray, int]":
     path = context.path("pack", "instances.parquet")
-    table = store.read_table(
-        path,
-        [
-            "split", "label", "path", "picture", "source", "query", "rank", "title", "description", "tags",
-            "judged", "content_hash",
-        ],
-    )  # fmt: skip
-    train_images = int((store.column(table, "split") == schema.TRAIN).sum())
+    names = ["split", "label", "picture", "source", "query", "rank"]
+    table = store.read_table(path, names)
+    train_images = int(store.is_equal(table, "split", schema.TRAIN).sum())
     table = table.slice(0, train_images)  # training images come first
     classes = store.read_json(context.path("pack", "classes.json"))
     return table, store.column(table, "label"), len(classes)
 
 
 def estimate(config: Config, plan: PlanContext) -> Estimate:
-    """Counts k-means, the image-text maps and their use, and about 100 bytes a row on disk."""
+    """Counts k-means, image-text maps, pages, heads of the second round, and the table that is written."""
     rows = plan.train_images
     if rows is None:
         return Estimate()
@@ -280,9 +293,28 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
         seconds += maps * _text_map_seconds(config, plan, learned_from)
         seconds += rows * _CONFIDENCE_SECONDS
     if has_second_round(config):
-        seen = rows * (config.baseline.folds - 1)
-        seconds += seen * settings.refit.epochs * _REFIT_SECONDS
-    return Estimate(rows=rows, seconds=seconds, disk_bytes=rows * 100, memory_bytes=rows * 300 + 15 * 10**8)
+        seconds += _refit_seconds(config, plan, rows)
+    if settings.page_text.enabled:
+        seconds += rows * _page_seconds(config, plan)
+    memory = 15 * 10**8 + rows * _ROW_BYTES
+    if has_second_round(config) and not trains(config, "baseline"):
+        memory = max(memory, estimate_fitting(config, plan, heads=0).memory_bytes or 0)
+    return Estimate(rows=rows, seconds=seconds, disk_bytes=rows * _DISK_BYTES, memory_bytes=memory)
+
+
+def _refit_seconds(config: Config, plan: PlanContext, rows: int) -> float:
+    """What the heads of the second round take, fitted or trained."""
+    if not trains(config, "baseline"):
+        return estimate_fitting(config, plan, heads=0).seconds or 0.0
+    seen = rows * (config.baseline.folds - 1)
+    return training_seconds(config, config.reweight.refit, seen, plan, whole=False)
+
+
+def _page_seconds(config: Config, plan: PlanContext) -> float:
+    """What a page takes: its texts are encoded, and compared with the names of all classes."""
+    encoder = config.reweight.page_text.encoder
+    encoding = _HASHED_TEXT_SECONDS if encoder == "hashed" else _ENCODED_TEXT_SECONDS
+    return _TEXTS_A_PAGE * (encoding + plan.classes * _NAMES_A_CLASS * _NAME_SECONDS)
 
 
 def _text_map_seconds(config: Config, plan: PlanContext, images: int) -> float:

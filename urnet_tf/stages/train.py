@@ -131,7 +131,7 @@ def _fit_head(context: StageContext, weights: "pa.Table") -> dict[str, Any]:
 
 def _write_weights(context: StageContext, weights: "pa.Table", saliency: np.ndarray) -> None:
     store.write_array(context.out / "saliency.npy", saliency)
-    columns = {name: weights.column(name).combine_chunks() for name in schema.WEIGHT_COLUMNS}
+    columns = {name: weights.column(name) for name in schema.WEIGHT_COLUMNS}
     store.write_table(
         context.out / "weights.parquet",
         columns | {"saliency": saliency},

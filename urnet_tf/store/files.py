@@ -163,21 +163,51 @@ def write_table(
         is_arrow = isinstance(values, (pa.Array, pa.ChunkedArray))
         return values.cast(kind) if is_arrow else pa.array(values, type=kind)
 
-    table = pa.table({name: arrow(columns[name], pa.type_for_alias(dtype)) for name, dtype in dtypes.items()})
-    table = table.replace_schema_metadata(dict(metadata) if metadata else None)
+    table = pa.table({name: arrow(columns[name], arrow_type(dtype)) for name, dtype in dtypes.items()})
+    # Parquet's own types suffice. Arrow's would bind readers to the 64-bit offsets that are used here.
+    options: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "write_page_checksum": True,
+                               "store_schema": False}  # fmt: skip
     with atomic_path(path) as temporary:
-        pyarrow.parquet.write_table(
-            table, temporary, compression="zstd", compression_level=1, write_page_checksum=True
-        )
+        with pyarrow.parquet.ParquetWriter(temporary, table.schema, **options) as writer:
+            writer.write_table(table)
+            if metadata:
+                writer.add_key_value_metadata(dict(metadata))
 
 
 def read_table(
     path: str | os.PathLike, columns: Sequence[str] | None = None, where: Any = None
 ) -> "pa.Table":
-    """Reads a Parquet file as a `pyarrow.Table`; `where` is a `pyarrow.compute` expression on its columns."""
+    """Reads a Parquet file as a `pyarrow.Table`, its texts as large strings.
+
+    With 32-bit offsets a column that is joined to one chunk fails at 2 GiB of text.
+
+    Args:
+      columns: that are read; None = all.
+      where: a `pyarrow.compute` expression on the columns; None = all rows.
+    """
     import pyarrow.parquet
 
-    return pyarrow.parquet.read_table(path, columns=columns, filters=where, page_checksum_verification=True)
+    names = None if columns is None else list(columns)
+    table = pyarrow.parquet.read_table(path, columns=names, filters=where, page_checksum_verification=True)
+    return with_large_texts(table)
+
+
+def with_large_texts(table: "pa.Table") -> "pa.Table":
+    """A table whose columns of strings are of large strings: 64-bit offsets into their characters."""
+    import pyarrow as pa
+
+    fields = [
+        field.with_type(pa.large_string()) if pa.types.is_string(field.type) else field
+        for field in table.schema
+    ]
+    return table.cast(pa.schema(fields, table.schema.metadata))
+
+
+def arrow_type(dtype: str) -> "pa.DataType":
+    """The type of a column of the `*_COLUMNS` of `urnet_tf.schema`; a "string" is large."""
+    import pyarrow as pa
+
+    return pa.large_string() if dtype == "string" else pa.type_for_alias(dtype)
 
 
 def columns_of(table: "pa.Table") -> dict[str, Any]:
@@ -190,21 +220,49 @@ def column(table: "pa.Table", name: str) -> np.ndarray:
     return table.column(name).to_numpy(zero_copy_only=False)
 
 
-def codes_of(column: Any, ordered: bool = False) -> tuple[np.ndarray, list]:
-    """A text column (`pyarrow.ChunkedArray`) as numbers, int32 [N], and the distinct texts by number.
+def codes_of(column: "pa.ChunkedArray", ordered: bool = False) -> tuple[np.ndarray, list]:
+    """A text column as numbers, int32 [N], and the distinct texts by number; see `encode_texts`."""
+    numbers, texts = encode_texts(column, ordered)
+    return numbers, texts.to_pylist()
+
+
+def encode_texts(column: "pa.ChunkedArray", ordered: bool = False) -> tuple[np.ndarray, "pa.Array"]:
+    """A text column as numbers, int32 [N], and the distinct texts by number, which stay in Arrow's memory.
 
     Args:
-      ordered: whether the texts come in alphabetical order; else in that of their first rows.
+      column: without nulls.
+      ordered: whether the texts come in the order of their code points; else in that of their first rows.
     """
-    encoded = column.combine_chunks().dictionary_encode()
-    texts = encoded.dictionary.to_pylist()
-    numbers = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32)
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    encoded = column.dictionary_encode().unify_dictionaries()
+    if not encoded.num_chunks:
+        return np.zeros(0, np.int32), pa.array([], column.type)
+    texts = encoded.chunk(0).dictionary
+    numbers = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in encoded.chunks])
+    numbers = numbers.astype(np.int32, copy=False)
     if not ordered:
         return numbers, texts
-    order = sorted(range(len(texts)), key=texts.__getitem__)
+    order = pc.sort_indices(texts)
     place = np.empty(len(texts), np.int32)
-    place[order] = np.arange(len(texts), dtype=np.int32)
-    return place[numbers], [texts[i] for i in order]
+    place[order.to_numpy()] = np.arange(len(texts), dtype=np.int32)
+    return place[numbers], texts.take(order)
+
+
+def number_groups(column: "pa.ChunkedArray") -> np.ndarray:
+    """Numbers of a text column that are equal for equal texts, and -1 for "": int32 [N]."""
+    import pyarrow.compute as pc
+
+    numbers, texts = encode_texts(column)
+    return np.where(numbers == pc.index(texts, "").as_py(), -1, numbers) if len(texts) else numbers
+
+
+def is_equal(table: "pa.Table", name: str, text: str) -> np.ndarray:
+    """Which rows hold a text: bool [N]. A text column as a numpy array would be an object a row."""
+    import pyarrow.compute as pc
+
+    return np.asarray(pc.equal(table.column(name), text).to_numpy(), bool)
 
 
 def fingerprint(*values: Any) -> str:

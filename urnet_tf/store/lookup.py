@@ -5,8 +5,12 @@ Keys are uint64 [N, 2]; a row takes 24 bytes. All zeros stand for no key, which 
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _BYTES = 16
 _AT_ONCE = 1 << 20
@@ -42,12 +46,16 @@ class RowsByKey:
         return np.where(found, self._rows[place], -1)
 
 
-def keys_of_hex(column: Iterable[str]) -> np.ndarray:
+def keys_of_hex(column: "Iterable[str] | pa.ChunkedArray") -> np.ndarray:
     """Keys of hashes in hexadecimal, of 32 digits, or of "" for none: uint64 [N, 2]."""
-    texts = list(column)
+    import pyarrow as pa
+
     parts = []
-    for start in range(0, len(texts), _AT_ONCE):
-        digits = "".join(text or "0" * 2 * _BYTES for text in texts[start : start + _AT_ONCE])
+    column = column if isinstance(column, pa.ChunkedArray) else list(column)
+    for start in range(0, len(column), _AT_ONCE):
+        some = column[start : start + _AT_ONCE]
+        texts = some if isinstance(some, list) else some.to_pylist()
+        digits = "".join(text or "0" * 2 * _BYTES for text in texts)
         parts.append(np.frombuffer(bytes.fromhex(digits), np.uint64).reshape(-1, 2))
     return np.concatenate(parts) if parts else np.zeros((0, 2), np.uint64)
 

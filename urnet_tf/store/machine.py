@@ -1,8 +1,13 @@
-"""What this machine has: GPUs, memory."""
+"""What this machine has: GPUs, memory, open files."""
 
+import contextlib
 import glob
 import os
 import pathlib
+import resource
+
+_OTHER_FILES = 512  # that a process has open besides; half of the usual limit of 1024
+_MOST_FILES = 65_536
 
 
 def count_gpus() -> int:
@@ -22,3 +27,20 @@ def memory_bytes() -> int:
         limit = "max"
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(machine, int(limit)) if limit.isdecimal() else machine
+
+
+def allow_open_files(wanted: int) -> int:
+    """How many of the wanted files this process may have open together, and at least one.
+
+    Where that is fewer, its limit is raised as far as the system lets a user raise it (`ulimit -Hn`).
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    needed = min(wanted, _MOST_FILES) + _OTHER_FILES
+    if soft != unlimited and soft < needed:
+        raised = needed if hard == unlimited else min(needed, hard)
+        with contextlib.suppress(ValueError, OSError):  # a sandbox may forbid it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    allowed = needed if soft == unlimited else min(needed, soft)
+    return max(1, allowed - _OTHER_FILES)

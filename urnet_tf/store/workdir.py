@@ -31,6 +31,7 @@ from urnet_tf.store.files import (
     write_json,
     write_text,
 )
+from urnet_tf.text_rules import refuse_address
 
 MARKER = "done.json"
 KEPT_SECONDS = 120.0  # results that took longer are kept when others replace them
@@ -105,9 +106,13 @@ class Workdir:
     Args:
       root: the directory; need not exist yet.
       hashes: whether files are hashed before they are used; False looks at sizes alone.
+
+    Raises:
+      UsageError: the root is an address, like gs://bucket/run.
     """
 
     def __init__(self, root: str | os.PathLike, hashes: bool = True):
+        refuse_address(root, "a work directory", "Give a folder, and copy it to the bucket afterwards.")
         self.root = pathlib.Path(root)
         self.hashes = hashes
         # (stage, file) → what the file's status was when its contents were last looked at.
