@@ -182,10 +182,10 @@ def inputs(config: Config) -> dict:
     Raises:
       UsageError: the checkpoint, or the packages of the augmentation, cannot be had.
     """
-    if judges_features(config):
+    if config.model.mode != "finetune":
         return {}
-    require_packages(config.augment.policy)
-    return fingerprint_weights(config)
+    require_packages(config.augment.policy)  # before hours of work, though `train` alone may augment
+    return {} if judges_features(config) else fingerprint_weights(config)
 
 
 STAGE = Stage(
