@@ -195,7 +195,8 @@ def test_the_report_escapes_what_the_crawl_says(finished_run):
     tags = _Tags()
     tags.feed(page)
     assert not tags.handlers
-    assert not [link for link in tags.links if link and not link.startswith(("#", "data:image/"))]
+    own = "#", "data:image/", "http://127.0.0.1:8502/#/"  # the last is `urnet review`, where it runs
+    assert not [link for link in tags.links if link and not link.startswith(own)]
 
 
 # ----------------------------------------------------------------------------------- run again
@@ -382,8 +383,8 @@ def recorded_runs(drawn_crawl, small_run, tmp_path_factory):
 EVERYTHING_ON = {
     "frozen": ("reweight.class_weight.enabled=true", "baseline.fit.optimizer=sgd", "evaluate.crops=5",
                "evaluate.bag_branch=true", "export.formats=[keras]"),
-    "finetune": ("export.formats=[keras]", "train.init=baseline", "reweight.rounds=2",
-                 "augment.policy=randaugment"),
+    "finetune": ("baseline.networks=full", "export.formats=[keras]", "train.init=baseline",
+                 "reweight.rounds=2", "augment.policy=randaugment"),
 }  # fmt: skip
 
 

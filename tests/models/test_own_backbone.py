@@ -1,5 +1,6 @@
 """Networks of one's own as backbones: small random ones, saved and read; nothing is downloaded."""
 
+import dataclasses
 import importlib.util
 
 import keras
@@ -214,6 +215,9 @@ def test_a_plan_says_what_it_does_not_know():
         == say_unknown(configured("resnext"), "features", known)
     )
     whole = configured("mine.keras", mode="finetune")
+    assert say_unknown(whole, "baseline", known) == known, "heads on features judge the labels"
+    assert say_unknown(whole, "train", known).seconds is None
+    whole = dataclasses.replace(whole, baseline=dataclasses.replace(whole.baseline, networks="full"))
     assert say_unknown(whole, "baseline", known).seconds is None
     assert "mine.keras at 224 px, frozen" in plan_text._format_network(config)
     assert "its cost is not known" in plan_text._format_network(config)

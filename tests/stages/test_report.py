@@ -160,7 +160,7 @@ def test_writes_the_page_and_what_lies_beside_it(context):
     sizes = [len(page.encode()), *(path.stat().st_size for path in (context.out / "data").iterdir())]
     assert metadata["bytes"] == sum(sizes) and metadata["path"] == "index.html" and not metadata["missing"]
     assert metadata["lines"][0] == "About 29 % of the 18 labels look wrong."
-    assert metadata["suggestions"][0]["command"] == "urnet review --workdir DIR"
+    assert metadata["suggestions"][0]["command"] == "urnet review --workdir DIR --at queue/doubtful"
     for words in (
         "18 training images", "75.0\N{NO-BREAK SPACE}%", "+25.0 points", "flickr/bad.jpg", "Title &lt;0&gt;",
         "export/urnet/2/README.md", "about 71\N{NO-BREAK SPACE}% of the labels", "keras 3.15.1",

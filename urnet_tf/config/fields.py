@@ -438,8 +438,9 @@ def judges_features(config: Config) -> bool:
     """Whether labels are judged on features of a frozen network, computed once: see `baseline.networks`."""
     if config.model.mode == "frozen":
         return True
-    random = config.model.weights is None and not is_own(config.model.backbone)
-    return (config.baseline.networks or ("full" if random else "frozen")) == "frozen"
+    if config.baseline.networks is not None:
+        return config.baseline.networks == "frozen"
+    return config.model.weights is not None or is_own(config.model.backbone)
 
 
 def starts_from(config: Config) -> str:
