@@ -44,6 +44,8 @@ _FLOW_FILES = (
     "test_flow.py",
     "test_blocks.py",
     "test_kill.py",
+    "test_noise.py",
+    "test_command.py",
     "test_why_sentences.py",
     "test_fuzz_images.py",
 )

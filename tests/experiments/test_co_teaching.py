@@ -45,6 +45,7 @@ def test_the_smallest_losses_count():
     np.testing.assert_allclose(co_teaching._smallest(np.float32([2, 1]), 0.0), [0, 2])
 
 
+@pytest.mark.slow
 def test_it_learns_less_noise_than_plain_fitting():
     x, labels, test_x, test_truth = data()
     options = training.FitOptions(learning_rate=0.02, weight_decay=0.0)

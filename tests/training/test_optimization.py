@@ -198,9 +198,10 @@ def test_float16_leaves_out_steps_that_overflow_and_resumes(parts, tmp_path):
 @pytest.mark.parametrize(
     ("precision", "parts"),
     [
-        ("mixed_bfloat16", 1),
-        ("mixed_float16", 2),
-        pytest.param("mixed_bfloat16", 2, marks=pytest.mark.slow),
+        ("mixed_bfloat16", 2),
+        pytest.param("mixed_bfloat16", 1, marks=pytest.mark.slow),
+        # Emulated on CPUs, a hundred times as slow; what is its own, the loss scale, is tested above.
+        pytest.param("mixed_float16", 2, marks=pytest.mark.slow),
         pytest.param("mixed_float16", 1, marks=pytest.mark.slow),
     ],
 )
