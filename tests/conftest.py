@@ -4,6 +4,7 @@ import contextlib
 import importlib.abc
 import io
 import itertools
+import logging
 import os
 import pathlib
 import platform
@@ -16,6 +17,7 @@ _START = time.monotonic()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
+import absl.logging  # noqa: E402, F401  (makes its logger)
 import pytest  # noqa: E402  (the variables must be set before anything imports TensorFlow)
 
 import urnet_tf  # noqa: E402, F401  (switches oneDNN on, as the program does)
@@ -28,6 +30,17 @@ pytest_plugins = (
 )
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+_LEVEL = logging.getLogger("absl").level
+
+
+@pytest.fixture(autouse=True)
+def logs_as_at_first():
+    """Programs that earlier tests ran here, or whose flags they parsed, have set what is logged."""
+    logger = logging.getLogger("absl")
+    logger.propagate, logger.disabled = True, False
+    logger.setLevel(_LEVEL)  # forgets what was decided by other levels
+
 
 # Of runs of the whole flow: small and fast, with two shards, several clusters, bags and folds; trained by
 # steps, as whole networks are, so that there is something to resume.
