@@ -2,10 +2,10 @@
 
 import importlib.util
 import re
-import socket
 import subprocess
 
 import pytest
+from urnet_fixtures.ports import free_port
 from urnet_fixtures.review_browser import SIZES, Person
 from urnet_fixtures.review_server import TOKEN, Browser, served
 from urnet_fixtures.reviewed import make_reviewed_run
@@ -43,7 +43,7 @@ def started(urnet_command):
     processes = []
 
     def start(root, *flags, through=()):
-        command = urnet_command("review", "--workdir", root, "--port", _free_port(), *flags)
+        command = urnet_command("review", "--workdir", root, "--port", str(free_port()), *flags)
         command["args"] = [*through, *command["args"]]
         process = subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         processes.append(process)
@@ -56,11 +56,6 @@ def started(urnet_command):
     for process in processes:
         process.kill()
         process.communicate()
-
-
-def _free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return str(listener.getsockname()[1])
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from urnet_fixtures.servers import free_port, served
+from urnet_fixtures.ports import free_port
+from urnet_fixtures.servers import served
 
 from urnet_tf.export.saved_model import open_saved_model
 from urnet_tf.serving import plans

@@ -13,7 +13,8 @@ import sys
 import time
 
 import pytest
-from urnet_fixtures.servers import free_port, served
+from urnet_fixtures.ports import free_port
+from urnet_fixtures.servers import served
 
 from urnet_tf.errors import UsageError
 from urnet_tf.serving import server

@@ -118,11 +118,6 @@ def running(versions, labels=None, load=None, name="tiny", **options):
             thread.join(20)
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 def wait_for(process, word):
     """The lines that a process prints up to one with `word`, or all."""
     lines = []
