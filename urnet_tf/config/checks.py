@@ -2,7 +2,7 @@
 
 import operator
 
-from urnet_tf.backbone_names import BACKBONES, is_own
+from urnet_tf.backbone_names import ALL, BACKBONES, LAST_STAGE, is_own, read_blocks
 from urnet_tf.config.fields import (
     ClassWeightConfig,
     Config,
@@ -126,8 +126,7 @@ def _check_start(config: Config) -> None:
     if config.model.mode != "finetune":
         return
     part = config.train.unfreeze
-    number = part.removeprefix("blocks:")
-    if part not in ("all", "last_stage") and not (part != number and number.isdecimal() and int(number)):
+    if part not in (ALL, LAST_STAGE) and not read_blocks(part):
         raise UsageError(
             f"Expected train.unfreeze of all, last_stage or blocks:n, like blocks:4; received {quote(part)}."
         )

@@ -14,7 +14,7 @@ normalized tensor in between is freed.
 
 import dataclasses
 
-from urnet_tf.backbone_names import ALL, BACKBONES, BLOCKS, LAST_STAGE
+from urnet_tf.backbone_names import ALL, BACKBONES, count_learning
 from urnet_tf.errors import UsageError
 from urnet_tf.models.variants import LITES, Variant, squeezed_channels
 
@@ -44,10 +44,8 @@ class NetworkCost:
         """What learns of it, where `part` is as in `models.unfreezing.unfreeze`."""
         if part == ALL or not self.blocks:
             return BlockCost(self.trainable, self.multiply_adds, self.kept_elements)
-        count = int(part.removeprefix(BLOCKS)) if part.startswith(BLOCKS) else 0
-        if part == LAST_STAGE:
-            count = sum(block.side == self.blocks[-1].side for block in self.blocks)
-        last = self.blocks[len(self.blocks) - min(count, len(self.blocks)) :]
+        count = count_learning(part, [block.side for block in self.blocks]) or 0
+        last = self.blocks[max(0, len(self.blocks) - count) :]
         return BlockCost(
             sum(block.trainable for block in last),
             sum(block.multiply_adds for block in last),
@@ -131,19 +129,14 @@ class _Walk:
         self.trainable = self.statistics = self.layers = 0
         self.multiply_adds = self.kept = self.normalized = self.largest = 0
         self.blocks: list[BlockCost] = []
+        self._ended = (0, 0, 0)  # of those that are there: trainable, multiply-adds, kept
 
     def end_block(self, x: _Map) -> None:
         """What has been added since the last block is one, and gives `x`."""
-
-        def more(name: str, total: int) -> int:
-            return total - sum(getattr(block, name) for block in self.blocks)
-
-        trainable, multiply_adds = (
-            more("trainable", self.trainable),
-            more("multiply_adds", self.multiply_adds),
-        )
-        kept = more("kept_elements", self.kept)
+        now = self.trainable, self.multiply_adds, self.kept
+        trainable, multiply_adds, kept = (n - before for n, before in zip(now, self._ended, strict=True))
         self.blocks.append(BlockCost(trainable, multiply_adds, kept, x.side))
+        self._ended = now
 
     def keep(self, x: _Map) -> _Map:
         """A tensor that stays until the backward pass."""
@@ -176,7 +169,7 @@ class _Walk:
 
     def cost(self, name: str, x: _Map) -> NetworkCost:
         """The sums; `x` is averaged to the features."""
-        if self.trainable > sum(block.trainable for block in self.blocks):
+        if self.trainable > self._ended[0]:
             self.end_block(x)
         return NetworkCost(
             name=name,

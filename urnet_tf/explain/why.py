@@ -63,7 +63,6 @@ def describe_image(
     told["class"] = names[row["label"]] if row["label"] >= 0 else None
     if row["split"] == schema.TRAIN:
         told |= _describe_weight(root, row, names)
-    if row["split"] == schema.TRAIN:
         place_of_image = shlex.quote(f"image/{row['content_hash'] or row['instance_id']}")
         told["review"] = f"urnet review --workdir {shlex.quote(str(root))} --at {place_of_image}"
     return told | {"copies": _find_copies(root, row)}

@@ -8,7 +8,7 @@ Source: not in the paper; smaller rates for earlier layers after Howard and Rude
 
 import keras
 
-from urnet_tf.backbone_names import ALL, BLOCKS, LAST_STAGE
+from urnet_tf.backbone_names import count_learning
 from urnet_tf.errors import UsageError
 
 
@@ -41,13 +41,8 @@ def unfreeze(backbone: keras.Model, part: str, *, freeze_batch_norm: bool = Fals
       UsageError: more blocks than there are, or another part.
     """
     blocks = list_blocks(backbone)
-    if part == ALL:
-        count = len(blocks)
-    elif part == LAST_STAGE:
-        count = _count_last_stage(blocks)
-    elif part.startswith(BLOCKS) and part.removeprefix(BLOCKS).isdecimal():
-        count = int(part.removeprefix(BLOCKS))
-    else:
+    count = count_learning(part, [_side(block[-1]) for block in blocks])
+    if count is None:
         raise UsageError(f"Expected all, last_stage or blocks:n as the part that learns; received {part!r}.")
     if count > len(blocks):
         raise UsageError(
@@ -80,15 +75,6 @@ def _flat_layers(model: keras.Model) -> list[keras.layers.Layer]:
     for layer in model.layers:
         layers += _flat_layers(layer) if isinstance(layer, keras.Model) else [layer]
     return layers
-
-
-def _count_last_stage(blocks: list[list[keras.layers.Layer]]) -> int:
-    """Blocks from where the activations have got their last size."""
-    sides = [_side(block[-1]) for block in blocks]
-    count = 1
-    while count < len(blocks) and sides[-1 - count] == sides[-1]:
-        count += 1
-    return count
 
 
 def _side(layer: keras.layers.Layer) -> int | None:

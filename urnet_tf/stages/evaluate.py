@@ -360,7 +360,7 @@ STAGE = Stage(
     needs=("ingest", "pack", "features", "baseline", "reweight", "train"),
     depends_on=(
         "evaluate", "model.mode", "model.crop_fraction", "baseline.folds", "baseline.networks",
-        "train.head", "train.members",        "train.distill", *BACKBONE_SETTINGS,
+        "train.head", "train.members", "train.distill", *BACKBONE_SETTINGS,
     ),
     run=run,
     estimate=estimate,

@@ -58,6 +58,24 @@ def fit_heads(
     return judgement
 
 
+def fit_weighted_heads(
+    context: StageContext,
+    labels: np.ndarray,
+    sample_weight: np.ndarray,
+    num_classes: int,
+    description: str,
+) -> "Judgement":
+    """The heads of `train.head`, fitted to weighted images; what counts against its class counts nothing.
+
+    Where `train.head` is trained by steps, the usual kind.
+    """
+    kind, trust = context.config.train.head, np.maximum(sample_weight, 0.0)
+    return fit_heads(
+        context, labels, np.asarray(store.read_array(context.path("baseline", "fold.npy"))), num_classes,
+        kind="mean" if kind == "trained" else kind, description=description, sample_weight=trust, trust=trust,
+    )  # fmt: skip
+
+
 def save_head(
     context: StageContext, head: "LinearHead", file_name: str, prior: np.ndarray | float = 0.0
 ) -> None:

@@ -23,7 +23,7 @@ from urnet_tf.costs.units import format_bytes, format_seconds
 from urnet_tf.reweighting import objective
 from urnet_tf.stages.distillation import SOFT_CLASSES, distill
 from urnet_tf.stages.effects import trains
-from urnet_tf.stages.fitted_heads import estimate_fitting, fit_heads, save_head
+from urnet_tf.stages.fitted_heads import estimate_fitting, fit_weighted_heads, save_head
 from urnet_tf.stages.members import distills, member_config, member_directory
 from urnet_tf.stages.settings import (
     count_backbone,
@@ -108,12 +108,8 @@ def _fit_head(context: StageContext, weights: "pa.Table") -> dict[str, Any]:
     labels, sample_weight = store.column(weights, "label"), store.column(weights, "sample_weight")
     num_classes = len(store.read_json(context.path("pack", "classes.json")))
     compute_class_mass(labels, sample_weight, num_classes)  # refuses weights that leave nothing to learn
-    folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
     trust = np.maximum(sample_weight, 0.0)
-    judgement = fit_heads(
-        context, labels, folds, num_classes, kind=context.config.train.head, description="urnet",
-        sample_weight=trust, trust=trust,
-    )  # fmt: skip
+    judgement = fit_weighted_heads(context, labels, sample_weight, num_classes, "urnet")
     features = store.read_array(context.path("features", "features.npy"))[: len(labels)]
     tried = objective.try_strengths(
         features, labels, judgement.folds, judgement.heads, trust, num_classes=num_classes

@@ -14,7 +14,7 @@ from absl import logging
 from urnet_tf import schema, store
 from urnet_tf.config import Config, starts_from
 from urnet_tf.errors import RunError, settings_named
-from urnet_tf.stages.fitted_heads import fit_heads
+from urnet_tf.stages.fitted_heads import fit_weighted_heads
 from urnet_tf.stages.settings import fit_settings, images_per_step, keys_of, open_augmenter, open_backbone
 from urnet_tf.stages.stage import StageContext
 
@@ -154,14 +154,8 @@ def _image_urnet(
 def _fit_start(context: StageContext, num_classes: int) -> list[np.ndarray]:
     """Kernel [D, C] and bias [C] of a head fitted to the weighted features of the network as it starts."""
     weights = store.read_table(context.path("reweight", "weights.parquet"), ["label", "sample_weight"])
-    trust = np.maximum(store.column(weights, "sample_weight"), 0.0)
-    folds = np.asarray(store.read_array(context.path("baseline", "fold.npy")))
-    kind = context.config.train.head
-    head = fit_heads(
-        context, store.column(weights, "label"), folds, num_classes,
-        kind="mean" if kind == "trained" else kind, description="the head to start from",
-        sample_weight=trust, trust=trust,
-    ).head  # fmt: skip
+    labels, sample_weight = store.column(weights, "label"), store.column(weights, "sample_weight")
+    head = fit_weighted_heads(context, labels, sample_weight, num_classes, "the head to start from").head
     return [head.kernel, head.bias]
 
 
@@ -171,7 +165,7 @@ def _keep_best(context: StageContext) -> dict[str, Any]:
         return {}
     table = store.read_table(context.path("pack", "instances.parquet"), ["split", "label"])
     every = store.column(table, "label")
-    held = np.flatnonzero((store.column(table, "split") == schema.VAL) & (every >= 0))
+    held = np.flatnonzero(store.is_equal(table, "split", schema.VAL) & (every >= 0))
     if len(held) < _FEWEST_HELD:
         logging.info(
             "train.keep=best: there are %d validation images with a label, too few to choose by.", len(held)
