@@ -57,6 +57,15 @@ class Person:
             key = "Enter"
         return self.press(key)
 
+    def undo(self, row):
+        """Takes back what was said last, which was of this image."""
+        self.press("z")
+        assert self.shown == row
+
+    def reload(self):
+        self.page.reload()
+        self.page.wait_for_selector(".stage[data-ready=true]")
+
     def expect(self, selector, count):
         """Waits until so many elements are there."""
         self.page.wait_for_function(

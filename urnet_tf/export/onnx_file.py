@@ -99,15 +99,6 @@ def set_version(path: str | os.PathLike, version: str) -> None:
     pathlib.Path(path).write_bytes(proto.SerializeToString())
 
 
-def takes_pictures(path: str | os.PathLike) -> bool:
-    """Whether a file has the preparation inside, and takes pictures of any size."""
-    _require("onnxruntime")
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
-    return session.get_inputs()[0].type == "tensor(uint8)"
-
-
 def build_onnx_classifier(path: str | os.PathLike) -> Callable[[np.ndarray], np.ndarray]:
     """Opens an ONNX classifier.
 
@@ -118,17 +109,23 @@ def build_onnx_classifier(path: str | os.PathLike) -> Callable[[np.ndarray], np.
     Raises:
       UsageError: onnxruntime is not installed.
     """
+    return open_onnx_classifier(path)[0]
+
+
+def open_onnx_classifier(path: str | os.PathLike) -> tuple[Callable[[np.ndarray], np.ndarray], bool]:
+    """As `build_onnx_classifier`, and whether the file has the preparation inside."""
     _require("onnxruntime")
     import onnxruntime
 
     session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0]
-    dtype = np.uint8 if entry.type == "tensor(uint8)" else np.float32
+    takes_pictures = entry.type == "tensor(uint8)"
+    dtype = np.uint8 if takes_pictures else np.float32
 
     def classify(images: np.ndarray) -> np.ndarray:
         return session.run(None, {entry.name: images.astype(dtype, copy=False)})[0]
 
-    return classify
+    return classify, takes_pictures
 
 
 def _operations(graph: Any) -> Iterator[Any]:

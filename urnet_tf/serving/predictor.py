@@ -264,7 +264,7 @@ def _tflite_network(file: ModelFile) -> tuple[Callable, bool]:
 
 
 def _onnx_network(file: ModelFile) -> tuple[Callable, bool]:
-    from urnet_tf.export.onnx_file import build_onnx_classifier, takes_pictures
+    from urnet_tf.export.onnx_file import open_onnx_classifier
 
-    classifier = build_onnx_classifier(file.path)
-    return lambda images: (classifier(images), None), takes_pictures(file.path)
+    classifier, takes_pictures = open_onnx_classifier(file.path)
+    return lambda images: (classifier(images), None), takes_pictures
