@@ -23,6 +23,7 @@ GIVEN, DRAWN = "given", "drawn"
 
 # What a list of images may tell of each.
 LIST_COLUMNS = ("path", "label", "source", "rank", "query", "title", "description", "tags", "split")
+LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".pq")
 
 # instances.parquet (and, without instance_id, candidates.parquet). Strings are never null: "" is
 # "not given". `rank` is 1-based inside (label, source, query); `label` -1 only outside of training.

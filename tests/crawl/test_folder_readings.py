@@ -79,6 +79,15 @@ TREES = {
     "images in splits": (pair("train/images/", "val/images/"), "a b", 4, 4, 0, []),
     "two levels of classes": ([*pair("animals/"), *pair("plants/", names="cd")], "animals plants", 8, 0, 0,
                               ["'animals', 'plants' holds folders of its own ('a', 'b', 'c')"]),
+    "classes above splits": (
+        pair("a/", "b/", names=["Train", "valid", "test"]), "a b", 4, 8, 0,
+        ["read as splits: 'Train', 'test', 'valid'"]),
+    "classes above splits and sources": (
+        pair("a/train/", "b/train/", "a/val/", names=["google", "bing"]), "a b", 8, 4, 0, ["'train', 'val'"]),
+    "a class with a source named train": (
+        pair("a/", "b/", names=["train", "plane"]), "a b", 8, 0, 0, ["'plane' (4), 'train' (4)"]),
+    "thumbnails in classes": ([*pair(""), *pair("a/", names=["thumbnails"])], "a b", 6, 0, 0,
+                             ["'thumbnails' (2)"]),
     "flat test images": ([*pair("train/"), "test/1.jpg", "test/2.jpg"], "a b", 4, 2, 0, []),
 }  # fmt: skip
 
@@ -125,6 +134,14 @@ REFUSALS = {
     "two validation sets": (pair("train/", "val/", "valid/"), "one folder of each split .* 'val', 'valid'"),
     "splits and classes": ([*pair("train/", "val/"), "extra/1.jpg"], "received both: .* and 'extra'"),
     "an unknown class": ([*pair("train/"), "val/c/1.jpg"], "'c', which has no training images"),
+    "a list beside images": (
+        ["train/1.jpg", "train/2.jpg", "labels.csv"],
+        "'train' alone, beside 'labels.csv': give",
+    ),
+    "held images without classes": (
+        [*pair("train/"), "val/images/1.jpg"],
+        "'images', which has .* a list of their own \\(`val_path`\\)",
+    ),
     "case": (["Red Fox/1.jpg", "red fox/1.jpg"], "'Red Fox' and 'red fox'; make them one with `merge="),
     "case of splits": (
         ["train/Cat/1.jpg", "val/cat/1.jpg"],
@@ -230,7 +247,7 @@ def test_which_names_are_ranks(names, how):
 
 
 def test_ranks_of_names(tmp_path):
-    plant(tmp_path, "a/0001.jpg", "a/0003.jpg", "b/g/0001.jpg")
+    plant(tmp_path, "a/0001.jpg", "a/0003.jpg", "b/bing/0001.jpg")
     crawl = read_folder(Tree(tmp_path))
     assert crawl.rows["rank"].to_pylist() == [1, 2, 1]
     assert "(0001.jpg)" in crawl.notes[0] and "`rank=none`" in crawl.notes[0]

@@ -37,12 +37,14 @@ class Layout:
       classes: names of the class folders of training images.
       aside: folders beside these, whose files belong to no class.
       notes: what was assumed.
+      inner: folder inside of class folders → the split of its images, where classes come before splits.
     """
 
     splits: dict[str, str]
     classes: list[str]
     aside: list[str]
     notes: list[str]
+    inner: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def is_plausible(name: str) -> bool:
@@ -74,10 +76,13 @@ def find_layout(tree: Tree, believed: Collection[str] = ()) -> Layout:
     classes, aside = _class_folders(tree, base, folders, believed)
     _check_some(tree, base, classes, believed)
     _check_repeated_sources(tree, base, classes)
+    inner = _splits_in_classes(tree, base, classes)
+    if inner:
+        notes.append(f"the folders inside of classes are read as splits: {_named(inner)}")
     notes += _own_folders_note(tree, base, classes)
     if aside:
         notes.append(_aside_note(aside))
-    return Layout({base: TRAIN}, classes, [join(base, name) for name in aside], notes)
+    return Layout({base: TRAIN}, classes, [join(base, name) for name in aside], notes, inner)
 
 
 def join(*parts: str) -> str:
@@ -199,9 +204,12 @@ def _check_some(tree: Tree, base: str, classes: list[str], believed: Collection[
         archives = [name for name in tree.files(base) if name.lower().endswith(ARCHIVES)]
         if archives:
             found += f", one of them an archive: give {show_path(join(tree.root, base, archives[0]))}"
-    elif len(classes) == 1 and not is_plausible(classes[0]) and classes[0] not in believed:
-        found = f"images in the folder {quote(classes[0])} alone"
+    elif len(classes) == 1 and classes[0] not in believed:
+        if not is_plausible(classes[0]) or looks_like_split(classes[0]):
+            found = f"images in the folder {quote(classes[0])} alone"
     if found:
+        lists = tree.lists(base)
+        found += f", beside {quote(lists[0])}: give that file if it lists them" if lists else ""
         raise UsageError(
             f"Expected class folders like {show_path(join(tree.root, base, 'cat'))}; received {found}; give "
             "each class a folder with its images, or write a list with the columns path and label."
@@ -228,6 +236,13 @@ def _check_repeated_sources(tree: Tree, base: str, classes: list[str]) -> None:
             f"each with the folders {_named(sorted(common)[:3])}; name them train, val and test, or give one "
             "of them alone."
         )
+
+
+def _splits_in_classes(tree: Tree, base: str, classes: list[str]) -> dict[str, str]:
+    """{folder: split} if all folders inside of the classes are splits (cat/train, cat/test), else {}."""
+    found = splits_of({name for label in classes for name in tree.folders(join(base, label))})
+    loose = any(set(tree.folders(join(base, label))) - found.keys() for label in classes)
+    return {} if loose or not {TRAIN} < set(found.values()) else found
 
 
 def _own_folders_note(tree: Tree, base: str, classes: list[str]) -> list[str]:

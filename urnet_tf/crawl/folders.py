@@ -1,11 +1,11 @@
 """Reads trees of class folders.
 
-Input: `class/image.jpg` or `class/source/image.jpg`, maybe below folders of splits under any of their usual
-names, maybe some levels deeper than the path that was given. Output: a `Crawl`. Where names of folders can
-mean two things the tree is refused; where something was assumed there is a note.
+Input: `class/image.jpg` or `class/source/image.jpg`, maybe below or above folders of splits under any of
+their usual names, maybe some levels deeper than the path that was given. Output: a `Crawl`. Where
+names of folders can mean two things the tree is refused; where something was assumed there is a note.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +26,12 @@ from urnet_tf.crawl.trees import Tree, names_image
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import TEST, TRAIN, UNLABELED
 from urnet_tf.text_rules import quote, show_path
+
+# Where crawls come from: such names of folders are surely sources.
+_ENGINES = frozenset(
+    ("google", "flickr", "bing", "baidu", "yahoo", "yandex", "duckduckgo", "sogou", "naver", "pinterest",
+     "instagram", "reddit", "tumblr", "unsplash", "pixabay", "pexels", "wikimedia", "getty", "shutterstock")
+)  # fmt: skip
 
 
 def read_folder(
@@ -49,14 +55,15 @@ def read_folder(
     names, layout = names or ClassNames(), find_layout(tree, believed)
     settled = sorted({names.settle(name) for name in layout.classes if is_utf8(name)})
     classes = [class_entry(label, name) for label, name in enumerate(settled)]
-    listing = _Listing(tree, classes, names)
+    listing = _Listing(tree, classes, names, layout.inner)
     ranks = FileRanks()
     for folder, split in layout.splits.items():
         listing.add_split(folder, split, aside=layout.aside, ranks=ranks if split == TRAIN else None)
     listing.add_outside(layout.splits)
     how = ranks.decide() if rank == "auto" else rank
-    notes = [*layout.notes, *names.check(), *(ranks.notes(how) if rank == "auto" else [])]
     rows = listing.rows.table()
+    notes = [*layout.notes, *_sources_note(rows), *names.check()]
+    notes += ranks.notes(how) if rank == "auto" else []
     if how == NONE:
         rows = _without_ranks(rows)
     return Crawl(tree.root, classes, rows, listing.rejected.table(), tuple(notes))
@@ -85,6 +92,17 @@ def read_evaluation_folder(
     return Crawl(tree.root, list(classes), listing.rows.table(), listing.rejected.table())
 
 
+def _sources_note(rows: pa.Table) -> list[str]:
+    """Notes that folders inside of classes are sources, where their names are not those of search engines."""
+    counted = {row["values"]: row["counts"] for row in pc.value_counts(rows["source"]).to_pylist()}
+    unusual = sorted(name for name in counted if name and plain_name(name).casefold() not in _ENGINES)
+    if not unusual:
+        return []
+    shown = ", ".join(f"{quote(name)} ({counted[name]})" for name in unusual[:3])
+    more = f" and {len(unusual) - 3} more" if len(unusual) > 3 else ""
+    return [f"folders inside of classes are read as sources, with so many files: {shown}{more}"]
+
+
 def _without_ranks(rows: pa.Table) -> pa.Table:
     trained = pc.equal(rows["split"], TRAIN)
     place = rows.schema.get_field_index("rank")
@@ -93,9 +111,12 @@ def _without_ranks(rows: pa.Table) -> pa.Table:
 
 
 class _Listing:
-    """Collects the files of a tree as rows."""
+    """Collects the files of a tree as rows; `inner`: folder inside of classes → the split of its images."""
 
-    def __init__(self, tree: Tree, classes: Sequence[dict], names: ClassNames) -> None:
+    def __init__(
+        self, tree: Tree, classes: Sequence[dict], names: ClassNames, inner: Mapping[str, str] | None = None
+    ) -> None:
+        self._inner = inner or {}
         self.rows, self.rejected = RowBuilder(ROW_SCHEMA), RowBuilder(REJECTED_SCHEMA)
         self._tree, self._classes, self._names = tree, classes, names
         labels = {entry["id"]: entry["label"] for entry in classes}
@@ -108,14 +129,17 @@ class _Listing:
                 self.rejected.append(rejected_row(path, problem or "no_class"))
 
     def add_split(
-        self, folder: str, split: str, *, aside: Collection[str] = (), ranks: FileRanks | None = None
+        self, folder: str, own_split: str, *, aside: Collection[str] = (), ranks: FileRanks | None = None
     ) -> None:
         """Appends the images of one split, whose class folders lie in the folder."""
-        flat = split == TEST and not self._tree.folders(folder)
-        numbers: dict[tuple[str, str], int] = {}
+        flat = own_split == TEST and not self._tree.folders(folder)
+        numbers: dict[tuple[str, str, str], int] = {}
         for relative, problem in self._tree.walk(folder):
             path = join(folder, relative)
             parts = relative.split("/")
+            split = self._inner.get(parts[1], own_split) if len(parts) > 2 else own_split
+            if len(parts) > 2 and parts[1] in self._inner:
+                del parts[1]
             name, source = parts[0], parts[1] if len(parts) > 2 else ""
             if join(folder, name) in aside and len(parts) > 1:
                 if problem or names_image(path):
@@ -129,14 +153,17 @@ class _Listing:
             if label == UNLABELED and not flat and len(parts) > 1:
                 raise UsageError(
                     f"The {split} folder {show_path(join(self._tree.root, folder))} holds the class "
-                    f"{quote(name)}, which has no training images{self._same_but_for_case(name)}."
+                    f"{quote(name)}, which has no training images{self._same_but_for_case(name)}; give the "
+                    "folder of training images alone, and these as class folders or a list of their own "
+                    f"(`{split}_path`)."
                 )
-            number = numbers[name, source] = numbers.get((name, source), 0) + 1
+            place = split, name, source
+            number = numbers[place] = numbers.get(place, 0) + 1
             if problem is not None:
                 row = rejected_row(path, problem, split=split, label=label, source=source, rank=number)
                 self.rejected.append(row)
                 continue
-            if ranks is not None:
+            if ranks is not None and split == TRAIN:
                 ranks.add((name, source), parts[-1])
             query = self._classes[label]["queries"][0] if self._has_query(split, label) else ""
             self.rows.append((split, label, source, 0 if flat else number, query, "", "", "", path))

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
+from urnet_tf.crawl.split_words import looks_like_split
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import LIST_COLUMNS
 from urnet_tf.text_rules import bare, quote, show_path
@@ -23,6 +24,8 @@ _SYNONYMS = {
     "description": ("caption", "alt", "alt_text", "text"),
     "split": ("subset", "partition"),
 }  # fmt: skip
+# Names that may be those of splits, but are those of many other things, too.
+_LIKE_SPLITS = frozenset(("set", "phase", "fold", "usage", "data_set", "dataset", "mode"))
 _ADVICE = "say which with `columns={path: file, label: breed}`"
 
 
@@ -66,7 +69,30 @@ def find_columns(
                 given = quote(header[found[0]])
                 notes.append(f"the column {given} of {os.path.basename(path)} is read as the {column}")
     _check_required(path, header, places, required)
-    return places, notes
+    return places, notes + _unread_notes(path, header, names, places)
+
+
+def _unread_notes(
+    path: str, header: Sequence[str], names: Sequence[str], places: Mapping[str, int]
+) -> list[str]:
+    """Notes about columns that nobody reads, and the one among them that may say who is held out."""
+    unread = [place for place, name in enumerate(names) if name and place not in places.values()]
+    told = {name for column in REQUIRED for name in (column, *_SYNONYMS[column])}  # by a note of its own
+    unread = [place for place in unread if names[place] not in told]
+    splits = [place for place in unread if names[place] in _LIKE_SPLITS or looks_like_split(names[place])]
+    where, notes = os.path.basename(path), []
+    if splits and "split" not in places:
+        unread.remove(splits[0])
+        given = quote(header[splits[0]])
+        notes.append(
+            f"the column {given} of {where} looks like a split and is not read: all images are for "
+            "training; `columns={split: ...}` takes a column with the values train, val and test"
+        )
+    if unread:
+        shown = ", ".join(quote(header[place]) for place in unread[:5])
+        more = f" and {len(unread) - 5} more" if len(unread) > 5 else ""
+        notes.append(f"columns of {where} that are not read: {shown}{more}")
+    return notes
 
 
 def _plain(name: str) -> str:

@@ -25,7 +25,6 @@ from urnet_tf.crawl.list_labels import (
 from urnet_tf.crawl.list_paths import URL, mend_paths
 from urnet_tf.crawl.list_tables import (
     LIST_SCHEMA,
-    SUFFIXES as SUFFIXES,
     ListOptions as ListOptions,
     ListTable,
     read_table,

@@ -33,7 +33,6 @@ from urnet_tf.images.probe import environment_failure, is_environment_fault
 from urnet_tf.schema import LIST_COLUMNS
 from urnet_tf.text_rules import show_path
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".pq")
 _TEXT = pa.large_string()
 UNREADABLE = (OSError, pa.ArrowException, UnicodeError, KeyError)  # what damaged Parquet files raise
 LIST_SCHEMA = pa.schema([("line", pa.int64())] + [(name, _TEXT) for name in LIST_COLUMNS])

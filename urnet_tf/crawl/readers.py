@@ -20,6 +20,7 @@ from urnet_tf.crawl.trees import open_tree, walk
 from urnet_tf.errors import UsageError
 from urnet_tf.images.containers import ARCHIVES
 from urnet_tf.images.probe import os_reason, os_status, retried_or_stop
+from urnet_tf.schema import LIST_SUFFIXES
 from urnet_tf.text_rules import refuse_address, show_path
 
 FOLDER, LIST, WEBVISION, DATASET = "folder", "list", "webvision", "dataset"
@@ -65,12 +66,12 @@ def detect_kind(path: str) -> str:
             f"Expected an archive of which each image can be read on its own (.tar, .zip); received "
             f"{show_path(path)}; unpack it, or pack it anew without compression."
         )
-    if stat.S_ISREG(mode) and os.path.splitext(path)[1].lower() in list_reader.SUFFIXES:
+    if stat.S_ISREG(mode) and os.path.splitext(path)[1].lower() in LIST_SUFFIXES:
         return LIST
     raise UsageError(
         f"Expected a folder, a WebVision tree, an archive ({', '.join(ARCHIVES)}) or a list "
-        f"({', '.join(list_reader.SUFFIXES)}); received "
-        f"{show_path(path)}."
+        f"({', '.join(LIST_SUFFIXES)}); received "
+        f"{show_path(path)}; save a list of another form as CSV with the columns path and label."
     )
 
 

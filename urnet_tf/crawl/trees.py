@@ -13,6 +13,7 @@ from urnet_tf.crawl.table import is_utf8
 from urnet_tf.errors import UsageError
 from urnet_tf.images.containers import DAMAGED, open_container
 from urnet_tf.images.probe import os_reason, os_status, retried_or_stop
+from urnet_tf.schema import LIST_SUFFIXES
 from urnet_tf.text_rules import show_path
 
 IMAGE_SUFFIXES = (
@@ -53,6 +54,11 @@ class Tree:
     def files(self, relative: str = "") -> list[str]:
         """Names of the files in a folder, without side files; raises as `folders`."""
         return sorted(self._files_in(relative), key=natural)
+
+    def lists(self, relative: str = "") -> list[str]:
+        """Names of the files in a folder that may list images; raises as `folders`."""
+        names = (e.name for e in _listed(os.path.join(self.root, relative)) if not _is_directory(e))
+        return sorted((name for name in names if name.lower().endswith(LIST_SUFFIXES)), key=natural)
 
     def has_images(self, relative: str = "") -> bool:
         """Whether a folder itself holds a file with the name of an image."""
@@ -106,6 +112,9 @@ class ArchiveTree(Tree):
 
     def files(self, relative: str = "") -> list[str]:
         return sorted(self._files_in(relative), key=natural)
+
+    def lists(self, relative: str = "") -> list[str]:
+        return []  # none can be given from inside of an archive
 
     def _files_in(self, relative: str) -> Iterator[str]:
         return (name for name in self._files.get(relative, ()) if not is_side_file(name))
