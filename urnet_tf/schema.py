@@ -26,7 +26,7 @@ LIST_COLUMNS = ("path", "label", "source", "rank", "query", "title", "descriptio
 LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".pq")
 
 # instances.parquet (and, without instance_id, candidates.parquet). Strings are never null: "" is
-# "not given". `rank` is 1-based inside (label, source, query); `label` -1 only outside of training.
+# "not given". `rank` is 1-based inside (label, source, query), 0 = none; `label` -1 only outside of training.
 INSTANCE_COLUMNS = {
     "instance_id": "int64",
     "split": "string",

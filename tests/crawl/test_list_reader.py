@@ -27,10 +27,10 @@ def test_list_of_names(tmp_path, encoding):
     crawl = read_list(write_list(tmp_path, FULL, encoding=encoding))
     assert listed(crawl, "split", "label", "source", "rank", "query", "path") == [
         ("train", 0, "google", 7, "big cat", "a/1.jpg"),
-        ("train", 0, "google", 2, "big cat", "a/2.jpg"),
+        ("train", 0, "google", 0, "big cat", "a/2.jpg"),
         ("train", 1, "", 2, "dog", "b/1.jpg"),
-        ("val", 1, "", 1, "", "v.jpg"),
-        ("test", -1, "", 1, "", "t.jpg"),
+        ("val", 1, "", 0, "", "v.jpg"),
+        ("test", -1, "", 0, "", "t.jpg"),
     ]
     assert crawl.rows["title"][0].as_py() == 'A "cat", sitting\ndown'
     assert [c["queries"] for c in crawl.classes] == [["big cat"], ["dog"]]
@@ -119,6 +119,30 @@ def test_a_list_in_utf16_is_read_by_its_mark(tmp_path, encoding):
     assert "is read as UTF-16" in crawl.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("names", "rank", "expected"),
+    [
+        ("badger elk fox", "auto", [0, 0, 0]),  # an alphabet is no rank
+        ("badger elk fox", "name", [1, 2, 3]),
+        ("0003 0001 0002", "auto", [3, 1, 2]),  # not the order of rows
+        ("0003 0001 0002", "none", [0, 0, 0]),
+        ("Image_10 Image_9 Image_1", "auto", [3, 2, 1]),
+    ],
+)
+def test_ranks_of_a_list_without_them(tmp_path, names, rank, expected):
+    rows = "".join(f"{label}/{name}.jpg,{label}\n" for label in "ab" for name in names.split())
+    path = write_list(tmp_path, "path,label\n" + rows)
+    crawl = read_list(path, options=ListOptions(rank=rank))
+    assert crawl.rows["rank"].to_pylist() == 2 * expected
+    assert [("`rank=none`" in note) for note in crawl.notes] == [True] * (rank == "auto" and any(expected))
+
+
+def test_given_ranks_count_before_names_and_can_be_ignored(tmp_path):
+    path = write_list(tmp_path, "path,label,rank\n0001.jpg,a,7\n0002.jpg,a,\n")
+    assert read_list(path).rows["rank"].to_pylist() == [7, 0]
+    assert read_list(path, options=ListOptions(rank="none")).rows["rank"].to_pylist() == [0, 0]
+
+
 def test_parquet_list(tmp_path):
     table = pa.table(
         {
@@ -134,7 +158,7 @@ def test_parquet_list(tmp_path):
     crawl = read_list(path, options=ListOptions(image_root="/images"))
     assert listed(crawl, "path", "label", "rank", "tags") == [
         ("a.jpg", 1, 3, "red, cat"),
-        ("b.jpg", 0, 1, ""),
+        ("b.jpg", 0, 0, ""),
     ]
     assert [r["reason"] for r in crawl.rejected.to_pylist()] == [
         "row 3 of list.parquet: the path is missing",

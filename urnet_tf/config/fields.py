@@ -88,7 +88,7 @@ class IngestConfig:
     # {flickr: 15}: keep the top results of a query ...
     max_rank: Mapping[str, int] = _several({}, 1000, 0, minimum=0, maximum=_IMAGES)
     max_rank_per: str = _choice("query", "class")  # ... or of a class, taken in turn from its queries
-    # folders: whether the order of file names is the search rank; auto = where they are numbered like results
+    # without given ranks: whether the order of file names is one; auto = where they are numbered like results
     rank: str = _choice("auto", "name", "none")
     first_classes: int | None = _between(None, 2, _CLASSES)  # only the first n classes (mini-WebVision: 50)
     # files of judgements (.parquet, .csv) that are obeyed; auto = corrections.parquet of the work directory

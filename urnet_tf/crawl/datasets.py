@@ -67,10 +67,13 @@ def read_dataset(
             f"Expected what img2dataset, webdataset, Hugging Face, TFDS or FiftyOne write at "
             f"{show_path(path)}; received something else."
         )
+    options = options or ListOptions()
     with _told(path):
-        found: ListTable = written_by.read(path, options or ListOptions())
+        found: ListTable = written_by.read(path, options)
     name = os.path.basename(os.path.abspath(path))
-    return crawl_of_table(found, root_of(path), name, classes=classes, split=split, names=names)
+    return crawl_of_table(
+        found, root_of(path), name, classes=classes, split=split, names=names, rank=options.rank
+    )
 
 
 def files_of(path: str) -> Iterator[str]:

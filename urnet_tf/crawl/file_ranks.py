@@ -8,6 +8,15 @@ import dataclasses
 import re
 from collections.abc import Hashable
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from urnet_tf.crawl.table import running_number
+from urnet_tf.crawl.trees import natural
+from urnet_tf.schema import TRAIN
+from urnet_tf.store import codes_of
+
 NAME, NONE = "name", "none"
 _WORDS = "image|img|result|photo|picture|pic|google|bing|flickr|baidu|yahoo"
 _RESULT = re.compile(rf"(?P<dotted>\d{{1,5}})\. .+|(?:{_WORDS})[ _-]?(?P<named>\d{{1,6}})", re.IGNORECASE)
@@ -62,6 +71,33 @@ class FileRanks:
             f"the order of file names is read as search rank, as names look numbered ({example}); "
             "`rank=none` says that it is none"
         ]
+
+
+def rank_by_name(rows: pa.Table, how: str) -> tuple[pa.Table, list[str]]:
+    """Gives training rows that have no ranks those of their file names, or none; and notes.
+
+    Args:
+      rows: of ROW_SCHEMA, with the rank 0 where there is none.
+      how: NAME: the natural order of names inside class, source and query, from 1; NONE: 0; "auto": the
+        former where names look like numbered results.
+    """
+    trained = np.flatnonzero(pc.equal(rows["split"], TRAIN).to_numpy())
+    ranks = rows["rank"].to_numpy().copy()
+    ranks[trained] = 0
+    notes = []
+    if how != NONE and len(trained):
+        groups = [codes_of(rows[name])[0][trained] for name in ("label", "source", "query")]
+        names = [path.rpartition("/")[2] for path in rows["path"].take(pa.array(trained)).to_pylist()]
+        if how != NAME:
+            found = FileRanks()
+            for folder, name in zip(zip(*groups, strict=True), names, strict=True):
+                found.add(folder, name)
+            how, notes = found.decide(), found.notes(found.decide())
+        if how == NAME:
+            order = np.array(sorted(range(len(names)), key=lambda row: natural(names[row])))
+            ranks[trained[order]] = running_number(*(group[order] for group in groups))
+    place = rows.schema.get_field_index("rank")
+    return rows.set_column(place, rows.schema.field("rank"), pa.array(ranks, pa.int32())), notes
 
 
 def _number_of(stem: str, folder: _Folder) -> int | None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from urnet_tf.crawl.class_names import ClassNames
+from urnet_tf.crawl.file_ranks import NONE, rank_by_name
 from urnet_tf.crawl.list_labels import (
     CLASSES_FILE as CLASSES_FILE,
     Labels,
@@ -30,7 +31,7 @@ from urnet_tf.crawl.list_tables import (
     read_table,
 )
 from urnet_tf.crawl.split_words import split_of
-from urnet_tf.crawl.table import ROW_SCHEMA, Crawl, cut_texts, rejected_row, running_number
+from urnet_tf.crawl.table import ROW_SCHEMA, Crawl, cut_texts, rejected_row
 from urnet_tf.errors import UsageError
 from urnet_tf.schema import SPLITS, STATUS, TEST, TRAIN
 from urnet_tf.store import codes_of
@@ -76,13 +77,14 @@ def read_list(
     listed = read_class_names(path) if classes is None else None
     return crawl_of_table(
         read_table(path, options), _image_root(path, options), os.path.basename(path), classes=classes,
-        listed=listed, split=split, names=names,
+        listed=listed, split=split, names=names, rank=options.rank,
     )  # fmt: skip
 
 
 def crawl_of_table(
     found: ListTable, root: str, name: str, *, classes: Sequence[dict] | None = None,
     listed: Sequence[str] | None = None, split: str | None = None, names: ClassNames | None = None,
+    rank: str = "auto",
 ) -> Crawl:  # fmt: skip
     """A list of any format as a crawl.
 
@@ -92,6 +94,7 @@ def crawl_of_table(
       name: of the list, for messages.
       classes, split, names: see `read_list`.
       listed: names of classes in the order of their numbers, or None.
+      rank: where no training row has one, as in `folders.read_folder`; "none" also ignores those given.
 
     Raises:
       UsageError: a label lies outside of the classes, or all paths are addresses.
@@ -117,6 +120,9 @@ def crawl_of_table(
     table, splits, ids, ranks = table.filter(pa.array(once)), splits[once], ids[once], ranks[once]
     rows, notes = cut_texts(_rows(table, splits, ids, ranks, entries))
     found.notes += notes
+    if rank == NONE or not (ranks[splits == TRAIN] != _NO_RANK).any():
+        rows, notes = rank_by_name(rows, rank)
+        found.notes += notes
     return Crawl(root, entries, rows, found.bad.table(), tuple(found.notes))
 
 
@@ -124,14 +130,11 @@ def _rows(
     table: pa.Table, splits: np.ndarray, ids: np.ndarray, ranks: np.ndarray, entries: list[dict]
 ) -> pa.Table:
     table = _with_queries(table, ids, splits, entries)
-    source_codes, _ = codes_of(table["source"])
-    query_codes, _ = codes_of(table["query"])
-    numbers = running_number(ids, source_codes, query_codes)
     columns = {name: table[name] for name in ("source", "query", "title", "description", "tags", "path")}
     columns |= {
         "split": pa.array(splits, _TEXT),
         "label": pa.array(ids, pa.int32()),
-        "rank": pa.array(np.where(ranks == _NO_RANK, numbers, ranks), pa.int32()),
+        "rank": pa.array(np.where(ranks == _NO_RANK, 0, ranks), pa.int32()),
     }
     return pa.table(columns, schema=ROW_SCHEMA)
 

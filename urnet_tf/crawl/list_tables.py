@@ -48,6 +48,7 @@ class ListOptions:
     image_root: str | None = None
     encoding: str | None = None
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    rank: str = "auto"
 
 
 @dataclasses.dataclass

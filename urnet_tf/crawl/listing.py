@@ -33,7 +33,7 @@ class Reading:
     @property
     def list_options(self) -> ListOptions:
         """What readers of lists want to know."""
-        return ListOptions(self.image_root, self.encoding, self.columns)
+        return ListOptions(self.image_root, self.encoding, self.columns, self.rank)
 
 
 def list_crawl(path: str, kind: str, reading: Reading, *, texts: bool = True) -> Crawl:
