@@ -33,6 +33,24 @@ def webdataset(root):
     write_tar(root / "shard-1.tar", files[6:])
 
 
+def _split_shards(split, count):
+    return [
+        (f"{n:06d}.{kind}", data)
+        for n, name, _ in samples(count)
+        for kind, data in (("jpg", jpeg(n + 20 * len(split))), ("cls", name))
+    ]
+
+
+def webdataset_splits(root):
+    for split, count in (("train", 6), ("val", 3)):
+        write_tar(root / f"pets-{split}-000000.tar", _split_shards(split, count))
+
+
+def webdataset_split_folders(root):
+    for split, count in (("train", 6), ("validation", 3)):
+        write_tar(root / split / "000000.tar", _split_shards(split, count))
+
+
 def tar_of_classes(root):
     files = [(f"./photos/{name}/x{n}.jpg", data) for n, name, data in samples()]
     write_tar(root / "crawl.tar", [*files, ("./photos/cat/notes.txt", "x"), ("./photos/.DS_Store", "x")])
@@ -176,6 +194,15 @@ LAYOUTS = {
     ),
     "img2dataset a class": (per_class, "dataset", (18, 0, 0), 6, "cat/00000/000000000.jpg", "a cat, seen"),
     "webdataset": (webdataset, "dataset", (6, 0, 0), 0, "shard-1.tar/4.jpg", ""),
+    "webdataset splits": (webdataset_splits, "dataset", (6, 3, 0), 0, "pets-val-000000.tar/000001.jpg", ""),
+    "webdataset split folders": (
+        webdataset_split_folders,
+        "dataset",
+        (6, 3, 0),
+        0,
+        "validation/000000.tar/000001.jpg",
+        "",
+    ),
     "tar": (tar_of_classes, "folder", (6, 0, 0), 0, "photos/cat/x0.jpg", ""),
     "zip": (zip_of_splits, "folder", (6, 6, 0), 0, "Train/cat/x0.jpg", ""),
     "hub": (hub, "dataset", (6, 3, 2), 0, "data/train-00000-of-00001-0a1b2c.parquet/image/5", ""),

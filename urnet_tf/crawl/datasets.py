@@ -12,6 +12,7 @@ from types import ModuleType
 
 from urnet_tf.crawl import fiftyone, huggingface, shards, tfds
 from urnet_tf.crawl.class_names import ClassNames
+from urnet_tf.crawl.file_ranks import GIVEN
 from urnet_tf.crawl.list_reader import crawl_of_table
 from urnet_tf.crawl.list_tables import UNREADABLE, ListOptions, ListTable, unreadable
 from urnet_tf.crawl.table import Crawl
@@ -72,8 +73,9 @@ def read_dataset(
         found: ListTable = written_by.read(path, options)
     name = os.path.basename(os.path.abspath(path))
     return crawl_of_table(
-        found, root_of(path), name, classes=classes, split=split, names=names, rank=options.rank
-    )
+        found, root_of(path), name, classes=classes, split=split, names=names,
+        rank=GIVEN if options.rank == "auto" else options.rank,  # names are numbers of records
+    )  # fmt: skip
 
 
 def files_of(path: str) -> Iterator[str]:

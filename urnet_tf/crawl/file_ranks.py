@@ -18,6 +18,7 @@ from urnet_tf.schema import TRAIN
 from urnet_tf.store import codes_of
 
 NAME, NONE = "name", "none"
+GIVEN = "given"  # where ranks are given, never by names
 _WORDS = "image|img|result|photo|picture|pic|google|bing|flickr|baidu|yahoo"
 _RESULT = re.compile(rf"(?P<dotted>\d{{1,5}})\. .+|(?:{_WORDS})[ _-]?(?P<named>\d{{1,6}})", re.IGNORECASE)
 _PADDED = re.compile(r"(?P<before>.*?)(?P<number>\d{3,8})")  # 0001.jpg, red fox_000012.jpg

@@ -202,7 +202,9 @@ def _check_some(tree: Tree, base: str, classes: list[str], believed: Collection[
     if not classes:
         found = "only files" if next(tree.walk(base), None) else "an empty folder"
         archives = [name for name in tree.files(base) if name.lower().endswith(ARCHIVES)]
-        if archives:
+        if len(archives) > 1:
+            found += f", {len(archives)} of them archives: unpack each into a folder of its own"
+        elif archives:
             found += f", one of them an archive: give {show_path(join(tree.root, base, archives[0]))}"
     elif len(classes) == 1 and classes[0] not in believed:
         if not is_plausible(classes[0]) or looks_like_split(classes[0]):

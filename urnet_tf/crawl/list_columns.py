@@ -130,8 +130,24 @@ def _check_required(
         )
     raise UsageError(
         f"Expected the column {missing[0]!r} in {show_path(path)}; received the columns {_shown(header)}; "
-        f"{_ADVICE}."
+        f"{_advice(header, places, missing)}."
     )
+
+
+def _advice(header: Sequence[str], places: Mapping[str, int], missing: Sequence[str]) -> str:
+    """How to name the missing columns, with those of the list that nothing else is read from."""
+    left = [
+        name.strip() for place, name in enumerate(header) if name.strip() and place not in places.values()
+    ]
+    picture = next((name for name in left if re.search("image|img|file|path|id$", _plain(name))), None)
+    guesses = {"path": picture or next(iter(left), None)}
+    others = [name for name in left if name != guesses["path"]]
+    label = next(
+        (name for name in others if re.search("label|class|categ|name|breed|species", _plain(name))), None
+    )
+    guesses["label"] = label or next(reversed(others), None)
+    told = [f"{column}: {guesses[column]}" for column in missing if guesses.get(column)]
+    return f"say which with `columns={{{', '.join(told)}}}`" if told else _ADVICE
 
 
 def _shown(header: Sequence[str]) -> str:

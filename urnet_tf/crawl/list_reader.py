@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from urnet_tf.crawl.class_names import ClassNames
-from urnet_tf.crawl.file_ranks import NONE, rank_by_name
+from urnet_tf.crawl.file_ranks import GIVEN, NONE, rank_by_name
 from urnet_tf.crawl.list_labels import (
     CLASSES_FILE as CLASSES_FILE,
     Labels,
@@ -94,7 +94,8 @@ def crawl_of_table(
       name: of the list, for messages.
       classes, split, names: see `read_list`.
       listed: names of classes in the order of their numbers, or None.
-      rank: where no training row has one, as in `folders.read_folder`; "none" also ignores those given.
+      rank: where no training row has one, as in `folders.read_folder`; "none" also ignores those given, and
+        "given" takes none from names.
 
     Raises:
       UsageError: a label lies outside of the classes, or all paths are addresses.
@@ -120,7 +121,7 @@ def crawl_of_table(
     table, splits, ids, ranks = table.filter(pa.array(once)), splits[once], ids[once], ranks[once]
     rows, notes = cut_texts(_rows(table, splits, ids, ranks, entries))
     found.notes += notes
-    if rank == NONE or not (ranks[splits == TRAIN] != _NO_RANK).any():
+    if rank == NONE or rank != GIVEN and not (ranks[splits == TRAIN] != _NO_RANK).any():
         rows, notes = rank_by_name(rows, rank)
         found.notes += notes
     return Crawl(root, entries, rows, found.bad.table(), tuple(found.notes))

@@ -2,14 +2,16 @@
 
 Input: numbered folders (`00000/000000000.jpg` with .json and .txt beside), tar shards of the same names, or
 Parquet shards with the images inside; maybe `00000.parquet` beside with what is known of each image; all of
-this maybe in one folder a class. Output: a list's rows: one for each image that was asked for.
+this maybe in one folder a class or split, or with the split in names of shards. Output: a list's rows, one
+for each image that was asked for.
 """
 
+import collections
 import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -26,11 +28,12 @@ from urnet_tf.crawl.list_tables import (
     holds_images,
     unreadable,
 )
+from urnet_tf.crawl.split_words import splits_of
 from urnet_tf.crawl.table import RowBuilder, clean_text, is_utf8, rejected_row
 from urnet_tf.crawl.trees import list_folders, names_image, natural
 from urnet_tf.errors import UsageError
 from urnet_tf.images.containers import DAMAGED, open_container
-from urnet_tf.schema import LIST_COLUMNS
+from urnet_tf.schema import LIST_COLUMNS, TRAIN
 from urnet_tf.text_rules import show_path
 
 _NUMBERED = re.compile(r"\d{5,}")
@@ -51,6 +54,7 @@ class _Shard:
     folder: str  # relative to the root
     name: str
     label: str  # of the class whose folder holds it, or ""
+    split: str = ""  # as its name or folder says, or ""
 
     @property
     def place(self) -> str:
@@ -68,13 +72,26 @@ def _find(path: str) -> list[_Shard]:
         return [_Shard("", name, "")] if _is_shard(folder, name) else []
     if not os.path.isdir(path):
         return []
-    shards = [_Shard("", name, "") for name in _names(path)]
-    if shards:
-        return shards
+    names = _names(path)
+    if names:
+        splits = _splits_of_shards(names)
+        return [_Shard("", name, "", splits.get(name, "")) for name in names]
+    splits = splits_of(list_folders(path))
+    if TRAIN in splits.values():
+        held = {folder: _names(os.path.join(path, folder)) for folder in splits}
+        if any(held.values()):
+            return [_Shard(folder, name, "", splits[folder]) for folder in held for name in held[folder]]
     classes = [name for name in list_folders(path) if not _NUMBERED.fullmatch(name)]
     if len(classes) > 1 and any(_names(os.path.join(path, name)) for name in classes[:_TAKEN_CLASSES]):
         return [_Shard(name, shard, name) for name in classes for shard in _names(os.path.join(path, name))]
     return []
+
+
+def _splits_of_shards(names: Sequence[str]) -> dict[str, str]:
+    """{shard: split} of train-000000.tar, val-000000.tar; {} where none is called a training one."""
+    words = {name: re.sub(r"[\d{}.]+", " ", os.path.splitext(name)[0]) for name in names}
+    splits = splits_of(set(words.values()))
+    return {n: splits.get(word, TRAIN) for n, word in words.items()} if TRAIN in splits.values() else {}
 
 
 def _names(folder: str) -> list[str]:
@@ -141,7 +158,12 @@ def read(path: str, options: ListOptions) -> ListTable:
     """
     root = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
     found, rows, listed = empty_table(path), RowBuilder(LIST_SCHEMA), list[str]()
-    for shard in _find(path):
+    shards = _find(path)
+    counts = collections.Counter(shard.split for shard in shards if shard.split)
+    if len(counts) > 1:
+        read = ", ".join(f"{count} as {split}" for split, count in counts.items())
+        found.notes.append(f"shards are read as splits by their names: {read}")
+    for shard in shards:
         samples = _Samples(root, shard)
         columns = sorted({name for sample in samples.known.values() for name in sample} - _OWN_COLUMNS)
         required = () if shard.label else ("label",)
@@ -160,6 +182,7 @@ def read(path: str, options: ListOptions) -> ListTable:
                 continue
             texts = {column: _text(column, known.get(name)) for column, name in names.items()}
             texts |= {"path": picture} | ({"label": shard.label} if shard.label else {})
+            texts |= {"split": shard.split} if shard.split and not texts.get("split") else {}
             rows.append((len(listed), *(texts.get(column, "") for column in LIST_COLUMNS)))
     found.table, found.row_name = rows.table(), lambda line: listed[line - 1]
     return found
