@@ -23,7 +23,8 @@ def describe_usage(metadata: Mapping) -> str:
     if "saved_model" in kept:
         none = ", `none_of_these` float32 [n]" if metadata.get("none_of_these") else ""
         top = metadata.get("top_k", "k")
-        served = f"`classes` int32 [n, {top}], `labels` string, `probabilities` float32, best first{none}"
+        named = f"`classes` int32 [n, {top}], `labels` and `ids` string"
+        served = f"{named}, `probabilities` float32, best first{none}"
         lines += [
             "",
             "Signatures of the SavedModel; TF Serving answers to the model name "
@@ -65,8 +66,8 @@ def _other_files(metadata: Mapping, kept: Mapping[str, str], size: object) -> li
         else:
             dtype = "uint8" if kind == "tflite_int8" else "float32"
             lines.append(
-                f"- {file}: {dtype} [1, {size}, {size}, 3] → probabilities float32; labels and preparation "
-                "are inside."
+                f"- {file}: {dtype} [1, {size}, {size}, 3] → probabilities float32; labels, ids and "
+                "preparation are inside."
             )
     return lines
 

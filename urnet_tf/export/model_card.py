@@ -344,14 +344,15 @@ def _classes(labels: Sequence[str], ids: Sequence[str]) -> str:
     if not labels:
         return ""
     names = [(str(i), plain(name)) for i, name in enumerate(labels)]
-    if list(ids) == list(labels):
+    ids_too = "" if list(ids) == list(labels) else " and, by their ids, in `class_ids.txt`"
+    if not ids_too:
         listed = table(("Label", "Class"), names)
     else:
         rows = [(*row, plain(identity)) for row, identity in zip(names, ids, strict=True)]
         listed = table(("Label", "Class", "Id"), rows)
     if len(labels) >= _FOLDED_FROM:
         listed = f"<details><summary>All {len(labels):,}</summary>\n\n{listed}\n\n</details>"
-    return f"## Classes\n\nIn label order, as in `labels.txt`.\n\n{listed}"
+    return f"## Classes\n\nIn label order, as in `labels.txt`{ids_too}.\n\n{listed}"
 
 
 def _reasons(entries: Mapping) -> str:
