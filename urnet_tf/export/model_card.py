@@ -10,7 +10,7 @@ from urnet_tf.export.card_usage import describe_usage
 from urnet_tf.export.markdown import UNKNOWN, number, plain, table
 from urnet_tf.export.none_of_these import tabulate_thresholds
 from urnet_tf.export.parity import LIBRARY_NAMES
-from urnet_tf.images.crops import num_views
+from urnet_tf.images.crops import PADDED, num_views
 from urnet_tf.reweighting.factors import weighing
 
 FORMAT_NAMES = {
@@ -207,8 +207,9 @@ def _how_libraries_were_asked(metadata: Mapping) -> list[str]:
     lines = []
     if entries:
         asked = next(iter(entries[0]["libraries"]["through"].values()))
-        crops = (metadata.get("preparation") or {}).get("crop_fraction") is not None
-        region = ", given the region of interest below" if crops else ""
+        fraction = (metadata.get("preparation") or {}).get("crop_fraction")
+        given = "padded as below" if fraction == PADDED else "given the region of interest below"
+        region = f", {given}" if fraction is not None else ""
         lines.append(
             "- *Through task libraries*: top-1 where MediaPipe / the TFLite Task Library prepare the pictures"
             f"{region}, by copies of their code; on {asked['images']:,} labeled images, of which Keras has "
@@ -218,7 +219,7 @@ def _how_libraries_were_asked(metadata: Mapping) -> list[str]:
         whole = next((e["libraries"]["whole"] for e in entries if e["libraries"].get("whole")), None)
         if whole:
             lines.append(
-                "  Without that region: "
+                f"  Without that{' region' if fraction != PADDED else ''}: "
                 + " / ".join(number(whole.get(name), ".1%") for name in LIBRARY_NAMES)
                 + "."
             )
