@@ -127,7 +127,7 @@ def test_task_libraries_and_runtimes_of_phones():
     metadata["preparation"]["crop_fraction"] = "padded"
     card = build_model_card(metadata, LABELS)
     for words in (
-        "padded as below, by copies", "Without that: 75.6% / 76.3%.", "a gray square (128, 128, 128) of 224 x",
+        "padded as below, by copies", "Without that: 75.6% / 76.3%.", "gray square (128, 128, 128) of 224 x",
     ):  # fmt: skip
         assert words in card, words
     names = {"pixels": np.zeros([2, 5, 3], np.uint8)}

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, make_dataclass
 from typing import TYPE_CHECKING, Any
 
 from urnet_tf.backbone_names import PREPROCESSING, is_own
-from urnet_tf.images.crops import PADDED, CropFraction
 from urnet_tf.reweighting import LITERAL, REPAIRED
 from urnet_tf.reweighting.factors import weighing
 from urnet_tf.reweighting.objective import AUTO, BALANCED, PLAIN
+from urnet_tf.schema import PADDED, CropFraction
 from urnet_tf.text_rules import FILE_NAME, LINE, PATH
 
 BEST, SOUND, PAPER = "best", "sound", "paper"

@@ -20,8 +20,8 @@ from urnet_tf.errors import UsageError
 from urnet_tf.evaluation import engines
 from urnet_tf.evaluation.predictions import BalancedPredictions
 from urnet_tf.feed.batches import stream_images
-from urnet_tf.images.crops import CropFraction
 from urnet_tf.models.grouped_convolution import with_implementation
+from urnet_tf.schema import CropFraction
 from urnet_tf.store import UnitLog
 from urnet_tf.store.progress import progress
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from urnet_tf.images.crops import CropFraction
+from urnet_tf.schema import CropFraction
 
 if TYPE_CHECKING:
     import keras

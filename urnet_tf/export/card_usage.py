@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from urnet_tf.export import tf_serving
 from urnet_tf.export.markdown import code
-from urnet_tf.images.crops import PADDED, PADDING
+from urnet_tf.images.crops import PADDING
+from urnet_tf.schema import PADDED
 
 _EXPORTS = "/path/to/exports"
 

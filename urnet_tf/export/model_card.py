@@ -10,8 +10,9 @@ from urnet_tf.export.card_usage import describe_usage
 from urnet_tf.export.markdown import UNKNOWN, number, plain, table
 from urnet_tf.export.none_of_these import tabulate_thresholds
 from urnet_tf.export.parity import LIBRARY_NAMES
-from urnet_tf.images.crops import PADDED, num_views
+from urnet_tf.images.crops import num_views
 from urnet_tf.reweighting.factors import weighing
+from urnet_tf.schema import PADDED
 
 FORMAT_NAMES = {
     "saved_model": "SavedModel",

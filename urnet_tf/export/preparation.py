@@ -7,7 +7,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from urnet_tf.images.crops import PADDED, CropFraction, num_views
+from urnet_tf.images.crops import num_views
+from urnet_tf.schema import PADDED, CropFraction
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from urnet_tf.errors import UsageError
-from urnet_tf.images.crops import PADDED, PADDING, CropFraction
+from urnet_tf.images.crops import PADDING
+from urnet_tf.schema import PADDED, CropFraction
 
 if TYPE_CHECKING:
     from urnet_tf.export.preparation import Preparation

@@ -22,8 +22,8 @@ import numpy as np
 from urnet_tf.errors import UsageError
 from urnet_tf.feed.sampling import Sampler
 from urnet_tf.feed.targets import check_instance_count, pack_bag_targets, pack_targets, target_shape
-from urnet_tf.images.crops import CropFraction
 from urnet_tf.reweighting.bag_saliency import compute_bag_weight
+from urnet_tf.schema import CropFraction
 from urnet_tf.store.hashing import splitmix64
 
 if TYPE_CHECKING:

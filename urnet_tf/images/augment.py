@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from urnet_tf.errors import UsageError
 from urnet_tf.extras import require
-from urnet_tf.images.crops import CropFraction
+from urnet_tf.schema import CropFraction
 
 if TYPE_CHECKING:
     import tensorflow as tf

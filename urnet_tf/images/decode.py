@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from urnet_tf.images.crops import PADDED, PADDING, CropFraction, num_views
+from urnet_tf.images.crops import PADDING, num_views
 from urnet_tf.images.image_formats import (  # a part of this module
     MAX_PIXELS as MAX_PIXELS,
     RefusedImage as RefusedImage,
@@ -26,6 +26,7 @@ from urnet_tf.images.image_formats import (  # a part of this module
     refuse_unless as refuse_unless,
 )
 from urnet_tf.images.picture import is_slight
+from urnet_tf.schema import PADDED, CropFraction
 
 _PIXELS_AT_ONCE = 50_000_000  # of files that are decoded at a time; each takes up to 16 bytes
 _DECODERS = 64  # at most; more than there are processors do no harm

@@ -9,7 +9,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from urnet_tf.images.crops import PADDED, PADDING, CropFraction
+from urnet_tf.images.crops import PADDING
+from urnet_tf.schema import PADDED, CropFraction
 
 _AREA_FACTOR = 4.0  # as in images.decode: from here on a box filter reduces most of the way
 
