@@ -67,8 +67,12 @@ def find_model(path: str | os.PathLike) -> ModelFile:
         if found is not None:
             _check_damage(found)
             file = _describe(found)
-            if file.kind == "saved_model":
-                check_whole(found)
+            # A version may lack a SavedModel because it has none, or because it is not copied yet.
+            parts = checksums.SAVED_MODEL_PARTS if path.is_dir() or file.kind == "saved_model" else ()
+            if found.is_dir():
+                check_whole(found, parts)
+            else:
+                check_whole(found.parent, (found.name, *parts))
             return file
     except OSError as error:
         raise UsageError(f"Cannot read the model {path}: {error.strerror or error}.") from None
