@@ -194,7 +194,9 @@ def _parallel_decoders(image_bytes: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
 
     def by_the_largest() -> tf.Tensor:
         sizes = tf.data.Dataset.from_tensor_slices(image_bytes).map(promised_pixels).ignore_errors()
-        largest = sizes.reduce(tf.constant(1, tf.int64), tf.maximum)
+        one = tf.data.Dataset.from_tensors(tf.constant(1, tf.int64))  # where no header can be read
+        # `reduce` would optimize the graph of `promised_pixels` anew in each call, longer than decoding.
+        largest = tf.reduce_max(sizes.concatenate(one).batch(count + 1).get_single_element())
         return tf.clip_by_value(_PIXELS_AT_ONCE // largest, 1, _DECODERS)
 
     return tf.cond(count > 1, by_the_largest, lambda: tf.constant(1, tf.int64))
