@@ -44,3 +44,14 @@ def test_images_are_the_same_one_after_the_other(monkeypatch):
     np.testing.assert_array_equal(images, again)
     np.testing.assert_array_equal(valid, valid_again)
     assert valid.numpy().tolist() == [True, False, True, True, False, True]
+
+
+def test_no_call_sets_a_graph_up_anew():
+    """`Dataset.reduce` has its function optimized in each call: of all time to decode a batch, two thirds."""
+
+    def parallel(files):
+        return decode._parallel_decoders(files, tf.size(files, tf.int64))
+
+    graph = tf.function(parallel).get_concrete_function(tf.TensorSpec([None], tf.string)).graph.as_graph_def()
+    operations = {node.op for function in graph.library.function for node in function.node_def}
+    assert "DatasetToSingleElement" in operations and "ReduceDataset" not in operations
