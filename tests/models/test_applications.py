@@ -15,7 +15,7 @@ from urnet_tf.errors import UsageError
 from urnet_tf.evaluation.inference import build_tflite_function
 from urnet_tf.models.backbone import build_backbone
 from urnet_tf.models.classifier import build_image_classifier
-from urnet_tf.models.own_backbone import _SCALINGS
+from urnet_tf.models.own_backbone import _SCALINGS, check_rereadable
 from urnet_tf.stages import features, settings
 from urnet_tf.stages.network_size import count_keras_network
 from urnet_tf.training.saving import load_model, save_model
@@ -60,7 +60,7 @@ def test_random_weights_follow_the_seed_and_nothing_else():
     assert kernels and all(kernels)
 
 
-@pytest.mark.parametrize("include_top", [True, False])
+@pytest.mark.parametrize("include_top", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_weights_of_a_file_with_and_without_the_classifier(tmp_path, include_top):
     keras.utils.set_random_seed(3)
     shape = None if include_top else (32, 32, 3)
@@ -91,6 +91,7 @@ def test_weights_that_cannot_be_had(tmp_path):
         configured("keras_applications:VGG17")
 
 
+@pytest.mark.slow
 def test_it_is_trained_saved_and_put_on_phones(tmp_path):
     backbone = build_backbone(SMALL, 32, None)
     save_model(build_image_classifier(backbone, 3), tmp_path / "whole.keras")
@@ -140,6 +141,25 @@ def test_the_image_tower_of_a_network_of_images_and_texts(tmp_path):
     np.testing.assert_allclose(
         model(IMAGES), given.get_vision_embeddings(IMAGES / 127.5 - 1), rtol=1e-4, atol=1e-5
     )
+
+
+@keras.saving.register_keras_serializable()
+class Forgetful(keras.layers.Layer):
+    """Tells a setting that it does not take, like a layer of keras-hub's ViT."""
+
+    def get_config(self):
+        return {**super().get_config(), "num_patches": 4}
+
+    def call(self, x):
+        return x
+
+
+def test_a_network_that_cannot_be_read_back_is_not_trained():
+    image = keras.Input((32, 32, 3))
+    model = keras.Model(image, Forgetful()(keras.layers.GlobalAveragePooling2D()(image)))
+    with pytest.raises(UsageError, match=r"read back from a file; mine .*'num_patches': 4.*mode=frozen"):
+        check_rereadable(model, "mine")
+    check_rereadable(build_backbone("efficientnet_lite0", 32, None), "lite0")
 
 
 @needs_hub

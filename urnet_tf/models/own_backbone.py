@@ -102,6 +102,22 @@ def build_own_backbone(
     return model
 
 
+def check_rereadable(model: keras.Model, name: str) -> None:
+    """Makes sure that a network that is to be trained and written can be read back.
+
+    Raises:
+      UsageError: Keras cannot build it again from its own description, as with ViT of keras-hub 0.32.
+    """
+    try:
+        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
+    except (ValueError, TypeError, KeyError) as error:
+        reason = [line for line in str(error).splitlines() if line.strip()][-1][:200]
+        raise UsageError(
+            f"Expected a network that Keras can read back from a file; {name} (`name`) cannot: "
+            f"{reason.rstrip('.')}. Heads can be trained on its features (model.mode=frozen)."
+        ) from None
+
+
 def _read_file(name: str) -> keras.Model:
     path = find_network(name)
     try:

@@ -58,7 +58,12 @@ def open_backbone(config: Config, **changes: Any) -> "keras.Model":
         **_resnext_settings(model),
     }
     with settings_named(_backbone_keys(config)):
-        return build_backbone(**(settings | changes))
+        network = build_backbone(**(settings | changes))
+        if is_own(model.backbone) and model.mode == "finetune":
+            from urnet_tf.models.own_backbone import check_rereadable
+
+            check_rereadable(network, model.backbone)  # before hours of training
+    return network
 
 
 def open_augmenter(config: Config, **changes: Any) -> Callable:
