@@ -8,6 +8,7 @@ the image store.
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 from urnet_tf.reweighting.factors import FACTORS
 
@@ -20,6 +21,11 @@ ALL_SPLITS = (*SPLITS, JUDGED)
 UNLABELED = -1
 # Whose labels held images have: their own list's, or the crawl's, from which they were drawn; or JUDGED.
 GIVEN, DRAWN = "given", "drawn"
+
+# What a network sees of an image: the central square of this part of the short side; None = the whole image,
+# stretched to a square; PADDED = the whole image in the middle of a gray square.
+PADDED: Literal["padded"] = "padded"
+CropFraction = float | Literal["padded"] | None
 
 # What a list of images may tell of each.
 LIST_COLUMNS = ("path", "label", "source", "rank", "query", "title", "description", "tags", "split")

@@ -11,7 +11,10 @@
 
 /** What the signature `serving_default` answers for one image; best classes first. */
 export interface Prediction {
+  /** names of the classes for people */
   labels: string[];
+  /** what programs know the classes by: synsets, folders, queries; of exports that tell */
+  ids?: string[];
   classes: number[];
   probabilities: number[];
   /** false where the bytes are no image that the model reads */

@@ -60,6 +60,8 @@ def test_a_mapping_that_is_a_value_replaces_that_of_the_base(tmp_path):
     [
         ("train.fit.learnin_rate=3", "did you mean train.fit.learning_rate"),
         ("reweight.soft_label.bta=1", "did you mean reweight.soft_label.beta"),
+        ("model.crop_fraction=2", "between 0.1 and 1.0 or padded for model.crop_fraction; received 2"),
+        ("model.crop_fraction=pad", "Expected a number or padded for model.crop_fraction; received 'pad'"),
         ("seed=-1", "Expected a number between 0 and 2,147,483,647 for seed; received -1"),
         ("seed=true", "Expected a whole number for seed; received True"),
         ("reweight.soft_label.beta=1.5", "a number between 0.0 and 1.0 for reweight.soft_label.beta"),

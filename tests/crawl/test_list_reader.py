@@ -98,6 +98,11 @@ def test_numbered_labels(tmp_path):
         ("path,label, Path \na,cat,b\n", None, "Expected one column 'path' .* 'path' and 'Path'"),
         ("filename,image,label\na,b,cat\n", None, "received 'filename' and 'image'; say which"),
         ("", None, "columns none"),
+        (
+            "path,label\na.jpg,crane\n",
+            "crane\nfox\ncrane",
+            "classes.txt has two classes called 'crane'. Use their",
+        ),
     ],
 )
 def test_lists_that_cannot_be_understood(tmp_path, text, classes, words):
@@ -105,6 +110,17 @@ def test_lists_that_cannot_be_understood(tmp_path, text, classes, words):
         (tmp_path / "classes.txt").write_text(classes)
     with pytest.raises(UsageError, match=words):
         read_list(write_list(tmp_path, text))
+
+
+def test_classes_of_one_name_are_known_by_their_numbers(tmp_path):
+    (tmp_path / "classes.txt").write_text("crane\nfox\ncrane\n")
+    crawl = read_list(write_list(tmp_path, "path,label\na.jpg,0\nb.jpg,2\nc.jpg,1\n"))
+    assert listed(crawl, "path", "label") == [("a.jpg", 0), ("b.jpg", 2), ("c.jpg", 1)]
+    told = [(entry["id"], entry["name"], entry["words"]) for entry in crawl.classes]
+    assert told == [("0", "crane (0)", ["crane"]), ("fox", "fox", ["fox"]), ("2", "crane (2)", ["crane"])]
+    assert "2 classes share their name with another; they are called 'crane (0)', 'crane (2)'" in crawl.notes
+    words = write_list(tmp_path, "path,label\na.jpg,crane (2)\nb.jpg,fox\n")
+    assert listed(read_list(words), "path", "label") == [("a.jpg", 2), ("b.jpg", 1)]
 
 
 def test_a_list_with_semicolons_a_mark_and_windows_lines(tmp_path):

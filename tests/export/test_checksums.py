@@ -28,6 +28,24 @@ def models(tmp_path):
     return tmp_path
 
 
+def test_files_beside_a_savedmodel_that_is_missing_are_half_a_version_too(models):
+    for number in (1, 2):
+        version = models / "cats" / str(number)
+        (version / "cats.keras").write_bytes(b"network")
+        (version / "labels.txt").write_text("tabby\n")
+        preparation = {"image_size_px": 8}
+        metadata = {"name": "cats", "version": number, checksums.KEY: checksums.list_checksums(version)}
+        (version / "export.json").write_text(json.dumps(metadata | {"preparation": preparation}))
+    version = models / "cats" / "2"
+    (version / "saved_model.pb").unlink()
+    with pytest.raises(UsageError, match="cats/2; saved_model.pb is missing. .* --model .*cats/1$"):
+        find_model(models / "cats")
+    assert find_model(version / "cats.keras").version == 2  # is whole, and asked for
+    (version / "cats.keras").write_bytes(b"net")
+    with pytest.raises(UsageError, match="cats/2; cats.keras has 3 of 7 bytes"):
+        find_model(version / "cats.keras")
+
+
 def test_the_list_is_that_of_b2sum(models):
     found = checksums.list_checksums(models / "cats" / "1")
     names = ["README.md", "assets/labels.txt", "saved_model.pb", "variables/variables.data"]

@@ -89,12 +89,13 @@ def test_files_and_metadata(exported, tiny_names):
     version = directory / "tiny" / "1"
     assert json.loads((version / "export.json").read_text()) == metadata
     assert sorted(p.name for p in version.iterdir()) == sorted([
-        "README.md", "assets", "assets.extra", "export.json", "fingerprint.pb", "labels.txt",
+        "README.md", "assets", "assets.extra", "class_ids.txt", "export.json", "fingerprint.pb", "labels.txt",
         "saved_model.pb", "tiny.keras", "tiny_dynamic_int8.tflite", "tiny_float16.tflite",
         "tiny_float32.tflite", "tiny_int8.tflite", "variables",
     ])  # fmt: skip
-    for labels in (version / "labels.txt", version / "assets" / "labels.txt"):
-        assert labels.read_text(encoding="utf-8").splitlines() == tiny_names
+    for place in (version, version / "assets"):
+        assert (place / "labels.txt").read_text(encoding="utf-8").splitlines() == tiny_names
+        assert (place / "class_ids.txt").read_text(encoding="utf-8").splitlines() == IDS
     assert "tiny" in (directory / "models.config").read_text()
     assert not [p.name for p in directory.rglob(".*")]
     told = json.loads((version / "assets" / "model.json").read_text())

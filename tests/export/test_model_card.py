@@ -3,9 +3,11 @@
 import copy
 import re
 
+import numpy as np
 import pytest
 
 from urnet_tf.export.model_card import build_model_card
+from urnet_tf.export.task_libraries import padded_square
 
 PARITY = {"max_difference": 3.2e-6, "relative_difference": 1e-6, "top1_agreement": 1.0}
 ACCURACY = {"top1": 0.8125, "top5": 0.95, "balanced_top1": 0.79, "balanced_top5": 0.94}
@@ -122,6 +124,16 @@ def test_task_libraries_and_runtimes_of_phones():
     card = build_model_card(metadata, LABELS)
     assert "RectF" not in card and "they need no region of interest" in card
     assert "stretch it to 224 x 224 px (antialiased), whatever its shape" in card
+    metadata["preparation"]["crop_fraction"] = "padded"
+    card = build_model_card(metadata, LABELS)
+    for words in (
+        "padded as below, by copies", "Without that: 75.6% / 76.3%.", "gray square (128, 128, 128) of 224 x",
+    ):  # fmt: skip
+        assert words in card, words
+    names = {"pixels": np.zeros([2, 5, 3], np.uint8)}
+    exec(card.partition("```python")[2].partition("```")[0], names)
+    np.testing.assert_array_equal(names["pixels"], padded_square(np.zeros([2, 5, 3], np.uint8)))
+    assert names["pixels"][:, 0, 0].tolist() == [128, 0, 0, 128, 128]
     assert "RectF" not in build_model_card(FACTS, LABELS), "there is no file for these libraries"
 
 

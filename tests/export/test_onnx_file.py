@@ -16,10 +16,12 @@ pytestmark = pytest.mark.onednn
 
 
 @pytest.fixture(scope="module")
-def path(tiny_model, tiny_names, tiny_preparation, tmp_path_factory):
+def path(tiny_model, tiny_names, tiny_ids, tiny_preparation, tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
     size = tiny_preparation.image_size_px
-    write_onnx(tiny_model, path, size, tiny_names, tiny_preparation, name="tiny", version="3")
+    write_onnx(
+        tiny_model, path, size, tiny_names, tiny_preparation, class_ids=tiny_ids, name="tiny", version="3"
+    )
     return path
 
 
@@ -40,9 +42,10 @@ def test_a_grouped_convolution_is_one_operation(path):
     assert groups == [1, 4]
 
 
-def test_labels_and_preparation_are_in_the_file(path, tiny_names, tiny_preparation):
+def test_labels_ids_and_preparation_are_in_the_file(path, tiny_names, tiny_ids, tiny_preparation):
     metadata = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
     assert json.loads(metadata["labels"]) == tiny_names
+    assert json.loads(metadata["class_ids"]) == tiny_ids
     assert json.loads(metadata["preparation"]) == tiny_preparation.to_dict()
     assert (metadata["name"], metadata["version"]) == ("tiny", "3")
 

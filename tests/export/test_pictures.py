@@ -26,8 +26,8 @@ def smooth(height, width, seed=0):
 
 @pytest.mark.parametrize(
     ("crop_fraction", "short_side_px"),
-    [(0.875, None), (None, 40), (1.0, 40)],
-    ids=["crop", "whole", "square"],
+    [(0.875, None), (None, 40), (1.0, 40), ("padded", None)],
+    ids=["crop", "whole", "square", "padded"],
 )
 def test_the_layer_does_what_training_does(crop_fraction, short_side_px):
     import tensorflow as tf
@@ -38,7 +38,7 @@ def test_the_layer_does_what_training_does(crop_fraction, short_side_px):
     layer = ImagePreparation(16, crop_fraction, short_side_px)
     prepare = tf.function(layer, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
     # Smaller, equal, slightly larger (interpolated), much larger (boxes).
-    for shape in ((9, 30), (16, 16), (50, 44), (200, 333)):
+    for shape in ((9, 30), (30, 1), (16, 16), (50, 44), (200, 333)):
         image = tf.constant(smooth(*shape))
         packed = image if short_side_px is None else decode.resize_short_side(image, short_side_px)
         expected = decode.central_view(packed, 16, crop_fraction)
@@ -50,7 +50,7 @@ def test_the_layer_does_what_training_does(crop_fraction, short_side_px):
 
 
 @pytest.fixture(
-    scope="module", params=[0.875, pytest.param(None, marks=pytest.mark.slow)], ids=["center", "whole"]
+    scope="module", params=["padded", *(pytest.param(part, marks=pytest.mark.slow) for part in (None, 0.875))]
 )
 def exported(request, tiny_model, tiny_names, tiny_photos, tmp_path_factory):
     pytest.importorskip("onnxruntime")

@@ -231,6 +231,32 @@ def test_the_way_back(cats, promoted):
         roll_back(promoted / "dogs")
 
 
+def test_a_version_that_is_there_is_pinned_or_labeled_without_a_copy(promoted, tmp_path):
+    path = promoted / "models.config"
+    promote(make_export(tmp_path, version=1, created="monday"), promoted, pin=True)
+    promote(newer := make_export(tmp_path, version=2, created="tuesday"), promoted)  # not served: pinned
+    with pytest.raises(UsageError, match="already, as .*/2. --pin or --label serves it"):
+        promote(newer, promoted)
+    before = path.read_text()
+    dry = promote(newer, promoted, label="canary", dry_run=True)
+    assert path.read_text() == before
+    done = promote(newer, promoted, label="canary")
+    assert dry == done and done.version == promoted / "cats" / "2"
+    assert done.remarks[0] == "This export is there already; it is not copied again."
+    assert sorted(p.name for p in (promoted / "cats").iterdir()) == ["1", "2"]
+    (entry,) = read_models_config(path)
+    assert dict(entry.version_labels) == {"canary": 2, "stable": 1}
+    roll_back(promoted / "cats")
+    promote(newer, promoted, pin=True)
+    (entry,) = read_models_config(path)
+    assert 2 in entry.model_version_policy.specific.versions
+    told = read_json(done.version / "export.json") | {checksums.KEY: checksums.list_checksums(done.version)}
+    write_json(done.version / "export.json", told)
+    (done.version / "saved_model.pb").write_text("half")
+    with pytest.raises(UsageError, match="cats/2, but not whole: saved_model.pb has 4 of 0 bytes"):
+        promote(newer, promoted, pin=True)
+
+
 def test_labels_go_back_with_the_version_and_others_stay(cats, promoted):
     for day in ("monday", "tuesday", "wednesday"):
         cats(day)

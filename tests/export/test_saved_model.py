@@ -30,24 +30,26 @@ def test_variables_are_written_once(tiny_version, tiny_model):
     assert values == tiny_model.count_params()
 
 
-def test_assets(tiny_version, tiny_names):
+def test_assets(tiny_version, tiny_names, tiny_ids):
+    assert (tiny_version / "assets" / "class_ids.txt").read_text().splitlines() == tiny_ids
     assert (tiny_version / "assets" / "labels.txt").read_text(encoding="utf-8").splitlines() == tiny_names
     assert json.loads((tiny_version / "assets" / "model.json").read_text()) == {"name": "tiny", "version": 3}
 
 
 def test_the_best_are_those_of_keras_and_bad_images_are_marked(
-    call, tiny_model, tiny_names, tiny_preparation, tiny_photos
+    call, tiny_model, tiny_names, tiny_ids, tiny_preparation, tiny_photos
 ):
     files = [*tiny_photos[:3], b"no image", tiny_photos[3][:200], b""]
     images, valid = (tensor.numpy() for tensor in tiny_preparation.decode(np.array(files, object)))
     served = call("serving_default", {"image_bytes": files})
     assert served["valid"].tolist() == valid.tolist() == [True] * 3 + [False] * 3
     assert (served["classes"][3:] == -1).all() and (served["probabilities"][3:] == 0).all()
-    assert set(served["labels"][3:].ravel()) == {b""}
+    assert set(served["labels"][3:].ravel()) == set(served["ids"][3:].ravel()) == {b""}
     expected = keras_probs(tiny_model, images[:3])
     order = np.argsort(-expected, axis=1)[:, :3]
     np.testing.assert_array_equal(served["classes"][:3], order)
     assert [label.decode() for label in served["labels"][0]] == [tiny_names[c] for c in order[0]]
+    assert [identity.decode() for identity in served["ids"][0]] == [tiny_ids[c] for c in order[0]]
     best = np.take_along_axis(expected, order, 1)
     np.testing.assert_allclose(served["probabilities"][:3], best, atol=1e-5)
 
@@ -57,7 +59,7 @@ def test_tensors_and_features(call, tiny_model, tiny_preparation, tiny_photos):
     served = call("tensor", {"images": images})
     expected = keras_probs(tiny_model, images)
     np.testing.assert_allclose(served["probabilities"], -np.sort(-expected, axis=1)[:, :3], atol=1e-5)
-    assert set(served) == {"classes", "labels", "probabilities"}
+    assert set(served) == {"classes", "labels", "ids", "probabilities"}
     found = call("features", {"image_bytes": [*tiny_photos, b""]})
     features = tiny_model.get_layer("backbone")(images).numpy()
     np.testing.assert_allclose(found["features"][:-1], features, atol=1e-5)
@@ -69,12 +71,12 @@ def test_none_one_and_many_images(call, tiny_photos):
 
     nothing = call("serving_default", {"image_bytes": tf.zeros([0], tf.string)})
     assert {name: values.shape for name, values in nothing.items()} == {
-        "classes": (0, 3), "labels": (0, 3), "probabilities": (0, 3), "valid": (0,),
+        "classes": (0, 3), "labels": (0, 3), "ids": (0, 3), "probabilities": (0, 3), "valid": (0,),
     }  # fmt: skip
     one = [call("serving_default", {"image_bytes": [photo]}) for photo in tiny_photos]
     many = call("serving_default", {"image_bytes": [b"", *tiny_photos * 6]})  # computed in three parts
     assert many["valid"].sum() == 72 and not many["valid"][0]
-    for name in ("classes", "labels"):
+    for name in ("classes", "labels", "ids"):
         np.testing.assert_array_equal(many[name][1:], np.concatenate([o[name] for o in one] * 6))
     singly = np.concatenate([o["probabilities"] for o in one] * 6)
     np.testing.assert_allclose(many["probabilities"][1:], singly, atol=1e-6)

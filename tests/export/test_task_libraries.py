@@ -1,6 +1,5 @@
 """Copies of what task libraries do with pictures: by hand, and beside the libraries themselves."""
 
-import functools
 import os
 import pathlib
 import subprocess
@@ -89,9 +88,15 @@ def test_what_is_lost_and_gained_through_a_library_is_counted():
     def ask(pixels):
         return (pixels.mean(axis=(1, 2, 3)) > 100).astype(int)
 
+    decoded = []
+
     def measure(labels, reference, crop_fraction=0.875):
         preparation = Preparation(8, crop_fraction=crop_fraction)
-        read = functools.partial(read_picture, max_pixels=10_000)
+
+        def read(data):
+            decoded.append(data)
+            return read_picture(data, 10_000)
+
         return measure_libraries({"f": ask}, images, labels, reference, preparation, read)
 
     cropped = measure(labels, np.array([1, 1, 0, 0]))["f"]
@@ -107,6 +112,11 @@ def test_what_is_lost_and_gained_through_a_library_is_counted():
     }
     assert whole["whole"] is None
     assert measure(np.full(4, -1), labels) == {}
+    # Padded, a wide picture is gray above and below; stretched, as libraries do, it is not.
+    padded = measure(labels, labels, crop_fraction="padded")["f"]
+    assert [found["top1"] for found in padded["through"].values()] == [1.0, 1.0]
+    assert padded["whole"] == {"mediapipe": 1 / 3, "task_library": 1 / 3}
+    assert len(decoded) == 3 * 3, "once a picture"
 
 
 def test_a_file_that_loses_in_a_library_is_refused_where_that_is_no_chance():

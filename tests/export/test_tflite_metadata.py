@@ -18,6 +18,7 @@ from urnet_tf.export.tflite import KINDS, build_tflite_classifier, write_tflite
 from urnet_tf.export.tflite_metadata import add_metadata, read_metadata, set_version
 
 NAMES = ["great white", "Käfer", "three\nlines", "d", "e", "f"]
+IDS = [f"n{number:08}" for number in range(6)]
 LINES = ["great white", "Käfer", "three lines", "d", "e", "f"]
 
 
@@ -25,8 +26,8 @@ LINES = ["great white", "Käfer", "three lines", "d", "e", "f"]
 def path(tiny_model, tiny_preparation, tmp_path_factory):
     path = tmp_path_factory.mktemp("metadata") / "tiny.tflite"
     write_tflite(
-        tiny_model, path, image_size_px=32, labels=NAMES, preparation=tiny_preparation, name="Fische",
-        version="3",
+        tiny_model, path, image_size_px=32, labels=NAMES, class_ids=IDS, preparation=tiny_preparation,
+        name="Fische", version="3",
     )  # fmt: skip
     return path
 
@@ -101,31 +102,34 @@ def test_the_buffer_holds_what_the_schema_says(path):
     assert (image.child(5).floats(0), image.child(5).floats(1)) == ([255.0], [0.0])  # max, min
     assert (probabilities.child(5).floats(0), probabilities.child(5).floats(1)) == ([1.0], [0.0])
     assert probabilities.child(3).byte(0) == 1  # FeatureProperties
-    (labels,), (beside,) = probabilities.children(6), root.children(6)
+    (labels,), beside = probabilities.children(6), root.children(6)
     assert (labels.string(0), labels.byte(2)) == ("labels.txt", 2)  # TENSOR_AXIS_LABELS
-    assert (beside.string(0), beside.byte(2)) == ("preparation.json", 1)  # DESCRIPTIONS
+    told = [(file.string(0), file.byte(2)) for file in beside]
+    assert told == [("class_ids.txt", 1), ("preparation.json", 1)]  # DESCRIPTIONS
 
 
 def test_files_are_appended_uncompressed(path, tiny_preparation):
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
         assert {i.filename: i.compress_type for i in archive.infolist()} == {
-            "labels.txt": zipfile.ZIP_STORED, "preparation.json": zipfile.ZIP_STORED,
+            "labels.txt": zipfile.ZIP_STORED, "class_ids.txt": zipfile.ZIP_STORED,
+            "preparation.json": zipfile.ZIP_STORED,
         }  # fmt: skip
         assert archive.read("labels.txt").decode() == "\n".join(LINES) + "\n"
+        assert archive.read("class_ids.txt").decode() == "\n".join(IDS) + "\n"
         metadata = json.loads(archive.read("preparation.json"))
     assert metadata == tiny_preparation.to_dict() | {"name": "Fische", "version": "3"}
-    assert read_metadata(path) == (LINES, tiny_preparation)
+    assert read_metadata(path) == (LINES, tiny_preparation, IDS)
 
 
 def test_metadata_replaces_what_was_there(path, tmp_path, tiny_preparation):
     again = tmp_path / "again.tflite"
     again.write_bytes(path.read_bytes())
-    add_metadata(again, "Fische", NAMES, tiny_preparation, version="3")
-    assert zipfile.ZipFile(again).namelist() == ["labels.txt", "preparation.json"]
+    add_metadata(again, "Fische", NAMES, tiny_preparation, class_ids=IDS, version="3")
+    assert zipfile.ZipFile(again).namelist() == ["labels.txt", "class_ids.txt", "preparation.json"]
     assert read_buffer(again) == read_buffer(path)
     add_metadata(again, "other", LINES[::-1])
-    assert read_metadata(again) == (LINES[::-1], None)
+    assert read_metadata(again) == (LINES[::-1], None, LINES[::-1])  # the names where no id is given
     images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
     np.testing.assert_array_equal(
         build_tflite_classifier(again)(images), build_tflite_classifier(path)(images)
@@ -153,9 +157,11 @@ def test_an_archive_that_unpacks_to_gigabytes_or_is_damaged_is_told(tmp_path):
 def test_a_plain_file_has_none_and_damage_is_told(path, tmp_path, tiny_model):
     plain = tmp_path / "plain.tflite"
     write_tflite(tiny_model, plain, image_size_px=32)
-    assert read_metadata(plain) == (None, None)
+    assert read_metadata(plain) == (None, None, None)
     with pytest.raises(UsageError, match="Expected 6 labels, as .*plain.tflite has classes; received 2"):
         add_metadata(plain, "x", ["a", "b"])
+    with pytest.raises(UsageError, match="Expected 6 ids, as .*plain.tflite has classes; received 2"):
+        add_metadata(plain, "x", NAMES, class_ids=["a", "b"])
     whole = io.BytesIO(plain.read_bytes())
     with zipfile.ZipFile(whole, "a") as archive:
         archive.writestr("preparation.json", "no JSON")

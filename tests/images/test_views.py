@@ -41,6 +41,25 @@ def test_without_a_crop_the_whole_image_is_stretched():
     np.testing.assert_allclose(whole[6], decode.resize(rgb[:10, :17], 14, 14), atol=1e-4)
 
 
+def test_padding_puts_the_whole_image_on_a_gray_square():
+    rgb = np.asarray(gradient())  # 21 x 34: 10 2/5 rows of 17
+    found = decode.central_view(tf.constant(rgb), 17, "padded").numpy()
+    np.testing.assert_array_equal(found[3:13], decode.resize(rgb, 10, 17))
+    assert found.shape == (17, 17, 3) and (found[:3] == 128).all() and (found[13:] == 128).all()
+    turned = decode.central_view(tf.constant(rgb.transpose(1, 0, 2)), 17, "padded").numpy()
+    np.testing.assert_allclose(turned, found.transpose(1, 0, 2), atol=1e-3)
+    line = decode.central_view(tf.constant(rgb[:1]), 16, "padded").numpy()  # half a row would be none
+    np.testing.assert_array_equal(line[7], decode.resize(rgb[:1], 1, 16)[0])
+    assert (line[:7] == 128).all() and (line[8:] == 128).all()
+    square = tf.constant(rgb[:21, :21])
+    np.testing.assert_array_equal(
+        decode.central_view(square, 7, "padded"), decode.central_view(square, 7, None)
+    )
+    whole = decode.views(tf.constant(rgb), 14, "grid", (2.0,), "padded")
+    np.testing.assert_array_equal(whole[0], decode.central_view(rgb[:10, :17], 14, "padded"))
+    np.testing.assert_array_equal(whole[-1], decode.central_view(rgb, 14, "padded"))
+
+
 def test_views():
     image = tf.constant(np.asarray(gradient()))
     for crops in CROPS:

@@ -360,6 +360,12 @@ def test_ids_stand_beside_names_where_the_export_tells_them():
     ids = [f"n{number}" for number in range(1 + max(GOOD.classes))]
     told = json.loads(JsonLines(ids).lines(Row("a.jpg", GOOD)))["predictions"]
     assert [one["id"] for one in told] == [f"n{number}" for number in GOOD.classes]
+    (row,) = rows_of(Csv(2, False, ids).header() + Csv(2, False, ids).lines(Row("a.jpg", GOOD)))
+    assert [row["id_1"], row["id_2"]] == [one["id"] for one in told]
+    (row,) = rows_of(
+        Csv(2, False, ids).header() + Csv(2, False, ids).lines(Row("a.jpg", Answer(False), "no"))
+    )
+    assert row["id_1"] == row["label_1"] == ""
     assert "id" not in json.loads(JsonLines().lines(Row("a.jpg", GOOD)))["predictions"][0]
 
 

@@ -1,5 +1,6 @@
 """The export stage on small work directories written by hand."""
 
+import csv
 import json
 
 import numpy as np
@@ -97,6 +98,57 @@ def test_frozen_mode_puts_the_backbone_before_the_head(root, monkeypatch):
     assert [1, 3] in DrawnStore.asked, "int8 takes its ranges from what counts for its label"
     labels = (context.out / "birds" / "1" / "labels.txt").read_text().splitlines()
     assert labels == [f"class {c}" for c in range(C)]
+
+
+def test_classes_of_one_word_are_told_apart_in_every_file(root, monkeypatch, tmp_path_factory):
+    import onnxruntime
+
+    from urnet_tf.crawl.class_names import tell_apart
+    from urnet_tf.crawl.webvision_info import read_synsets
+    from urnet_tf.export.saved_model import open_saved_model
+    from urnet_tf.export.tflite_metadata import read_metadata
+    from urnet_tf.serving.model_files import find_model
+    from urnet_tf.serving.opened_version import open_version
+    from urnet_tf.serving.predict import predict
+
+    out = tmp_path_factory.mktemp("cranes")
+    (out / "info").mkdir()
+    synsets = "n02012849 crane\nn03126707 crane\nn1 maillot\nn2 maillot, tank suit\n"
+    (out / "info" / "synsets.txt").write_text(synsets)
+    classes, _ = tell_apart(read_synsets(str(out)))
+    names = ["crane (n02012849)", "crane (n03126707)", "maillot (n1)", "maillot (tank suit)"]
+    ids = ["n02012849", "n03126707", "n1", "n2"]
+    store.write_json(root / "pack" / "classes.json", classes)
+    store.Workdir(root).write_marker(root / "pack", {"metadata": {}})
+    monkeypatch.setattr(export, "open_backbone", backbone)
+    context = context_of(root, "export.formats=[saved_model,keras,tflite_float32,onnx]")
+    export.run(context)
+    version = context.out / "urnet" / "1"
+    for place in (version, version / "assets"):
+        assert (place / "labels.txt").read_text().splitlines() == names
+        assert (place / "class_ids.txt").read_text().splitlines() == ids
+    assert json.loads((version / "export.json").read_text())["class_ids"] == ids
+    assert f"| {names[1]} | {ids[1]} |" in (version / "README.md").read_text()
+    inside = read_metadata(version / "urnet_float32.tflite")
+    assert (inside.labels, inside.class_ids) == (names, ids)
+    told = onnxruntime.InferenceSession(version / "urnet.onnx").get_modelmeta().custom_metadata_map
+    assert (json.loads(told["labels"]), json.loads(told["class_ids"])) == (names, ids)
+    (encoded,) = DrawnStore(None).read([4])
+    keras_file = open_version(find_model(version / "urnet.keras"))
+    of_server = keras_file.run("serving_default", {"image_bytes": np.array([encoded, b""], object)})
+    served = open_saved_model(version)("serving_default", {"image_bytes": [encoded, b""]})
+    assert set(of_server) == set(served) == set(keras_file.signatures["serving_default"].outputs)
+    for answers in (served, of_server):
+        assert [label.decode() for label in answers["labels"][0]] == [names[c] for c in answers["classes"][0]]
+        assert [found.decode() for found in answers["ids"][0]] == [ids[c] for c in answers["classes"][0]]
+        assert answers["ids"][1].tolist() == [b""] * C
+    (out / "photo.jpg").write_bytes(encoded)
+    predict(version / "urnet_float32.tflite", [str(out / "photo.jpg")], out=out / "answers.csv")
+    with open(out / "answers.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    best = served["classes"][0]
+    assert [row[f"label_{place}"] for place in range(1, C + 1)] == [names[c] for c in best]
+    assert [row[f"id_{place}"] for place in range(1, C + 1)] == [ids[c] for c in best]
 
 
 def test_an_ensemble_is_exported_as_one_model(root, monkeypatch):

@@ -45,6 +45,11 @@ def tiny_names():
 
 
 @pytest.fixture(scope="session")
+def tiny_ids():
+    return [f"n{number:08}" for number in range(len(NAMES))]
+
+
+@pytest.fixture(scope="session")
 def tiny_model():
     return build_tiny_model()
 
@@ -65,13 +70,15 @@ def tiny_photos():
 
 
 @pytest.fixture(scope="session")
-def tiny_version(tiny_model, tiny_names, tiny_preparation, tmp_path_factory):
+def tiny_version(tiny_model, tiny_names, tiny_ids, tiny_preparation, tmp_path_factory):
     """Its SavedModel, as `<directory>/tiny/3`."""
     from urnet_tf.export.saved_model import write_saved_model
 
     path = tmp_path_factory.mktemp("models") / "tiny" / "3"
     metadata = {"name": "tiny", "version": 3}
-    write_saved_model(tiny_model, tiny_names, path, tiny_preparation, top_k=3, metadata=metadata)
+    write_saved_model(
+        tiny_model, tiny_names, path, tiny_preparation, class_ids=tiny_ids, top_k=3, metadata=metadata
+    )
     return path
 
 

@@ -14,6 +14,7 @@ from urnet_tf.backbone_names import PREPROCESSING, brings_weights
 from urnet_tf.reweighting import LITERAL, REPAIRED
 from urnet_tf.reweighting.factors import weighing
 from urnet_tf.reweighting.objective import AUTO, BALANCED, PLAIN
+from urnet_tf.schema import PADDED, CropFraction
 from urnet_tf.text_rules import FILE_NAME, LINE, PATH
 
 BEST, SOUND, PAPER = "best", "sound", "paper"
@@ -42,8 +43,8 @@ def _choice(default: Any, *choices: Any) -> Any:
     return field(default=default, metadata={"choices": (default, *choices)})
 
 
-def _between(default: Any, low: float, high: float) -> Any:
-    return field(default=default, metadata={"minimum": low, "maximum": high})
+def _between(default: Any, low: float, high: float, *words: str) -> Any:
+    return field(default=default, metadata={"minimum": low, "maximum": high, "words": words})
 
 
 def _text(default: str | None, form: str, max_length: int) -> Any:
@@ -120,8 +121,8 @@ class ModelConfig:
     weights: str | None = _path("imagenet")  # "imagenet", a checkpoint file, or None = random
     image_size_px: int = _between(224, 16, _SEEN_SIDE_PX)
     # at test time a central square of this part of the short side is shown; None = the whole image, stretched
-    # to a square, which is what the task libraries of phones show
-    crop_fraction: float | None = _between(0.875, 0.1, 1.0)
+    # to a square, which is what the task libraries of phones show; padded = the whole image on a gray square
+    crop_fraction: CropFraction = _between(0.875, 0.1, 1.0, PADDED)
     dropout: float = _between(0.5, 0.0, 0.99)  # before the classifier
     attention_dim: int | None = _between(None, 1, _UNITS)  # FC2 of the bag branch (Fig. 4); None = D / 4
     resnext_depth: int = _choice(101, 26, 50, 152)

@@ -47,9 +47,9 @@ def build(default: Any, tree: Mapping[str, Any], prefix: str = "") -> Any:
     """A dataclass like `default`, and those inside, with what nested mappings set.
 
     Each value is checked against its field: the type, and in the metadata `choices`, or `minimum` and
-    `maximum` of a number, or `form` (see `text_rules`) and `max_length` of a text. Lists and mappings have
-    `min_count` and `max_count`, and `single` where one text may stand for a list of it; the rest is of their
-    items, and texts as keys of mappings are short lines.
+    `maximum` of a number and `words` that may stand for one, or `form` (see `text_rules`) and `max_length`
+    of a text. Lists and mappings have `min_count` and `max_count`, and `single` where one text may stand for
+    a list of it; the rest is of their items, and texts as keys of mappings are short lines.
     `prefix` is what the messages put before a key.
 
     Raises:
@@ -95,8 +95,8 @@ def _unknown_key(key: str, prefix: str, fields: Iterable[str]) -> str:
 
 def _checked(value: Any, hint: Any, metadata: Mapping[str, Any], key: str) -> Any:
     kind, optional = value_type(hint)
-    if value is None and optional:
-        return None
+    if (value is None and optional) or (isinstance(value, str) and value in metadata.get("words", ())):
+        return value
     origin = typing.get_origin(kind)
     if origin is tuple:
         if metadata.get("single") and isinstance(value, str):
@@ -129,7 +129,7 @@ def _check_count(value: Sized, metadata: Mapping[str, Any], key: str) -> None:
 
 
 def _checked_item(value: Any, kind: type, metadata: Mapping[str, Any], key: str) -> Any:
-    value = _converted(value, kind, key)
+    value = _converted(value, kind, key, metadata.get("words", ()))
     choices = metadata.get("choices")
     if choices:
         if value not in choices:
@@ -141,12 +141,14 @@ def _checked_item(value: Any, kind: type, metadata: Mapping[str, Any], key: str)
             raise UsageError(f"Expected at most {most} characters for {key}; received {quote(value)}.")
         check_text(value, metadata["form"], key)
     elif kind is not bool and not metadata["minimum"] <= value <= metadata["maximum"]:
-        span = f"{metadata['minimum']:,} and {metadata['maximum']:,}"
+        span = " or ".join(
+            [f"{metadata['minimum']:,} and {metadata['maximum']:,}", *metadata.get("words", ())]
+        )
         raise UsageError(f"Expected a number between {span} for {key}; received {quote(value)}.")
     return value
 
 
-def _converted(value: Any, kind: type, key: str) -> Any:
+def _converted(value: Any, kind: type, key: str, words: Iterable[str] = ()) -> Any:
     """The value as its type: whole numbers may be written as 1e3 or 1000.0, names as 2015."""
     given = value
     if kind in (int, float) and isinstance(value, str) and _NUMBER.fullmatch(value):
@@ -161,7 +163,8 @@ def _converted(value: Any, kind: type, key: str) -> Any:
         elif kind is str and value.bit_length() < _MOST_BITS:
             value = str(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UsageError(f"Expected {_KIND_NAMES[kind]} for {key}; received {quote(given)}.")
+        expected = " or ".join([_KIND_NAMES[kind], *words])
+        raise UsageError(f"Expected {expected} for {key}; received {quote(given)}.")
     return value
 
 

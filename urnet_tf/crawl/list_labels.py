@@ -4,16 +4,17 @@ Input: the text of the label column. A label is the name of a class. With a `cla
 the classes of a training input, it may be the number of one instead, from 0.
 """
 
+import collections
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
 
-from urnet_tf.crawl.class_names import ClassNames, plain_name
+from urnet_tf.crawl.class_names import ClassNames, plain_name, tell_apart
 from urnet_tf.crawl.list_tables import A_LIST
 from urnet_tf.crawl.table import class_entry, open_text
 from urnet_tf.errors import UsageError
@@ -128,8 +129,8 @@ class _Resolver:
 def resolve_labels(
     lines: tuple[Callable[[int], str], Any], labels: Labels, splits: np.ndarray, *,
     classes: Sequence[dict] | None, listed: Sequence[str] | None, names: ClassNames,
-) -> tuple[list[dict], np.ndarray]:  # fmt: skip
-    """The classes and the id of every row, int32 [N].
+) -> tuple[list[dict], np.ndarray, list[str]]:  # fmt: skip
+    """The classes, the id of every row, int32 [N], and notes.
 
     Args:
       lines: what a line is called, and the line of each row.
@@ -140,12 +141,13 @@ def resolve_labels(
     Raises:
       UsageError: a label is none of the classes.
     """
-    codes, texts = labels.codes, labels.texts
+    codes, texts, notes = labels.codes, labels.texts, list[str]()
     labeled = labels.faults == None  # noqa: E711 (elementwise)
     used = np.unique(codes[labeled]).tolist()
     given = "the trained ones" if classes is not None else CLASSES_FILE
     if classes is None and listed is not None:
-        classes = [class_entry(label, name) for label, name in enumerate(map(names.settle, listed))]
+        classes, notes = _listed_classes(listed, names)
+        _check_words({texts[code] for code in used}, listed)
     elif classes is None:
         trained = np.unique(codes[labeled & (splits == TRAIN)]).tolist()
         classes = _named_classes({names.settle(texts[code]) for code in trained})
@@ -164,7 +166,35 @@ def resolve_labels(
                 f"({given})."
             )
         ids[code] = label
-    return list(classes), np.where(labeled, ids[codes], UNLABELED).astype(np.int32)
+    return list(classes), np.where(labeled, ids[codes], UNLABELED).astype(np.int32), notes
+
+
+def _listed_classes(listed: Sequence[str], names: ClassNames) -> tuple[list[dict], list[str]]:
+    """The classes of classes.txt; those that share a name are known by their numbers, and a note says so."""
+    shared = _shared(listed)
+    classes = [
+        class_entry(label, names.settle(name), str(label) if plain_name(name) in shared else None)
+        for label, name in enumerate(listed)
+    ]
+    if not shared:
+        return classes, []
+    told, note = tell_apart(classes)
+    return told, [note] if note else []
+
+
+def _check_words(texts: Collection[str], listed: Sequence[str]) -> None:
+    """Raises UsageError where a label is the name of two classes."""
+    shared = _shared(listed)
+    for text in sorted(texts):
+        if plain_name(text) in shared:
+            raise UsageError(
+                f"Expected labels of one class each; {CLASSES_FILE} has two classes called {quote(text)}. "
+                "Use their line numbers, from 0, as labels, or give one of them another name."
+            )
+
+
+def _shared(names: Sequence[str]) -> set[str]:
+    return {name for name, times in collections.Counter(map(plain_name, names)).items() if times > 1}
 
 
 def _named_classes(names: set[str]) -> list[dict]:

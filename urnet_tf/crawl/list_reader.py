@@ -113,8 +113,8 @@ def crawl_of_table(
     labels = labels._replace(codes=labels.codes[good], faults=labels.faults[good])
 
     lines = found.row_name, table["line"]
-    entries, ids = resolve_labels(lines, labels, splits, classes=classes, listed=listed, names=names)
-    found.notes += names.check() if classes is None else []
+    entries, ids, notes = resolve_labels(lines, labels, splits, classes=classes, listed=listed, names=names)
+    found.notes += notes + (names.check() if classes is None else [])
     paths, notes = mend_paths(root, table["path"])
     table, found.notes = _with_column(table, "path", paths), found.notes + notes
     once = _set_repeated_aside(found, table, splits, ids)

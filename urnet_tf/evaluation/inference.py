@@ -21,6 +21,7 @@ from urnet_tf.evaluation import engines
 from urnet_tf.evaluation.predictions import BalancedPredictions
 from urnet_tf.feed.batches import stream_images
 from urnet_tf.models.grouped_convolution import with_implementation
+from urnet_tf.schema import CropFraction
 from urnet_tf.store import UnitLog
 from urnet_tf.store.progress import progress
 
@@ -97,7 +98,7 @@ def extract_features(
     units: UnitLog,
     *,
     image_size_px: int,
-    crop_fraction: float | None,
+    crop_fraction: CropFraction,
     batch_size: int = 64,
     engine: str = "auto",
     rows: np.ndarray | None = None,
@@ -243,7 +244,7 @@ def extract_top_k(
     *,
     class_scale: np.ndarray,
     image_size_px: int,
-    crop_fraction: float | None,
+    crop_fraction: CropFraction,
     batch_size: int = 64,
 ) -> None:
     """Writes top-k predictions of images into columns by id; can be killed and called again.

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from urnet_tf.schema import CropFraction
+
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
@@ -22,7 +24,7 @@ def stream_views(
     image_store: "ImageStore",
     ids: np.ndarray,
     image_size_px: int,
-    crop_fraction: float | None,
+    crop_fraction: CropFraction,
     crops: str = "1",
     scales: Sequence[float] = (1.0,),
     batch_views: int = 64,

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 from urnet_tf.export import tf_serving
 from urnet_tf.export.markdown import code
+from urnet_tf.images.crops import PADDING
+from urnet_tf.schema import PADDED
 
 _EXPORTS = "/path/to/exports"
 
@@ -23,7 +25,8 @@ def describe_usage(metadata: Mapping) -> str:
     if "saved_model" in kept:
         none = ", `none_of_these` float32 [n]" if metadata.get("none_of_these") else ""
         top = metadata.get("top_k", "k")
-        served = f"`classes` int32 [n, {top}], `labels` string, `probabilities` float32, best first{none}"
+        named = f"`classes` int32 [n, {top}], `labels` and `ids` string"
+        served = f"{named}, `probabilities` float32, best first{none}"
         lines += [
             "",
             "Signatures of the SavedModel; TF Serving answers to the model name "
@@ -65,8 +68,8 @@ def _other_files(metadata: Mapping, kept: Mapping[str, str], size: object) -> li
         else:
             dtype = "uint8" if kind == "tflite_int8" else "float32"
             lines.append(
-                f"- {file}: {dtype} [1, {size}, {size}, 3] → probabilities float32; labels and preparation "
-                "are inside."
+                f"- {file}: {dtype} [1, {size}, {size}, 3] → probabilities float32; labels, ids and "
+                "preparation are inside."
             )
     return lines
 
@@ -83,6 +86,13 @@ def _regions(metadata: Mapping, kept: Mapping[str, str]) -> list[str]:
             "MediaPipe and the TFLite Task Library show such a model the whole picture, which is what it was "
             "trained for: they need no region of interest.",
         ]
+    if fraction == PADDED:
+        told = (
+            "MediaPipe and the TFLite Task Library stretch the picture that they are given to a square; this "
+            "model was trained for pictures in the middle of a gray square. Pad `pixels` uint8 "
+            "[height, width, 3] before a library gets them:"
+        )
+        return ["", told, "", "```python", *_PADDING_LINES.splitlines(), "```"]
     return [
         "",
         "MediaPipe and the TFLite Task Library show a model the whole picture; this one was trained for its "
@@ -94,6 +104,17 @@ def _regions(metadata: Mapping, kept: Mapping[str, str]) -> list[str]:
             for line in ("", f"{library}:", "", "```python", *lines.splitlines(), "```")
         ),
     ]
+
+
+_PADDING_LINES = f"""\
+import numpy
+
+height, width = pixels.shape[:2]
+side = max(height, width)
+top, left = (side - height) // 2, (side - width) // 2
+around = (top, side - height - top), (left, side - width - left), (0, 0)
+pixels = numpy.pad(pixels, around, constant_values={PADDING})
+"""
 
 
 def region_lines(crop_fraction: float) -> dict[str, str]:
@@ -130,6 +151,11 @@ def _preparation(metadata: Mapping) -> str:
         steps.append(f"reduce the short side to {short} px if it is longer")
     if "crop_fraction" in preparation and fraction is None:
         steps.append(f"stretch it to {size} x {size} px (antialiased), whatever its shape")
+    elif fraction == PADDED:
+        steps.append(
+            f"resize its long side to {size} px (antialiased) and put it in the middle of a gray square "
+            f"({PADDING}, {PADDING}, {PADDING}) of {size} x {size} px"
+        )
     else:
         part = f"the central square of {fraction:.3g} of the short side" if fraction else "the central square"
         steps.append(f"crop {part} and resize it to {size} x {size} px (antialiased)")

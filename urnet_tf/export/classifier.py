@@ -9,7 +9,7 @@ images to check on. Out, in a directory that TF Serving can watch:
         <name>_<kind>.tflite                                  see `tflite`
         <name>.onnx                                           see `onnx_file`
         <name>_with_preparation.keras, .onnx                  pictures of any size → logits, probabilities
-        labels.txt                                            one class name a line, in label order
+        labels.txt, class_ids.txt                             one class name, or id, a line, in label order
         export.json, README.md                                what it is, and what was measured
     models.config, batching.config, monitoring.config    for TF Serving
 
@@ -33,9 +33,11 @@ from urnet_tf.export import checksums, models_config, tf_serving
 from urnet_tf.export.arguments import check_arguments, make_directory
 from urnet_tf.export.check import check_formats, read_back
 from urnet_tf.export.formats import (
+    CLASS_IDS_FILE,
     DEFAULT_FORMATS,
     KERAS,
     KERAS_PICTURES,
+    LABELS_FILE,
     ONNX,
     PRECISIONS,
     SAVED_MODEL,
@@ -148,7 +150,7 @@ def export_classifier(
         **_describe(model, preparation),
         **({"none_of_these": none_of_these.describe()} if none_of_these else {}),
         "top_k": min(top_k, len(labels)),
-        "class_ids": [str(identity) for identity in class_ids or labels],
+        "class_ids": [" ".join(str(identity).split()) for identity in class_ids or labels],
         "machine": describe_machine(),
         "versions": _versions(),
         "data": dict(data or {}),
@@ -156,7 +158,8 @@ def export_classifier(
     }
     with atomic_path(directory / name / str(version)) as temporary:
         temporary.mkdir()
-        write_text(temporary / "labels.txt", "\n".join(labels) + "\n")
+        write_text(temporary / LABELS_FILE, "\n".join(labels) + "\n")
+        write_text(temporary / CLASS_IDS_FILE, "\n".join(metadata["class_ids"]) + "\n")
         writer = _Writer(model, labels, temporary, metadata, preparation, calibration_images)
         failures = _write_formats(writer, formats)
         written = [kind for kind in formats if kind not in failures]
@@ -202,7 +205,8 @@ class _Writer:
 
             kept = ("name", "version", "created", "classes", "class_ids", "preparation", "top_k", "versions")
             saved_model.write_saved_model(
-                self._model, self._labels, self._path, self._preparation, top_k=self._metadata["top_k"],
+                self._model, self._labels, self._path, self._preparation,
+                class_ids=self._metadata["class_ids"], top_k=self._metadata["top_k"],
                 metadata={key: self._metadata[key] for key in kept},
             )  # fmt: skip
         elif kind in (KERAS, KERAS_PICTURES):
@@ -214,7 +218,8 @@ class _Writer:
             from urnet_tf.export import onnx_file
 
             onnx_file.write_onnx(
-                self._classifier, path, size, self._labels, self._preparation, name=self._metadata["name"],
+                self._classifier, path, size, self._labels, self._preparation,
+                class_ids=self._metadata["class_ids"], name=self._metadata["name"],
                 version=str(self._metadata["version"]), takes_pictures=kind != ONNX,
             )  # fmt: skip
         else:
@@ -223,8 +228,8 @@ class _Writer:
             tflite.write_tflite(
                 self._classifier, path, image_size_px=size, kind=kind.removeprefix("tflite_"),
                 calibration=self._read_calibration() if kind == "tflite_int8" else None,
-                labels=self._labels, preparation=self._preparation, name=self._metadata["name"],
-                version=str(self._metadata["version"]),
+                labels=self._labels, class_ids=self._metadata["class_ids"], preparation=self._preparation,
+                name=self._metadata["name"], version=str(self._metadata["version"]),
             )  # fmt: skip
 
     def read_back(self, kind: str) -> None:

@@ -4,6 +4,8 @@ SAVED_MODEL, KERAS, ONNX = "saved_model", "keras", "onnx"
 # These take decoded pictures of any size and prepare them inside.
 KERAS_PICTURES, ONNX_PICTURES = "keras_with_preparation", "onnx_with_preparation"
 
+LABELS_FILE, CLASS_IDS_FILE = "labels.txt", "class_ids.txt"  # a name, or an id, a line, in label order
+
 PRECISIONS = {
     SAVED_MODEL: "float32",
     KERAS: "float32",

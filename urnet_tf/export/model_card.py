@@ -12,6 +12,7 @@ from urnet_tf.export.none_of_these import tabulate_thresholds
 from urnet_tf.export.parity import LIBRARY_NAMES
 from urnet_tf.images.crops import num_views
 from urnet_tf.reweighting.factors import weighing
+from urnet_tf.schema import PADDED
 
 FORMAT_NAMES = {
     "saved_model": "SavedModel",
@@ -207,8 +208,9 @@ def _how_libraries_were_asked(metadata: Mapping) -> list[str]:
     lines = []
     if entries:
         asked = next(iter(entries[0]["libraries"]["through"].values()))
-        crops = (metadata.get("preparation") or {}).get("crop_fraction") is not None
-        region = ", given the region of interest below" if crops else ""
+        fraction = (metadata.get("preparation") or {}).get("crop_fraction")
+        given = "padded as below" if fraction == PADDED else "given the region of interest below"
+        region = f", {given}" if fraction is not None else ""
         lines.append(
             "- *Through task libraries*: top-1 where MediaPipe / the TFLite Task Library prepare the pictures"
             f"{region}, by copies of their code; on {asked['images']:,} labeled images, of which Keras has "
@@ -218,7 +220,7 @@ def _how_libraries_were_asked(metadata: Mapping) -> list[str]:
         whole = next((e["libraries"]["whole"] for e in entries if e["libraries"].get("whole")), None)
         if whole:
             lines.append(
-                "  Without that region: "
+                f"  Without that{' region' if fraction != PADDED else ''}: "
                 + " / ".join(number(whole.get(name), ".1%") for name in LIBRARY_NAMES)
                 + "."
             )
@@ -344,14 +346,15 @@ def _classes(labels: Sequence[str], ids: Sequence[str]) -> str:
     if not labels:
         return ""
     names = [(str(i), plain(name)) for i, name in enumerate(labels)]
-    if list(ids) == list(labels):
+    ids_too = "" if list(ids) == list(labels) else " and, by their ids, in `class_ids.txt`"
+    if not ids_too:
         listed = table(("Label", "Class"), names)
     else:
         rows = [(*row, plain(identity)) for row, identity in zip(names, ids, strict=True)]
         listed = table(("Label", "Class", "Id"), rows)
     if len(labels) >= _FOLDED_FROM:
         listed = f"<details><summary>All {len(labels):,}</summary>\n\n{listed}\n\n</details>"
-    return f"## Classes\n\nIn label order, as in `labels.txt`.\n\n{listed}"
+    return f"## Classes\n\nIn label order, as in `labels.txt`{ids_too}.\n\n{listed}"
 
 
 def _reasons(entries: Mapping) -> str:

@@ -3,7 +3,8 @@
 Those with the preparation inside take pictures uint8 [n, h, w, 3] of any size.
 
 The number of images is open. Grouped convolutions are one Conv with `group` set. The file's metadata
-holds `labels` (JSON list), `preparation` (JSON of `Preparation.to_dict()`), `name` and `version`.
+holds `labels` and `class_ids` (JSON lists), `preparation` (JSON of `Preparation.to_dict()`), `name` and
+`version`.
 """
 
 import functools
@@ -35,6 +36,7 @@ def write_onnx(
     labels: Sequence[str],
     preparation: Preparation,
     *,
+    class_ids: Sequence[str] | None = None,
     name: str | None = None,
     version: str = "",
     takes_pictures: bool = False,
@@ -45,6 +47,7 @@ def write_onnx(
       model: Keras model images 0..255 → logits; height and width may be open.
       image_size_px: S of the file.
       labels: C class names.
+      class_ids: C ids for programs; None = the names.
       name, version: of the model; None = the Keras model's name.
       takes_pictures: whether images are prepared inside.
 
@@ -80,6 +83,7 @@ def write_onnx(
         raise RunError(f"ONNX has no operation for {', '.join(foreign)}, which the model needs.")
     metadata = {
         "labels": json.dumps(list(labels), ensure_ascii=False),
+        "class_ids": json.dumps(list(labels if class_ids is None else class_ids), ensure_ascii=False),
         "preparation": json.dumps(preparation.to_dict()),
         "name": name or model.name,
         "version": version,

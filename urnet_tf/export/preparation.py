@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from urnet_tf.images.crops import num_views
+from urnet_tf.schema import PADDED, CropFraction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +25,7 @@ class Preparation:
     """
 
     image_size_px: int
-    crop_fraction: float | None = 0.875  # central part of the short side; None = the whole image, stretched
+    crop_fraction: CropFraction = 0.875  # central part of the short side, or the whole image
     short_side_px: int | None = None  # larger images are first reduced to this, as packing does; None = not
     max_pixels: int = 50_000_000  # what an image's header may promise
     crops: str = "1"  # views of an image whose probabilities are averaged: see `decode.views`
@@ -35,7 +36,7 @@ class Preparation:
         sizes = (self.image_size_px, self.max_pixels, 1 if self.short_side_px is None else self.short_side_px)
         if not all(isinstance(size, int) and 0 < size < 2**31 for size in sizes):
             raise ValueError("sizes must be whole numbers above 0")
-        if self.crop_fraction is not None and not 0 < self.crop_fraction <= 1:
+        if self.crop_fraction not in (None, PADDED) and not 0 < self.crop_fraction <= 1:
             raise ValueError("crop_fraction must be above 0 and at most 1")
         num_views(self.crops, self.scales)
 

@@ -47,7 +47,7 @@ def promote(
     label: str | None = None,
     dry_run: bool = False,
 ) -> Change:
-    """Copies one version of an export.
+    """Copies one version of an export; one that is there already can still be pinned or labeled.
 
     Args:
       version_dir: `<name>/<version>` of an export, with its `export.json`.
@@ -58,8 +58,9 @@ def promote(
       dry_run: changes nothing.
 
     Raises:
-      UsageError: there is no export, it is not whole, it is there already, the directory cannot be written,
-        or its `models.config` is no list that a model can be added to (then nothing is copied).
+      UsageError: there is no export, it is not whole, it is there already and nothing else is asked for,
+        the directory cannot be written, or its `models.config` is no list that a model can be added to (then
+        nothing is copied).
     """
     source, directory = pathlib.Path(version_dir), pathlib.Path(directory)
     metadata = _read_source(source)
@@ -68,30 +69,43 @@ def promote(
     name = metadata["name"]
     models, target = directory / tf_serving.CONFIG, directory / name
     before = models_config.read_text(models)  # so that a bad one is reported before anything is copied
-    _check_new(target, metadata)
-    version = next_version(target, metadata["version"])
+    same = _find_same(target, metadata)
+    if same is not None and not pin and label is None:
+        raise UsageError(
+            f"This export is there already, as {same}. --pin or --label serves it, where another is served; "
+            "`urnet rollback` goes back to the version before."
+        )
+    version = next_version(target, metadata["version"]) if same is None else int(same.name)
     there = tf_serving.find_versions(target)
     text, remarks = _list_version(models, before, name, there, version, pin, label)
     copied = target / str(version)
-    if version != metadata["version"]:
+    if same is not None:
+        remarks.insert(0, "This export is there already; it is not copied again.")
+    elif version != metadata["version"]:
         remarks.insert(
             0, f"The export's version {metadata['version']} is number {version} there, in all files."
         )
     if dry_run:
         return Change(copied, remarks)
     try:
-        target.mkdir(parents=True, exist_ok=True)
-        with atomic_path(copied) as temporary:
-            shutil.copytree(source, temporary)
-            if version != metadata["version"]:
-                _renumber(temporary, metadata, version)
-            sync_tree(temporary)
+        if same is None:
+            _copy(source, copied, metadata)
         if text != before:
             write_text(os.path.realpath(models), text)
         tf_serving.write_server_files(directory)
     except OSError as error:
         raise UsageError(f"Cannot write to {target}: {error.strerror or error}.") from None
     return Change(copied, remarks)
+
+
+def _copy(source: pathlib.Path, copied: pathlib.Path, metadata: dict[str, Any]) -> None:
+    """Copies a version as a whole, under the number of the new directory."""
+    copied.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(copied) as temporary:
+        shutil.copytree(source, temporary)
+        if int(copied.name) != metadata["version"]:
+            _renumber(temporary, metadata, int(copied.name))
+        sync_tree(temporary)
 
 
 def roll_back(model_dir: str | os.PathLike, *, dry_run: bool = False) -> Change:
@@ -120,7 +134,7 @@ def roll_back(model_dir: str | os.PathLike, *, dry_run: bool = False) -> Change:
     kept = {v for v in (served.labels if served else {}).values() if v < previous}
     text, remarks = _with_versions(models, before, name, sorted({previous, *kept}), labels)
     remarks += [f"The label {label} means version {previous} now." for label in labels]
-    remarks.append(f"Version {current} stays in {target}; `urnet promote --pin` serves another one.")
+    remarks.append(f"Version {current} stays in {target}; `urnet promote --pin` of its run serves it again.")
     if not dry_run and text != before:
         try:
             write_text(os.path.realpath(models), text)
@@ -139,14 +153,18 @@ def _read_source(source: pathlib.Path) -> dict[str, Any]:
     return metadata
 
 
-def _check_new(target: pathlib.Path, metadata: Mapping[str, Any]) -> None:
+def _find_same(target: pathlib.Path, metadata: Mapping[str, Any]) -> pathlib.Path | None:
+    """The version that is a copy of an export, and whole; UsageError where it is not."""
     own = {"version": None, checksums.KEY: None}  # what renumbering changes
     for other in target.glob(f"*/{checksums.EXPORT_JSON}"):
         if {**_read_metadata(other), **own} == {**metadata, **own}:
-            raise UsageError(
-                f"This export is there already, as {other.parent}. `urnet rollback` goes back to the version "
-                "before the one that is served."
-            )
+            if damage := _find_damage(other.parent):
+                raise UsageError(
+                    f"This export is there already, as {other.parent}, but not whole: {damage}. Remove that "
+                    "directory, which no server can use, to copy it again."
+                )
+            return other.parent
+    return None
 
 
 def _list_version(

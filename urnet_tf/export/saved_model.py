@@ -1,6 +1,6 @@
 """Writes and reads SavedModels: encoded images in, classes out, for TF Serving and everything like it.
 
-    serving_default   image_bytes string [n] → classes int32 [n, k], labels string [n, k],
+    serving_default   image_bytes string [n] → classes int32 [n, k], labels and ids string [n, k],
                       probabilities float32 [n, k] (best first), valid bool [n]; none_of_these
                       float32 [n] when the model has it
     tensor            images float32 [n, S, S, 3], RGB, 0..255 → the same without `valid`
@@ -8,7 +8,7 @@
                       model has them
 
 Decoding, EXIF, transparency, cropping and resizing are inside, by the functions of training. A bad
-image is `valid = False` with class -1, label "" and zeros; its neighbors do not notice.
+image is `valid = False` with class -1, label and id "" and zeros; its neighbors do not notice.
 """
 
 import os
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from urnet_tf.export.formats import CLASS_IDS_FILE, LABELS_FILE
 from urnet_tf.export.preparation import Preparation
 from urnet_tf.export.rewriting import (
     FEATURES,
@@ -42,6 +43,7 @@ def write_saved_model(
     path: str | os.PathLike,
     preparation: Preparation,
     *,
+    class_ids: Sequence[str] | None = None,
     top_k: int = 5,
     metadata: Mapping | None = None,
     grouped_convolution: str = "blocked",
@@ -53,6 +55,7 @@ def write_saved_model(
         `rewriting.with_named_outputs`.
       labels: C names.
       preparation: of encoded images; with several views their mean is served.
+      class_ids: C ids for programs; None = the names.
       top_k: classes that are served; C where it is larger.
       metadata: plain JSON of the asset `model.json`.
       grouped_convolution: how grouped convolutions compute. "native" is 1.1 to 1.2 times faster where
@@ -65,20 +68,22 @@ def write_saved_model(
 
     from urnet_tf.store import write_json, write_text
 
+    class_ids = labels if class_ids is None else class_ids
     model = with_grouped_convolutions(float32_copy(with_named_outputs(model)), grouped_convolution)
     module = tf.Module()
     module.variables_once = tf_variables(model)  # the model itself would write each a second time
     with tempfile.TemporaryDirectory() as folder:
-        assets = [pathlib.Path(folder) / name for name in ("labels.txt", "model.json")]
+        assets = [pathlib.Path(folder) / name for name in (LABELS_FILE, CLASS_IDS_FILE, "model.json")]
         write_text(assets[0], "\n".join(labels) + "\n")
-        write_json(assets[1], metadata or {})
+        write_text(assets[1], "\n".join(class_ids) + "\n")
+        write_json(assets[2], metadata or {})
         module.files = [tf.saved_model.Asset(os.fspath(asset)) for asset in assets]
-        signatures = _build_signatures(model, labels, preparation, min(top_k, len(labels)))
+        signatures = _build_signatures(model, labels, class_ids, preparation, min(top_k, len(labels)))
         tf.saved_model.save(module, os.fspath(path), signatures=signatures)
 
 
 def _build_signatures(
-    model: "keras.Model", labels: Sequence[str], preparation: Preparation, k: int
+    model: "keras.Model", labels: Sequence[str], class_ids: Sequence[str], preparation: Preparation, k: int
 ) -> dict[str, Any]:
     """Name → graph function of all that is served."""
     import tensorflow as tf
@@ -89,7 +94,7 @@ def _build_signatures(
     # Each of these two is traced once, with a signature of its own, and called by all that is served.
     forward = tf.function(_forward(model, size), input_signature=plain_images)
     from_views = tf.function(_forward_views(forward, preparation), input_signature=encoded_images)
-    names = tf.constant(list(labels))
+    names, ids = tf.constant(list(labels)), tf.constant(list(class_ids))
 
     def best(outputs: dict[str, "tf.Tensor"]) -> dict[str, "tf.Tensor"]:
         probabilities, classes = tf.math.top_k(outputs["probs"], k)
@@ -97,6 +102,7 @@ def _build_signatures(
         return {
             "classes": classes,
             "labels": tf.gather(names, classes),
+            "ids": tf.gather(ids, classes),
             "probabilities": probabilities,
             **none,
         }
@@ -105,7 +111,7 @@ def _build_signatures(
     def from_bytes(image_bytes: "tf.Tensor") -> dict[str, "tf.Tensor"]:
         outputs = _in_parts(from_views, image_bytes, b"", at_once)
         served, valid = best(outputs), outputs["valid"]
-        nothing = {"classes": -1, "labels": "", "probabilities": 0.0, NONE_OF_THESE: 0.0}
+        nothing = {"classes": -1, "labels": "", "ids": "", "probabilities": 0.0, NONE_OF_THESE: 0.0}
         masked = {
             name: tf.where(valid if name == NONE_OF_THESE else valid[:, None], value, nothing[name])
             for name, value in served.items()

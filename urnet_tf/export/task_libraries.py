@@ -7,13 +7,16 @@ pictures, and of the Task Library 0.4.4, to 1 of 255, on x86. tests/export/test_
 Phones that prepare pictures on their GPU, or have ARM processors, round a little differently.
 """
 
+import collections
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from urnet_tf.errors import UsageError
+from urnet_tf.images.crops import PADDING
+from urnet_tf.schema import PADDED, CropFraction
 
 if TYPE_CHECKING:
     from urnet_tf.export.preparation import Preparation
@@ -43,13 +46,22 @@ class Region(NamedTuple):
 WHOLE = Region(0.0, 0.0, 1.0, 1.0)
 
 
-def region_of_interest(height: int, width: int, crop_fraction: float | None) -> Region:
-    """What part of a picture a model of this preparation is to be shown."""
-    if crop_fraction is None:
+def region_of_interest(height: int, width: int, crop_fraction: CropFraction) -> Region:
+    """What part of a picture a model of this preparation is to be shown; of a padded one, `padded_square`."""
+    if crop_fraction is None or crop_fraction == PADDED:
         return WHOLE
     side = crop_fraction * min(height, width)
     left, top = (1 - side / width) / 2, (1 - side / height) / 2
     return Region(left, top, 1 - left, 1 - top)
+
+
+def padded_square(image: np.ndarray) -> np.ndarray:
+    """A picture uint8 [h, w, 3] in the middle of a gray square, which libraries then only make smaller."""
+    height, width = _check(image)
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    around = (top, side - height - top), (left, side - width - left), (0, 0)
+    return np.pad(image, around, constant_values=PADDING)
 
 
 def mediapipe_pixels(image: np.ndarray, image_size_px: int, region: Region = WHOLE) -> np.ndarray:
@@ -117,25 +129,26 @@ def measure_libraries(
       labels: int [n], -1 = not known.
       reference: the best classes of the model that the files were made from, int [n], on images that were
         prepared as it wants them.
-      preparation: where it crops, libraries are given the region of interest.
+      preparation: where it crops, libraries are given the region of interest; where it pads, padded pictures.
       read: an encoded image → uint8 [h, w, 3].
 
     Returns:
       for each file `through`: library → `images` (how many were asked about), `top1`, `reference` (its top1
       on the same images), `lost` and `gained` (images that only one of both is right about), and `whole`:
-      library → top1 without the region, or None where there is none. Nothing without labels.
+      library → top1 of plain pictures, or None where nothing else is given. Nothing without labels.
     """
     known = np.flatnonzero(np.asarray(labels) >= 0)
     if not known.size or not files:
         return {}
     rows = known[np.linspace(0, known.size - 1, min(known.size, _IMAGES)).round().astype(np.int64)]
     labels, right = np.asarray(labels)[rows], (np.asarray(reference) == np.asarray(labels))[rows]
-    encoded, side = [images[row] for row in rows], preparation.image_size_px
+    asked = _ask(files, (read(images[row]) for row in rows), preparation)
     result: dict[str, dict[str, Any]] = {name: {"through": {}, "whole": None} for name in files}
-    for library in LIBRARIES:
-        asked = _ask(files, map(read, encoded), library, side, preparation.crop_fraction)
-        for name, best in asked.items():
-            hits = best == labels
+    for library, plain, name in asked:
+        hits = asked[library, plain, name] == labels
+        if plain:
+            result[name]["whole"] = (result[name]["whole"] or {}) | {library: float(hits.mean())}
+        else:
             result[name]["through"][library] = {
                 "images": len(rows),
                 "top1": float(hits.mean()),
@@ -143,30 +156,30 @@ def measure_libraries(
                 "lost": int((right & ~hits).sum()),
                 "gained": int((hits & ~right).sum()),
             }
-        if preparation.crop_fraction is not None:
-            first = next(iter(files))  # what the others would say is much the same
-            whole = _ask({first: files[first]}, map(read, encoded), library, side, None)[first]
-            shown = {library: float((whole == labels).mean())}
-            result[first]["whole"] = (result[first]["whole"] or {}) | shown
     return result
 
 
 def _ask(
-    files: Mapping[str, Callable],
-    pictures: Iterable[np.ndarray],
-    library: str,
-    image_size_px: int,
-    crop_fraction: float | None,
-) -> dict[str, np.ndarray]:
-    """Best classes int [n] of each file."""
-    answers: dict[str, list[np.ndarray]] = {name: [] for name in files}
-    pictures = iter(pictures)
+    files: Mapping[str, Callable], pictures: Iterator[np.ndarray], preparation: "Preparation"
+) -> dict[tuple[str, bool, str], np.ndarray]:
+    """Best classes int [n] by library, whether it gets plain pictures, and file.
+
+    Plain ones are shown where the preparation wants others, to the first file: what the rest would say is
+    much the same.
+    """
+    fraction, side = preparation.crop_fraction, preparation.image_size_px
+    first = dict(itertools.islice(files.items(), 1))
+    ways = [(False, fraction, files), *([(True, None, first)] if fraction is not None else [])]
+    answers = collections.defaultdict(list)
     while some := list(itertools.islice(pictures, _BATCH)):
-        regions = [region_of_interest(len(p), p.shape[1], crop_fraction) for p in some]
-        prepared = [LIBRARIES[library](p, image_size_px, r) for p, r in zip(some, regions, strict=True)]
-        for name, file in files.items():
-            answers[name].append(file(np.stack(prepared).astype(np.float32)))
-    return {name: np.concatenate(parts) for name, parts in answers.items()}
+        for plain, part, asked in ways:
+            shown = [padded_square(p) for p in some] if part == PADDED else some
+            regions = [region_of_interest(len(p), p.shape[1], part) for p in shown]
+            for library, prepare in LIBRARIES.items():
+                pixels = np.stack([prepare(p, side, r) for p, r in zip(shown, regions, strict=True)])
+                for name, file in asked.items():
+                    answers[library, plain, name].append(file(pixels.astype(np.float32)))
+    return {key: np.concatenate(parts) for key, parts in answers.items()}
 
 
 def _check(image: np.ndarray) -> tuple[int, int]:

@@ -49,6 +49,7 @@ def write_tflite(
     kind: str = "float32",
     calibration: np.ndarray | Iterable[np.ndarray] | None = None,
     labels: Sequence[str] | None = None,
+    class_ids: Sequence[str] | None = None,
     preparation: Preparation | None = None,
     name: str | None = None,
     version: str = "",
@@ -62,7 +63,8 @@ def write_tflite(
       kind: of KINDS.
       calibration: float32 [n, S, S, 3], 0..255: photographs whose activations give the ranges of
         int8; 32-100 are enough.
-      labels: C class names; with them come metadata and `preparation` inside the file.
+      labels: C class names; with them come metadata, `class_ids` (None = the names) and `preparation`
+        inside the file.
       name, version: of the model in the metadata; None = the Keras model's name.
 
     Raises:
@@ -103,7 +105,7 @@ def write_tflite(
         store.remove(path, path.parent)
         raise RunError(f"The TFLite model needs {', '.join(foreign)}, which phones do not have.")
     if labels is not None:
-        add_metadata(path, name or model.name, labels, preparation, version=version)
+        add_metadata(path, name or model.name, labels, preparation, class_ids=class_ids, version=version)
 
 
 def build_tflite_classifier(

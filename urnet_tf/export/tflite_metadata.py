@@ -4,6 +4,7 @@
                      normalization, the output has one probability a class, named by labels.txt
   behind the model   a zip archive, not compressed, of
       labels.txt           one class name a line, in label order
+      class_ids.txt        one id a line, which programs know the class by: a synset, a folder, a label
       preparation.json     `Preparation.to_dict()`, with the name and version of the model
 
 The buffer follows the published metadata schema of TFLite (file identifier M001). Its own writer
@@ -20,9 +21,10 @@ from typing import Any, NamedTuple
 
 from urnet_tf.errors import UsageError
 from urnet_tf.export.flatbuffer_model import pack_model, unpack_model
+from urnet_tf.export.formats import CLASS_IDS_FILE, LABELS_FILE
 from urnet_tf.export.preparation import Preparation
 
-LABELS_FILE, PREPARATION_FILE = "labels.txt", "preparation.json"
+PREPARATION_FILE = "preparation.json"
 _ENTRY = b"TFLITE_METADATA"  # the name by which readers find the buffer
 _IDENTIFIER = b"M001"
 _MAX_MEMBER_BYTES = 64 << 20
@@ -61,12 +63,21 @@ class _Table(NamedTuple):
     fields: dict
 
 
+class Inside(NamedTuple):
+    """What a `.tflite` file says of its classes and its images, each None where it does not."""
+
+    labels: list[str] | None = None
+    preparation: Preparation | None = None
+    class_ids: list[str] | None = None
+
+
 def add_metadata(
     path: str | os.PathLike,
     name: str,
     labels: Sequence[str],
     preparation: Preparation | None = None,
     *,
+    class_ids: Sequence[str] | None = None,
     version: str = "",
     description: str = "Image classifier",
 ) -> None:
@@ -77,9 +88,10 @@ def add_metadata(
       name: of the model, for people.
       labels: C class names; line breaks in them become spaces.
       preparation: how encoded images become the input; None leaves its file out.
+      class_ids: C ids; None = the names.
 
     Raises:
-      UsageError: not a TFLite model, or its outputs are not as many as the labels.
+      UsageError: not a TFLite model, or its outputs are not as many as the labels or ids.
     """
     path = pathlib.Path(path)
     content = path.read_bytes()
@@ -87,28 +99,37 @@ def add_metadata(
     classes = int(model.subgraphs[0].tensors[model.subgraphs[0].outputs[0]].shape[-1])
     if classes != len(labels):
         raise UsageError(f"Expected {classes} labels, as {path} has classes; received {len(labels)}.")
-    files = {LABELS_FILE: "".join(" ".join(label.split()) + "\n" for label in labels)}
+    class_ids = labels if class_ids is None else class_ids
+    if classes != len(class_ids):
+        raise UsageError(f"Expected {classes} ids, as {path} has classes; received {len(class_ids)}.")
+    files = {LABELS_FILE: _lines(labels), CLASS_IDS_FILE: _lines(class_ids)}
     if preparation is not None:
         metadata = preparation.to_dict() | {"name": name, "version": version}
         files[PREPARATION_FILE] = json.dumps(metadata, indent=1, ensure_ascii=False) + "\n"
-    _set_entry(model, _build_metadata(name, version, description, PREPARATION_FILE in files))
+    _set_entry(model, _build_metadata(name, version, description, list(files)))
     path.write_bytes(_append_files(pack_model(model), files))
 
 
-def read_metadata(path: str | os.PathLike) -> tuple[list[str] | None, Preparation | None]:
-    """The labels and the preparation inside a `.tflite` file, each None when it is not there.
+def _lines(texts: Sequence[str]) -> str:
+    return "".join(" ".join(text.split()) + "\n" for text in texts)
+
+
+def read_metadata(path: str | os.PathLike) -> Inside:
+    """The labels, the preparation and the ids of classes inside a `.tflite` file.
 
     Raises:
       UsageError: what is there is damaged.
     """
     if not zipfile.is_zipfile(path):
-        return None, None
+        return Inside()
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-            labels = preparation = None
-            if LABELS_FILE in names:
-                labels = _read_member(archive, LABELS_FILE).decode("utf-8").splitlines()
+            labels, ids = (
+                _read_member(archive, name).decode("utf-8").splitlines() if name in names else None
+                for name in (LABELS_FILE, CLASS_IDS_FILE)
+            )
+            preparation = None
             if PREPARATION_FILE in names:
                 preparation = Preparation.from_dict(json.loads(_read_member(archive, PREPARATION_FILE)))
     except Exception as error:  # a damaged or hostile archive can fail in any way; all are bad input
@@ -116,7 +137,7 @@ def read_metadata(path: str | os.PathLike) -> tuple[list[str] | None, Preparatio
         raise UsageError(
             f"The labels or the preparation inside {path} are damaged ({reason}). Export the model again."
         ) from error
-    return labels, preparation
+    return Inside(labels, preparation, ids)
 
 
 def set_version(path: str | os.PathLike, name: str, version: str) -> None:
@@ -128,9 +149,11 @@ def set_version(path: str | os.PathLike, name: str, version: str) -> None:
     Raises:
       UsageError: not a TFLite model, or what is inside is damaged.
     """
-    labels, preparation = read_metadata(path)
-    if labels is not None:  # else there is no version in it
-        add_metadata(path, name, labels, preparation, version=version)
+    inside = read_metadata(path)
+    if inside.labels is not None:  # else there is no version in it
+        add_metadata(
+            path, name, inside.labels, inside.preparation, class_ids=inside.class_ids, version=version
+        )
 
 
 def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -161,17 +184,20 @@ def _set_entry(model: Any, metadata: bytes) -> None:
     model.metadata = [*(model.metadata or []), entry]
 
 
-def _build_metadata(name: str, version: str, description: str, has_preparation: bool) -> bytes:
+def _build_metadata(name: str, version: str, description: str, files: Sequence[str]) -> bytes:
     import flatbuffers
 
     labels = _Table(
         "AssociatedFile",
         {"name": LABELS_FILE, "description": "Names of the classes", "type": _TENSOR_AXIS_LABELS},
     )
-    beside = _Table(
-        "AssociatedFile",
-        {"name": PREPARATION_FILE, "description": "Preparation of images", "type": _DESCRIPTIONS},
-    )
+    # Libraries name classes by the one file of the type above; they pass these on to whoever asks for them.
+    told = {CLASS_IDS_FILE: "Ids of the classes", PREPARATION_FILE: "Preparation of images"}
+    beside = [
+        _Table("AssociatedFile", {"name": file, "description": told[file], "type": _DESCRIPTIONS})
+        for file in files
+        if file in told
+    ]
     image = {
         "name": "image",
         "description": "The prepared image: RGB, 0 to 255",
@@ -203,7 +229,7 @@ def _build_metadata(name: str, version: str, description: str, has_preparation: 
         "description": description,
         "version": version,
         "subgraph_metadata": [_Table("SubGraphMetadata", graph)],
-        **({"associated_files": [beside]} if has_preparation else {}),
+        "associated_files": beside,
         "min_parser_version": _MIN_PARSER_VERSION,
     }
     builder = flatbuffers.Builder()

@@ -23,6 +23,7 @@ from urnet_tf.errors import UsageError
 from urnet_tf.feed.sampling import Sampler
 from urnet_tf.feed.targets import check_instance_count, pack_bag_targets, pack_targets, target_shape
 from urnet_tf.reweighting.bag_saliency import compute_bag_weight
+from urnet_tf.schema import CropFraction
 from urnet_tf.store.hashing import splitmix64
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ class ImageBatches(_Batches):
         image_size_px: int,
         augment: Callable | None = None,
         bag: bool = False,
-        crop_fraction: float | None = 0.875,
+        crop_fraction: CropFraction = 0.875,
         bag_labels: np.ndarray | None = None,
         weigh_bags: bool = True,
     ) -> None:
@@ -266,7 +267,7 @@ def stream_images(
     image_store: "ImageStore",
     ids: np.ndarray,
     image_size_px: int,
-    crop_fraction: float | None,
+    crop_fraction: CropFraction,
     batch_size: int,
 ) -> "tf.data.Dataset":
     """Streams central squares in the order of `ids`, each once.

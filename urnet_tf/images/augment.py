@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from urnet_tf.errors import UsageError
 from urnet_tf.extras import require
+from urnet_tf.schema import CropFraction
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -38,7 +39,7 @@ def build_augmenter(
     flip: bool = True,
     num_ops: int = 2,
     magnitude: float = 9.0,
-    crop_fraction: float | None = 0.875,
+    crop_fraction: CropFraction = 0.875,
 ) -> Callable:
     """Builds the augmentation of one image, for `Dataset.map`.
 
@@ -125,7 +126,7 @@ def _sign(seed: "tf.Tensor") -> "tf.Tensor":
     return tf.where(_whole(seed, 2) == 0, -1.0, 1.0)
 
 
-def _central(image: "tf.Tensor", image_size_px: int, crop_fraction: float | None) -> "tf.Tensor":
+def _central(image: "tf.Tensor", image_size_px: int, crop_fraction: CropFraction) -> "tf.Tensor":
     import tensorflow as tf
 
     from urnet_tf.images import decode

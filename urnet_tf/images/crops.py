@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from urnet_tf.errors import UsageError
 
+PADDING = 128  # gray, which networks that subtract a mean see as nothing
+
 CROPS = {"1": 1, "5": 5, "10": 10, "grid": 9}  # a grid of 3 x 3, and once the whole image, squeezed
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from urnet_tf.images.crops import num_views
+from urnet_tf.images.crops import PADDING, num_views
 from urnet_tf.images.image_formats import (  # a part of this module
     MAX_PIXELS as MAX_PIXELS,
     RefusedImage as RefusedImage,
@@ -26,6 +26,7 @@ from urnet_tf.images.image_formats import (  # a part of this module
     refuse_unless as refuse_unless,
 )
 from urnet_tf.images.picture import is_slight
+from urnet_tf.schema import PADDED, CropFraction
 
 _PIXELS_AT_ONCE = 50_000_000  # of files that are decoded at a time; each takes up to 16 bytes
 _DECODERS = 64  # at most; more than there are processors do no harm
@@ -59,13 +60,13 @@ def resize_short_side(image: tf.Tensor, short_side_px: int) -> tf.Tensor:
     return tf.cond(short > short_side_px, reduced, lambda: image)
 
 
-def central_part(image: tf.Tensor, fraction: float | None) -> tf.Tensor:
-    """The central square whose side is `fraction` of the short side; all of the image where it is None.
+def central_part(image: tf.Tensor, fraction: CropFraction) -> tf.Tensor:
+    """The central square whose side is `fraction` of the short side; all of the image where it is no number.
 
     Returns:
       [s, s, 3], or [h, w, 3], of the image's dtype.
     """
-    if fraction is None:
+    if fraction is None or fraction == PADDED:
         return image
     height, width = tf.unstack(_part_size(image, fraction))
     top, left = tf.unstack((tf.shape(image)[:2] - [height, width]) // 2)
@@ -94,8 +95,8 @@ def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) ->
 
 
 @tf.autograph.experimental.do_not_convert
-def central_view(image: tf.Tensor, image_size_px: int, crop_fraction: float | None) -> tf.Tensor:
-    """The central part as a network sees it, stretched where it is no square.
+def central_view(image: tf.Tensor, image_size_px: int, crop_fraction: CropFraction) -> tf.Tensor:
+    """The central part as a network sees it, stretched or padded where it is no square.
 
     Args:
       image: uint8 [h, w, 3].
@@ -103,7 +104,20 @@ def central_view(image: tf.Tensor, image_size_px: int, crop_fraction: float | No
     Returns:
       float32 [S, S, 3], 0-255.
     """
-    return resize(central_part(image, crop_fraction), image_size_px, image_size_px)
+    return _squared(central_part(image, crop_fraction), image_size_px, crop_fraction)
+
+
+def _squared(part: tf.Tensor, image_size_px: int, crop_fraction: CropFraction) -> tf.Tensor:
+    """[h, w, 3] to float32 [S, S, 3]."""
+    if crop_fraction != PADDED:
+        return resize(part, image_size_px, image_size_px)
+    size = tf.shape(part)[:2]
+    factor = tf.cast(image_size_px, tf.float32) / tf.cast(tf.reduce_max(size), tf.float32)
+    new = tf.maximum(1, tf.cast(tf.round(tf.cast(size, tf.float32) * factor), tf.int32))
+    before = (image_size_px - new) // 2
+    around = tf.concat([tf.stack([before, image_size_px - new - before], axis=1), [[0, 0]]], axis=0)
+    square = tf.pad(resize(part, new[0], new[1]), around, constant_values=float(PADDING))
+    return tf.ensure_shape(square, [image_size_px, image_size_px, 3])
 
 
 def stored_rgb(image_bytes: tf.Tensor) -> tf.Tensor:
@@ -122,7 +136,7 @@ def build_batch_decoder(
     image_size_px: int,
     crops: str,
     scales: tuple[float, ...],
-    crop_fraction: float | None,
+    crop_fraction: CropFraction,
     max_pixels: int = MAX_PIXELS,
     short_side_px: int | None = None,
 ) -> Callable:
@@ -188,17 +202,17 @@ def _parallel_decoders(image_bytes: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
 
 @tf.autograph.experimental.do_not_convert
 def views(
-    image: tf.Tensor, image_size_px: int, crops: str, scales: Sequence[float], crop_fraction: float | None
+    image: tf.Tensor, image_size_px: int, crops: str, scales: Sequence[float], crop_fraction: CropFraction
 ) -> tf.Tensor:
     """Square views of one image for multi-crop, multi-scale testing.
 
     Args:
       image: uint8 [h, w, 3].
       crops: "1" center; "5" center and corners; "10" these and their mirror images; "grid" 3 x 3
-        places, and at the end the whole image squeezed to a square.
+        places, and at the end the whole image squeezed to a square, or padded.
       scales: at scale s a square of `crop_fraction / s` of the short side (at most all of it) fills
         the view. "1" at scale 1.0 is `central_view`.
-      crop_fraction: None = at scale s a part of the image's shape, 1 / s of each side, fills the view.
+      crop_fraction: None or PADDED = at scale s a part of the image's shape, 1 / s of each side, is shown.
 
     Returns:
       float32 [V, S, S, 3], 0-255; V = `num_views(crops, scales)`; scale by scale.
@@ -210,18 +224,19 @@ def views(
     }.get(crops, [(1, 1), (0, 0), (0, 2), (2, 0), (2, 2)])
     result = []
     for scale in scales:
-        size = _part_size(image, None if crop_fraction is None else crop_fraction / scale, scale)
+        part = None if crop_fraction is None or crop_fraction == PADDED else crop_fraction / scale
+        size = _part_size(image, part, scale)
         room = tf.shape(image)[:2] - size
         squares = []
         for row, column in places:
             top, left = room[0] * row // 2, room[1] * column // 2
             part = image[top : top + size[0], left : left + size[1]]
-            squares.append(resize(part, image_size_px, image_size_px))
+            squares.append(_squared(part, image_size_px, crop_fraction))
         if crops == "10":
             squares += [tf.reverse(square, [1]) for square in squares]
         result += squares
     if crops == "grid":
-        result.append(resize(image, image_size_px, image_size_px))
+        result.append(_squared(image, image_size_px, crop_fraction))
     return tf.stack(result)
 
 

@@ -9,6 +9,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from urnet_tf.images.crops import PADDING
+from urnet_tf.schema import PADDED, CropFraction
+
 _AREA_FACTOR = 4.0  # as in images.decode: from here on a box filter reduces most of the way
 
 
@@ -23,7 +26,7 @@ class ImagePreparation(keras.layers.Layer):
     def __init__(
         self,
         image_size_px: int,
-        crop_fraction: float | None = 0.875,
+        crop_fraction: CropFraction = 0.875,
         short_side_px: int | None = None,
         **settings: Any,
     ) -> None:
@@ -38,6 +41,8 @@ class ImagePreparation(keras.layers.Layer):
         if self.short_side_px is not None:
             x = self._reduced(x)
         height, width = (ops.cast(n, "float32") for n in ops.shape(x)[1:3])
+        if self.crop_fraction == PADDED:
+            return self._padded(x, height, width)
         if self.crop_fraction is not None:
             short = ops.minimum(height, width)
             side = ops.clip(ops.round(self.crop_fraction * short), 1.0, short)
@@ -46,16 +51,22 @@ class ImagePreparation(keras.layers.Layer):
             x, height, width = x[:, t:b, a:z], side, side
         size = float(self.image_size_px)
         factor = ops.minimum(height, width) / size
-        return _resized(x, *(self._filter(n, factor) for n in (height, width)))
+        return _resized(x, *(_filter(n, size, factor) for n in (height, width)))
 
-    def _filter(self, length: Any, factor: Any) -> Any:
-        """The antialiased bilinear filter from a side to S, [S, length]; large ones start with a box."""
-        size = float(self.image_size_px)
-
-        def boxes_first() -> Any:
-            return ops.matmul(_triangles(2 * size, size), _boxes(length, 2 * size))
-
-        return ops.cond(factor >= _AREA_FACTOR, boxes_first, lambda: _triangles(length, size))
+    def _padded(self, x: Any, height: Any, width: Any) -> Any:
+        """The whole picture in the middle of a square of gray."""
+        size, sides = float(self.image_size_px), (height, width)
+        share = size / ops.maximum(height, width)
+        new = [ops.maximum(ops.round(n * share), 1.0) for n in sides]
+        factor = ops.minimum(height / new[0], width / new[1])
+        # Filters of S rows, of which those outside of the picture are zeros.
+        places = [_places(m, size) for m in new]
+        filters = [
+            ops.matmul(place, _filter(n, m, factor)) for place, n, m in zip(places, sides, new, strict=True)
+        ]
+        rows, columns = (ops.sum(place, axis=1) for place in places)
+        gray = PADDING * (1.0 - rows[:, None] * columns[None, :])
+        return _resized(x, *filters) + gray[None, :, :, None]
 
     def _reduced(self, x: Any) -> Any:
         """Pictures with a short side of at most `short_side_px`, in whole numbers, as packing stores them."""
@@ -85,6 +96,21 @@ class ImagePreparation(keras.layers.Layer):
             "crop_fraction": self.crop_fraction,
             "short_side_px": self.short_side_px,
         }
+
+
+def _filter(length: Any, size: Any, factor: Any) -> Any:
+    """The antialiased bilinear filter from a side to `size`, [size, length]; large ones start with a box."""
+
+    def boxes_first() -> Any:
+        return ops.matmul(_triangles(2 * size, size), _boxes(length, 2 * size))
+
+    return ops.cond(factor >= _AREA_FACTOR, boxes_first, lambda: _triangles(length, size))
+
+
+def _places(length: Any, size: float) -> Any:
+    """Where each of `length` pixels is in the middle of `size`, [size, length], of zeros and ones."""
+    before = ops.floor((size - length) / 2)
+    return ops.cast(ops.equal(_count(size)[:, None] - before, _count(length)[None, :]), "float32")
 
 
 def _resized(x: Any, rows: Any, columns: Any) -> Any:

@@ -26,11 +26,23 @@ class Row(NamedTuple):
 
 
 class Csv:
-    """One row an image: path, valid, reason, label_1, probability_1, ..., none_of_these if there is such."""
+    """One row an image: path, valid, reason, label_1, probability_1, ..., none_of_these if there is such.
 
-    def __init__(self, top_k: int, none_of_these: bool):
+    At the end stand the ids of the classes, id_1, ..., where the export tells them.
+    """
+
+    def __init__(self, top_k: int, none_of_these: bool, class_ids: Sequence[str] = ()):
+        self._ids = class_ids
+        ids = [f"id_{place}" for place in range(1, top_k + 1)] if class_ids else []
         ranked = [f"{what}_{place}" for place in range(1, top_k + 1) for what in ("label", "probability")]
-        self._header = ["path", "valid", "reason", *ranked, *(["none_of_these"] if none_of_these else [])]
+        self._header = [
+            "path",
+            "valid",
+            "reason",
+            *ranked,
+            *(["none_of_these"] if none_of_these else []),
+            *ids,
+        ]
 
     def header(self) -> str:
         """The first line."""
@@ -49,6 +61,8 @@ class Csv:
         values += [value for pair in pairs for value in pair]
         if answer.none_of_these is not None:
             values.append(_number(answer.none_of_these))
+        if self._ids:
+            values += [_guarded(self._ids[number]) for number in answer.classes]
         return _csv_line(values + [""] * (len(self._header) - len(values)))
 
     def read(self, file: IO[bytes]) -> Iterator[tuple[str, bool, int]]:
@@ -97,15 +111,7 @@ class JsonLines:
             "path": row.path,
             "valid": answer.valid,
             "reason": row.reason,
-            "predictions": [
-                {
-                    "label": n,
-                    **({"id": self._ids[c]} if self._ids else {}),
-                    "class": c,
-                    "probability": _number(p),
-                }
-                for n, c, p in ranked
-            ],
+            "predictions": [self._prediction(*found) for found in ranked],
         }
         if answer.none_of_these is not None:
             values["none_of_these"] = _number(answer.none_of_these)

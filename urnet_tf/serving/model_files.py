@@ -14,8 +14,9 @@ from typing import Any
 
 from urnet_tf.errors import UsageError
 from urnet_tf.export import checksums
+from urnet_tf.export.formats import LABELS_FILE
 from urnet_tf.export.preparation import Preparation
-from urnet_tf.export.tflite_metadata import read_metadata
+from urnet_tf.export.tflite_metadata import Inside, read_metadata
 from urnet_tf.store import MARKER, Workdir, read_json
 from urnet_tf.text_rules import quote
 
@@ -66,8 +67,12 @@ def find_model(path: str | os.PathLike) -> ModelFile:
         if found is not None:
             _check_damage(found)
             file = _describe(found)
-            if file.kind == "saved_model":
-                check_whole(found)
+            # A version may lack a SavedModel because it has none, or because it is not copied yet.
+            parts = checksums.SAVED_MODEL_PARTS if path.is_dir() or file.kind == "saved_model" else ()
+            if found.is_dir():
+                check_whole(found, parts)
+            else:
+                check_whole(found.parent, (found.name, *parts))
             return file
     except OSError as error:
         raise UsageError(f"Cannot read the model {path}: {error.strerror or error}.") from None
@@ -196,11 +201,10 @@ def _describe(path: pathlib.Path) -> ModelFile:
     if kind is None or (kind == "saved_model" and not (path / "saved_model.pb").is_file()):
         raise UsageError(f"Expected a model ({', '.join(_SUFFIXES)} or a SavedModel); received {path}.")
     directory = (path if path.is_dir() else path.parent).resolve()
-    labels, preparation = None, None
-    if kind == "tflite":
-        labels, preparation = read_metadata(path)
+    inside = read_metadata(path) if kind == "tflite" else Inside()
+    preparation = inside.preparation
     metadata = _read_metadata(directory, ("export.json", "assets/model.json"))
-    labels = labels or _read_labels(directory, ("assets/labels.txt", "labels.txt"))
+    labels = inside.labels or _read_lines(directory, (f"assets/{LABELS_FILE}", LABELS_FILE))
     if not labels:
         raise UsageError(f"Expected the names of the classes in {directory / 'labels.txt'}; there are none.")
     if preparation is None:
@@ -216,12 +220,11 @@ def _describe(path: pathlib.Path) -> ModelFile:
         fallback = directory.parent.name
     else:
         fallback = directory.name if kind == "saved_model" else path.stem
-    ids = metadata.get("class_ids")
+    ids = inside.class_ids or metadata.get("class_ids")
     ids = tuple(map(str, ids)) if isinstance(ids, list) and len(ids) == len(labels) else ()
     return ModelFile(
-        path, kind, str(metadata.get("name") or fallback), version, tuple(labels), preparation,
-        ids,
-    )  # fmt: skip
+        path, kind, str(metadata.get("name") or fallback), version, tuple(labels), preparation, ids
+    )
 
 
 def _read_metadata(directory: pathlib.Path, names: Sequence[str]) -> dict[str, Any]:
@@ -237,7 +240,7 @@ def _read_metadata(directory: pathlib.Path, names: Sequence[str]) -> dict[str, A
     return {}
 
 
-def _read_labels(directory: pathlib.Path, names: Sequence[str]) -> list[str] | None:
+def _read_lines(directory: pathlib.Path, names: Sequence[str]) -> list[str] | None:
     for name in names:
         if (directory / name).is_file():
             try:

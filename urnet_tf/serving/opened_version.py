@@ -77,9 +77,11 @@ class _Answers(Version):
 
     def __init__(self, classifier: "Classifier"):
         self._classifier, self._k = classifier, min(_TOP_K, classifier.max_top_k)
+        self._ids = [identity.encode() for identity in classifier.file.class_ids or classifier.labels]
         outputs = {
             "classes": TensorSpec("int32", (None, self._k)),
             "labels": TensorSpec(STRING, (None, self._k)),
+            "ids": TensorSpec(STRING, (None, self._k)),
             "probabilities": TensorSpec("float32", (None, self._k)),
             "valid": TensorSpec("bool", (None,)),
         }
@@ -94,12 +96,14 @@ class _Answers(Version):
         """See `served_model.Version`."""
         answers = self._classifier.classify(inputs["image_bytes"].tolist(), self._k)
         rows, nothing = len(answers), (-1,) * self._k
-        labels = np.full((rows, self._k), b"", object)
+        labels, ids = (np.full((rows, self._k), b"", object) for _ in range(2))
         for row, answer in enumerate(answers):
             labels[row, : len(answer.labels)] = [label.encode() for label in answer.labels]
+            ids[row, : len(answer.classes)] = [self._ids[number] for number in answer.classes]
         outputs = {
             "classes": np.array([a.classes or nothing for a in answers], np.int32).reshape(rows, self._k),
             "labels": labels,
+            "ids": ids,
             "probabilities": np.array(
                 [a.probabilities or (0.0,) * self._k for a in answers], np.float32
             ).reshape(rows, self._k),

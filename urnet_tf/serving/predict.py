@@ -83,7 +83,7 @@ def predict(
         width = shutil.get_terminal_size((100, 24)).columns
         written: Table | Csv | JsonLines = Table(classifier.labels, longest_path, width)
     elif answer_format == "csv":
-        written = Csv(top_k, classifier.has_none_of_these)
+        written = Csv(top_k, classifier.has_none_of_these, file.class_ids)
     else:
         written = JsonLines(file.class_ids)
 
