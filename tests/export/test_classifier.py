@@ -5,6 +5,7 @@ import json
 import re
 import zipfile
 
+import keras
 import numpy as np
 import pytest
 
@@ -174,6 +175,27 @@ def test_nan_is_refused(tmp_path, make_tiny_model, tiny_names, tiny_photos):
     model.get_layer("logits").kernel.assign(np.full(model.get_layer("logits").kernel.shape, np.nan))
     with pytest.raises(RunError, match="nothing was kept"):
         small(model, tiny_names, tiny_photos, tmp_path)
+
+
+@keras.saving.register_keras_serializable()
+class Unreadable(keras.layers.Layer):
+    """Is written with a setting that it does not take again, like layers of some packages."""
+
+    def get_config(self):
+        return {**super().get_config(), "num_patches": 4}
+
+    def call(self, x):
+        return x
+
+
+def test_a_file_that_keras_cannot_read_again_is_left_out(tmp_path, tiny_model, tiny_names, tiny_photos):
+    x = Unreadable()(keras.layers.GlobalAveragePooling2D()(tiny_model.input))
+    model = keras.Model(tiny_model.input, keras.layers.Dense(len(tiny_names))(x / 255), name="tiny")
+    metadata = small(model, tiny_names, tiny_photos, tmp_path, formats=["keras", "tflite_float32"])
+    entry = metadata["formats"]["keras"]
+    assert not entry["kept"] and entry["refused"].startswith("The file was written, but cannot be used: ")
+    assert metadata["formats"]["tflite_float32"]["kept"]
+    assert not list(tmp_path.rglob("*.keras"))
 
 
 def test_a_mixed_precision_model_is_exported_in_float32(tmp_path, make_tiny_model, tiny_names, tiny_photos):

@@ -62,6 +62,26 @@ def test_another_version(path, tiny_names, tmp_path):
     np.testing.assert_array_equal(build_onnx_classifier(copy)(images), build_onnx_classifier(path)(images))
 
 
+def test_exact_gelu_and_what_layers_hold_outside_of_variables(tiny_preparation, tmp_path):
+    import keras
+    import tensorflow as tf
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    side = tiny_preparation.image_size_px
+    image = keras.Input((side, side, 3))
+    x = layers.Normalization(mean=[100.0, 110.0, 120.0], variance=[900.0, 1600.0, 2500.0])(image)
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3, activation="gelu")(x))
+    model = keras.Model(image, layers.Dense(3, kernel_initializer="random_normal")(20 * x))
+    write_onnx(model, tmp_path / "x.onnx", side, list("abc"), tiny_preparation)
+    graph = onnx.load(tmp_path / "x.onnx").graph
+    assert [entry.name for entry in graph.input] == ["image"]
+    images = np.random.default_rng(0).uniform(0, 255, (4, side, side, 3)).astype(np.float32)
+    expected = tf.nn.softmax(model(images)).numpy()
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(build_onnx_classifier(tmp_path / "x.onnx")(images), expected, atol=1e-5)
+
+
 def test_an_operation_that_onnx_lacks_is_named(tiny_preparation, tmp_path):
     import keras
     import tensorflow as tf

@@ -30,7 +30,7 @@ def workdir(request, tmp_path_factory):
     """A run up to `pack`, with weights by hand; of images that lie as files or in an archive."""
     root = tmp_path_factory.mktemp(request.param)
     generator = np.random.default_rng(0)
-    listed = [("path", "label", "split", "title")]
+    listed = [("path", "label", "split", "title", "rank")]
     (root / "crawl").mkdir()
     names = {}
     for label, (name, probabilities) in enumerate(CRAWL.items()):
@@ -40,7 +40,7 @@ def workdir(request, tmp_path_factory):
             image = Image.fromarray(generator.integers(0, 255, (24, 24, 3), np.uint8))
             image.save(root / "crawl" / path, "PNG")
             split = "train" if probability is not None else "val"
-            listed.append((path, name, split, '=HYPERLINK("x")\n'))
+            listed.append((path, name, split, '=HYPERLINK("x")\n', number + 1))
             names[path] = (name, probability)
     if request.param == "zip":
         with zipfile.ZipFile(root / "all.zip", "w") as archive:

@@ -197,7 +197,7 @@ def summary(hits) -> str:
 
 # Two undisturbed runs differ in this and in nothing else. Each is cut out; the rest of the file counts.
 VOLATILE_FACTS = (
-    "seconds", "peak_memory_bytes",  # of the run
+    "seconds", "peak_memory_bytes", "planned",  # of the run
     "created",  # when an export was made
     "latency_ms",  # measured for each file of an export
     "files", "digest",  # times and hashes of the files of a stage, which are compared themselves

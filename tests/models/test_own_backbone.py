@@ -22,6 +22,11 @@ from urnet_tf.training.saving import load_model, save_model
 IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)).astype("float32")
 
 
+needs_hub = pytest.mark.skipif(
+    importlib.util.find_spec("keras_hub") is None, reason="keras-hub is not installed"
+)
+
+
 def network(side=16, ending="features", name="mine"):
     """A convolution of 4 filters, and what comes behind."""
     image = keras.Input((side, side, 3))
@@ -152,7 +157,7 @@ def test_keras_hub_is_asked_for_where_it_is_missing(monkeypatch):
         build_backbone("keras_hub:resnet_50", 32)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("keras_hub") is None, reason="keras-hub is not installed")
+@needs_hub
 def test_a_preset_of_keras_hub(tmp_path):
     import keras_hub
 
@@ -187,7 +192,7 @@ def test_settings_of_a_network_of_ones_own(tmp_path):
     from urnet_tf.stages.effects import ignored_settings
 
     with pytest.raises(
-        UsageError, match=r"FILE\.keras or keras_hub:PRESET for model.backbone; received 'vgg'"
+        UsageError, match=r"FILE\.keras, .* or keras_applications:NAME for model.backbone; received 'vgg'"
     ):
         configured("vgg")
     with pytest.raises(UsageError, match=r"model\.backbone"):
@@ -203,21 +208,22 @@ def test_settings_of_a_network_of_ones_own(tmp_path):
         settings.open_backbone(configured(path, image_size_px=24))
 
 
+@needs_hub
 def test_a_plan_says_what_it_does_not_know():
-    config, known = configured("mine.keras"), Estimate(9, 5.0, 7, 8)
+    config, known = configured("keras_hub:mine"), Estimate(9, 5.0, 7, 8)
     for stage in ("features", "export"):
         assert say_unknown(config, stage, known) == Estimate(
-            9, None, 7, None, "time and memory of mine.keras are not known"
+            9, None, 7, None, "time and memory of keras_hub:mine are not known"
         )
     assert (
         say_unknown(config, "baseline", known)
         == known
         == say_unknown(configured("resnext"), "features", known)
     )
-    whole = configured("mine.keras", mode="finetune")
+    whole = configured("keras_hub:mine", mode="finetune")
     assert say_unknown(whole, "baseline", known) == known, "heads on features judge the labels"
     assert say_unknown(whole, "train", known).seconds is None
     whole = dataclasses.replace(whole, baseline=dataclasses.replace(whole.baseline, networks="full"))
     assert say_unknown(whole, "baseline", known).seconds is None
-    assert "mine.keras at 224 px, frozen" in plan_text._format_network(config)
+    assert "keras_hub:mine at 224 px, frozen" in plan_text._format_network(config)
     assert "its cost is not known" in plan_text._format_network(config)

@@ -1,4 +1,4 @@
-"""Which networks of one's own a name means, and whether they are at hand; builds none.
+"""Which networks of Keras a name means, and whether they are at hand; builds none.
 
 Plans are drawn with it, so that a missing file is reported before the work.
 """
@@ -8,7 +8,8 @@ import pathlib
 import zipfile
 
 from urnet_tf import extras
-from urnet_tf.backbone_names import KERAS_HUB, preset_of
+from urnet_tf.backbone_names import APPLICATIONS, KERAS_HUB, application_of, preset_of
+from urnet_tf.checkpoints.pretrained import IMAGENET
 from urnet_tf.errors import UsageError
 from urnet_tf.text_rules import show_path
 
@@ -39,13 +40,34 @@ def find_network(name: str) -> pathlib.Path | None:
     return path
 
 
-def files_of(name: str) -> list[pathlib.Path]:
+def find_application(name: str, weights: str | os.PathLike | None) -> pathlib.Path | None:
+    """The file of the weights of a network of `keras.applications`; None for ImageNet's and random ones.
+
+    Raises:
+      UsageError: there is no such network or file.
+    """
+    if application_of(name) not in APPLICATIONS:
+        raise UsageError(
+            f"Expected keras_applications: and one of {', '.join(APPLICATIONS)} as `name`; received {name!r}."
+        )
+    if weights is None or weights == IMAGENET:
+        return None
+    path = pathlib.Path(weights)
+    if path.suffix != ".h5" or not path.is_file():
+        raise UsageError(
+            f"Expected {IMAGENET!r}, null or a file of Keras weights (.h5) of {name} as `weights`; received "
+            f"{show_path(str(path))}, which is {'another file' if path.exists() else 'not there'}."
+        )
+    return path
+
+
+def files_of(name: str, weights: str | os.PathLike | None = None) -> list[pathlib.Path]:
     """The files that decide a network, for a fingerprint; none for a preset by its name.
 
     Raises:
-      UsageError: see `find_network`.
+      UsageError: see `find_network` and `find_application`.
     """
-    path = find_network(name)
+    path = find_application(name, weights) if application_of(name) else find_network(name)
     if path is None:
         return []
     return [path] if path.is_file() else sorted(p for p in path.rglob("*") if os.path.isfile(p))

@@ -2,7 +2,15 @@
 
 import operator
 
-from urnet_tf.backbone_names import ALL, BACKBONES, LAST_STAGE, is_own, read_blocks
+from urnet_tf.backbone_names import (
+    ALL,
+    APPLICATIONS,
+    BACKBONES,
+    LAST_STAGE,
+    application_of,
+    is_own,
+    read_blocks,
+)
 from urnet_tf.config.fields import (
     ClassWeightConfig,
     Config,
@@ -76,8 +84,13 @@ def _check_ingest(settings: IngestConfig) -> None:
 def _check_backbone(name: str) -> None:
     if name not in BACKBONES and not is_own(name):
         raise UsageError(
-            f"Expected one of {', '.join(BACKBONES)}, FILE.keras or keras_hub:PRESET for model.backbone; "
-            f"received {quote(name)}."
+            f"Expected one of {', '.join(BACKBONES)}, FILE.keras, keras_hub:PRESET or "
+            f"keras_applications:NAME for model.backbone; received {quote(name)}."
+        )
+    if application_of(name) and application_of(name) not in APPLICATIONS:
+        raise UsageError(
+            f"Expected one of {', '.join(APPLICATIONS)} behind keras_applications: in model.backbone; "
+            f"received {quote(application_of(name))}."
         )
 
 

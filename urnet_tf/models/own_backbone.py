@@ -1,11 +1,14 @@
-"""Networks of one's own as backbones: any `.keras` file, or a preset of keras-hub.
+"""Networks that Keras opens as backbones: a `.keras` file, a preset of keras-hub, an application.
 
 In: a network from images, whatever it ends in. Out: a Keras model image float32 [B, S, S, 3] (RGB, 0..255) →
 features float32 [B, D]. A classifier is cut before its last dense layer, maps of features [B, h, w, D] and
 tokens [B, n, D] are averaged, and the log says what was done.
 """
 
+import os
 import pathlib
+import random
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,8 +16,9 @@ import keras
 from absl import logging
 from keras import layers
 
-from urnet_tf.backbone_names import PREPROCESSING, preset_of
-from urnet_tf.checkpoints.own_networks import find_network
+from urnet_tf.backbone_names import APPLICATIONS, PREPROCESSING, application_of, preset_of
+from urnet_tf.checkpoints.own_networks import find_application, find_network
+from urnet_tf.checkpoints.pretrained import IMAGENET
 from urnet_tf.errors import UsageError
 from urnet_tf.text_rules import quote, show_path
 
@@ -45,17 +49,27 @@ _SCALINGS = {
 
 
 def build_own_backbone(
-    name: str, image_size_px: int | None, *, preprocessing: str = "auto", feature_layer: str | None = None
+    name: str,
+    image_size_px: int | None,
+    weights: str | os.PathLike | None = IMAGENET,
+    *,
+    preprocessing: str = "auto",
+    feature_layer: str | None = None,
+    seed: int = 0,
 ) -> keras.Model:
     """Builds image float32 [B, S, S, 3] (RGB, 0..255) → features float32 [B, D] from a network at hand.
 
     Args:
-      name: a path that ends in .keras, or "keras_hub:" and a preset: a name, or a folder.
+      name: a path that ends in .keras; "keras_hub:" and a preset, a name or a folder; or
+        "keras_applications:" and one of `APPLICATIONS`.
       image_size_px: S; None leaves it open.
-      preprocessing: what the network wants to see, of `PREPROCESSING`; "auto" = a preset's own, and images
-        as they are (0..255) for a `.keras` file, which normalizes them itself.
+      weights: of an application: "imagenet", which Keras downloads when they are first used, a file of Keras
+        weights of the network, or None = random. All others bring theirs.
+      preprocessing: what the network wants to see, of `PREPROCESSING`; "auto" = the own one of a preset or
+        application, and images as they are (0..255) for a `.keras` file, which normalizes them itself.
       feature_layer: the layer whose output is the features; None = the last, or what a classifier has
         before its last dense layer.
+      seed: of random weights.
 
     Raises:
       UsageError: the network cannot be had or read, takes anything but such images, or gives no features.
@@ -64,7 +78,12 @@ def build_own_backbone(
         raise UsageError(
             f"Expected `preprocessing` of {', '.join(PREPROCESSING)}; received {quote(preprocessing)}."
         )
-    network, scaling = _open_preset(name) if preset_of(name) else (_read_file(name), _Scaling())
+    if application_of(name):
+        network, scaling = _open_application(name, image_size_px, weights, seed)
+    elif preset_of(name):
+        network, scaling = _open_preset(name)
+    else:
+        network, scaling = _read_file(name), _Scaling()
     if preprocessing != "auto":
         scaling = _SCALINGS[preprocessing]
     entrance = _check_entrance(name, network, image_size_px)
@@ -83,6 +102,22 @@ def build_own_backbone(
     return model
 
 
+def check_rereadable(model: keras.Model, name: str) -> None:
+    """Makes sure that a network that is to be trained and written can be read back.
+
+    Raises:
+      UsageError: Keras cannot build it again from its own description, as with ViT of keras-hub 0.32.
+    """
+    try:
+        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
+    except (ValueError, TypeError, KeyError) as error:
+        reason = [line for line in str(error).splitlines() if line.strip()][-1][:200]
+        raise UsageError(
+            f"Expected a network that Keras can read back from a file; {name} (`name`) cannot: "
+            f"{reason.rstrip('.')}. Heads can be trained on its features (model.mode=frozen)."
+        ) from None
+
+
 def _read_file(name: str) -> keras.Model:
     path = find_network(name)
     try:
@@ -95,6 +130,63 @@ def _read_file(name: str) -> keras.Model:
         ) from None
 
 
+def _open_application(
+    name: str, image_size_px: int | None, weights: str | os.PathLike | None, seed: int
+) -> tuple[keras.Model, _Scaling]:
+    path = find_application(name, weights)
+    build = getattr(keras.applications, application_of(name))
+    shape = (image_size_px, image_size_px, 3)
+    before = random.getstate()  # where Keras takes the seeds of its layers from
+    random.seed(seed)
+    try:
+        network = build(
+            include_top=False, weights=IMAGENET if weights == IMAGENET else None, input_shape=shape
+        )
+        if path is not None:
+            network = _with_weights(name, build, network, path)
+    except OSError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"Cannot have the weights of {name} (`weights`): {reason}. Keras downloads {IMAGENET!r} when it "
+            "is first used; elsewhere, give a file of its weights."
+        ) from None
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"Cannot build {name} for images of {image_size_px} px (`name`): {reason}") from None
+    finally:
+        random.setstate(before)
+    return network, _SCALINGS[APPLICATIONS[application_of(name)]]
+
+
+def _with_weights(name: str, build: Any, network: keras.Model, path: pathlib.Path) -> keras.Model:
+    """The network with the weights of a file, which may be that of the whole classifier."""
+    try:
+        _load_all(network, path)
+        return network
+    except (ValueError, UserWarning):  # other layers than these
+        whole = build(include_top=True, weights=None)
+    try:
+        _load_all(whole, path)
+    except (ValueError, UserWarning) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"Expected Keras weights of {name} as `weights`, with its classifier or without; "
+            f"{show_path(str(path))} does not fit: {reason}"
+        ) from None
+    # Layers without names of their own are numbered through the process, so that only the order is the same.
+    theirs = [layer for layer in whole.layers if layer.weights]
+    for layer, known in zip([layer for layer in network.layers if layer.weights], theirs, strict=False):
+        layer.set_weights(known.get_weights())
+    return network
+
+
+def _load_all(network: keras.Model, path: pathlib.Path) -> None:
+    """Reads all weights of a network; Keras only warns of layers that the file does not have."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        network.load_weights(path)
+
+
 def _open_preset(name: str) -> tuple[keras.Model, _Scaling]:
     find_network(name)
     import keras_hub
@@ -105,6 +197,9 @@ def _open_preset(name: str) -> tuple[keras.Model, _Scaling]:
     except (ValueError, TypeError, KeyError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"Cannot open the preset {quote(preset)} of keras-hub (`name`): {reason}.") from None
+    if hasattr(network, "get_vision_embeddings"):  # of images and texts, like CLIP
+        image = keras.Input(network.vision_encoder.image_shape, name="images")
+        network = keras.Model(image, network.get_vision_embeddings(image), name=network.name)
     try:
         converter = keras_hub.layers.ImageConverter.from_preset(preset)
     except (ValueError, TypeError, KeyError, OSError):
@@ -193,5 +288,5 @@ def _averaged(name: str, x: keras.KerasTensor) -> tuple[keras.KerasTensor, str]:
 
 
 def _model_name(name: str) -> str:
-    stem = pathlib.PurePath(preset_of(name) or name).name.removesuffix(".keras")
+    stem = pathlib.PurePath(preset_of(name) or application_of(name) or name).name.removesuffix(".keras")
     return "".join(sign if sign.isascii() and sign.isalnum() else "_" for sign in stem) or "network"

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from urnet_tf.backbone_names import is_own
+from urnet_tf.backbone_names import brings_weights, is_own
 from urnet_tf.config.fields import (
     Config,
     count_members,
@@ -93,7 +93,7 @@ RULES = (
     Rule("ingest.image_root", lambda c: _kind(c) == "list", "a list at ingest.path"),
     Rule("ingest.encoding", lambda c: _kind(c) == "list", "a list at ingest.path"),
     Rule("ingest.columns", lambda c: _kind(c) in ("list", "dataset"), "a list at ingest.path"),
-    Rule("ingest.rank", lambda c: _kind(c) == "folder", "a folder at ingest.path"),
+    Rule("ingest.rank", lambda c: _kind(c) != "webvision", "another crawl than WebVision's"),
     Rule("ingest.max_rank_per", lambda c: bool(c.ingest.max_rank), "a source in ingest.max_rank"),
     Rule("augment.*", _is_whole, _WHOLE),
     Rule("augment.num_ops", lambda c: c.augment.policy == "randaugment", "augment.policy=randaugment"),
@@ -111,7 +111,7 @@ RULES = (
         Rule(key, lambda c: is_own(c.model.backbone), "a network of your own in model.backbone")
         for key in ("model.preprocessing", "model.feature_layer")
     ),
-    Rule("model.weights", lambda c: not is_own(c.model.backbone), "a model.backbone of this package"),
+    Rule("model.weights", lambda c: not brings_weights(c.model.backbone), "a model.backbone without weights"),
     Rule("model.resnext_*", lambda c: c.model.backbone == "resnext", "model.backbone=resnext"),
     *(
         Rule(key, _is_whole, _WHOLE)

@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 
 from urnet_tf import store
-from urnet_tf.backbone_names import is_own
+from urnet_tf.backbone_names import brings_weights
 from urnet_tf.config import Config, judges_features
 from urnet_tf.evaluation import engines
 from urnet_tf.images.known_records import RECORD_KEYS_FILE
@@ -174,7 +174,7 @@ def inputs(config: Config) -> dict:
         return {}
     if config.model.features is not None:
         return fingerprint_own_features(config)
-    random = config.model.weights is None and not is_own(config.model.backbone)
+    random = config.model.weights is None and not brings_weights(config.model.backbone)
     return {"the seed of the random weights": str(config.seed)} if random else fingerprint_weights(config)
 
 

@@ -1,13 +1,14 @@
 """What the sections of the configuration mean to the core: keywords, networks, costs."""
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from urnet_tf import store
-from urnet_tf.backbone_names import ALL, is_own
+from urnet_tf.backbone_names import ALL, KERAS_APPLICATIONS, application_of, is_own
 from urnet_tf.checkpoints.own_networks import files_of
 from urnet_tf.config import Config, FitConfig, ModelConfig, RuntimeConfig, judges_features, select
 from urnet_tf.costs import step as step_cost
@@ -57,7 +58,12 @@ def open_backbone(config: Config, **changes: Any) -> "keras.Model":
         **_resnext_settings(model),
     }
     with settings_named(_backbone_keys(config)):
-        return build_backbone(**(settings | changes))
+        network = build_backbone(**(settings | changes))
+        if is_own(model.backbone) and model.mode == "finetune":
+            from urnet_tf.models.own_backbone import check_rereadable
+
+            check_rereadable(network, model.backbone)  # before hours of training
+    return network
 
 
 def open_augmenter(config: Config, **changes: Any) -> Callable:
@@ -121,7 +127,7 @@ def fingerprint_weights(config: Config) -> dict[str, str]:
 
     if is_own(config.model.backbone):
         with settings_named(_backbone_keys(config)):
-            found = [os.stat(path) for path in files_of(config.model.backbone)]
+            found = [os.stat(path) for path in files_of(config.model.backbone, config.model.weights)]
         sizes = [(status.st_size, status.st_mtime_ns) for status in found]
         return {"the file of model.backbone": store.fingerprint(*sizes)} if sizes else {}
     with settings_named(_backbone_keys(config)):
@@ -182,8 +188,21 @@ def count_backbone(config: Config) -> NetworkCost:
         return NetworkCost(name, width, 0, 0, 0, 0, 0, 0, 0)
     model = config.model
     if is_own(model.backbone):
-        return NetworkCost(os.path.basename(model.backbone), _GUESSED_WIDTH, 0, 0, 0, 0, 0, 0, 0)
+        files = tuple(fingerprint_weights(config).items())
+        if not (files or application_of(model.backbone)):  # a preset that is downloaded when it is used
+            return NetworkCost(os.path.basename(model.backbone), _GUESSED_WIDTH, 0, 0, 0, 0, 0, 0, 0)
+        return _count_by_keras(model.backbone, model.image_size_px, model.feature_layer, files)
     return count_network(model.backbone, model.image_size_px, Variant(**_resnext_settings(model)))
+
+
+@functools.lru_cache(maxsize=4)
+def _count_by_keras(name: str, image_size_px: int, feature_layer: str | None, files: tuple) -> NetworkCost:
+    """Counts a network that Keras opens, once for each state of its `files`."""
+    from urnet_tf.models.own_backbone import build_own_backbone
+    from urnet_tf.stages.network_size import count_keras_network
+
+    network = build_own_backbone(name, image_size_px, None, feature_layer=feature_layer)
+    return count_keras_network(network, os.path.basename(name.removeprefix(KERAS_APPLICATIONS)))
 
 
 def _backbone_keys(config: Config) -> dict[str, str]:
@@ -205,8 +224,8 @@ def _resnext_settings(model: ModelConfig) -> dict[str, Any]:
 
 
 def say_unknown(config: Config, stage_name: str, estimate: Estimate) -> Estimate:
-    """An estimate without the seconds and the memory of a network of one's own, which nobody has counted."""
-    if config.model.features is not None or not is_own(config.model.backbone):
+    """An estimate without the seconds and the memory of a network that is not there to be counted."""
+    if config.model.features is not None or count_backbone(config).parameters:
         return estimate
     frozen = config.model.mode == "frozen"
     plain = config.evaluate.crops == "1" and tuple(config.evaluate.scales) == (1.0,)
