@@ -37,7 +37,7 @@ def test_what_takes_hours_is_left_to_the_discriminant(monkeypatch):
     labels = np.arange(60) % 3
     both = judge.out_of_fold_predictions(features, labels, folds=3, kind="auto")
     assert set(both.strengths) == {"discriminant", "logistic"}
-    monkeypatch.setattr(judge, "_MOST_PRODUCTS", 60 * 4 * 3 - 1)
+    monkeypatch.setattr("urnet_tf.reweighting.logistic._MOST_PRODUCTS", 60 * 4 * 3 - 1)
     alone = judge.out_of_fold_predictions(features, labels, folds=3, kind="auto")
     assert set(alone.strengths) == {"discriminant"}
     expected = judge.out_of_fold_predictions(features, labels, folds=3, kind="discriminant")

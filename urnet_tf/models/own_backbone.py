@@ -114,7 +114,7 @@ def check_rereadable(model: keras.Model, name: str) -> None:
         reason = [line for line in str(error).splitlines() if line.strip()][-1][:200]
         raise UsageError(
             f"Expected a network that Keras can read back from a file; {name} (`name`) cannot: "
-            f"{reason.rstrip('.')}. Heads can be trained on its features (model.mode=frozen)."
+            f"{reason.rstrip('.')}. Heads can be trained on its features."
         ) from None
 
 

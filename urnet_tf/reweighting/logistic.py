@@ -29,6 +29,18 @@ from urnet_tf.reweighting.linear_head import (
 
 _HELD_BYTES = 1 << 30  # centered features up to this size are kept; larger ones are read for every step
 _MOST_STEPS = 500
+# Images times features times classes that are fitted in about an hour on two cores, all strengths and folds
+# together. Discriminants take a hundredth of it and find wrong labels as well.
+_MOST_PRODUCTS = 1e11
+
+
+def takes_hours(images: int, width: int, num_classes: int) -> bool:
+    """Whether choosing a strength and fitting all folds is more than an hour's work.
+
+    >>> takes_hours(7_000, 1280, 60), takes_hours(1_000_000, 1280, 5_000)
+    (False, True)
+    """
+    return images * width * num_classes > _MOST_PRODUCTS
 
 
 class LogisticProblem:

@@ -8,7 +8,7 @@ from absl import logging
 from urnet_tf import store
 from urnet_tf.config import Config
 from urnet_tf.costs.units import format_seconds
-from urnet_tf.reweighting.judge import choose_kind
+from urnet_tf.reweighting.logistic import takes_hours
 from urnet_tf.stages.settings import count_backbone
 from urnet_tf.stages.stage import Estimate, PlanContext, StageContext
 
@@ -107,7 +107,7 @@ def estimate_fitting(config: Config, plan: PlanContext, heads: int, kind: str) -
     if rows is None:
         return Estimate()
     if kind == "auto":
-        kind = choose_kind(rows, width, classes)
+        kind = "discriminant" if takes_hours(rows, width, classes) else "mean"
     operations = 2 * rows * width**2 + _STRENGTHS_AND_FOLDS * width**3
     count = _DISCRIMINANT_PASSES if kind == "discriminant" else _LOGISTIC_PASSES
     passes = count * rows * width * (4 * classes / _PRODUCT_FLOPS + _READING_SECONDS)
