@@ -132,7 +132,7 @@ def out_of_fold_predictions(
     labels, num_classes = check_rows(features, labels, num_classes)
     _check_choices(kind, criterion or CRITERIA[0], priors, targets)
     if kind == AUTO:
-        kind = "discriminant" if takes_hours(*features.shape, num_classes) else "mean"
+        kind = "discriminant" if takes_hours(len(labels), features.shape[1], num_classes) else "mean"
     folds = _open_folds(labels, folds)
     moments = sum_moments(features, labels, num_classes=num_classes, folds=folds, sample_weight=sample_weight)
     scorer = _Scorer(features, labels, folds, num_classes)
