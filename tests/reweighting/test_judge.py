@@ -32,6 +32,18 @@ def area_under_curve(scores, right):
     return (scores[right][:, None] > scores[~right][None]).mean()
 
 
+def test_what_takes_hours_is_left_to_the_discriminant(monkeypatch):
+    features = np.random.default_rng(0).normal(size=(60, 4))
+    labels = np.arange(60) % 3
+    both = judge.out_of_fold_predictions(features, labels, folds=3, kind="auto")
+    assert set(both.strengths) == {"discriminant", "logistic"}
+    monkeypatch.setattr(judge, "_MOST_PRODUCTS", 60 * 4 * 3 - 1)
+    alone = judge.out_of_fold_predictions(features, labels, folds=3, kind="auto")
+    assert set(alone.strengths) == {"discriminant"}
+    expected = judge.out_of_fold_predictions(features, labels, folds=3, kind="discriminant")
+    np.testing.assert_array_equal(alone.given_prob, expected.given_prob)
+
+
 @pytest.mark.parametrize("kind", judge.KINDS)
 def test_planted_wrong_labels_get_low_scores(kind):
     features, labels, truth = draw()
@@ -203,7 +215,7 @@ def test_scored_images_are_thinned_out_evenly(monkeypatch):
         ({"folds": 1}, "two folds"),
         ({"folds": np.zeros(12, int)}, "two folds"),
         ({"folds": np.arange(11)}, "one fold"),
-        ({"kind": "forest"}, "kind of discriminant, logistic, mean; received 'forest'"),
+        ({"kind": "forest"}, "kind of discriminant, logistic, mean, auto; received 'forest'"),
         ({"criterion": "luck"}, "criterion of"),
         ({"priors": "even"}, "priors of"),
         ({"targets": (np.zeros((12, 1), int), np.ones((12, 1)))}, "targets with kind='logistic' only"),

@@ -177,8 +177,9 @@ class BaselineConfig:
     # finetune: who judges the labels. frozen: heads on features of the network as it starts; full: a whole
     # network a fold (the paper); None: full where its weights are random, else frozen
     networks: str | None = _choice(None, "frozen", "full")
-    # frozen: linear discriminant analysis, logistic regression, their mean, or steps by `fit`
-    head: str = _choice("mean", "discriminant", "logistic", "trained")
+    # frozen: linear discriminant analysis, logistic regression, their mean, or steps by `fit`; auto: the
+    # mean, but the discriminant where logistic regression would take hours
+    head: str = _choice("auto", "mean", "discriminant", "logistic", "trained")
     fit: FitConfig = field(default_factory=FitConfig)
 
 

@@ -19,7 +19,10 @@ from urnet_tf.reweighting.discriminant import PRIORS, fit_discriminant
 from urnet_tf.reweighting.linear_head import LinearHead, check_rows, check_weight, read_blocks
 from urnet_tf.reweighting.logistic import LogisticProblem
 
-KINDS = ("discriminant", "logistic", "mean")
+KINDS, AUTO = ("discriminant", "logistic", "mean"), "auto"
+# Numbers of features times images times classes up to which logistic regression is fitted by itself: about an
+# hour on two cores. Discriminants take a hundredth of it and find wrong labels as well.
+_MOST_PRODUCTS = 1e11
 CRITERIA = ("agreement", "likelihood")
 # What is tried, from strong to weak, and where to begin: most crawls end up within two places of it.
 SHRINKAGES = (0.98, 0.94, 0.89, 0.8, 0.67, 0.5, 0.33, 0.2, 0.1, 0.03)
@@ -112,7 +115,8 @@ def out_of_fold_predictions(
       labels: int [N]. The criterion and the temperature always rest on them, each counting the same.
       folds: how many, dealt by `deal_folds`, or int [N] from 0 (copies of a file in the same fold, say).
       num_classes: None = the largest label + 1.
-      kind: "discriminant", "logistic" or "mean", the mean of the log-probabilities of both.
+      kind: "discriminant", "logistic" or "mean", the mean of the log-probabilities of both; "auto": the mean
+        where logistic regression takes up to about an hour, else the discriminant, see `choose_kind`.
       top_k: how many of the likeliest classes are kept; num_classes = all probabilities.
       sample_weight: float [N], 0 or more, of each image in the fits.
       trust: float [N], 0 or more, what each label counts for the temperature; None = all alike. As labels
@@ -130,6 +134,8 @@ def out_of_fold_predictions(
     """
     labels, num_classes = check_rows(features, labels, num_classes)
     _check_choices(kind, criterion or CRITERIA[0], priors, targets)
+    if kind == AUTO:
+        kind = choose_kind(len(labels), features.shape[1], num_classes)
     folds = _open_folds(labels, folds)
     moments = sum_moments(features, labels, num_classes=num_classes, folds=folds, sample_weight=sample_weight)
     scorer = _Scorer(features, labels, folds, num_classes)
@@ -172,6 +178,15 @@ def out_of_fold_predictions(
     return Judgement(
         given, ids, probs, odds, folds, tuple(heads), scores, strengths, result.agreement, result.likelihood
     )
+
+
+def choose_kind(images: int, width: int, num_classes: int) -> str:
+    """What "auto" is: "mean", or "discriminant" where logistic regression would take hours.
+
+    >>> choose_kind(7_000, 1280, 60), choose_kind(1_000_000, 1280, 5_000)
+    ('mean', 'discriminant')
+    """
+    return "mean" if images * width * num_classes <= _MOST_PRODUCTS else "discriminant"
 
 
 def seen_predictions(
@@ -354,7 +369,7 @@ def _check_choices(
     kind: str, criterion: str, priors: str, targets: tuple[np.ndarray, np.ndarray] | None
 ) -> None:
     for name, value, known in (
-        ("kind", kind, KINDS),
+        ("kind", kind, (*KINDS, AUTO)),
         ("criterion", criterion, CRITERIA),
         ("priors", priors, PRIORS),
     ):

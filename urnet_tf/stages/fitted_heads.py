@@ -7,6 +7,8 @@ from absl import logging
 
 from urnet_tf import store
 from urnet_tf.config import Config
+from urnet_tf.costs.units import format_seconds
+from urnet_tf.reweighting.judge import choose_kind
 from urnet_tf.stages.settings import count_backbone
 from urnet_tf.stages.stage import Estimate, PlanContext, StageContext
 
@@ -21,6 +23,8 @@ _FITTING_FLOPS, _PRODUCT_FLOPS = 1.5e10, 4e10
 _READING_SECONDS = 1.6e-8
 _STRENGTHS_AND_FOLDS = 24  # factorizations of a covariance
 _LOGISTIC_PASSES = 225  # over the features: strengths, folds and steps together
+_DISCRIMINANT_PASSES = 0.75  # logits alone, of all images and of those by which a strength is chosen
+_LONG = 3600.0  # seconds; from here on a plan names the shorter way
 
 
 def fit_heads(
@@ -49,6 +53,11 @@ def fit_heads(
         folds=folds if context.config.baseline.folds > 1 else CHOOSING_FOLDS, num_classes=num_classes,
         kind=kind, **weights,
     )  # fmt: skip
+    if kind == "auto" and "logistic" not in judgement.strengths:
+        logging.info(
+            "%s: discriminants alone, as logistic regression of %d classes on %d images takes hours; "
+            "head=mean fits both", description, num_classes, len(labels),
+        )  # fmt: skip
     words = {"discriminant": "shrinkage", "logistic": "penalty"}
     chosen = ", ".join(f"{kind} ({words[kind]} {value:g})" for kind, value in judgement.strengths.items())
     logging.info(
@@ -92,16 +101,24 @@ def save_head(
     save_model(model, context.out / file_name)
 
 
-def estimate_fitting(config: Config, plan: PlanContext, heads: int) -> Estimate:
-    """What fitting costs, of which `heads` are kept."""
+def estimate_fitting(config: Config, plan: PlanContext, heads: int, kind: str) -> Estimate:
+    """What fitting costs, of which `heads` are kept; `kind`: see `judge.KINDS`."""
     rows, width, classes = plan.train_images, count_backbone(config).feature_dim, plan.classes
     if rows is None:
         return Estimate()
+    if kind == "auto":
+        kind = choose_kind(rows, width, classes)
     operations = 2 * rows * width**2 + _STRENGTHS_AND_FOLDS * width**3
-    passes = _LOGISTIC_PASSES * rows * width * (4 * classes / _PRODUCT_FLOPS + _READING_SECONDS)
+    count = _DISCRIMINANT_PASSES if kind == "discriminant" else _LOGISTIC_PASSES
+    passes = count * rows * width * (4 * classes / _PRODUCT_FLOPS + _READING_SECONDS)
     held = 2 * 4 * min(rows * width, 300_000_000) + 8 * (config.baseline.folds + 3) * width**2
     # Sums by fold and class in float64, a head a fold, and ten steps and gradients of L-BFGS.
     held += (8 * config.baseline.folds + 4 * (config.baseline.folds + 1) + 26 * 8) * width * classes
-    note = f"{heads} fitted head{'s' if heads > 1 else ''}{plan.guess}"
+    if kind != "discriminant" and passes > _LONG:
+        saved = (1 - _DISCRIMINANT_PASSES / _LOGISTIC_PASSES) * passes
+        note = f"; discriminants alone (head=discriminant) would save {format_seconds(saved)}"
+    else:
+        note = ""
+    note = f"{heads} fitted head{'s' if heads > 1 else ''}{plan.guess}{note}"
     disk = 4 * heads * (width + 1) * classes + 8 * rows
     return Estimate(rows, 15.0 + operations / _FITTING_FLOPS + passes, disk, 10**9 + held, note)

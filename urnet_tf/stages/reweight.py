@@ -298,7 +298,9 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
         seconds += rows * _page_seconds(config, plan)
     memory = 15 * 10**8 + rows * _ROW_BYTES
     if has_second_round(config) and not trains(config, "baseline"):
-        memory = max(memory, estimate_fitting(config, plan, heads=0).memory_bytes or 0)
+        memory = max(
+            memory, estimate_fitting(config, plan, heads=0, kind=config.baseline.head).memory_bytes or 0
+        )
     return Estimate(rows=rows, seconds=seconds, disk_bytes=rows * _DISK_BYTES, memory_bytes=memory)
 
 
@@ -313,7 +315,7 @@ def _cluster_seconds(config: Config, plan: PlanContext, rows: int) -> float:
 def _refit_seconds(config: Config, plan: PlanContext, rows: int) -> float:
     """What the heads of the second round take, fitted or trained."""
     if not trains(config, "baseline"):
-        return estimate_fitting(config, plan, heads=0).seconds or 0.0
+        return estimate_fitting(config, plan, heads=0, kind=config.baseline.head).seconds or 0.0
     seen = rows * (config.baseline.folds - 1)
     return training_seconds(config, config.reweight.refit, seen, plan, whole=False)
 

@@ -149,7 +149,7 @@ def estimate(config: Config, plan: PlanContext, compare: bool = True) -> Estimat
     whole, part = model.mode == "finetune", config.train.unfreeze
     network = count_backbone(config)
     if not trains(config, "train"):
-        return estimate_fitting(config, plan, heads=1)
+        return estimate_fitting(config, plan, heads=1, kind=config.train.head)
     members = count_members(config)
     heads = count_urnet(network.feature_dim, plan.classes, bag_size, model.attention_dim)
     training = count_training(config, config.train.fit, heads, plan, whole=whole, part=part)
@@ -187,7 +187,7 @@ def _alternatives(config: Config, plan: PlanContext) -> str:
         if part != config.train.unfreeze:
             other = dataclasses.replace(config, train=dataclasses.replace(config.train, unfreeze=part))
             found[f"unfreeze={part}"] = estimate(other, plan, compare=False)
-    found["model.mode=frozen"] = estimate_fitting(config, plan, heads=1)
+    found["model.mode=frozen"] = estimate_fitting(config, plan, heads=1, kind=config.train.head)
     costs = (
         f"{name}: {format_seconds(e.seconds)}, {format_bytes(e.memory_bytes)}" for name, e in found.items()
     )
