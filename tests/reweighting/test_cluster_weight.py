@@ -72,13 +72,13 @@ def test_components_of_some_rows_find_the_same_groups(monkeypatch):
 
     class Counted(sklearn.decomposition.PCA):
         def fit(self, rows, y=None):
-            fitted.append(len(rows))
+            fitted.append(np.bincount(rows.argmax(axis=1)).tolist())
             return super().fit(rows, y)
 
     monkeypatch.setattr(sklearn.decomposition, "PCA", Counted)
     monkeypatch.setattr(cw, "PCA_ROWS", 30)
     of_some = cw.compute_groups(features, 300, **settings)
-    assert fitted == [30] and sorted(of_some.size) == [100, 150, 200]
+    assert fitted == [[13, 7, 10]] and sorted(of_some.size) == [100, 150, 200]
     pairs = set(zip(of_all.group.tolist(), of_some.group.tolist(), strict=True))
     assert len(pairs) == 2  # the class's own 300 rows are two blobs
     np.testing.assert_allclose(np.sort(of_some.spread), np.sort(of_all.spread), rtol=0.3)
