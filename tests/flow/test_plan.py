@@ -89,3 +89,21 @@ def test_many_views_and_a_small_stem_cost_their_work(monkeypatch, tmp_path):
     assert ten - 30 == pytest.approx(10 * (one - 30))
     small = "model.image_size_px=64"
     assert seconds("extract", small, "model.resnext_small_stem=true") > 4 * (seconds("extract", small) - 30)
+
+
+def test_classes_of_many_images_cost_less_an_image_to_cluster():
+    def clustering(images, *overrides):
+        """Two cores, 5,000 classes, each with its four neighbors."""
+        seconds = []
+        for enabled in ("true", "false"):
+            choice = f"reweight.cluster_weight.enabled={enabled}"
+            config = load_config(None, [choice, "reweight.cluster_weight.neighbors=4", *overrides])
+            stage = next(stage for stage in STAGES if stage.name == "reweight")
+            seconds.append(stage.estimate(config, PlanContext(train_images=images, **MACHINE)).seconds)
+        return seconds[0] - seconds[1]
+
+    assert clustering(1_000_000) == pytest.approx(5e6 * 6e-5 / 2)
+    # PCA sees 4,096 of the 16,000 rows that are clustered for each class.
+    assert clustering(16_000_000) == pytest.approx((8e7 * 1.5e-5 + 5000 * 4096 * 4.5e-5) / 2)
+    whole = "reweight.cluster_weight.pca_dim=null"
+    assert clustering(16_000_000, whole) == pytest.approx(16 * clustering(1_000_000, whole))

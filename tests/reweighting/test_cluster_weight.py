@@ -4,6 +4,7 @@ import multiprocessing
 
 import numpy as np
 import pytest
+import sklearn.decomposition
 
 from urnet_tf.errors import RunError
 from urnet_tf.reweighting import cluster_weight as cw
@@ -61,6 +62,26 @@ def test_features_as_they_are_have_a_length():
     raw = cw.compute_groups(features, 20, normalize=False, **settings)
     assert sorted(raw.size) == [10, 10] and (raw.spread == 0).all()
     assert cw.compute_groups(features, 20, **settings).size.tolist() == [20]
+
+
+def test_components_of_some_rows_find_the_same_groups(monkeypatch):
+    features = blobs([200, 100, 150])  # blobs in slices: the first rows alone would know one of them
+    settings = {"seed": 1, "normalize": False, **SETTINGS}
+    of_all = cw.compute_groups(features, 300, **settings)
+    fitted = []
+
+    class Counted(sklearn.decomposition.PCA):
+        def fit(self, rows, y=None):
+            fitted.append(np.bincount(rows.argmax(axis=1)).tolist())
+            return super().fit(rows, y)
+
+    monkeypatch.setattr(sklearn.decomposition, "PCA", Counted)
+    monkeypatch.setattr(cw, "PCA_ROWS", 30)
+    of_some = cw.compute_groups(features, 300, **settings)
+    assert fitted == [[13, 7, 10]] and sorted(of_some.size) == [100, 150, 200]
+    pairs = set(zip(of_all.group.tolist(), of_some.group.tolist(), strict=True))
+    assert len(pairs) == 2  # the class's own 300 rows are two blobs
+    np.testing.assert_allclose(np.sort(of_some.spread), np.sort(of_all.spread), rtol=0.3)
 
 
 @pytest.mark.parametrize("pca_dim", [None, 4, 100])

@@ -120,3 +120,14 @@ def test_maps_are_cross_fitted_but_in_the_papers_form(formulas):
     )
     np.testing.assert_array_equal(found, by_one if formulas == "literal" else by_folds)
     assert np.abs(by_one - by_folds).max() > 1e-3
+
+
+@pytest.mark.parametrize("rows", [0, 1, 256, 600])
+def test_each_row_gets_length_one_and_keeps_its_direction(rows):
+    features = np.random.default_rng(0).normal(3.0, 2.0, (rows, 7)).astype(np.float16)
+    given = features.copy()
+    exact = given.astype(np.float64) / np.sqrt(np.square(given.astype(np.float64)).sum(axis=1, keepdims=True))
+    found = iw.normalized(features)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, exact, rtol=1e-5)
+    np.testing.assert_array_equal(features, given)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 Slice = tuple[int, int]
 
 _FEW_ROWS = 64
+# Of more rows PCA sees as many, evenly spaced: of 16,000 x 1,280 it took 20 to 40 times as long as k-means.
+PCA_ROWS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +116,7 @@ def compute_groups(
 
     Args:
       features: float [n, D]; float16 is cast to float32 (scikit-learn would go to float64).
-      pca_dim: principal components kept before k-means, or None for all features.
+      pca_dim: principal components kept before k-means, or None for all features (see `PCA_ROWS`).
       n_init: how often k-means starts; the start with the smallest sum of squares counts.
       normalize: whether features are L2-normalized, or taken as they are.
 
@@ -134,15 +136,13 @@ def _run_kmeans(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """The group int32 [n], the squared distance to its center float64 [n], and how many groups there are."""
     import sklearn.cluster
-    import sklearn.decomposition
     import threadpoolctl
 
     points = normalized(features) if normalize else np.asarray(features, np.float32)
     clusters = _count_distinct(points, at_most=clusters)
     with threadpoolctl.threadpool_limits(1):
         if pca_dim is not None and pca_dim < min(points.shape):
-            reduce = sklearn.decomposition.PCA(pca_dim, svd_solver="randomized", random_state=seed)
-            points = np.ascontiguousarray(reduce.fit_transform(points))
+            points = _reduce(points, pca_dim, seed)
         if clusters <= 1:
             group, centers = np.zeros(len(points), np.int32), points[:1]
         else:
@@ -151,6 +151,21 @@ def _run_kmeans(
             group, centers = fitted.labels_.astype(np.int32), fitted.cluster_centers_
     squared = np.square(points - centers[group], dtype=np.float64).sum(axis=1)
     return group, squared, len(centers)
+
+
+def _reduce(points: np.ndarray, pca_dim: int, seed: int) -> np.ndarray:
+    from sklearn.decomposition import PCA
+
+    if len(points) <= PCA_ROWS:
+        reduced = PCA(pca_dim, svd_solver="randomized", random_state=seed).fit_transform(points)
+    else:
+        chosen = points[
+            np.linspace(0, len(points) - 1, PCA_ROWS).astype(np.int64)
+        ]  # from each class its share
+        # k-means needs most of the variance, not each component exactly: two iterations instead of seven.
+        reduce = PCA(pca_dim, svd_solver="randomized", iterated_power=2, random_state=seed).fit(chosen)
+        reduced = reduce.transform(points)
+    return np.ascontiguousarray(reduced)
 
 
 def cluster_class(

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 LINEAR, TWO_SIDED = "linear", "two_sided"  # the map
 _CHUNK = 4096  # rows scored at a time
 _TINY = 1e-12
+_CACHED_ROWS = 256  # normalized at once: what is computed in between stays in the cache
 
 
 def select_top_rank(
@@ -312,8 +313,12 @@ def compute_instance_weight(
 
 def normalized(features: np.ndarray) -> np.ndarray:
     """L2-normalized rows, float32."""
-    features = np.asarray(features, np.float32)
-    return features / (np.linalg.norm(features, axis=1, keepdims=True) + _TINY)
+    rows = np.empty(features.shape, np.float32)
+    for start in range(0, len(rows), _CACHED_ROWS):
+        block = rows[start : start + _CACHED_ROWS]
+        block[...] = features[start : start + _CACHED_ROWS]
+        block /= np.linalg.norm(block, axis=1, keepdims=True) + _TINY
+    return rows
 
 
 def weigh(instances: "Instances", recipe: "Recipe") -> np.ndarray | None:

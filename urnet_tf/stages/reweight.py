@@ -25,6 +25,7 @@ from urnet_tf.reweighting import (
     instance_weight,
     recipe,
 )
+from urnet_tf.reweighting.cluster_weight import PCA_ROWS
 from urnet_tf.reweighting.judge import out_of_fold_predictions, predict_others
 from urnet_tf.reweighting.text_network import count_operations
 from urnet_tf.stages.effects import resolve, trains
@@ -61,8 +62,9 @@ _SEEN = (
 
 # Measured with 1,280 features on one core of a small machine.
 _START_SECONDS = 15.0  # TensorFlow, for its text operations, and scikit-learn
-_CLUSTER_SECONDS = 7e-5  # a row; a class is clustered with its neighbors
-_WITHOUT_PCA = 2.3  # times as long
+_CLUSTER_SECONDS = 1.5e-5  # a row; a class is clustered with its neighbors
+_PCA_SECONDS = 4.5e-5  # a row that PCA sees
+_WHOLE_CLUSTER_SECONDS = 1.6e-4  # a row, without PCA
 _TEXT_MAP_SECONDS = 2e-5  # a training image and epoch, of the linear map
 _TEXT_NETWORK_SECONDS = 1.5e-11  # an operation of the two-sided network
 _CONFIDENCE_SECONDS = 5e-5  # a row
@@ -284,9 +286,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     workers = min(config.runtime.workers or plan.cores, plan.cores) if rows >= POOL_INSTANCES else 1
     seconds = _START_SECONDS
     if settings.cluster_weight.enabled:
-        joined = 1 + settings.cluster_weight.neighbors
-        slower = 1.0 if settings.cluster_weight.pca_dim else _WITHOUT_PCA
-        seconds += rows * joined * slower * _CLUSTER_SECONDS / workers
+        seconds += _cluster_seconds(config, plan, rows) / workers
     if settings.confidence.enabled:
         learned_from = min(rows, (plan.num_classes or 1) * settings.confidence.top_rank)
         maps = config.baseline.folds if settings.formulas != LITERAL else 1
@@ -302,6 +302,14 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
             memory, estimate_fitting(config, plan, heads=0, kind=config.baseline.head).memory_bytes or 0
         )
     return Estimate(rows=rows, seconds=seconds, disk_bytes=rows * _DISK_BYTES, memory_bytes=memory)
+
+
+def _cluster_seconds(config: Config, plan: PlanContext, rows: int) -> float:
+    """What k-means of all classes takes on one core."""
+    joined = rows * (1 + config.reweight.cluster_weight.neighbors)
+    if not config.reweight.cluster_weight.pca_dim:
+        return joined * _WHOLE_CLUSTER_SECONDS
+    return joined * _CLUSTER_SECONDS + min(joined, plan.classes * PCA_ROWS) * _PCA_SECONDS
 
 
 def _refit_seconds(config: Config, plan: PlanContext, rows: int) -> float:
@@ -368,6 +376,6 @@ STAGE = Stage(
     ),
     run=run,
     estimate=estimate,
-    version=5,
+    version=6,
     inputs=inputs,
 )  # fmt: skip
