@@ -146,7 +146,7 @@ def _advice(header: Sequence[str], places: Mapping[str, int], missing: Sequence[
         (name for name in others if re.search("label|class|categ|name|breed|species", _plain(name))), None
     )
     guesses["label"] = label or next(reversed(others), None)
-    told = [f"{column}: {guesses[column]}" for column in missing if guesses.get(column)]
+    told = [f"{column}: {bare(guesses[column] or '', 60)}" for column in missing if guesses.get(column)]
     return f"say which with `columns={{{', '.join(told)}}}`" if told else _ADVICE
 
 

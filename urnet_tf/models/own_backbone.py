@@ -144,6 +144,8 @@ def _open_application(
         )
         if path is not None:
             network = _with_weights(name, build, network, path)
+    except UsageError:
+        raise
     except OSError as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(
