@@ -123,6 +123,7 @@ def test_a_plan_counts_networks_of_keras():
 
 
 @needs_hub
+@pytest.mark.slow
 def test_the_image_tower_of_a_network_of_images_and_texts(tmp_path):
     import keras_hub
 

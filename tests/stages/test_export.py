@@ -151,6 +151,7 @@ def test_classes_of_one_word_are_told_apart_in_every_file(root, monkeypatch, tmp
     assert [row[f"id_{place}"] for place in range(1, C + 1)] == [ids[c] for c in best]
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_exported_as_one_model(root, monkeypatch):
     import keras
 

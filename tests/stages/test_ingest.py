@@ -232,6 +232,7 @@ def test_the_estimate_is_of_what_has_to_be_decoded(folder):
     assert whole.disk_bytes - part.disk_bytes == pytest.approx(9900 * 60_000)
 
 
+@pytest.mark.slow
 def test_webtiny(webtiny, tmp_path):
     metadata, out = run(tmp_path, path=webtiny)
     assert metadata | {"root": ""} == {

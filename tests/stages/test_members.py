@@ -23,6 +23,7 @@ def member_settings():
     return config_lib.from_dict(tree)
 
 
+@pytest.mark.slow
 def test_members_are_urnets_of_their_own_and_are_distilled_into_one(tiny, workdir, monkeypatch):
     config = member_settings()
     run(features, config, workdir)
