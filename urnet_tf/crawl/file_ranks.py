@@ -87,13 +87,15 @@ def rank_by_name(rows: pa.Table, how: str) -> tuple[pa.Table, list[str]]:
     ranks[trained] = 0
     notes = []
     if how != NONE and len(trained):
-        groups = [codes_of(rows[name])[0][trained] for name in ("label", "source", "query")]
+        codes = rows["label"].to_numpy(), *(codes_of(rows[name])[0] for name in ("source", "query"))
+        groups = [column[trained] for column in codes]
         names = [path.rpartition("/")[2] for path in rows["path"].take(pa.array(trained)).to_pylist()]
         if how != NAME:
             found = FileRanks()
             for folder, name in zip(zip(*groups, strict=True), names, strict=True):
                 found.add(folder, name)
-            how, notes = found.decide(), found.notes(found.decide())
+            how = found.decide()
+            notes = found.notes(how)
         if how == NAME:
             order = np.array(sorted(range(len(names)), key=lambda row: natural(names[row])))
             ranks[trained[order]] = running_number(*(group[order] for group in groups))

@@ -242,9 +242,13 @@ def _check_repeated_sources(tree: Tree, base: str, classes: list[str]) -> None:
 
 def _splits_in_classes(tree: Tree, base: str, classes: list[str]) -> dict[str, str]:
     """{folder: split} if all folders inside of the classes are splits (cat/train, cat/test), else {}."""
-    found = splits_of({name for label in classes for name in tree.folders(join(base, label))})
-    loose = any(set(tree.folders(join(base, label))) - found.keys() for label in classes)
-    return {} if loose or not {TRAIN} < set(found.values()) else found
+    names = set[str]()
+    for label in classes:
+        names.update(tree.folders(join(base, label)))
+        if not all(map(looks_like_split, names)):  # as sources do, at the first class
+            return {}
+    found = splits_of(names)
+    return found if names == found.keys() and {TRAIN} < set(found.values()) else {}
 
 
 def _own_folders_note(tree: Tree, base: str, classes: list[str]) -> list[str]:

@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from urnet_tf.crawl.class_choice import named_counts
 from urnet_tf.crawl.class_names import ClassNames, plain_name
-from urnet_tf.crawl.file_ranks import NONE, FileRanks
+from urnet_tf.crawl.file_ranks import NONE, FileRanks, rank_by_name
 from urnet_tf.crawl.folder_layout import find_layout, join
 from urnet_tf.crawl.table import (
     REJECTED_SCHEMA,
@@ -65,7 +66,7 @@ def read_folder(
     notes = [*layout.notes, *_sources_note(rows), *names.check()]
     notes += ranks.notes(how) if rank == "auto" else []
     if how == NONE:
-        rows = _without_ranks(rows)
+        rows, _ = rank_by_name(rows, NONE)
     return Crawl(tree.root, classes, rows, listing.rejected.table(), tuple(notes))
 
 
@@ -98,16 +99,8 @@ def _sources_note(rows: pa.Table) -> list[str]:
     unusual = sorted(name for name in counted if name and plain_name(name).casefold() not in _ENGINES)
     if not unusual:
         return []
-    shown = ", ".join(f"{quote(name)} ({counted[name]})" for name in unusual[:3])
-    more = f" and {len(unusual) - 3} more" if len(unusual) > 3 else ""
-    return [f"folders inside of classes are read as sources, with so many files: {shown}{more}"]
-
-
-def _without_ranks(rows: pa.Table) -> pa.Table:
-    trained = pc.equal(rows["split"], TRAIN)
-    place = rows.schema.get_field_index("rank")
-    ranks = pc.if_else(trained, pa.scalar(0, pa.int32()), rows["rank"])
-    return rows.set_column(place, rows.schema.field("rank"), ranks)
+    shown = named_counts({name: counted[name] for name in unusual})
+    return [f"folders inside of classes are read as sources, with so many files: {shown}"]
 
 
 class _Listing:

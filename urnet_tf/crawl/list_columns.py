@@ -76,9 +76,8 @@ def _unread_notes(
     path: str, header: Sequence[str], names: Sequence[str], places: Mapping[str, int]
 ) -> list[str]:
     """Notes about columns that nobody reads, and the one among them that may say who is held out."""
-    unread = [place for place, name in enumerate(names) if name and place not in places.values()]
     told = {name for column in REQUIRED for name in (column, *_SYNONYMS[column])}  # by a note of its own
-    unread = [place for place in unread if names[place] not in told]
+    unread = [p for p, name in enumerate(names) if name and name not in told and p not in places.values()]
     splits = [place for place in unread if names[place] in _LIKE_SPLITS or looks_like_split(names[place])]
     where, notes = os.path.basename(path), []
     if splits and "split" not in places:
