@@ -50,6 +50,16 @@ def bare(text: str, limit: int = 80) -> str:
     return quote(str(text), limit)[1:-1]
 
 
+def reason_of(error: Exception, limit: int = 200) -> str:
+    """What an error of a library says, on one line; its type where it says nothing."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def first_line(error: Exception, limit: int = 300) -> str:
+    """As `reason_of`, of errors whose other lines are only of use to programmers."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:limit]
+
+
 def show_path(path: str | os.PathLike[str]) -> str:
     """A path for a message; longer than other values may be, as its middle tells most."""
     return cut(escape_steering(os.fspath(path), kept=""), 200)

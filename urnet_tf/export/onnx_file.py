@@ -21,6 +21,7 @@ from urnet_tf.export.preparation import Preparation
 from urnet_tf.export.quiet import quiet_stderr
 from urnet_tf.export.rewriting import float32_copy, with_grouped_convolutions, with_preparation
 from urnet_tf.extras import require
+from urnet_tf.text_rules import first_line
 
 if TYPE_CHECKING:
     import keras
@@ -75,8 +76,7 @@ def write_onnx(
         try:
             proto, _ = tf2onnx.convert.from_function(predict, input_signature=signature, opset=_OPSET)
         except Exception as error:  # of many types, from the tracing to the optimizer
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise RunError(f"The model cannot be converted to ONNX: {first}") from error
+            raise RunError(f"The model cannot be converted to ONNX: {first_line(error)}") from error
     _keep_captured(proto, predict.get_concrete_function())
     # What the converter does not know, it leaves in the graph under TensorFlow's name.
     if foreign := sorted({o for o in _operations(proto.graph) if not onnx.defs.has(o)}):

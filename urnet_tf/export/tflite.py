@@ -32,6 +32,7 @@ from urnet_tf.export.preparation import Preparation
 from urnet_tf.export.quiet import quiet_stderr
 from urnet_tf.export.rewriting import float32_copy, tf_variables, with_grouped_convolutions
 from urnet_tf.export.tflite_metadata import add_metadata
+from urnet_tf.text_rules import first_line
 
 if TYPE_CHECKING:
     import keras
@@ -247,5 +248,4 @@ def _explain(error: Exception) -> str:
     message = str(error).strip()
     if names := sorted(set(re.findall(r"'tf\.(\w+)' op is neither", message))):
         return f"TFLite has no built-in operation for {', '.join(names)}, which the model needs."
-    first = (message.splitlines() or [type(error).__name__])[0][:300]
-    return f"The model cannot be converted to TFLite built-in operations: {first}"
+    return f"The model cannot be converted to TFLite built-in operations: {first_line(error)}"

@@ -23,6 +23,7 @@ from urnet_tf.errors import UsageError
 from urnet_tf.export.flatbuffer_model import pack_model, unpack_model
 from urnet_tf.export.formats import CLASS_IDS_FILE, LABELS_FILE
 from urnet_tf.export.preparation import Preparation
+from urnet_tf.text_rules import reason_of
 
 PREPARATION_FILE = "preparation.json"
 _ENTRY = b"TFLITE_METADATA"  # the name by which readers find the buffer
@@ -133,7 +134,7 @@ def read_metadata(path: str | os.PathLike) -> Inside:
             if PREPARATION_FILE in names:
                 preparation = Preparation.from_dict(json.loads(_read_member(archive, PREPARATION_FILE)))
     except Exception as error:  # a damaged or hostile archive can fail in any way; all are bad input
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = reason_of(error)
         raise UsageError(
             f"The labels or the preparation inside {path} are damaged ({reason}). Export the model again."
         ) from error

@@ -72,8 +72,7 @@ def build_backbone(
     if name not in BACKBONES:
         raise UsageError(
             f"Expected a backbone of {', '.join(BACKBONES)}, a .keras file, keras_hub:PRESET or "
-            f"keras_applications:NAME; "
-            f"received {name!r}."
+            f"keras_applications:NAME; received {name!r}."
         )
     path = find_weights(name, weights)
     variant = None

@@ -20,7 +20,7 @@ from urnet_tf.backbone_names import APPLICATIONS, PREPROCESSING, application_of,
 from urnet_tf.checkpoints.own_networks import find_application, find_network
 from urnet_tf.checkpoints.pretrained import IMAGENET
 from urnet_tf.errors import UsageError
-from urnet_tf.text_rules import quote, show_path
+from urnet_tf.text_rules import quote, reason_of, show_path
 
 _LAST_NAMES = ("logits", "predictions", "classifier", "classification_head")  # dense layers of classifiers
 _SQUASHING = ("softmax", "sigmoid")
@@ -123,10 +123,9 @@ def _read_file(name: str) -> keras.Model:
     try:
         return keras.saving.load_model(path, compile=False)
     except (ValueError, TypeError, KeyError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise UsageError(
-            f"Cannot read the network {show_path(str(path))} (`name`): {reason}. Expected a .keras file of "
-            "Keras layers, or of layers that are registered with Keras."
+            f"Cannot read the network {show_path(str(path))} (`name`): {reason_of(error)}. Expected a "
+            ".keras file of Keras layers, or of layers that are registered with Keras."
         ) from None
 
 
@@ -147,14 +146,14 @@ def _open_application(
     except UsageError:
         raise
     except OSError as error:
-        reason = " ".join(str(error).split())[:200]
         raise UsageError(
-            f"Cannot have the weights of {name} (`weights`): {reason}. Keras downloads {IMAGENET!r} when it "
-            "is first used; elsewhere, give a file of its weights."
+            f"Cannot have the weights of {name} (`weights`): {reason_of(error)}. Keras downloads "
+            f"{IMAGENET!r} when it is first used; elsewhere, give a file of its weights."
         ) from None
     except ValueError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"Cannot build {name} for images of {image_size_px} px (`name`): {reason}") from None
+        raise UsageError(
+            f"Cannot build {name} for images of {image_size_px} px (`name`): {reason_of(error)}"
+        ) from None
     finally:
         random.setstate(before)
     return network, _SCALINGS[APPLICATIONS[application_of(name)]]
@@ -170,10 +169,9 @@ def _with_weights(name: str, build: Any, network: keras.Model, path: pathlib.Pat
     try:
         _load_all(whole, path)
     except (ValueError, UserWarning) as error:
-        reason = " ".join(str(error).split())[:200]
         raise UsageError(
             f"Expected Keras weights of {name} as `weights`, with its classifier or without; "
-            f"{show_path(str(path))} does not fit: {reason}"
+            f"{show_path(str(path))} does not fit: {reason_of(error)}"
         ) from None
     # Layers without names of their own are numbered through the process, so that only the order is the same.
     theirs = [layer for layer in whole.layers if layer.weights]
@@ -197,8 +195,9 @@ def _open_preset(name: str) -> tuple[keras.Model, _Scaling]:
     try:
         network = keras_hub.models.Backbone.from_preset(preset)
     except (ValueError, TypeError, KeyError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"Cannot open the preset {quote(preset)} of keras-hub (`name`): {reason}.") from None
+        raise UsageError(
+            f"Cannot open the preset {quote(preset)} of keras-hub (`name`): {reason_of(error)}."
+        ) from None
     if hasattr(network, "get_vision_embeddings"):  # of images and texts, like CLIP
         image = keras.Input(network.vision_encoder.image_shape, name="images")
         network = keras.Model(image, network.get_vision_embeddings(image), name=network.name)

@@ -12,6 +12,7 @@ from urnet_tf.serving.batching import Arrays
 from urnet_tf.serving.model_files import KINDS, ModelFile
 from urnet_tf.serving.rest_protocol import DEFAULT_SIGNATURE, STRING, Signature, TensorSpec
 from urnet_tf.serving.served_model import Version
+from urnet_tf.text_rules import first_line
 
 if TYPE_CHECKING:
     from urnet_tf.serving.predictor import Classifier
@@ -47,9 +48,8 @@ class _SavedModel(Version):
             )  # kept: else its variables would be freed
             found = read_signatures(file.path)
         except Exception as error:  # of many types
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UsageError(
-                f"Cannot open the {KINDS[file.kind]} model {file.path}: {first[:300]}"
+                f"Cannot open the {KINDS[file.kind]} model {file.path}: {first_line(error)}"
             ) from error
         self.signatures = {name: Signature(*map(_specs, (s.inputs, s.outputs))) for name, s in found.items()}
         self.signature_def = {

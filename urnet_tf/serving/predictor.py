@@ -14,6 +14,7 @@ import numpy as np
 
 from urnet_tf.errors import UsageError
 from urnet_tf.serving.model_files import KINDS, ModelFile, find_model
+from urnet_tf.text_rules import first_line
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -134,8 +135,9 @@ def open_model_file(file: ModelFile) -> Classifier:
     except UsageError:
         raise
     except Exception as error:  # each library has error types of its own for files that it cannot use
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"Cannot open the {KINDS[file.kind]} model {file.path}: {first[:300]}") from error
+        raise UsageError(
+            f"Cannot open the {KINDS[file.kind]} model {file.path}: {first_line(error)}"
+        ) from error
 
 
 def _open_saved_model(file: ModelFile) -> Classifier:

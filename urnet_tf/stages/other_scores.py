@@ -17,7 +17,7 @@ from urnet_tf.reweighting.other_score import rises_with
 from urnet_tf.stages.own_features import folders_of, path_in_crawl
 from urnet_tf.stages.stage import StageContext
 from urnet_tf.store import column, fingerprint
-from urnet_tf.text_rules import quote, show_path
+from urnet_tf.text_rules import quote, reason_of, show_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -117,7 +117,7 @@ def _read(path: pathlib.Path) -> "pa.Table":
             return pyarrow.csv.read_csv(path)
         return pyarrow.parquet.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        reason = getattr(error, "strerror", None) or reason_of(error)
         raise UsageError(
             f"Cannot read the scores {show_path(path)} (reweight.other_score.path), a .parquet or .csv file: "
             f"{reason}."

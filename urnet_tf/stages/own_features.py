@@ -20,7 +20,7 @@ from absl import logging
 from urnet_tf import store
 from urnet_tf.config import Config
 from urnet_tf.errors import UsageError
-from urnet_tf.text_rules import quote, show_path
+from urnet_tf.text_rules import quote, reason_of, show_path
 
 _BLOCK_ROWS = 4096
 _SHOWN = 3
@@ -211,7 +211,7 @@ def _read_list(own: OwnFeatures) -> tuple[list[str], list[str] | None]:
         else:
             paths, splits = _read_parquet(path)
     except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are ValueErrors, too
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise UsageError(
             f"Cannot read the paths {show_path(path)} beside model.features: {reason}."
         ) from None
