@@ -1,6 +1,7 @@
 """Runs the files of an export beside the Keras model that they were made from, over the same images."""
 
 import functools
+import io
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
-from urnet_tf.errors import RunError, UsageError
+from urnet_tf.errors import UsageError
 from urnet_tf.export.formats import KERAS, KERAS_PICTURES, ONNX, ONNX_PICTURES, SAVED_MODEL
 from urnet_tf.export.parity import Comparison
 from urnet_tf.export.preparation import Preparation
 from urnet_tf.export.rewriting import FEATURES, LOGITS, float32_copy
 from urnet_tf.export.task_libraries import measure_libraries
 from urnet_tf.store.progress import progress
+from urnet_tf.text_rules import first_line
 
 if TYPE_CHECKING:
     import keras
@@ -29,6 +32,7 @@ _SAMPLED_BATCHES = 4  # of so many one is enough for the other signatures, which
 def check_formats(
     model: "keras.Model",
     paths: Mapping[str, Path],
+    opened: Mapping[str, Mapping[str, Callable]],
     images: Sequence[bytes],
     labels: np.ndarray | None,
     preparation: Preparation,
@@ -38,6 +42,7 @@ def check_formats(
     Args:
       model: Keras model with named outputs, see `rewriting.with_named_outputs`.
       paths: format → its file.
+      opened: what `open_formats` gave of them.
       images: encoded; those that cannot be decoded are left out.
       labels: int [n], -1 = not known; None = none is.
       preparation: of the images. A SavedModel is compared on the mean of its views, other files on
@@ -53,7 +58,6 @@ def check_formats(
     """
     num_classes, ask_keras = model.output[LOGITS].shape[-1], _compile(float32_copy(model))
     labels = np.full(len(images), -1) if labels is None else np.asarray(labels)
-    opened = {kind: open_format(kind, path, model, preparation) for kind, path in paths.items()}
     comparisons = {kind: {name: Comparison() for name in answers} for kind, answers in opened.items()}
     reference, first = Comparison(), None
     valid_ids: list[np.ndarray] = []
@@ -123,6 +127,30 @@ def _measure_libraries(
         formats[kind] |= {"min_runtime": minimum_runtime(paths[kind]), "libraries": through.get(kind)}
 
 
+def open_formats(
+    paths: Mapping[str, Path], model: "keras.Model", preparation: Preparation
+) -> tuple[dict[str, dict[str, Callable]], dict[str, str]]:
+    """Opens files as their users will, and asks each about a gray picture.
+
+    Returns:
+      format → what `open_format` gives; and format → why a file that was written cannot be used, as happens
+      to networks of others.
+    """
+    gray = Image.new("RGB", (preparation.image_size_px,) * 2, (128, 128, 128))
+    file = io.BytesIO()
+    gray.save(file, "JPEG")
+    opened, unusable = {}, {}
+    for kind, path in paths.items():
+        try:
+            answers = open_format(kind, path, model, preparation)
+            next(iter(answers.values()))([file.getvalue()], np.asarray(gray, np.float32)[None])
+            opened[kind] = answers
+        except Exception as error:  # of many types, from several libraries
+            reason = first_line(error).rstrip(".")
+            unusable[kind] = f"The file was written, but cannot be used: {reason}"
+    return opened, unusable
+
+
 def open_format(kind: str, path: Path, model: "keras.Model", preparation: Preparation) -> dict[str, Callable]:
     """The ways in which a file predicts, the main one first.
 
@@ -150,23 +178,6 @@ def open_format(kind: str, path: Path, model: "keras.Model", preparation: Prepar
 
         classify = build_tflite_classifier(path, threads=os.cpu_count())
     return {"": lambda encoded, plain: (classify(plain),)}
-
-
-def read_back(kind: str, path: Path, model: "keras.Model", preparation: Preparation) -> None:
-    """Opens a file as its users will, and asks it about a gray image.
-
-    Raises:
-      RunError: it cannot be opened, or does not answer: networks of others may be written and not be read.
-    """
-    side = preparation.image_size_px
-    gray = np.full((1, side, side, 3), 128.0, np.float32)
-    try:
-        answers = open_format(kind, path, model, preparation)
-        if kind in (KERAS, ONNX):
-            answers[""]([], gray)
-    except Exception as error:  # of many types, from three libraries
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
-        raise RunError(f"The file was written, but cannot be used: {first}.") from error
 
 
 def _open_for_pictures(kind: str, path: Path) -> Callable[[np.ndarray], np.ndarray]:

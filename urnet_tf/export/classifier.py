@@ -31,7 +31,7 @@ from urnet_tf import __version__
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.export import checksums, models_config, tf_serving
 from urnet_tf.export.arguments import check_arguments, make_directory
-from urnet_tf.export.check import check_formats, read_back
+from urnet_tf.export.check import check_formats, open_formats
 from urnet_tf.export.formats import (
     CLASS_IDS_FILE,
     DEFAULT_FORMATS,
@@ -162,11 +162,13 @@ def export_classifier(
         write_text(temporary / CLASS_IDS_FILE, "\n".join(metadata["class_ids"]) + "\n")
         writer = _Writer(model, labels, temporary, metadata, preparation, calibration_images)
         failures = _write_formats(writer, formats)
-        written = [kind for kind in formats if kind not in failures]
-        paths = {kind: temporary / file_of(kind, name) for kind in written}
-        metadata |= check_formats(model, paths, check_images, check_labels, preparation)
+        paths = {kind: temporary / file_of(kind, name) for kind in formats if kind not in failures}
+        opened, unusable = open_formats(paths, model, preparation)
+        for kind in unusable:
+            _remove(temporary, kind, paths.pop(kind).name)
+        metadata |= check_formats(model, paths, opened, check_images, check_labels, preparation)
         metadata["check"]["split"] = check_split
-        _judge(metadata, temporary, formats, failures, tolerance or Tolerance(), allow_drift)
+        _judge(metadata, temporary, formats, failures | unusable, tolerance or Tolerance(), allow_drift)
         if metadata["formats"].get(SAVED_MODEL, {}).get("kept"):
             tf_serving.write_warm_up(temporary, name, [tf_serving.draw_photo()])  # of nobody's
         _write_metadata(temporary, metadata, labels)
@@ -232,15 +234,6 @@ class _Writer:
                 name=self._metadata["name"], version=str(self._metadata["version"]),
             )  # fmt: skip
 
-    def read_back(self, kind: str) -> None:
-        """Raises as `check.read_back`; then nothing is left of the file."""
-        path = self._path / file_of(kind, self._metadata["name"])
-        try:
-            read_back(kind, path, self._model, self._preparation)
-        except RunError:
-            remove(path, self._path)
-            raise
-
     def _read_calibration(self) -> np.ndarray:
         images, valid = self._preparation.decode(np.array(self._calibration_images, dtype=object))
         images = images.numpy()[valid.numpy()]
@@ -256,8 +249,6 @@ def _write_formats(writer: _Writer, formats: Sequence[str]) -> dict[str, str]:
         logging.info("export %d of %d: writing %s", number, len(formats), kind)
         try:
             writer.write(kind)
-            if kind.startswith((KERAS, ONNX)):
-                writer.read_back(kind)
         except RunError as error:
             failures[kind] = str(error).rstrip(".")
     return failures
