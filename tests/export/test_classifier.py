@@ -8,6 +8,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+from urnet_fixtures.unreadable import Unreadable
 
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.export import classifier as export
@@ -175,17 +176,6 @@ def test_nan_is_refused(tmp_path, make_tiny_model, tiny_names, tiny_photos):
     model.get_layer("logits").kernel.assign(np.full(model.get_layer("logits").kernel.shape, np.nan))
     with pytest.raises(RunError, match="nothing was kept"):
         small(model, tiny_names, tiny_photos, tmp_path)
-
-
-@keras.saving.register_keras_serializable()
-class Unreadable(keras.layers.Layer):
-    """Is written with a setting that it does not take again, like layers of some packages."""
-
-    def get_config(self):
-        return {**super().get_config(), "num_patches": 4}
-
-    def call(self, x):
-        return x
 
 
 def test_a_file_that_keras_cannot_read_again_is_left_out(tmp_path, tiny_model, tiny_names, tiny_photos):

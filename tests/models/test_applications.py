@@ -7,6 +7,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from urnet_fixtures.unreadable import Unreadable
 
 from urnet_tf.backbone_names import APPLICATIONS
 from urnet_tf.config import from_dict, judges_features
@@ -144,20 +145,9 @@ def test_the_image_tower_of_a_network_of_images_and_texts(tmp_path):
     )
 
 
-@keras.saving.register_keras_serializable()
-class Forgetful(keras.layers.Layer):
-    """Tells a setting that it does not take, like a layer of keras-hub's ViT."""
-
-    def get_config(self):
-        return {**super().get_config(), "num_patches": 4}
-
-    def call(self, x):
-        return x
-
-
 def test_a_network_that_cannot_be_read_back_is_not_trained():
     image = keras.Input((32, 32, 3))
-    model = keras.Model(image, Forgetful()(keras.layers.GlobalAveragePooling2D()(image)))
+    model = keras.Model(image, Unreadable()(keras.layers.GlobalAveragePooling2D()(image)))
     with pytest.raises(UsageError, match=r"read back from a file; mine .*'num_patches': 4.*on its features"):
         check_rereadable(model, "mine")
     check_rereadable(build_backbone("efficientnet_lite0", 32, None), "lite0")

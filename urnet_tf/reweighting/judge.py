@@ -131,8 +131,7 @@ def out_of_fold_predictions(
     """
     labels, num_classes = check_rows(features, labels, num_classes)
     _check_choices(kind, criterion or CRITERIA[0], priors, targets)
-    if kind == AUTO:
-        kind = "discriminant" if takes_hours(len(labels), features.shape[1], num_classes) else "mean"
+    kind = settle_kind(kind, len(labels), features.shape[1], num_classes)
     folds = _open_folds(labels, folds)
     moments = sum_moments(features, labels, num_classes=num_classes, folds=folds, sample_weight=sample_weight)
     scorer = _Scorer(features, labels, folds, num_classes)
@@ -175,6 +174,13 @@ def out_of_fold_predictions(
     return Judgement(
         given, ids, probs, odds, folds, tuple(heads), scores, strengths, result.agreement, result.likelihood
     )
+
+
+def settle_kind(kind: str, images: int, width: int, num_classes: int) -> str:
+    """What "auto" is for a crawl of this size; all others are what they are."""
+    if kind != AUTO:
+        return kind
+    return "discriminant" if takes_hours(images, width, num_classes) else "mean"
 
 
 def seen_predictions(

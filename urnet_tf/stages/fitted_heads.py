@@ -8,7 +8,7 @@ from absl import logging
 from urnet_tf import store
 from urnet_tf.config import Config
 from urnet_tf.costs.units import format_seconds
-from urnet_tf.reweighting.logistic import takes_hours
+from urnet_tf.reweighting.judge import AUTO, out_of_fold_predictions, settle_kind
 from urnet_tf.stages.settings import count_backbone
 from urnet_tf.stages.stage import Estimate, PlanContext, StageContext
 
@@ -46,14 +46,12 @@ def fit_heads(
       description: names the fit in logs.
       weights: `sample_weight` and `trust` of `judge.out_of_fold_predictions`.
     """
-    from urnet_tf.reweighting.judge import out_of_fold_predictions
-
     judgement = out_of_fold_predictions(
         store.read_array(context.path("features", "features.npy"))[: len(labels)], labels,
         folds=folds if context.config.baseline.folds > 1 else CHOOSING_FOLDS, num_classes=num_classes,
         kind=kind, **weights,
     )  # fmt: skip
-    if kind == "auto" and "logistic" not in judgement.strengths:
+    if kind == AUTO and "logistic" not in judgement.strengths:
         logging.info(
             "%s: discriminants alone, as logistic regression of %d classes on %d images takes hours; "
             "head=mean fits both", description, num_classes, len(labels),
@@ -106,19 +104,16 @@ def estimate_fitting(config: Config, plan: PlanContext, heads: int, kind: str) -
     rows, width, classes = plan.train_images, count_backbone(config).feature_dim, plan.classes
     if rows is None:
         return Estimate()
-    if kind == "auto":
-        kind = "discriminant" if takes_hours(rows, width, classes) else "mean"
+    kind = settle_kind(kind, rows, width, classes)
     operations = 2 * rows * width**2 + _STRENGTHS_AND_FOLDS * width**3
     count = _DISCRIMINANT_PASSES if kind == "discriminant" else _LOGISTIC_PASSES
     passes = count * rows * width * (4 * classes / _PRODUCT_FLOPS + _READING_SECONDS)
     held = 2 * 4 * min(rows * width, 300_000_000) + 8 * (config.baseline.folds + 3) * width**2
     # Sums by fold and class in float64, a head a fold, and ten steps and gradients of L-BFGS.
     held += (8 * config.baseline.folds + 4 * (config.baseline.folds + 1) + 26 * 8) * width * classes
+    note = f"{heads} fitted head{'s' if heads > 1 else ''}{plan.guess}"
     if kind != "discriminant" and passes > _LONG:
         saved = (1 - _DISCRIMINANT_PASSES / _LOGISTIC_PASSES) * passes
-        note = f"; discriminants alone (head=discriminant) would save {format_seconds(saved)}"
-    else:
-        note = ""
-    note = f"{heads} fitted head{'s' if heads > 1 else ''}{plan.guess}{note}"
+        note += f"; discriminants alone (head=discriminant) would save {format_seconds(saved)}"
     disk = 4 * heads * (width + 1) * classes + 8 * rows
     return Estimate(rows, 15.0 + operations / _FITTING_FLOPS + passes, disk, 10**9 + held, note)
