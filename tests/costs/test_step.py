@@ -106,3 +106,35 @@ def test_time_follows_the_work():
     stem = count_network("resnext", 64, Variant(depth=50, small_stem=True))
     plain = count_network("resnext", 64, Variant(depth=50))
     assert step_cost.forward_seconds(stem, 1, 1) > 5 * step_cost.forward_seconds(plain, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("memory_gb", "gpus", "gpu_gb", "parts"),
+    [
+        (100, 0, None, 1),
+        (10, 0, None, 2),  # 0.7 of 10 GB hold 2 + 10 / 2 GB, and not 2 + 10
+        (1, 0, None, 12),  # nothing is small enough: an image at a time
+        (100, 1, None, 1),  # of a GPU that tells nothing, nothing is asked
+        (100, 1, 6, 3),
+        (4, 1, 100, 1),
+    ],
+)
+def test_as_few_parts_as_memory_holds(memory_gb, gpus, gpu_gb, parts):
+    asked = []
+
+    class Cost:
+        def __init__(self, count):
+            asked.append(count)
+            self.count = count
+
+        def host_bytes(self, gpus):
+            return (2 + (0 if gpus else 10 / self.count)) * 1e9
+
+        def device_bytes(self, devices):
+            return (1 + 9 / self.count) * 1e9
+
+    found = step_cost.fewest_parts(
+        Cost, 12, gpus=gpus, memory_bytes=memory_gb * 1e9, gpu_bytes=gpu_gb and gpu_gb * 1e9
+    )
+    assert found == parts
+    assert asked == [count for count in (1, 2, 3, 4, 6, 12) if count <= parts]

@@ -52,7 +52,8 @@ def test_the_plan_of_the_paper_tells_network_flops_and_memory_per_device(monkeyp
 
 
 def test_the_plan_warns_of_too_little_memory_and_says_what_to_lower(monkeypatch, tmp_path):
-    text = printed_plan(monkeypatch, tmp_path)
+    whole = ("baseline.fit.accumulate_steps=1", "train.fit.accumulate_steps=1")
+    text = printed_plan(monkeypatch, tmp_path, *whole)
     assert "no GPU found" in text
     for hint in (
         "Lower baseline.fit.batch_images or raise baseline.fit.accumulate_steps.",
@@ -60,6 +61,10 @@ def test_the_plan_warns_of_too_little_memory_and_says_what_to_lower(monkeypatch,
         "Lower evaluate.batch_images.",
     ):
         assert re.search(f"Warning: .*this machine has 24.0 GB. {hint}", text)
+    text = printed_plan(monkeypatch, tmp_path)  # divides steps as memory asks for
+    assert not re.search("Warning: (baseline|train)", text)
+    for stage in ("baseline", "train"):
+        assert int(row(text, stage, "CPU")[4]) < 256 and re.search(rf"{stage} .*; steps in \d+ parts", text)
     small = ("baseline.fit.batch_images=6", "train.fit.batch_images=6", "evaluate.batch_images=30",
              "extract.batch_images=16")  # fmt: skip
     assert "Warning" not in printed_plan(monkeypatch, tmp_path, *small)

@@ -175,7 +175,7 @@ def _check_bags(train: TrainConfig) -> None:
 
 
 def _check_parts(key: str, fit: FitConfig, rows: int, what: str) -> None:
-    if rows % fit.accumulate_steps:
+    if fit.accumulate_steps is not None and rows % fit.accumulate_steps:
         raise UsageError(
             f"Expected {key}.accumulate_steps to divide the {rows} {what} of a step; received "
             f"{fit.accumulate_steps}. Change it or {key}.batch_images."

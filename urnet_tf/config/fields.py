@@ -157,7 +157,8 @@ class LossConfig:
 class FitConfig:
     epochs: float = _between(20.0, 0.0, _PASSES)  # passes over the training images
     batch_images: int = _between(255, 1, _ROWS)  # images per step; fewer where a pass has under four steps
-    accumulate_steps: int = _between(1, 1, _ROWS)  # parts of a batch, one by one: less memory, same step
+    # parts of a batch, one by one: less memory, same step; None: as few as memory holds
+    accumulate_steps: int | None = _between(None, 1, _ROWS)
     optimizer: str = _choice("adamw", "sgd")
     learning_rate: float = _between(1e-3, 0.0, _FACTOR)  # peak, per step
     warmup_fraction: float = _between(0.05, 0.0, 1.0)  # share of the steps with a rising rate; then cosine

@@ -8,6 +8,7 @@ Speeds are of one thread on that machine: 40 G multiply-adds a second in ResNeXt
 """
 
 import dataclasses
+from collections.abc import Callable
 
 from urnet_tf.backbone_names import ALL
 from urnet_tf.costs.network import HeadCost, NetworkCost
@@ -18,6 +19,7 @@ _GPU_BYTES = 10**9  # a guess: context and workspace of CUDA
 _GRADIENT_SHARE = 0.2  # activations' gradients in flight, as a share of what is kept
 _LIVE_ACTIVATIONS = 3  # of the largest size at one time in inference: input, output, shortcut
 _BATCHES_AHEAD = 4  # prefetched, being filled, being copied
+_USED_SHARE = 0.7  # of the memory there is: others need some, and a crash costs more than a slower step
 _MARGIN = 1.15  # for the allocator's holes, which grow over the first steps
 
 _MULTIPLY_ADDS = 47e9  # a second and core, of float32 convolutions
@@ -47,6 +49,10 @@ class TrainingCost:
     def images_at_once(self, devices: int = 1) -> int:
         """Images that go through one device together, at most."""
         return -(-self.batch_images // (devices * self.parts))
+
+    def tell_parts(self) -> str:
+        """What a plan's note adds where steps are divided."""
+        return f"; steps in {self.parts} parts" if self.parts > 1 else ""
 
     def activations(self, devices: int = 1) -> int:
         """Kept for the backward pass on one device, and the gradients in flight."""
@@ -125,6 +131,26 @@ def training_cost(
         batch_images=batch_images,
         parts=parts,
     )
+
+
+def fewest_parts(
+    cost_of: Callable[[int], TrainingCost], rows: int, *, gpus: int, memory_bytes: int, gpu_bytes: int | None
+) -> int:
+    """The fewest equal parts of a step that memory holds; as many as there are rows where none does.
+
+    Args:
+      cost_of: parts -> what a fit holds then.
+      rows: of a step on one device, images or whole bags.
+      gpus: devices that train.
+      memory_bytes: of the machine.
+      gpu_bytes: of the smallest GPU; None = not known, and then no limit.
+    """
+    for parts in (count for count in range(1, rows + 1) if rows % count == 0):
+        cost = cost_of(parts)
+        on_gpus = not gpus or gpu_bytes is None or cost.device_bytes(gpus) <= _USED_SHARE * gpu_bytes
+        if on_gpus and cost.host_bytes(gpus) <= _USED_SHARE * memory_bytes:
+            return parts
+    return rows
 
 
 def inference_bytes(

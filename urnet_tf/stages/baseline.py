@@ -28,6 +28,7 @@ from urnet_tf.stages.settings import (
     keys_of,
     open_augmenter,
     open_backbone,
+    settle_parts,
     training_seconds,
 )
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
@@ -118,7 +119,8 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     memory = training.host_bytes(plan.gpus)
     fits = folds + 1 if folds > 1 else 1
     disk = fits * 4 * (heads.parameters + (0 if frozen else network.parameters))
-    note = f"{fits} {'head' if frozen else 'network'}{'s' if fits > 1 else ''}{plan.guess}"
+    note = f"{fits} {'head' if frozen else 'network'}{'s' if fits > 1 else ''}"
+    note += plan.guess + training.tell_parts()
     return Estimate(plan.images, seconds, disk, memory, note, training)
 
 
@@ -174,8 +176,10 @@ def _fit(
     from urnet_tf.training.machines import Machines
     from urnet_tf.training.saving import save_together
 
-    config, fit = context.config, context.config.baseline.fit
+    config = context.config
     frozen = judges_features(config)
+    heads = count_classifier(count_backbone(config).feature_dim, num_classes)
+    fit = settle_parts(config, config.baseline.fit, heads, len(ids), num_classes, whole=not frozen)
     seed = layer_seed(config.seed, name)
     ones = np.ones(len(labels), np.float32)
     targets = labels[:, None].astype(np.int32), ones[:, None], ones

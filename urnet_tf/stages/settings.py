@@ -7,13 +7,15 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from absl import logging
+
 from urnet_tf import store
 from urnet_tf.backbone_names import ALL, KERAS_APPLICATIONS, application_of, is_own
 from urnet_tf.checkpoints.own_networks import files_of
 from urnet_tf.config import Config, FitConfig, ModelConfig, RuntimeConfig, judges_features, select
 from urnet_tf.costs import step as step_cost
 from urnet_tf.costs.network import HeadCost, NetworkCost, count_classifier, count_network
-from urnet_tf.costs.step import TrainingCost, training_cost
+from urnet_tf.costs.step import TrainingCost, fewest_parts, training_cost
 from urnet_tf.errors import settings_named
 from urnet_tf.images.known_records import decoders
 from urnet_tf.images.packing import Packer
@@ -158,7 +160,7 @@ def fit_settings(
     own = {field.name for field in dataclasses.fields(FitOptions)}
     options = {field.name: getattr(fit, field.name) for field in dataclasses.fields(fit) if field.name in own}
     options["jit_compile"] = runtime.jit_compile
-    options["accumulate_steps"] = math.gcd(fit.accumulate_steps, rows)  # rows are fewer on small crawls
+    options["accumulate_steps"] = math.gcd(fit.accumulate_steps or 1, rows)  # rows are fewer on small crawls
     loss = build_loss(
         **dataclasses.asdict(fit.loss), label_smoothing=fit.label_smoothing, class_counts=class_counts,
         num_instances=num_instances,
@@ -239,23 +241,72 @@ def say_unknown(config: Config, stage_name: str, estimate: Estimate) -> Estimate
 
 
 def count_training(
-    config: Config, fit: FitConfig, heads: HeadCost, plan: PlanContext, *, whole: bool, part: str = ALL
-) -> TrainingCost:
-    """What one fit of a `part` of the `whole` network, or of heads on its features, holds in memory."""
+    config: Config, fit: FitConfig, heads: HeadCost, plan: PlanContext, *, whole: bool, part: str = ALL,
+    bag_size: int = 1,
+) -> TrainingCost:  # fmt: skip
+    """What one fit of a `part` of the `whole` network, or of heads on its features, holds in memory.
+
+    Args:
+      bag_size: images of a bag, which is never divided.
+
+    Returns:
+      of one machine; its `parts` are those of `accumulate_steps`, or as few as memory holds.
+    """
     network = count_backbone(config)
-    return training_cost(
-        network if whole else None,
-        heads,
-        plan.classes,
-        images_per_step(fit, plan.train_images or fit.batch_images * _STEPS_PER_PASS),
-        feature_dim=network.feature_dim,
-        image_size_px=config.model.image_size_px,
-        optimizer=fit.optimizer,
-        ema=fit.ema is not None,
-        parts=fit.accumulate_steps,
-        precision=config.runtime.precision,
-        part=part,
+    machines = plan.machines if config.runtime.strategy == "multi_worker" else 1
+    images = images_per_step(fit, plan.train_images or fit.batch_images * _STEPS_PER_PASS)
+    own_images = -(-images // machines)
+
+    def cost_of(parts: int) -> TrainingCost:
+        return training_cost(
+            network if whole else None,
+            heads,
+            plan.classes,
+            own_images,
+            feature_dim=network.feature_dim,
+            image_size_px=config.model.image_size_px,
+            optimizer=fit.optimizer,
+            ema=fit.ema is not None,
+            parts=parts,
+            precision=config.runtime.precision,
+            part=part,
+        )
+
+    rows = max(1, images // bag_size)
+    if fit.accumulate_steps is not None:
+        return cost_of(math.gcd(fit.accumulate_steps, rows))  # rows are fewer on small crawls
+    gpus = min(1, plan.gpus) if config.runtime.strategy == "none" else plan.gpus
+    devices = machines * max(1, gpus)
+    if not whole or rows % devices:  # heads are small; other batches are refused
+        return cost_of(1)
+    return cost_of(
+        fewest_parts(
+            cost_of, rows // devices, gpus=gpus, memory_bytes=plan.memory_bytes, gpu_bytes=plan.gpu_bytes
+        )
     )
+
+
+def settle_parts(
+    config: Config, fit: FitConfig, heads: HeadCost, images: int, classes: int, *, whole: bool,
+    part: str = ALL, bag_size: int = 1,
+) -> FitConfig:  # fmt: skip
+    """A section `fit` with a number of `accumulate_steps`: what memory asks for, where it is None.
+
+    Args:
+      heads, whole, part, bag_size: as for `count_training`.
+      images: that are trained on.
+      classes: C.
+    """
+    if fit.accumulate_steps is not None:
+        return fit
+    machine = PlanContext(train_images=images, num_classes=classes)
+    cost = count_training(config, fit, heads, machine, whole=whole, part=part, bag_size=bag_size)
+    if cost.parts > 1:
+        logging.info(
+            "Steps of %d images go through the network in %d parts, as that is what memory holds.",
+            cost.batch_images, cost.parts,
+        )  # fmt: skip
+    return dataclasses.replace(fit, accumulate_steps=cost.parts)
 
 
 def training_seconds(

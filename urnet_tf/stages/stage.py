@@ -50,6 +50,7 @@ class PlanContext:
     cores: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
     gpus: int = dataclasses.field(default_factory=machine.count_gpus)
     memory_bytes: int = dataclasses.field(default_factory=machine.memory_bytes)
+    gpu_bytes: int | None = dataclasses.field(default_factory=machine.gpu_memory_bytes)  # of one
     machines: int = dataclasses.field(default_factory=machine.count_machines)  # alike, that train together
 
     @property

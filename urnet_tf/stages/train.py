@@ -170,7 +170,9 @@ def estimate(config: Config, plan: PlanContext, compare: bool = True) -> Estimat
         return estimate_fitting(config, plan, heads=1, kind=config.train.head)
     members = count_members(config)
     heads = count_urnet(network.feature_dim, plan.classes, bag_size, model.attention_dim)
-    training = count_training(config, config.train.fit, heads, plan, whole=whole, part=part)
+    training = count_training(
+        config, config.train.fit, heads, plan, whole=whole, part=part, bag_size=bag_size
+    )
     memory = training.host_bytes(plan.gpus)
     seconds = training_seconds(config, config.train.fit, rows, plan, whole=whole, part=part)
     disk = 80 * rows + 8 * heads.parameters  # the URNet and its instance branch
@@ -183,7 +185,7 @@ def estimate(config: Config, plan: PlanContext, compare: bool = True) -> Estimat
         if starts_from(config).startswith("baseline"):
             memory += training.weights  # the baseline is read beside the new network
     note = f"bags of {bag_size}" if config.train.bag.loss_weight else "no bags"
-    note += plan.guess
+    note += plan.guess + training.tell_parts()
     if members > 1:
         note = f"{members} members{', one distilled' if distills(config) else ''}; {note}"
     seconds, disk = members * seconds, members * disk

@@ -13,9 +13,18 @@ from absl import logging
 
 from urnet_tf import schema, store
 from urnet_tf.config import Config, starts_from
+from urnet_tf.costs.network import count_urnet
 from urnet_tf.errors import RunError, settings_named
 from urnet_tf.stages.fitted_heads import fit_weighted_heads
-from urnet_tf.stages.settings import fit_settings, images_per_step, keys_of, open_augmenter, open_backbone
+from urnet_tf.stages.settings import (
+    count_backbone,
+    fit_settings,
+    images_per_step,
+    keys_of,
+    open_augmenter,
+    open_backbone,
+    settle_parts,
+)
 from urnet_tf.stages.stage import StageContext
 
 if TYPE_CHECKING:
@@ -51,8 +60,13 @@ def fit_urnet(
     from urnet_tf.training.saving import save_together
 
     config, settings = context.config, context.config.train
-    fit = settings.fit
     num_classes = len(store.read_json(context.path("pack", "classes.json")))
+    bag_size, width = settings.bag.size, count_backbone(config).feature_dim
+    fit = settle_parts(
+        config, settings.fit, count_urnet(width, num_classes, bag_size, config.model.attention_dim),
+        len(labels), num_classes, whole=config.model.mode == "finetune", part=settings.unfreeze,
+        bag_size=bag_size,
+    )  # fmt: skip
     strategy = training.build_strategy(config.runtime.strategy)
     with training.precision_policy(config.runtime.precision), strategy.scope():
         model = build_model(context, num_classes, synchronized=strategy.num_replicas_in_sync > 1)

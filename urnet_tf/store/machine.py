@@ -1,11 +1,13 @@
 """What this machine has: GPUs, memory, open files."""
 
 import contextlib
+import functools
 import glob
 import json
 import os
 import pathlib
 import resource
+import subprocess
 import sys
 
 _OTHER_FILES = 512  # that a process has open besides; half of the usual limit of 1024
@@ -19,6 +21,19 @@ def count_gpus() -> int:
     if visible is None:
         return found
     return min(found, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
+
+
+@functools.cache
+def gpu_memory_bytes() -> int | None:
+    """Memory of the smallest GPU; None where there is none or its driver does not tell."""
+    if not count_gpus():
+        return None
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout
+        return 2**20 * min(int(line) for line in told.split())
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
 
 
 def count_machines() -> int:

@@ -143,8 +143,8 @@ def fit_model(
     """
     total_steps = _count_total_steps(epochs, total_steps, batches.steps_per_epoch)
     strategy = model.distribute_strategy
-    replicas = strategy.num_replicas_in_sync
-    loss = loss or SparseSoftCrossEntropy()
+    replicas, machines = strategy.num_replicas_in_sync, Machines(strategy)
+    loss, options = loss or SparseSoftCrossEntropy(), _agreed(options, machines)
     _check_devices(loss, options, replicas)
     if options.mixup is not None:
         batches = MixedBatches(batches, options.mixup)  # type: ignore[arg-type]  # looks at more of them
@@ -157,7 +157,6 @@ def fit_model(
         if isinstance(model.output, dict):
             # Or Keras makes the losses' means within the first step, and then traces it once more.
             trainee._compile_loss.build(model.output, model.output)
-    machines = Machines(strategy)
     validate = _build_validation(model, validation_data, loss, loss_weights, machines)
     run = Run(
         trainee, loss.state, batches.steps_per_epoch, total_steps, schedule, description,
@@ -183,6 +182,12 @@ def fit_model(
     if best is not None:
         best.finish()
     return run.history
+
+
+def _agreed(options: FitOptions, machines: Machines) -> FitOptions:
+    """The chief's parts of a step, where machines have memories of different size."""
+    parts = machines.tell("parts", options.accumulate_steps)
+    return dataclasses.replace(options, accumulate_steps=parts)
 
 
 def _distributed(
