@@ -82,7 +82,10 @@ def test_a_preset_says_what_its_text_tower_costs(tmp_path, kind):
 
 
 def test_which_presets_have_text_towers(tmp_path):
-    for name in ("keras_hub:siglip2_base_patch16_224", "keras_hub:kaggle://keras/clip/keras/clip_vit_base_patch16"):
+    for name in (
+        "keras_hub:siglip2_base_patch16_224",
+        "keras_hub:kaggle://keras/clip/keras/clip_vit_base_patch16",
+    ):
         assert has_text_tower(name)
     for name in ("keras_hub:dinov2_base", "efficientnet_lite0", "mine.keras", f"keras_hub:{tmp_path}"):
         assert not has_text_tower(name)
@@ -92,9 +95,13 @@ def test_which_presets_have_text_towers(tmp_path):
     assert measure_text_tower("keras_hub:clip_vit_base_patch32").width == 512
     (tmp_path / "config.json").write_text(json.dumps({"class_name": "CLIPBackbone", "config": {}}))
     assert has_text_tower(f"keras_hub:{tmp_path}") and image_size_of(f"keras_hub:{tmp_path}") is None
-    with pytest.raises(UsageError, match=r"^Expected a tokenizer \(tokenizer\.json\) in the preset .*\(model\.b"):
+    with pytest.raises(
+        UsageError, match=r"^Expected a tokenizer \(tokenizer\.json\) in the preset .*\(model\.b"
+    ):
         check_text_tower(f"keras_hub:{tmp_path}", "model.backbone")
-    with pytest.raises(UsageError, match=r"preset of CLIP or SigLIP as reweight\.zero_shot\.checkpoint; received"):
+    with pytest.raises(
+        UsageError, match=r"preset of CLIP or SigLIP as reweight\.zero_shot\.checkpoint; received"
+    ):
         check_text_tower("keras_hub:resnet_50", "reweight.zero_shot.checkpoint")
 
 

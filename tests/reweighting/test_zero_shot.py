@@ -78,7 +78,9 @@ def test_chunks_and_one_by_one_are_the_same(monkeypatch):
         np.testing.assert_allclose(
             getattr(found, field.name)[:100], getattr(again, field.name), rtol=1e-3, atol=1e-4
         )
-    logits = 20.0 * zero_shot.unit_rows(instances.image_text.image_vectors) @ instances.image_text.class_vectors.T
+    logits = (
+        20.0 * zero_shot.unit_rows(instances.image_text.image_vectors) @ instances.image_text.class_vectors.T
+    )
     for row in range(50):
         own = instances.labels[row]
         others = np.delete(logits[row], own).max()
@@ -157,7 +159,9 @@ def test_weights_are_those_of_logistic_regression():
 
 def test_few_images_and_equal_ones_change_nothing():
     texts = zero_shot.ImageText(np.zeros((4, 3)), np.eye(3, dtype=np.float32), 50.0)
-    prediction = factors.Prediction("baseline", np.full(4, 0.4), np.tile([0, 1], (4, 1)), np.full((4, 2), 0.4))
+    prediction = factors.Prediction(
+        "baseline", np.full(4, 0.4), np.tile([0, 1], (4, 1)), np.full((4, 2), 0.4)
+    )
     instances = factors.Instances(
         np.array([0, 1, 2, 0]), 3, prediction, np.zeros(4, int), np.zeros(4, int), np.ones(4, int),
         image_text=texts,

@@ -18,12 +18,18 @@ def encode(texts):
 
 
 def test_words_come_before_names_and_are_plain():
-    classes = [entry("lion", ["lion", "king_of  beasts", "lion"]), entry("school_bus"), entry("", label_id="cat")]
+    classes = [
+        entry("lion", ["lion", "king_of  beasts", "lion"]),
+        entry("school_bus"),
+        entry("", label_id="cat"),
+    ]
     assert class_words(classes) == [["lion", "king of beasts"], ["school bus"], ["cat"]]
 
 
 def test_classes_without_words_are_named():
-    with pytest.raises(UsageError, match=r"^Expected words of every class .*; class 1 is called '0017'\. Give"):
+    with pytest.raises(
+        UsageError, match=r"^Expected words of every class .*; class 1 is called '0017'\. Give"
+    ):
         class_words([entry("lion"), entry("0017", ["0017"])])
     assert class_words([entry("7up"), entry("獅子"), entry("007", ["007", "bond"])])[2] == ["bond"]
 
