@@ -1,4 +1,4 @@
-"""Text towers beside image towers: tiny random ones of CLIP and SigLIP, compared with keras-hub's own calls."""
+"""Text towers beside image towers: tiny random ones, compared with keras-hub's own calls."""
 
 import importlib.util
 import json

@@ -64,7 +64,8 @@ def test_images_beside_texts_by_hand():
         found.given_prob, weights[[0, 1], [0, 2]] / weights.sum(axis=1), rtol=1e-5, atol=1e-9
     )
     assert found.best.tolist() == [1, 0]
-    # Given: 6 against 8, -10 against 10. Planted: 8 against 6, 10 against 0. Left: class 2 of image 0, class 1 of 1.
+    # Given: 6 against 8, -10 against 10. Planted: 8 against 6, 10 against 0. Left: class 2 of the first,
+    # class 1 of the second.
     np.testing.assert_allclose(found.margin, [-2.0, -20.0], rtol=1e-5)
     np.testing.assert_allclose(found.planted, [[2.0, -14.0], [10.0, -10.0]], rtol=1e-4)
 

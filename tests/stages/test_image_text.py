@@ -1,7 +1,6 @@
-"""Evidence from images and texts in the stage reweight: planted in a work directory by hand, and a whole run."""
+"""Evidence from images and texts in the stage reweight: planted in a work directory by hand, and a run."""
 
 import csv
-import dataclasses
 import json
 import shutil
 
@@ -14,7 +13,8 @@ import urnet_tf
 from urnet_tf import schema, store
 from urnet_tf.config import load_config
 from urnet_tf.errors import UsageError
-from urnet_tf.flow import plan
+from urnet_tf.flow import plan, runner
+from urnet_tf.reweighting.factors import FACTORS
 from urnet_tf.stages import image_text, reweight
 from urnet_tf.stages.effects import effective_settings, ignored_settings, text_tower_of
 from urnet_tf.stages.stage import Estimate, PlanContext, StageContext
@@ -41,7 +41,7 @@ def preset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory, preset, mark_complete):
-    """Three classes, 30 % wrong labels; features near the words of what the images show, models that guess."""
+    """Three classes, 30 % wrong labels; features near the words of what images show, models that guess."""
     from urnet_tf.models.text_tower import open_text_tower
     from urnet_tf.text.prompts import class_prompt_vectors
 
@@ -264,7 +264,16 @@ def test_plans_count_texts_and_the_pass_over_the_images(preset):
     assert own.disk_bytes == 500 + 4 * 1000 + 2 * 8 * 1000 and own.seconds > 20 and own.rows == 1000
 
 
-# ------------------------------------------------------------------------------------------ a whole run
+# ------------------------------------------------------------------------------------------------ a run
+
+TO_WEIGHTS = ("ingest", "pack", "features", "baseline", "extract", "reweight")
+
+
+def run_stages(config, root, *names):
+    """Metadata of the stages, which run where they are not complete."""
+    workdir = store.Workdir(root)
+    runner.run(config, workdir, [s for s in plan.make_plan(config, workdir) if s.stage.name in names])
+    return {name: workdir.marker(name)["metadata"] for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -298,12 +307,11 @@ def test_a_run_with_the_network_as_backbone_and_beside_it(crawl, tmp_path, save,
     save(tmp_path / "one")
     shutil.copytree(tmp_path / "one", tmp_path / "two")  # another preset, by its name
     backbone = f"model.backbone=keras_hub:{tmp_path / 'one'}"
-    done = urnet_tf.run(settings_of(crawl, backbone), tmp_path / "run")
+    done = run_stages(settings_of(crawl, backbone), tmp_path / "run", *TO_WEIGHTS)
     told = done["reweight"]["zero_shot"]
     assert told["network"] == "one" and 0.6 < told["pages_with_text"] < 0.72
     column = np.load(tmp_path / "run/reweight/zero_shot.npy")
     features = np.load(tmp_path / "run/features/features.npy")
-    assert "zero_shot" in (tmp_path / "run/report/index.html").read_text(encoding="utf-8")
 
     beside = settings_of(crawl, backbone, f"reweight.zero_shot.checkpoint=keras_hub:{tmp_path / 'two'}")
     first = next(
@@ -324,8 +332,8 @@ def test_a_run_with_the_network_as_backbone_and_beside_it(crawl, tmp_path, save,
 
     monkeypatch.setattr(store.UnitLog, "complete", dies)
     with pytest.raises(KeyboardInterrupt):
-        urnet_tf.run(beside, tmp_path / "run")
-    done = urnet_tf.run(beside, tmp_path / "run")
+        run_stages(beside, tmp_path / "run", *TO_WEIGHTS)
+    done = run_stages(beside, tmp_path / "run", *TO_WEIGHTS)
     assert done["reweight"]["zero_shot"]["network"] == "two" and units == [0, 1]
     vectors = np.load(tmp_path / "run/reweight/zero_shot_images.npy")
     np.testing.assert_allclose(vectors, features[: len(vectors)], atol=2e-2)
@@ -333,10 +341,23 @@ def test_a_run_with_the_network_as_backbone_and_beside_it(crawl, tmp_path, save,
 
 
 @needs_hub
+@pytest.mark.slow
+def test_a_run_to_its_end_tells_of_the_texts(crawl, tmp_path, preset):
+    done = urnet_tf.run(settings_of(crawl, f"model.backbone={preset}"), tmp_path)
+    assert done["reweight"]["zero_shot"]["network"] == preset.rsplit("/", 1)[-1]
+    page = (tmp_path / "report/index.html").read_text(encoding="utf-8")
+    for factor in FACTORS:
+        if factor.name in ("zero_shot", "page_fit"):
+            assert factor.name in page
+    (card,) = (tmp_path / "export").rglob("model_card.md")
+    assert "zero_shot" in card.read_text(encoding="utf-8")
+
+
+@needs_hub
 def test_old_weights_without_the_columns_are_read(crawl, tmp_path, preset):
     """What an earlier version wrote stays complete, and the stages behind it read it."""
     config = settings_of(crawl, f"model.backbone={preset}", "reweight.zero_shot.enabled=false")
-    urnet_tf.run(config, tmp_path)
+    run_stages(config, tmp_path, *TO_WEIGHTS)
     workdir = store.Workdir(tmp_path)
     path = tmp_path / "reweight/weights.parquet"
     table = store.read_table(path).drop_columns(["zero_shot", "page_fit"])
@@ -346,7 +367,7 @@ def test_old_weights_without_the_columns_are_read(crawl, tmp_path, preset):
     )
     marker = {k: v for k, v in workdir.marker("reweight").items() if k not in ("files", "results")}
     workdir.write_marker(tmp_path / "reweight", marker)
-    shutil.rmtree(tmp_path / "train")
-    urnet_tf.run(dataclasses.replace(config), tmp_path)
+    run_stages(config, tmp_path, "report")  # of what is there: no column is missed
+    run_stages(config, tmp_path, "train", "report")
     weights = store.read_table(tmp_path / "train/weights.parquet")
     assert (store.column(weights, "zero_shot") == 1).all()
