@@ -96,13 +96,11 @@ def test_which_presets_have_text_towers(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"class_name": "CLIPBackbone", "config": {}}))
     assert has_text_tower(f"keras_hub:{tmp_path}") and image_size_of(f"keras_hub:{tmp_path}") is None
     with pytest.raises(
-        UsageError, match=r"^Expected a tokenizer \(tokenizer\.json\) in the preset .*\(model\.b"
+        UsageError, match=r"^Expected a tokenizer \(tokenizer\.json\) in the preset .*\(`name`\), which"
     ):
-        check_text_tower(f"keras_hub:{tmp_path}", "model.backbone")
-    with pytest.raises(
-        UsageError, match=r"preset of CLIP or SigLIP as reweight\.zero_shot\.checkpoint; received"
-    ):
-        check_text_tower("keras_hub:resnet_50", "reweight.zero_shot.checkpoint")
+        check_text_tower(f"keras_hub:{tmp_path}")
+    with pytest.raises(UsageError, match=r"preset of CLIP or SigLIP as `name`; received"):
+        check_text_tower("keras_hub:resnet_50")
 
 
 @needs_hub

@@ -237,6 +237,19 @@ def test_what_is_wrong_is_said_before_the_work(tmp_path, preset):
     assert list(found) == ["the files of the text tower"]
 
 
+@needs_hub
+def test_classes_without_words_are_said_with_the_setting(workdir, preset, tmp_path, mark_complete):
+    for stage in ("pack", "features", "baseline", "extract"):
+        shutil.copytree(workdir.root / stage, tmp_path / stage)
+    classes = [{"label": i, "id": f"{i}", "name": f"{i:04}", "words": [], "queries": []} for i in range(3)]
+    store.write_json(tmp_path / "pack/classes.json", classes)
+    other = mark_complete(tmp_path, extract={"features": "features/features.npy"})
+    with pytest.raises(
+        UsageError, match=r"called '0000'\. Give .* it: reweight\.zero_shot\.enabled=false\.$"
+    ):
+        run(other, "words", f"model.backbone={preset}")
+
+
 def test_without_keras_hub_the_plan_says_so(monkeypatch):
     import importlib.util
 

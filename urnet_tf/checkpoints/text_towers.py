@@ -55,24 +55,21 @@ def has_text_tower(name: str) -> bool:
     return _read_config(preset).get("class_name") in TEXT_TOWERS
 
 
-def check_text_tower(name: str, setting: str) -> None:
+def check_text_tower(name: str) -> None:
     """Makes sure that a preset at hand reads images and texts.
-
-    Args:
-      setting: the key that names the preset.
 
     Raises:
       UsageError: it is another network, or has no tokenizer.
     """
     if not has_text_tower(name):
         raise UsageError(
-            f"Expected keras_hub: and a preset of CLIP or SigLIP as {setting}; received {quote(name)}."
+            f"Expected keras_hub: and a preset of CLIP or SigLIP as `name`; received {quote(name)}."
         )
     folder = pathlib.Path(preset_of(name))
     if folder.is_dir() and not (folder / _TOKENIZER).is_file():
         raise UsageError(
-            f"Expected a tokenizer ({_TOKENIZER}) in the preset {quote(name)} ({setting}), which has none: "
-            "save it there with tokenizer.save_to_preset, or set reweight.zero_shot.enabled=false."
+            f"Expected a tokenizer ({_TOKENIZER}) in the preset {quote(name)} (`name`), which has none: save "
+            "it there with tokenizer.save_to_preset, or do without its text tower: `enabled=false`."
         )
 
 

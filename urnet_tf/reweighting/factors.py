@@ -262,8 +262,8 @@ FACTORS: tuple[Factor, ...] = (
         origin="not in the paper",
         holds="What a text tower that knows the words of all classes says about the label.",
         question="Does the picture fit the words of this class better than those of others?",
-        low="a network of images and texts finds that the words of other classes fit it better",
-        high="a network of images and texts finds that the words of its class fit it best",
+        low="beside the words of other classes those of its own fit the picture badly",
+        high="beside the words of other classes those of its own fit the picture well",
         compute=zero_shot.weigh,
     ),
     Factor(

@@ -71,12 +71,12 @@ def compare_with_texts(context: StageContext, labels: np.ndarray) -> tuple[dict[
         return {}, {}
     from urnet_tf.models.text_tower import open_text_tower
 
-    with settings_named({"name": _named_by(config)}):
-        tower = open_text_tower(name)
     classes = store.read_json(context.path("pack", "classes.json"))
-    class_vectors = class_prompt_vectors(
-        classes, tower.encode, report=lambda parts: progress(parts, "words of classes", unit="parts")
-    )
+    with settings_named(_keys(config)):
+        tower = open_text_tower(name)
+        class_vectors = class_prompt_vectors(
+            classes, tower.encode, report=lambda parts: progress(parts, "words of classes", unit="parts")
+        )
     image_vectors = _image_vectors(context, name, tower, len(labels))
     found = ImageText(image_vectors, class_vectors, tower.logit_scale)
     compared = found.compare(
@@ -117,9 +117,9 @@ def fingerprint_texts(config: Config) -> dict[str, str]:
     name = text_tower_of(config)
     if not name or not config.reweight.zero_shot.enabled:
         return {}
-    with settings_named({"name": _named_by(config)}):
+    with settings_named(_keys(config)):
         files = files_of(name)
-    check_text_tower(name, _named_by(config))
+        check_text_tower(name)
     sizes = [(status.st_size, status.st_mtime_ns) for status in map(os.stat, files)]
     return {"the files of the text tower": store.fingerprint(*sizes)} if sizes else {}
 
@@ -172,7 +172,7 @@ def _image_vectors(context: StageContext, name: str, tower: "TextTower", rows: i
     from urnet_tf.images.image_store import ImageStore
     from urnet_tf.models.own_backbone import build_own_backbone
 
-    with settings_named({"name": _named_by(config)}):
+    with settings_named(_keys(config)):
         network = build_own_backbone(name, tower.image_size_px)
     vectors = store.open_column(
         context.out / "zero_shot_images.npy", (rows, network.output_shape[-1]), np.float16
@@ -207,5 +207,7 @@ def _agreement(agrees: np.ndarray, labels: np.ndarray, num_classes: int) -> floa
     return float(np.mean(np.bincount(labels, weights=agrees, minlength=num_classes)[there] / counts[there]))
 
 
-def _named_by(config: Config) -> str:
-    return "model.backbone" if config.reweight.zero_shot.checkpoint is None else _SETTING
+def _keys(config: Config) -> dict[str, str]:
+    """For `errors.settings_named`."""
+    own = config.reweight.zero_shot.checkpoint is None
+    return {"name": "model.backbone" if own else _SETTING, "enabled": "reweight.zero_shot.enabled"}

@@ -48,8 +48,8 @@ def class_words(classes: Sequence[Mapping]) -> list[list[str]]:
         words = [text for text in dict.fromkeys(plain) if any(sign.isalpha() for sign in text)]
         if not words:
             raise UsageError(
-                f"Expected words of every class for reweight.zero_shot; class {label} is called "
-                f"{quote(texts[0])}. Give names with words, or set reweight.zero_shot.enabled=false."
+                f"Expected words of every class for a text tower; class {label} is called "
+                f"{quote(texts[0])}. Give names with words, or do without it: `enabled=false`."
             )
         found.append(words)
     return found
