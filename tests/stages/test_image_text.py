@@ -104,6 +104,7 @@ def test_planted_labels_are_found_by_the_texts(workdir, preset, caplog):
     assert told["agreement"] == pytest.approx(right.mean(), abs=0.06) and told["moved_by_zero_shot"] > 0.9
     assert told["pages_with_text"] == 0.75 and told["logit_scale"] == pytest.approx(np.exp(6), rel=1e-5)
     assert "Texts of the classes moved P(right) of " in caplog.text
+    assert f"alone agree with {100 * told['agreement']:.1f} % of the labels as given" in caplog.text
 
     metadata, off, out = run(workdir, "off", f"model.backbone={preset}", "reweight.zero_shot.enabled=false")
     assert "zero_shot" not in metadata and not (out / "zero_shot.npy").exists()

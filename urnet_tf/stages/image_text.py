@@ -87,6 +87,10 @@ def compare_with_texts(context: StageContext, labels: np.ndarray) -> tuple[dict[
         "network": os.path.basename(name), "logit_scale": tower.logit_scale,
         "agreement": _agreement(compared.best == labels, labels, len(classes)),
     }  # fmt: skip
+    logging.info(
+        "The words of the classes alone agree with %.1f %% of the labels as given, classes counted alike.",
+        100 * told["agreement"],
+    )  # fmt: skip
     known: dict[str, Any] = {"image_text": found}
     if resolve(config, "reweight.page_fit.enabled"):
         fit = _compare_pages(context, tower, image_vectors, len(labels))
