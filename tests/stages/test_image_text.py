@@ -154,7 +154,7 @@ def test_the_column_is_that_of_the_network_itself(workdir, preset):
 def test_networks_without_a_text_tower_are_told_and_change_nothing(workdir, caplog):
     caplog.set_level("INFO", logger="absl")
     metadata, columns, _ = run(workdir, "none")
-    assert "efficientnet_lite0 has no text tower: there is no zero-shot evidence" in caplog.text
+    assert "efficientnet_lite0 has no text tower of CLIP or SigLIP: no zero-shot evidence" in caplog.text
     assert (columns["zero_shot"] == 1).all() and "zero_shot" not in metadata
 
 
@@ -275,6 +275,11 @@ def test_plans_count_texts_and_the_pass_over_the_images(preset):
     assert with_pages.seconds - 20 == pytest.approx((without.seconds - 20) * 2140 / 140, rel=0.02)
     assert 60 < with_pages.seconds < 600 and with_pages.disk_bytes == 4500
     own = image_text.add_texts(before, configured(f"reweight.zero_shot.checkpoint={preset}"), rows)
+    assert own.note == "" == with_pages.note
+    unknown = image_text.add_texts(
+        before, configured("reweight.zero_shot.checkpoint=keras_hub:siglip_base_patch16_224"), rows
+    )
+    assert unknown.note.endswith("of the image tower of siglip_base_patch16_224, which is not known")
     assert own.disk_bytes == 500 + 4 * 1000 + 2 * 8 * 1000 and own.seconds > 20 and own.rows == 1000
 
 
@@ -363,7 +368,7 @@ def test_a_run_to_its_end_tells_of_the_texts(crawl, tmp_path, preset):
     for factor in FACTORS:
         if factor.name in ("zero_shot", "page_fit"):
             assert factor.name in page
-    (card,) = (tmp_path / "export").rglob("model_card.md")
+    (card,) = (tmp_path / "export").rglob("README.md")
     assert "zero_shot" in card.read_text(encoding="utf-8")
 
 

@@ -65,7 +65,7 @@ def compare_with_texts(context: StageContext, labels: np.ndarray) -> tuple[dict[
     config, name = context.config, text_tower_of(context.config)
     if not name:
         logging.info(
-            "%s has no text tower: there is no zero-shot evidence (%s takes a preset of CLIP or SigLIP).",
+            "%s has no text tower of CLIP or SigLIP: no zero-shot evidence (%s takes such a preset).",
             os.path.basename(config.model.features or config.model.backbone), _SETTING,
         )  # fmt: skip
         return {}, {}
@@ -141,14 +141,16 @@ def add_texts(estimate: Estimate, config: Config, plan: PlanContext) -> Estimate
     gpus = min(1, plan.gpus)
     seconds = step_cost.forward_seconds(tower, texts, plan.cores, gpus)
     seconds += _PASSES * _COMPARE_SECONDS * rows * plan.classes * sizes.width / max(plan.cores, 1)
-    disk, memory = 4 * rows, 4 * sizes.parameters
+    disk, memory, note = 4 * rows, 4 * sizes.parameters, estimate.note
     if not shares_features(config):
         images = _count_images(config, name)
+        if not images.parameters:
+            note = f"without the time of the image tower of {os.path.basename(name)}, which is not known"
         seconds += step_cost.forward_seconds(images, rows, plan.cores, gpus)
         disk, memory = disk + 2 * rows * (images.feature_dim or sizes.width), memory + 4 * images.parameters
     return dataclasses.replace(
         estimate, seconds=(estimate.seconds or 0.0) + seconds, disk_bytes=(estimate.disk_bytes or 0) + disk,
-        memory_bytes=(estimate.memory_bytes or 0) + memory,
+        memory_bytes=(estimate.memory_bytes or 0) + memory, note=note,
     )  # fmt: skip
 
 
