@@ -13,6 +13,7 @@ import numpy as np
 from absl import logging
 
 from urnet_tf import store
+from urnet_tf.backbone_names import preset_of
 from urnet_tf.checkpoints.own_networks import files_of
 from urnet_tf.checkpoints.text_towers import check_text_tower, image_size_of, measure_text_tower
 from urnet_tf.config import Config, judges_features
@@ -84,7 +85,7 @@ def compare_with_texts(context: StageContext, labels: np.ndarray) -> tuple[dict[
     )
     store.write_array(context.out / "zero_shot.npy", compared.given_prob)
     told: dict[str, Any] = {
-        "network": os.path.basename(name), "logit_scale": tower.logit_scale,
+        "network": os.path.basename(preset_of(name)), "logit_scale": tower.logit_scale,
         "agreement": _agreement(compared.best == labels, labels, len(classes)),
     }  # fmt: skip
     logging.info(
@@ -145,7 +146,7 @@ def add_texts(estimate: Estimate, config: Config, plan: PlanContext) -> Estimate
     if not shares_features(config):
         images = _count_images(config, name)
         if not images.parameters:
-            note = f"without the time of the image tower of {os.path.basename(name)}, which is not known"
+            note = f"without the time of the image tower of {os.path.basename(preset_of(name))}, which is not known"
         seconds += step_cost.forward_seconds(images, rows, plan.cores, gpus)
         disk, memory = disk + 2 * rows * (images.feature_dim or sizes.width), memory + 4 * images.parameters
     return dataclasses.replace(
