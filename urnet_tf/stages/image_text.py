@@ -146,7 +146,8 @@ def add_texts(estimate: Estimate, config: Config, plan: PlanContext) -> Estimate
     if not shares_features(config):
         images = _count_images(config, name)
         if not images.parameters:
-            note = f"without the time of the image tower of {os.path.basename(preset_of(name))}, which is not known"
+            tower_name = os.path.basename(preset_of(name))
+            note = f"without the time of the image tower of {tower_name}, which is not known"
         seconds += step_cost.forward_seconds(images, rows, plan.cores, gpus)
         disk, memory = disk + 2 * rows * (images.feature_dim or sizes.width), memory + 4 * images.parameters
     return dataclasses.replace(
