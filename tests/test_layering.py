@@ -59,7 +59,7 @@ WITH_TENSORFLOW = """
     models/image_preparation.py models/own_backbone.py models/resnext.py models/seeding.py
     models/text_tower.py models/unfreezing.py models/urnet.py serving/opened_version.py
     serving/predictor.py stages/network_size.py
-    text/sentence_encoder.py text/word_vectors.py training/fit.py training/losses.py
+    text/sentence_encoder.py text/word_vectors.py training/fit.py training/losses.py training/machines.py
     training/optimization.py training/passes.py training/robust_losses.py training/saving.py
 """.split()
 _SHARED = ("urnet_tf.stages.stage", "urnet_tf.stages.settings", "urnet_tf.stages.effects",

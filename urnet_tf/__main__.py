@@ -27,6 +27,8 @@ from urnet_tf.console import output_was_closed, promise, set_up_logging, was_sto
 from urnet_tf.errors import RunError, UsageError
 
 if TYPE_CHECKING:
+    from urnet_tf.config import Config
+    from urnet_tf.flow.plan import Step
     from urnet_tf.store import Workdir
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/urnet", "directory that holds all results of a run")
@@ -151,40 +153,52 @@ def _dispatch(command: str | None, arguments: list[str]) -> int:
 
 def _run(command: str) -> int:
     from urnet_tf import config as config_lib
-    from urnet_tf.commands import noise
-    from urnet_tf.flow import plan, plan_text, runner
+    from urnet_tf.commands import closing, noise
+    from urnet_tf.flow import plan_text, runner, together
     from urnet_tf.store import Workdir
 
-    overrides = list(_SET.value)
-    if _DATA.value is not None:
-        overrides.append(f"ingest.path={json.dumps(_DATA.value, ensure_ascii=False)}")
-    if _FEATURES.value is not None:
-        overrides.append(f"model.features={json.dumps(_FEATURES.value, ensure_ascii=False)}")
-    if _SCORES.value is not None:
-        overrides.append(f"reweight.other_score.path={json.dumps(_SCORES.value, ensure_ascii=False)}")
-    if _ALLOW_DRIFT.value:
-        overrides.append("export.allow_drift=true")
-    config = config_lib.load_config(_CONFIG.value, overrides)
+    config = config_lib.load_config(_CONFIG.value, _overrides())
     workdir = Workdir(_WORKDIR.value, hashes=config.runtime.verify_hashes)
     for sentence in plan_text.format_ignored(config):
         logging.warning("%s", sentence)
     promise("the same command goes on from here")
-    if command not in ("run", "noise"):
-        runner.run_single(command, config, workdir)
-        print(f"Done: {workdir.path(command)}")
-        return _report_refusals(workdir) if command == "export" else 0
-    only = noise.stages_of_noise() if command == "noise" else None
-    steps = plan.make_plan(config, workdir, _FROM.value, rescan=_RESCAN.value, only=only)
     if _DRY_RUN.value:
-        print(plan_text.format_plan(config, steps, workdir))
+        print(plan_text.format_plan(config, _plan(command, config, workdir), workdir))
         return 0
-    runner.run(config, workdir, steps)
+    machines = together.open_machines(config, workdir)
+    if machines is not None and not machines.is_chief:
+        together.follow(config, workdir, machines)
+        return 0
+    with together.Company(machines) as company:
+        if command not in ("run", "noise"):
+            runner.run_single(command, config, workdir, company)
+        else:
+            runner.run(config, workdir, _plan(command, config, workdir), company)
     if command == "noise":
         print("\n".join(noise.closing_lines(workdir)))
         return 0
-    status = _report_refusals(workdir)
-    print(_closing_lines(workdir))
+    if command != "run":
+        print(f"Done: {workdir.path(command)}")
+        return closing.report_refusals(workdir) if command == "export" else 0
+    status = closing.report_refusals(workdir)
+    print(closing.closing_lines(workdir))
     return status
+
+
+def _overrides() -> list[str]:
+    """Settings of the command line, those with flags of their own included."""
+    short = {"ingest.path": _DATA, "model.features": _FEATURES, "reweight.other_score.path": _SCORES}
+    given = {key: flag.value for key, flag in short.items() if flag.value is not None}
+    overrides = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items()]
+    return [*_SET.value, *overrides, *(["export.allow_drift=true"] if _ALLOW_DRIFT.value else [])]
+
+
+def _plan(command: str, config: "Config", workdir: "Workdir") -> "list[Step]":
+    from urnet_tf.commands import noise
+    from urnet_tf.flow import plan
+
+    only = noise.stages_of_noise() if command == "noise" else None
+    return plan.make_plan(config, workdir, _FROM.value, rescan=_RESCAN.value, only=only)
 
 
 def _verify() -> int:
@@ -199,35 +213,6 @@ def _verify() -> int:
     if not sound:
         print("urnet: `urnet run` with the same settings makes what is damaged again.", file=sys.stderr)
     return 0 if sound else 1
-
-
-def _closing_lines(workdir: "Workdir") -> str:
-    """Baseline beside URNet, and, as the last line, where the results are."""
-    from urnet_tf.evaluation import wording
-    from urnet_tf.store import read_json
-
-    lines = wording.format_models(
-        read_json(workdir.checked("evaluate", "metrics.json")), ("baseline", "urnet")
-    )
-    export = workdir.completed("export")["metadata"]
-    places = [workdir.path("report") / "index.html"]
-    places.append(workdir.path("export") / export["path"] if export["path"] else workdir.path("train"))
-    lines.append("Results: " + "  ".join(map(str, places)))
-    return "\n".join(lines)
-
-
-def _report_refusals(workdir: "Workdir") -> int:
-    """Tells which files lie too far from Keras; the exit status."""
-    return _tell_refusals(workdir.completed("export")["metadata"]["formats"])
-
-
-def _tell_refusals(formats: dict[str, dict]) -> int:
-    from urnet_tf.export.parity import explain_refusals
-
-    sentences, is_error = explain_refusals(formats)
-    for sentence in sentences:
-        print(f"urnet: {sentence} --allow_drift keeps it.", file=sys.stderr)
-    return 1 if is_error else 0
 
 
 def _why(arguments: list[str]) -> int:
@@ -311,6 +296,7 @@ def _promote(command: str) -> int:
 
 
 def _ensemble(arguments: list[str]) -> int:
+    from urnet_tf.commands import closing
     from urnet_tf.evaluation import wording
     from urnet_tf.flow import joined_runs
 
@@ -331,7 +317,7 @@ def _ensemble(arguments: list[str]) -> int:
         print(f"urnet: No model was exported, since {done['no_export']}.", file=sys.stderr)
         print(f"Results: {os.path.join(out, 'evaluate')}")
         return 0
-    status = _tell_refusals(done["export"]["formats"])
+    status = closing.tell_refusals(done["export"]["formats"])
     print(f"Results: {os.path.join(out, 'evaluate')}  {os.path.join(out, 'export', done['export']['path'])}")
     return status
 

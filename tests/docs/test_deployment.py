@@ -8,12 +8,15 @@ import pathlib
 import pytest
 import yaml
 
+from urnet_tf.config import load_config
 from urnet_tf.export import tf_serving
+from urnet_tf.store import machine
 
 DEPLOY = pathlib.Path(__file__).resolve().parents[2] / "docs" / "deploy"
 COMPOSE = yaml.safe_load((DEPLOY / "docker-compose.yaml").read_text(encoding="utf-8"))
 MANIFESTS = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8")))
 KINDS = [manifest["kind"] for manifest in MANIFESTS]
+TRAINING = list(yaml.safe_load_all((DEPLOY / "training.yaml").read_text(encoding="utf-8")))
 
 
 def need(module, package):
@@ -46,7 +49,7 @@ def test_the_manifest_keeps_to_the_schemas_of_kubernetes(version):
     need("kubernetes_validate", "kubernetes-validate")
     import kubernetes_validate
 
-    for manifest in MANIFESTS:
+    for manifest in (*MANIFESTS, *TRAINING):
         kubernetes_validate.validate(manifest, version, strict=True)
     wrong = copy.deepcopy(MANIFESTS[0])
     wrong["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
@@ -92,3 +95,27 @@ def test_compose_listens_on_this_machine_alone_and_cannot_change_models():
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
     (volume,) = service["volumes"]
     assert volume["read_only"] and volume["target"] == tf_serving.IN_CONTAINER
+
+
+def test_the_training_job_names_its_own_pods(monkeypatch):
+    job = next(manifest for manifest in TRAINING if manifest["kind"] == "Job")
+    pods, template = job["spec"]["completions"], job["spec"]["template"]["spec"]
+    service = next(manifest for manifest in TRAINING if manifest["kind"] == "Service")
+    assert template["subdomain"] == service["metadata"]["name"] and pods == job["spec"]["parallelism"]
+    (told,) = [one["value"] for one in template["containers"][0]["env"] if one["name"] == "TF_CONFIG"]
+    config = json.loads(told.replace("$(INDEX)", "1"))  # as Kubernetes puts it in
+    name, port = job["metadata"]["name"], template["containers"][0]["ports"][0]["containerPort"]
+    assert config == {
+        "cluster": {"worker": [f"{name}-{i}.{template['subdomain']}:{port}" for i in range(pods)]},
+        "task": {"type": "worker", "index": 1},
+    }
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    assert machine.count_machines() == pods
+
+
+def test_the_training_job_runs_our_command():
+    job = next(manifest for manifest in TRAINING if manifest["kind"] == "Job")
+    program, command, *flags = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert (program, command) == ("urnet", "run")
+    settings = [value for flag, value in zip(flags[::2], flags[1::2], strict=True) if flag == "--set"]
+    assert load_config(None, settings).runtime.strategy == "multi_worker"

@@ -52,7 +52,9 @@ def check_together(config: Config) -> None:
     _check_checkpoint(config.reweight.zero_shot.checkpoint)
     _check_class_weight(config.reweight.class_weight)
     if config.runtime.jit_compile and config.runtime.strategy != "none":
-        raise UsageError("Expected runtime.strategy=none with runtime.jit_compile; received mirrored.")
+        raise UsageError(
+            f"Expected runtime.strategy=none with runtime.jit_compile; received {config.runtime.strategy}."
+        )
     _check_exported(config)
     _check_start(config)
     for key in _FITS:

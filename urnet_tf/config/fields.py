@@ -414,7 +414,8 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    strategy: str = _choice("none", "mirrored")  # several devices of this machine
+    # mirrored: all GPUs of this machine; multi_worker: all machines that TF_CONFIG or Slurm names
+    strategy: str = _choice("none", "mirrored", "multi_worker")
     precision: str = _choice("float32", "mixed_bfloat16", "mixed_float16")  # float16: GPUs without bfloat16
     jit_compile: bool = False  # XLA, for one GPU only: on CPUs it is many times slower
     verify_hashes: bool = True  # of results before they are read; false looks at sizes alone (huge runs)

@@ -14,13 +14,14 @@ Differs: the mean target and weight of a bag let what is known of its images rea
 A loss that remembers instances gets their ids as a third row of these targets, not of the bags'.
 """
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from urnet_tf.errors import UsageError
-from urnet_tf.feed.sampling import Sampler
+from urnet_tf.feed.sampling import PartSampler, Sampler, part_rows
 from urnet_tf.feed.targets import check_instance_count, pack_bag_targets, pack_targets, target_shape
 from urnet_tf.reweighting.bag_saliency import compute_bag_weight
 from urnet_tf.schema import CropFraction
@@ -56,7 +57,8 @@ class _Batches:
             )
         if weights.shape != target_ids.shape[:1]:
             raise UsageError(f"Expected {len(target_ids)} weights; received shape {weights.shape}.")
-        self.sampler, self.bag = sampler, bag
+        self.sampler: Sampler = sampler
+        self.bag = bag
         self._target_ids, self._target_probs, self._weights = target_ids, target_probs, weights
         self._bag_labels, self._weigh_bags = bag_labels, weigh_bags
 
@@ -68,6 +70,21 @@ class _Batches:
     def dataset(self, start_step: int, stop_step: int, instance_ids: bool = False) -> "tf.data.Dataset":
         """Streams the batches of steps `start_step` to `stop_step - 1`."""
         raise NotImplementedError
+
+    def part(self, part: int, parts: int) -> Self:
+        """What one of several machines trains on: its rows of each step, and it reads no others.
+
+        Raises:
+          UsageError: the rows of a step do not divide into so many parts.
+        """
+        rows = part_rows(self.sampler.shape[0], part, parts)
+        return self.some_rows(lambda _: rows, len(rows))
+
+    def some_rows(self, rows_of: Callable[[int], np.ndarray], size: int) -> Self:
+        """These batches with some rows of each step, as `PartSampler` takes them."""
+        some = copy.copy(self)
+        some.sampler = PartSampler(self.sampler, rows_of, size)
+        return some
 
     def one_pass(self) -> "tf.data.Dataset":
         """The batches of the first pass, as a dataset that knows its length: Keras warns where others end."""

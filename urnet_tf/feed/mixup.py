@@ -11,11 +11,13 @@ Source: Zhang et al., mixup: Beyond Empirical Risk Minimization, 2018.
 Differs: sample weights; l is drawn for each row, not once a batch.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from urnet_tf.errors import UsageError
+from urnet_tf.feed.sampling import PartSampler, part_rows
 from urnet_tf.feed.targets import join_targets
 
 if TYPE_CHECKING:
@@ -66,12 +68,22 @@ class MixedBatches:
         Returns:
           `tf.data.Dataset` of (x, y, w) as the mixed batches give them, but for y, which holds 2K entries.
         """
+        return self._stream(self._batches, self.draw, start_step, stop_step)
+
+    def part(self, part: int, parts: int) -> "_PartOfMixed":
+        """What one of several machines trains on: its rows of each step, mixed with rows of all."""
+        return _PartOfMixed(self, part_rows(self._rows, part, parts))
+
+    def _stream(
+        self, batches: "FeatureBatches | ImageBatches", draw: Callable, start_step: int, stop_step: int
+    ) -> "tf.data.Dataset":
+        """Mixes the first rows of each batch, as many as `draw` gives shares, with the partners it names."""
         import tensorflow as tf
 
-        rows = self.sampler.shape[:1]
+        rows = draw(start_step)[1].shape
 
         def mixed(step: "tf.Tensor", element: tuple) -> tuple:
-            partner, share = tf.numpy_function(self.draw, [step], [tf.int32, tf.float32], stateful=False)
+            partner, share = tf.numpy_function(draw, [step], [tf.int32, tf.float32], stateful=False)
             partner.set_shape(rows)
             share.set_shape(rows)
             x, y, w = element
@@ -82,15 +94,37 @@ class MixedBatches:
             return x, {name: y for name, (y, _) in both.items()}, {name: w for name, (_, w) in both.items()}
 
         steps = tf.data.Dataset.range(start_step, stop_step)
-        both = tf.data.Dataset.zip((steps, self._batches.dataset(start_step, stop_step)))
+        both = tf.data.Dataset.zip((steps, batches.dataset(start_step, stop_step)))
         return both.map(mixed, num_parallel_calls=2, deterministic=True).prefetch(2)
+
+
+class _PartOfMixed:
+    """Some rows of each step of `MixedBatches`; only these and their partners are read."""
+
+    def __init__(self, whole: MixedBatches, rows: np.ndarray) -> None:
+        self._whole, self._own = whole, rows
+        self.sampler = PartSampler(whole.sampler, lambda _: rows, len(rows))
+        self.steps_per_epoch = whole.steps_per_epoch
+
+    def dataset(self, start_step: int, stop_step: int) -> "tf.data.Dataset":
+        """Streams these rows of the mixed batches of steps `start_step` to `stop_step - 1`."""
+        own, size = self._own, len(self._own)
+
+        def both(step: int) -> np.ndarray:
+            return np.concatenate([own, self._whole.draw(step)[0][own]])
+
+        def draw(step: int) -> tuple[np.ndarray, np.ndarray]:
+            return np.arange(size, 2 * size, dtype=np.int32), self._whole.draw(step)[1][own]
+
+        batches = self._whole._batches.some_rows(both, 2 * size)
+        return self._whole._stream(batches, draw, start_step, stop_step)
 
 
 def _mix(x: "tf.Tensor", partner: "tf.Tensor", share: "tf.Tensor") -> "tf.Tensor":
     import tensorflow as tf
 
     share = _as_column(share, x)
-    return share * x + (1.0 - share) * tf.gather(x, partner)
+    return share * x[: share.shape[0]] + (1.0 - share) * tf.gather(x, partner)
 
 
 def _mix_targets(
@@ -99,11 +133,11 @@ def _mix_targets(
     """Targets [B, ..., 2, 2K] and weights [B, ...] of targets [B, ..., 2, K] and weights [B, ...]."""
     import tensorflow as tf
 
-    share = _as_column(share, w)
-    own, other = share * w, (1.0 - share) * tf.gather(w, partner)
+    size, share = share.shape[0], _as_column(share, w)
+    own, other = share * w[:size], (1.0 - share) * tf.gather(w, partner)
     weight = own + other
     own, other = (tf.math.divide_no_nan(part, weight) for part in (own, other))
-    return join_targets(y, tf.gather(y, partner), own, other), weight
+    return join_targets(y[:size], tf.gather(y, partner), own, other), weight
 
 
 def _as_column(share: "tf.Tensor", x: "tf.Tensor") -> "tf.Tensor":

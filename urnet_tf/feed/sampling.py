@@ -8,6 +8,7 @@ a Philox generator whose key is (seed, epoch). Only numpy; 16 M instances need l
 
 import collections
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -180,7 +181,50 @@ class SequentialSampler:
         return ids, np.zeros_like(ids)
 
 
-Sampler = InstanceSampler | BagSampler | SequentialSampler
+class PartSampler:
+    """Some rows of each step of a sampler: what one of several machines reads.
+
+    Args:
+      sampler: whose steps these are, of a fixed size.
+      rows_of: step -> int [b], the rows of that step, always as many.
+      size: rows, b; images or bags.
+
+    Attributes:
+      shape: static shape of the ids of a batch, (b, ...).
+      total, batch_size, seed, steps_per_epoch: the sampler's.
+    """
+
+    def __init__(self, sampler: "Sampler", rows_of: Callable[[int], np.ndarray], size: int) -> None:
+        self._sampler, self._rows_of = sampler, rows_of
+        self.total: int = sampler.total
+        self.batch_size: int = sampler.batch_size
+        self.seed: int = sampler.seed
+        self.steps_per_epoch: int = sampler.steps_per_epoch
+        self.shape: tuple[Any, ...] = (size, *sampler.shape[1:])
+
+    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of a step, as the other samplers give it: ids and epochs, int64 [*shape]."""
+        rows = self._rows_of(step)
+        ids, epochs = self._sampler.batch(step)
+        return ids[rows], epochs[rows]
+
+
+def part_rows(rows: int, part: int, parts: int) -> np.ndarray:
+    """The consecutive rows of one of equal parts: int64 [rows / parts].
+
+    Raises:
+      UsageError: the parts would not be equal.
+    """
+    if rows % parts:
+        raise UsageError(
+            f"Expected a batch that {parts} machines divide equally; received {rows} rows a step (images, or "
+            "whole bags). Change `batch_images`."
+        )
+    size = rows // parts
+    return np.arange(part * size, (part + 1) * size)
+
+
+Sampler = InstanceSampler | BagSampler | SequentialSampler | PartSampler
 
 
 def _compact_ids(ids: np.ndarray) -> np.ndarray:

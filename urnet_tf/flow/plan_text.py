@@ -75,8 +75,8 @@ def _format_training(config: Config, steps: list[Step], gpus: int) -> list[str]:
     costs = [(step.stage.name, cost) for step in steps if (cost := step.estimate.training) is not None]
     if not costs:
         return []
-    mirrored = config.runtime.strategy == "mirrored"
-    counts = sorted({1, 4, 8, gpus} - {0}) if mirrored else [1] * bool(gpus)
+    spread = config.runtime.strategy != "none"
+    counts = sorted({1, 4, 8, gpus} - {0}) if spread else [1] * bool(gpus)
     found = f"{gpus} GPU(s) found" if gpus else "no GPU found"
     columns = ("weights", "gradients", "optimizer", "activations", "rest", "together")
     lines = [

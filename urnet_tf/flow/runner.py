@@ -33,6 +33,7 @@ from urnet_tf.flow.plan import (
     make_plan,
     why_not_complete,
 )
+from urnet_tf.flow.together import Company
 from urnet_tf.stages.stage import Estimate, Stage, StageContext
 from urnet_tf.store import DamagedResult, Workdir, fingerprint, machine, write_text
 
@@ -40,8 +41,11 @@ _PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn")
 _REPAIRS = 3  # of one stage in one run: a disk that damages a file more often is to be replaced
 
 
-def run(config: Config, workdir: Workdir, steps: list[Step]) -> None:
+def run(config: Config, workdir: Workdir, steps: list[Step], company: Company | None = None) -> None:
     """Runs the steps of a plan in order; a stage that turns out to be damaged is made again.
+
+    Args:
+      company: machines that take part in the stages that train; None = there are none.
 
     Raises:
       UsageError: another process works in this directory.
@@ -55,7 +59,7 @@ def run(config: Config, workdir: Workdir, steps: list[Step]) -> None:
         while True:
             done: set[str] = set()
             try:
-                _run_steps(config, workdir, steps, done)
+                _run_steps(config, workdir, steps, done, company)
                 break
             except DamagedResult as damage:
                 repairs[damage.stage] += 1
@@ -72,7 +76,9 @@ def run(config: Config, workdir: Workdir, steps: list[Step]) -> None:
             workdir.drop_previous(names)
 
 
-def _run_steps(config: Config, workdir: Workdir, steps: list[Step], done: set[str]) -> None:
+def _run_steps(
+    config: Config, workdir: Workdir, steps: list[Step], done: set[str], company: Company | None
+) -> None:
     """Runs the steps; adds the names of those that are complete to `done`."""
     for number, step in enumerate(steps, 1):
         title = f"[{number}/{len(steps)}] {step.stage.name}"
@@ -88,7 +94,7 @@ def _run_steps(config: Config, workdir: Workdir, steps: list[Step], done: set[st
             _check_space(step, workdir)
             seconds = run_stage(
                 step.stage, config, workdir, step.identity, named=step.named, used=step.used,
-                rescan=step.rescan, estimate=step.estimate,
+                rescan=step.rescan, estimate=step.estimate, company=company,
             )  # fmt: skip
             logging.info("%s: done in %s", title, format_seconds(seconds))
         for name in step.stage.uses_up:
@@ -116,6 +122,7 @@ def _check_space(step: Step, workdir: Workdir) -> None:
 def run_stage(
     stage: Stage, config: Config, workdir: Workdir, identity: Identity, *, named: bool = False,
     used: Mapping[str, Identity] | None = None, rescan: bool = False, estimate: Estimate | None = None,
+    company: Company | None = None,
 ) -> float:  # fmt: skip
     """Runs one stage and gives its directory the final name; returns the seconds it took.
 
@@ -124,6 +131,7 @@ def run_stage(
       used: what decides the results of the stages that it uses.
       rescan: whether the times of files are not to be trusted.
       estimate: what was planned, which the marker keeps beside what came.
+      company: machines that take part.
     """
     start = time.monotonic()
     machine.reset_peak_memory()
@@ -132,6 +140,8 @@ def run_stage(
     needs = {name: workdir.completed(name)["results"] for name in read}
     out = workdir.open_partial(stage.name, identity.key, fingerprint(needs) if needs else "")
     made_by = {"version": identity.version, "settings": identity.settings, "inputs": identity.inputs}
+    if company is not None:
+        company.call(stage)
     metadata = stage.run(StageContext(config, workdir, out, named, missing, rescan, made_by))
     seconds = time.monotonic() - start
     marker = {
@@ -155,7 +165,7 @@ def _planned(estimate: Estimate) -> dict[str, float | None]:
     }
 
 
-def run_single(name: str, config: Config, workdir: Workdir) -> None:
+def run_single(name: str, config: Config, workdir: Workdir, company: Company | None = None) -> None:
     """Runs one stage again whose inputs are complete.
 
     Raises:
@@ -174,7 +184,7 @@ def run_single(name: str, config: Config, workdir: Workdir) -> None:
     with lock(workdir):
         workdir.recover(name)
         used = {other: identities[other] for other in stage.uses}
-        run_stage(stage, config, workdir, identities[name], named=True, used=used)
+        run_stage(stage, config, workdir, identities[name], named=True, used=used, company=company)
         for other in stage.uses_up:
             workdir.drop_ahead(other)
 

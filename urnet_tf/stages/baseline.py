@@ -6,7 +6,7 @@ networks with `model.mode: finetune` and `baseline.networks: full`. The model of
 instances of fold f, so that what it says about them is out of fold. Each fit resumes.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,26 +32,17 @@ from urnet_tf.stages.settings import (
 )
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 
 def run(context: StageContext) -> dict:
     """Assigns folds, fits all models."""
     config = context.config
-    table = store.read_table(context.path("pack", "instances.parquet"), ["split", "label", "picture"])
-    train = store.is_equal(table, "split", schema.TRAIN)
-    labels = store.column(table, "label")[train]
-    num_classes = len(store.read_json(context.path("pack", "classes.json")))
-    pictures = store.number_groups(table.column("picture"))[train]
-    del table
-    folds = assign_folds(labels, pictures, config.baseline.folds, config.seed)
+    labels, folds, num_classes = _read_labels(context)
     store.write_array(context.out / "fold.npy", folds)
-    jobs = [("full", np.arange(len(labels)))]
-    if config.baseline.folds > 1:
-        jobs += [(f"fold{fold}", np.flatnonzero(folds != fold)) for fold in range(config.baseline.folds)]
     if trains(config, "baseline"):
-        for name, ids in jobs:
-            if not (context.out / f"model_{name}.keras").exists():
-                _fit(context, name, ids, labels, num_classes)
-            context.remove(f"checkpoint_{name}")
+        _fit_networks(context, labels, folds, num_classes)
     else:
         _fit_heads(context, labels, folds, num_classes)
     history = store.read_json(context.out / "history_full.json")
@@ -60,6 +51,22 @@ def run(context: StageContext) -> dict:
         "loss": history[-1]["loss"],
         "accuracy": history[-1]["accuracy"],
     }
+
+
+def follow(context: StageContext) -> None:
+    """Trains what the first machine trains with it, or its share of the networks."""
+    if trains(context.config, "baseline"):
+        _fit_networks(context, *_read_labels(context))
+
+
+def _read_labels(context: StageContext) -> tuple[np.ndarray, np.ndarray, int]:
+    """Labels int [N] and folds int8 [N] of the training images, and the number of classes."""
+    table = store.read_table(context.path("pack", "instances.parquet"), ["split", "label", "picture"])
+    train = store.is_equal(table, "split", schema.TRAIN)
+    labels = store.column(table, "label")[train]
+    pictures = store.number_groups(table.column("picture"))[train]
+    folds = assign_folds(labels, pictures, context.config.baseline.folds, context.config.seed)
+    return labels, folds, len(store.read_json(context.path("pack", "classes.json")))
 
 
 def assign_folds(labels: np.ndarray, pictures: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -129,14 +136,43 @@ def _fit_heads(context: StageContext, labels: np.ndarray, folds: np.ndarray, num
     store.write_json(context.out / "history_full.json", history)
 
 
-def _fit(context: StageContext, name: str, ids: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+def _fit_networks(context: StageContext, labels: np.ndarray, folds: np.ndarray, num_classes: int) -> None:
+    """Sees to it that the model of all images and that of each fold are there.
+
+    Several machines with a device each take a model each in turn, which needs no talk between them; machines
+    with more devices, or of a single model, train each together.
+    """
+    from urnet_tf.training.fit import build_strategy
+    from urnet_tf.training.machines import Machines
+
+    count = context.config.baseline.folds
+    jobs = [("full", np.arange(len(labels)))]
+    jobs += [(f"fold{fold}", np.flatnonzero(folds != fold)) for fold in range(count if count > 1 else 0)]
+    strategy = build_strategy(context.config.runtime.strategy)
+    machines = Machines(strategy)
+    apart = machines.count > 1 and len(jobs) > 1 and strategy.num_replicas_in_sync == machines.count
+    for name, ids in jobs[machines.rank :: machines.count] if apart else jobs:
+        is_there = (context.out / f"model_{name}.keras").exists()
+        if not (is_there if apart else machines.tell(name, is_there)):
+            fit = build_strategy() if apart else strategy
+            _fit(context, name, ids, labels, num_classes, fit, writes=apart or machines.is_chief)
+        if apart or machines.is_chief:
+            context.remove(f"checkpoint_{name}")
+    machines.tell("fits", None)  # waits until all are done
+
+
+def _fit(
+    context: StageContext, name: str, ids: np.ndarray, labels: np.ndarray, num_classes: int,
+    strategy: "tf.distribute.Strategy", writes: bool,
+) -> None:  # fmt: skip
     from urnet_tf.feed import batches
     from urnet_tf.feed.sampling import InstanceSampler
     from urnet_tf.images.image_store import ImageStore
     from urnet_tf.models.classifier import build_classifier, build_image_classifier
     from urnet_tf.models.seeding import layer_seed
     from urnet_tf.training import fit as training
-    from urnet_tf.training.saving import save_model
+    from urnet_tf.training.machines import Machines
+    from urnet_tf.training.saving import save_together
 
     config, fit = context.config, context.config.baseline.fit
     frozen = judges_features(config)
@@ -147,7 +183,6 @@ def _fit(context: StageContext, name: str, ids: np.ndarray, labels: np.ndarray, 
     sampler = InstanceSampler(ids, batch_images, seed)
     head: dict[str, Any] = {"dropout": config.model.dropout, "seed": seed}
     data: batches.FeatureBatches | batches.ImageBatches
-    strategy = training.build_strategy(config.runtime.strategy)
     with training.precision_policy(config.runtime.precision), strategy.scope():
         if frozen:
             features = store.read_array(context.path("features", "features.npy"))
@@ -172,8 +207,9 @@ def _fit(context: StageContext, name: str, ids: np.ndarray, labels: np.ndarray, 
             log_dir=context.out / "tensorboard" / name,
             description=f"baseline {name}",
         )
-    store.write_json(context.out / f"history_{name}.json", history)
-    save_model(model, context.out / f"model_{name}.keras")
+    if writes:
+        store.write_json(context.out / f"history_{name}.json", history)
+    save_together(model, context.out / f"model_{name}.keras", Machines(strategy))
 
 
 def inputs(config: Config) -> dict:
@@ -198,5 +234,6 @@ STAGE = Stage(
     run=run,
     estimate=estimate,
     inputs=inputs,
+    follow=follow,
     version=4,
 )  # fmt: skip

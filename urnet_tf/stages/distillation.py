@@ -18,13 +18,14 @@ from urnet_tf import store
 from urnet_tf.config import Config, LossConfig
 from urnet_tf.stages.members import DISTILLED
 from urnet_tf.stages.stage import StageContext
-from urnet_tf.stages.urnet_fit import fit_urnet
+from urnet_tf.stages.urnet_fit import fit_once
 
 if TYPE_CHECKING:
     import keras
 
 SOFT_CLASSES = 20  # of a target; what the members give to others is left out, and the rest scaled to 1
 _BATCH = 64
+_IDS, _PROBS = "target_ids.npy", "target_probs.npy"
 
 
 def distill(
@@ -44,19 +45,38 @@ def distill(
     from urnet_tf.models import urnet
     from urnet_tf.training.saving import load_model, save_model
 
-    out = context.out / DISTILLED
+    student = _open_student(context)
+    out = student.out
     out.mkdir(exist_ok=True)
-    student = dataclasses.replace(context, config=_student_config(context.config), out=out)
     targets = _write_targets(student, members, len(labels))
-    path = out / "urnet.keras"
-    if not path.exists():
-        log_dir = context.out / "tensorboard" / DISTILLED
-        fit_urnet(student, labels, sample_weight, log_dir, DISTILLED, targets)
+    _tell_written(student)
+    log_dir = context.out / "tensorboard" / DISTILLED
+    path = fit_once(student, labels, sample_weight, log_dir, DISTILLED, targets)
     for name in ("checkpoint", "units_targets"):
         student.remove(name)
     save_model(urnet.instance_branch(load_model(path)), out / "instance.keras")
     last = store.read_json(out / "history.json")[-1]
     return {name: last[name] for name in ("loss", "instance_accuracy", "bag_accuracy")}
+
+
+def follow_distillation(context: StageContext, labels: np.ndarray, sample_weight: np.ndarray) -> None:
+    """What the other machines do meanwhile: they wait for the targets, and train with the first one."""
+    student = _open_student(context)
+    _tell_written(student)
+    ids, probs = (np.asarray(store.read_array(student.out / name)) for name in (_IDS, _PROBS))
+    fit_once(student, labels, sample_weight, context.out / "tensorboard" / DISTILLED, DISTILLED, (ids, probs))
+
+
+def _open_student(context: StageContext) -> StageContext:
+    return dataclasses.replace(context, config=_student_config(context.config), out=context.out / DISTILLED)
+
+
+def _tell_written(student: StageContext) -> None:
+    """Lets the other machines wait until the first one has written the targets."""
+    from urnet_tf.training.fit import build_strategy
+    from urnet_tf.training.machines import Machines
+
+    Machines(build_strategy(student.config.runtime.strategy)).tell("targets", None)
 
 
 def _student_config(config: Config) -> Config:
@@ -83,8 +103,8 @@ def _write_targets(
     from urnet_tf.evaluation import inference, metrics, multi_view
 
     entries = min(SOFT_CLASSES, members[0].output_shape[-1])
-    ids = store.open_column(context.out / "target_ids.npy", (rows, entries), np.int32)
-    probs = store.open_column(context.out / "target_probs.npy", (rows, entries), np.float32)
+    ids = store.open_column(context.out / _IDS, (rows, entries), np.int32)
+    probs = store.open_column(context.out / _PROBS, (rows, entries), np.float32)
     predictor = multi_view.build_predictor([multi_view.instance_member(model) for model in members])
 
     def write(part: slice, values: np.ndarray) -> None:
@@ -100,6 +120,8 @@ def _write_targets(
         batch_size=_BATCH,
         description="ensemble over the training images",
     )
+    ids.flush()  # other machines read them
+    probs.flush()
     return ids, probs
 
 

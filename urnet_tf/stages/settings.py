@@ -266,9 +266,10 @@ def training_seconds(
         steps, size = fit.epochs * images / fit.batch_images, fit.batch_images / 255
         work = _HEAD_PRODUCT_SECONDS * plan.classes * count_backbone(config).feature_dim
         return 4.0 + steps * (_HEAD_STEP_SECONDS + work) * max(1.0, size)
-    gpus = plan.gpus if config.runtime.strategy == "mirrored" else min(1, plan.gpus)
-    images *= fit.epochs
-    return 30.0 + step_cost.training_seconds(count_backbone(config), images, plan.cores, gpus, part)
+    machines = plan.machines if config.runtime.strategy == "multi_worker" else 1
+    gpus = machines * (min(1, plan.gpus) if config.runtime.strategy == "none" else plan.gpus)
+    images, cores = images * fit.epochs, machines * plan.cores
+    return 30.0 + step_cost.training_seconds(count_backbone(config), images, cores, gpus, part)
 
 
 def forward_seconds(config: Config, images: float, plan: PlanContext) -> float:

@@ -50,6 +50,7 @@ class PlanContext:
     cores: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
     gpus: int = dataclasses.field(default_factory=machine.count_gpus)
     memory_bytes: int = dataclasses.field(default_factory=machine.memory_bytes)
+    machines: int = dataclasses.field(default_factory=machine.count_machines)  # alike, that train together
 
     @property
     def classes(self) -> int:
@@ -164,5 +165,7 @@ class Stage:
     uses_up: tuple[str, ...] = ()
     # Settings of a later stage by which it fills `store.AHEAD`, which is no part of its results.
     reads_ahead: tuple[str, ...] = ()
+    # What the other machines do while the first one runs the stage: see `flow.together`. They write nothing.
+    follow: Callable[[StageContext], None] | None = None
     # Looks at the contents of what is read from outside: why the stage must run again, or None.
     rescan: Callable[[Config, Workdir], str | None] = lambda config, workdir: None

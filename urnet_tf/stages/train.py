@@ -10,6 +10,7 @@ begins; the saliency is their mean then. `train.distill` adds distilled/, see `d
 """
 
 import dataclasses
+import pathlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from urnet_tf.costs.network import count_urnet
 from urnet_tf.costs.units import format_bytes, format_seconds
 from urnet_tf.reweighting import objective
 from urnet_tf.reweighting.factors import FACTORS
-from urnet_tf.stages.distillation import SOFT_CLASSES, distill
+from urnet_tf.stages.distillation import SOFT_CLASSES, distill, follow_distillation
 from urnet_tf.stages.effects import trains
 from urnet_tf.stages.fitted_heads import estimate_fitting, fit_weighted_heads, save_head
 from urnet_tf.stages.members import distills, member_config, member_directory
@@ -34,7 +35,7 @@ from urnet_tf.stages.settings import (
     training_seconds,
 )
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
-from urnet_tf.stages.urnet_fit import compute_class_mass, fit_urnet, measure_saliency
+from urnet_tf.stages.urnet_fit import compute_class_mass, fit_once, measure_saliency
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,16 +76,10 @@ def _train_member(
     from urnet_tf.models import urnet
     from urnet_tf.training.saving import load_model, save_model
 
-    config = member_config(context.config, number)
     out = context.out / member_directory(number)
     out.mkdir(exist_ok=True)
-    member = dataclasses.replace(context, config=config, out=out)
-    path, measured = out / "urnet.keras", out / "saliency.npy"
-    if not path.exists():
-        several = count_members(config) > 1
-        name = f"urnet {number + 1} of {count_members(config)}" if several else "urnet"
-        log_dir = context.out / "tensorboard" / member_directory(number)
-        fit_urnet(member, labels, sample_weight, log_dir, name)
+    member, path = _fit_member(context, number, labels, sample_weight)
+    config, measured = member.config, out / "saliency.npy"
     member.remove("checkpoint")
     # What lies there of the first is the mean of all members, where the stage was killed at its end.
     if number == 0 or not measured.exists():
@@ -102,6 +97,29 @@ def _train_member(
     told = {name: last[name] for name in ("loss", "instance_accuracy", "bag_accuracy")}
     told = {"steps": history[-1]["step"], **told, "seed": config.seed, "bag_size": config.train.bag.size}
     return told, np.asarray(store.read_array(measured))
+
+
+def _fit_member(
+    context: StageContext, number: int, labels: np.ndarray, sample_weight: np.ndarray
+) -> tuple[StageContext, pathlib.Path]:
+    """Sees to it that the URNet of a member is there, alone or together; its context, and where it is."""
+    config, place = member_config(context.config, number), member_directory(number)
+    member = dataclasses.replace(context, config=config, out=context.out / place)
+    several = count_members(config) > 1
+    name = f"urnet {number + 1} of {count_members(config)}" if several else "urnet"
+    return member, fit_once(member, labels, sample_weight, context.out / "tensorboard" / place, name)
+
+
+def follow(context: StageContext) -> None:
+    """Trains what the first machine trains, together with it."""
+    if not trains(context.config, "train"):
+        return
+    weights = store.read_table(context.path("reweight", "weights.parquet"), ["label", "sample_weight"])
+    columns = store.column(weights, "label"), store.column(weights, "sample_weight")
+    for number in range(count_members(context.config)):
+        _fit_member(context, number, *columns)
+    if distills(context.config):
+        follow_distillation(context, *columns)
 
 
 def _fit_head(context: StageContext, weights: "pa.Table") -> dict[str, Any]:
@@ -204,4 +222,5 @@ STAGE = Stage(
     run=run,
     estimate=estimate,
     version=4,
+    follow=follow,
 )

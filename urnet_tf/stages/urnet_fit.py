@@ -47,7 +47,8 @@ def fit_urnet(
     """
     from urnet_tf.models import urnet
     from urnet_tf.training import fit as training
-    from urnet_tf.training.saving import save_model
+    from urnet_tf.training.machines import Machines
+    from urnet_tf.training.saving import save_together
 
     config, settings = context.config, context.config.train
     fit = settings.fit
@@ -71,8 +72,29 @@ def fit_urnet(
             rates=_rates_of(config, model),
             **_keep_best(context),
         )
-    store.write_json(context.out / "history.json", history)
-    save_model(model, context.out / "urnet.keras")
+    machines = Machines(strategy)
+    if machines.is_chief:
+        store.write_json(context.out / "history.json", history)
+    save_together(model, context.out / "urnet.keras", machines)
+
+
+def fit_once(
+    context: StageContext,
+    labels: np.ndarray,
+    sample_weight: np.ndarray,
+    log_dir: pathlib.Path,
+    description: str = "urnet",
+    targets: tuple[np.ndarray, np.ndarray] | None = None,
+) -> pathlib.Path:
+    """`fit_urnet` unless its urnet.keras is there, of which the first of several machines decides."""
+    from urnet_tf.training.fit import build_strategy
+    from urnet_tf.training.machines import Machines
+
+    path = context.out / "urnet.keras"
+    machines = Machines(build_strategy(context.config.runtime.strategy))
+    if not machines.tell(description, path.exists()):
+        fit_urnet(context, labels, sample_weight, log_dir, description, targets)
+    return path
 
 
 def _rates_of(config: Config, model: "keras.Model") -> dict[str, float] | None:

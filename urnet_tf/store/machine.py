@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import json
 import os
 import pathlib
 import resource
@@ -18,6 +19,16 @@ def count_gpus() -> int:
     if visible is None:
         return found
     return min(found, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
+
+
+def count_machines() -> int:
+    """How many machines train together with this one, as TF_CONFIG or Slurm says; 1 where neither does."""
+    try:
+        cluster = json.loads(os.environ.get("TF_CONFIG", "{}"))["cluster"]
+        return max(1, sum(len(cluster.get(kind, ())) for kind in ("chief", "worker")))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        tasks = os.environ.get("SLURM_NTASKS", "1")
+        return max(1, int(tasks)) if tasks.isdecimal() else 1
 
 
 def memory_bytes() -> int:

@@ -217,7 +217,7 @@ class Workdir:
           made_from: of what the stage reads, which may be made again with other results under one key: what
             was begun with these is not continued.
         """
-        partial, kept = self._partial(stage), self._kept_partial(stage)
+        partial, kept = self.partial(stage), self._kept_partial(stage)
         name, key = key, f"{key} {made_from}".strip()
         if partial.exists() and _read_key(partial) != key and _name(_read_key(partial)) == name:
             remove(partial, self.root)
@@ -241,7 +241,7 @@ class Workdir:
 
     def holds_partial(self, stage: str, key: str) -> bool:
         """Whether a killed run of this stage under the same key can be continued."""
-        return key in (_name(_read_key(self._partial(stage))), _name(_read_key(self._kept_partial(stage))))
+        return key in (_name(_read_key(self.partial(stage))), _name(_read_key(self._kept_partial(stage))))
 
     def free_bytes(self) -> int:
         """Of the disk that holds the directory, or will hold it."""
@@ -252,12 +252,11 @@ class Workdir:
 
     def partial_bytes(self, stage: str) -> int:
         """What a killed run of the stage left, in bytes."""
-        files = self._partial(stage).rglob("*")
-        return sum(path.lstat().st_size for path in files if path.is_file())
+        return sum(path.lstat().st_size for path in self.partial(stage).rglob("*") if path.is_file())
 
     def finish(self, stage: str, marker: Mapping) -> None:
         """Flushes the partial directory, writes the marker into it and gives it its final name."""
-        partial = self._partial(stage)
+        partial = self.partial(stage)
         sync_tree(partial)
         self.write_marker(partial, marker)
         self._give_final_name(stage)
@@ -289,7 +288,7 @@ class Workdir:
     def recover(self, stage: str) -> bool:
         """Goes on with a `finish` or `restore` that was killed; whether a stage got its final name."""
         final, old = self.root / stage, self.root / f"{stage}.old"
-        found = (self._partial(stage) / MARKER).exists()
+        found = (self.partial(stage) / MARKER).exists()
         if found:
             self._give_final_name(stage)
         elif final.exists():
@@ -337,7 +336,7 @@ class Workdir:
                 remove(directory, self.root)
 
     def _give_final_name(self, stage: str) -> None:
-        partial, final = self._partial(stage), self.root / stage
+        partial, final = self.partial(stage), self.root / stage
         old, previous = self.root / f"{stage}.old", self._previous(stage)
         if final.exists():
             before, now = _read_marker(final) or {}, _read_marker(partial)
@@ -351,7 +350,8 @@ class Workdir:
         for units in final.glob("units_*"):
             remove(units, final)
 
-    def _partial(self, stage: str) -> pathlib.Path:
+    def partial(self, stage: str) -> pathlib.Path:
+        """The directory that a stage fills while it runs."""
         return self.root / f"{stage}.partial"
 
     def _kept_partial(self, stage: str) -> pathlib.Path:

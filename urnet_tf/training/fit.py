@@ -23,9 +23,11 @@ from absl import logging
 
 from urnet_tf.errors import UsageError
 from urnet_tf.feed.mixup import MixedBatches
+from urnet_tf.feed.sampling import part_rows
 from urnet_tf.feed.targets import pack_targets
 from urnet_tf.models.urnet import BAG, INSTANCE
 from urnet_tf.training.losses import SparseSoftAccuracy, SparseSoftCrossEntropy, SparseSoftLoss
+from urnet_tf.training.machines import Machines, open_cluster
 from urnet_tf.training.optimization import OptimizerOptions, Trainee, build_optimizer
 from urnet_tf.training.passes import BestPass, Loop, Run
 
@@ -137,7 +139,7 @@ def fit_model(
     Raises:
       UsageError: not one of epochs and total_steps, the batch does not divide by devices and parts, XLA or a
         loss that needs instance ids on several devices, or such a loss with mixup.
-      RunError: the loss is not finite, or the checkpoint belongs to another model.
+      RunError: the loss is not finite, the checkpoint belongs to another model, or another machine was lost.
     """
     total_steps = _count_total_steps(epochs, total_steps, batches.steps_per_epoch)
     strategy = model.distribute_strategy
@@ -152,33 +154,60 @@ def fit_model(
         rule, schedule = build_optimizer(model, total_steps, options, rates)
         _compile(trainee, rule, loss, loss_weights, options.jit_compile)
         rule.build(trainee.trainable_variables)
-        validate = _build_validation(model, validation_data, loss, loss_weights)
         if isinstance(model.output, dict):
             # Or Keras makes the losses' means within the first step, and then traces it once more.
             trainee._compile_loss.build(model.output, model.output)
+    machines = Machines(strategy)
+    validate = _build_validation(model, validation_data, loss, loss_weights, machines)
     run = Run(
-        trainee, loss.state, batches.steps_per_epoch, total_steps, schedule, description, log_dir, validate
+        trainee, loss.state, batches.steps_per_epoch, total_steps, schedule, description,
+        log_dir if machines.is_chief else None, validate, machines,
     )  # fmt: skip
     checkpoint = pathlib.Path(checkpoint_dir, _CHECKPOINT) if checkpoint_dir is not None else None
-    if checkpoint is not None and checkpoint.exists():
-        run.restore(checkpoint)
+    if run.restore(checkpoint):
         logging.info("%s: continues at step %d of %d", description, run.step, total_steps)
     best = None
     if keep_best_of is not None:
         best = _keep_best(run, model, options, validation_data, checkpoint, keep_best_of)
     if run.step < total_steps:
         ids = {"instance_ids": True} if loss.needs_instance_ids else {}
-        trainee.fit(
-            batches.dataset(run.step, total_steps, **ids),
-            steps_per_epoch=total_steps - run.step,
-            epochs=1,
-            shuffle=False,
-            verbose=0,
-            callbacks=[Loop(run, checkpoint, options.checkpoint_s, callbacks, best)],
-        )
+        with machines.watched():
+            trainee.fit(
+                _distributed(batches, strategy, machines, run.step, total_steps, ids),
+                steps_per_epoch=total_steps - run.step,
+                epochs=1,
+                shuffle=False,
+                verbose=0,
+                callbacks=[Loop(run, checkpoint, options.checkpoint_s, callbacks, best)],
+            )
     if best is not None:
         best.finish()
     return run.history
+
+
+def _distributed(
+    batches: Batches, strategy: tf.distribute.Strategy, machines: Machines, start: int, stop: int, ids: dict
+) -> Any:
+    """The batches of some steps; where several machines train, each reads the rows that are its own."""
+    if machines.count == 1:
+        return batches.dataset(start, stop, **ids)
+
+    size = _count_rows(batches) or 0
+
+    def rows_of(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        part, parts = context.input_pipeline_id, context.num_input_pipelines
+        if hasattr(batches, "part"):
+            own = batches.part(part, parts).dataset(start, stop, **ids)
+        else:  # of somebody else: all of a step is read, and the rest left
+            rows = part_rows(size, part, parts)
+            own = batches.dataset(start, stop, **ids).map(
+                lambda *element: keras.tree.map_structure(lambda x: x[rows[0] : rows[-1] + 1], element)
+            )
+        devices = context.num_replicas_in_sync // parts
+        # An element a device.
+        return own if devices == 1 else own.rebatch(size // context.num_replicas_in_sync)
+
+    return strategy.distribute_datasets_from_function(rows_of)
 
 
 def _keep_best(
@@ -214,15 +243,22 @@ def _build_validation(
     data: tf.data.Dataset | tuple | None,
     loss: SparseSoftLoss,
     loss_weights: Mapping[str, float] | None,
+    machines: Machines,
 ) -> Callable[[], dict[str, float]]:
     """A function that gives losses and metrics on the data as {"val_loss": ...}; {} without data.
 
-    It is a model of its own with the same weights, so that nothing of the training changes.
+    It is a model of its own with the same weights, so that nothing of the training changes. Of several
+    machines the chief alone tries it, on a copy, and tells the others.
     """
     if data is None:
         return dict
-    tried = keras.Model(model.input, model.output)
-    _compile(tried, None, loss.for_bags(), loss_weights, jit_compile=False)
+    if machines.count > 1:
+        tried = keras.models.clone_model(model)
+        _compile(tried, None, loss.for_bags(), loss_weights, jit_compile=False)
+    else:
+        with model.distribute_strategy.scope():
+            tried = keras.Model(model.input, model.output)
+            _compile(tried, None, loss.for_bags(), loss_weights, jit_compile=False)
     if isinstance(data, tuple):
         x, y, *weights = data
         if not isinstance(y, Mapping) and np.ndim(y) == 1:
@@ -230,8 +266,15 @@ def _build_validation(
         data = tf.data.Dataset.from_tensor_slices((x, y, *weights)).batch(_VALIDATED_ROWS)
 
     def validate() -> dict[str, float]:
+        if machines.count > 1:
+            weights = [variable.numpy() for variable in model.variables]  # which all machines read
+            if not machines.is_chief:
+                return machines.tell("validation", None)
+            for variable, value in zip(tried.variables, weights, strict=True):
+                variable.assign(value)
         found = tried.evaluate(data, verbose=0, return_dict=True)
-        return {f"val_{name}": float(value) for name, value in found.items()}
+        told = {f"val_{name}": float(value) for name, value in found.items()}
+        return machines.tell("validation", told)
 
     return validate
 
@@ -284,16 +327,19 @@ def build_strategy(name: str = "none", devices: tuple[str, ...] | None = None) -
     One object a process: a second MirroredStrategy would clash with the first one's collectives.
 
     Args:
-      name: "none" (one device) or "mirrored" (all GPUs of this machine).
+      name: "none" (one device), "mirrored" (all GPUs of this machine) or "multi_worker" (all machines that
+        TF_CONFIG names, see `machines.open_cluster`; before TensorFlow computes anything).
       devices: names of the devices to mirror on; None = all GPUs. CPU devices are for tests.
 
     Raises:
-      UsageError: an unknown name.
+      UsageError: an unknown name, or nothing says which machines there are.
     """
     if name == "none":
         return tf.distribute.get_strategy()
+    if name == "multi_worker":
+        return open_cluster()
     if name != "mirrored":
-        raise UsageError(f"Expected the strategy none or mirrored; received {name!r}.")
+        raise UsageError(f"Expected the strategy none, mirrored or multi_worker; received {name!r}.")
     on_cpu = devices is not None and all("CPU" in device.upper() for device in devices)
     return tf.distribute.MirroredStrategy(
         devices=devices, cross_device_ops=tf.distribute.ReductionToOneDevice() if on_cpu else None
@@ -311,11 +357,16 @@ def precision_policy(precision: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
+def _count_rows(batches: Batches) -> int | None:
+    """Rows of a step, images or whole bags; None where the last step has fewer."""
+    element = batches.dataset(0, 1).element_spec[0]
+    return keras.tree.flatten(element)[0].shape[0]
+
+
 def _check_divisible(batches: Batches, replicas: int, parts: int) -> None:
     if replicas * parts == 1:
         return
-    element = batches.dataset(0, 1).element_spec[0]
-    size = keras.tree.flatten(element)[0].shape[0]
+    size = _count_rows(batches)
     if size is not None and size % (replicas * parts):
         devices = f"{replicas} devices" if replicas > 1 else "one device"
         raise UsageError(

@@ -70,7 +70,27 @@ class Trainee(keras.Model):
             context = tf.distribute.get_replica_context()  # the optimizer's own sum then restores the scale
             gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
-        return self.get_metrics_result()
+        found = self.get_metrics_result()
+        if self._spans_machines:  # Keras takes the mean over machines along an axis that scalars lack
+            found = {name: tf.reshape(value, [1]) for name, value in found.items()}
+        return found
+
+    @property
+    def _spans_machines(self) -> bool:
+        return isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Keras' own on one device's batch: over several machines it fails to reduce a structure.
+
+        Source: https://github.com/keras-team/keras/issues/20585
+        """
+        if not self._spans_machines or iterator is None:
+            return super()._maybe_symbolic_build(iterator, data_batch)
+        _, _, batches = next(iter(iterator))
+        first = keras.tree.map_structure(
+            lambda value: self.distribute_strategy.experimental_local_results(value)[0], next(batches)
+        )
+        return super()._maybe_symbolic_build(data_batch=first)
 
     def _gradients(self, data: tuple) -> list[tf.Tensor]:
         x, y, sample_weight = data

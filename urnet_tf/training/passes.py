@@ -20,7 +20,9 @@ from tqdm import tqdm
 
 from urnet_tf import store
 from urnet_tf.errors import RunError
+from urnet_tf.training.machines import Machines
 
+_FIRST_LOOK = 8  # steps after which several machines first ask whether a checkpoint is due
 _LOG_SECONDS = 10.0  # between lines of a log; passes over small crawls are over in an instant
 
 
@@ -37,7 +39,9 @@ class Run:
         description: str,
         log_dir: str | os.PathLike | None,
         validate: Callable[[], dict[str, float]],
+        machines: Machines,
     ) -> None:
+        self.machines = machines
         self.model, self.loss_state, self._validate = model, loss_state, validate
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
         self.schedule, self.description = schedule, description
@@ -80,25 +84,44 @@ class Run:
             self._writer.flush()
 
     def save(self, path: pathlib.Path) -> None:
+        """Writes the checkpoint, on the chief; all machines call it, as reading weights may take all."""
         arrays = {name: variable.numpy() for name, variable in self._variables().items()}
         if not all(np.isfinite(a).all() for a in arrays.values() if a.dtype.kind == "f"):
             raise self._diverged("a weight is not finite")
-        state = {"step": self.step, "history": self.history, "sums": self._sums, "count": self._count}
+        if not self.machines.is_chief:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         with store.atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, state=np.array(json.dumps(state)), **arrays)
+            np.savez(file, state=np.array(json.dumps(self._state())), **arrays)
 
-    def restore(self, path: pathlib.Path) -> None:
-        with np.load(path) as arrays:
-            variables = self._variables()
-            shapes = {name: arrays[name].shape for name in arrays.files if name != "state"}
+    def restore(self, path: pathlib.Path | None) -> bool:
+        """Goes on where a checkpoint stands, if there is one; whether there is.
+
+        The other machines go on where the chief does, and begin with its weights.
+        """
+        variables, found = self._variables(), None
+        if self.machines.is_chief and path is not None and path.exists():
+            with np.load(path) as file:
+                found = {name: file[name] for name in file.files}
+        state = json.loads(str(found.pop("state"))) if found is not None else None
+        if found is not None:
+            shapes = {name: array.shape for name, array in found.items()}
             if shapes != {name: tuple(variable.shape) for name, variable in variables.items()}:
                 raise RunError(f"{path} is a checkpoint of another model; delete it to start over.")
-            for name, variable in variables.items():
-                variable.assign(arrays[name])
-            state = json.loads(str(arrays["state"]))
+        if self.machines.count > 1:
+            state = self.machines.tell("state", state)
+            own = {name: variable.numpy() for name, variable in variables.items()}
+            found = self.machines.share(own if found is None else found)
+        for name, array in (found or {}).items():
+            variables[name].assign(array)
+        if state is None:
+            return False
         self.step, self.history = state["step"], state["history"]
         self._sums, self._count = state["sums"], state["count"]
+        return True
+
+    def _state(self) -> dict[str, Any]:
+        return {"step": self.step, "history": self.history, "sums": self._sums, "count": self._count}
 
     def _variables(self) -> dict[str, Any]:
         model = self.model
@@ -136,6 +159,8 @@ class BestPass:
         if agreements[-1] < max(agreements):
             return
         arrays = {f"w{i}": variable.numpy() for i, variable in enumerate(self._run.model.variables)}
+        if not self._run.machines.is_chief:
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with store.atomic_path(self._path) as temporary, open(temporary, "wb") as file:
             np.savez(file, step=self._run.step, **arrays)
@@ -149,13 +174,18 @@ class BestPass:
         if agreements[best] - agreements[-1] <= error:
             best = len(agreements) - 1
         else:
-            with np.load(self._path) as arrays:
-                if int(arrays["step"]) != history[best]["step"]:
-                    raise RunError(
-                        f"{self._path} is not of the best pass; delete {self._path.parent} to start over."
-                    )
-                for i, variable in enumerate(self._run.model.variables):
-                    variable.assign(arrays[f"w{i}"])
+            variables = {f"w{i}": variable for i, variable in enumerate(self._run.model.variables)}
+            arrays = {"step": np.array(0)} | {name: variable.numpy() for name, variable in variables.items()}
+            if self._run.machines.is_chief:
+                with np.load(self._path) as file:
+                    arrays = {name: file[name] for name in arrays}
+            arrays = self._run.machines.share(arrays)
+            if int(arrays["step"]) != history[best]["step"]:
+                raise RunError(
+                    f"{self._path} is not of the best pass; delete {self._path.parent} to start over."
+                )
+            for name, variable in variables.items():
+                variable.assign(arrays[name])
             logging.info(
                 "%s: the weights of pass %d of %d are kept, which agreed with %.1f %% of the held-out "
                 "labels, the last ones with %.1f %%.", self._run.description, best + 1, len(history),
@@ -187,6 +217,7 @@ class Loop(keras.callbacks.Callback):
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         self._callbacks.on_train_begin()
         self._saved_at = self._reported_at = time.monotonic()
+        self._saved_step, self._look_at = self._run.step, self._run.step + _FIRST_LOOK
         if sys.stderr.isatty():
             run = self._run
             self._bar = tqdm(
@@ -208,13 +239,9 @@ class Loop(keras.callbacks.Callback):
         if self._best is not None and len(run.history) > passes:
             self._best.close_pass()
         now = time.monotonic()
-        if (
-            self._checkpoint is not None
-            and now - self._saved_at >= self._checkpoint_s
-            and run.step < run.total_steps
-        ):
+        if self._checkpoint is not None and run.step < run.total_steps and self._is_due(now):
             run.save(self._checkpoint)
-            self._saved_at = time.monotonic()
+            self._saved_at, self._saved_step = time.monotonic(), run.step
         if self._bar is not None:
             self._bar.update()
         if len(run.history) > passes:
@@ -223,6 +250,23 @@ class Loop(keras.callbacks.Callback):
         if len(run.history) > passes:
             told = {name: value for name, value in run.history[-1].items() if name not in ("step", "epoch")}
             self._callbacks.on_epoch_end(epoch, told)
+
+    def _is_due(self, now: float) -> bool:
+        """Whether a checkpoint is due by the clock: by the chief's, where several machines train.
+
+        These ask it at steps that it has named before, since all of them save at the same step.
+        """
+        run, elapsed = self._run, now - self._saved_at
+        due = elapsed >= self._checkpoint_s
+        if run.machines.count == 1:
+            return due
+        if run.step < self._look_at:
+            return False
+        pace = elapsed / (run.step - self._saved_step)
+        wait = self._checkpoint_s if due else self._checkpoint_s - elapsed
+        told = run.machines.tell("checkpoint", [due, run.step + max(1, math.ceil(wait / max(pace, 1e-6)))])
+        due, self._look_at = told
+        return due
 
     def _report(self, metadata: dict[str, float], now: float) -> None:
         shown = ", ".join(

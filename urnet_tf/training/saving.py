@@ -20,6 +20,7 @@ from urnet_tf.models import (  # noqa: F401  Keras knows them now
     image_preparation,
     urnet,
 )
+from urnet_tf.training.machines import Machines
 
 
 def load_model(path: str | os.PathLike) -> keras.Model:
@@ -59,6 +60,15 @@ def save_model(model: keras.Model, path: str | os.PathLike) -> None:
                 elif name == "config.json":
                     content = _number_shared_objects(content.decode()).encode()
                 target.writestr(zipfile.ZipInfo(name), content)  # dated 1980
+
+
+def save_together(model: keras.Model, path: str | os.PathLike, machines: Machines) -> None:
+    """`save_model` by the chief of several machines; the others read the weights with it."""
+    if machines.is_chief:
+        save_model(model, path)
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        save_model(model, pathlib.Path(directory, "model.keras"))
 
 
 def _number_shared_objects(config: str) -> str:
