@@ -57,7 +57,8 @@ WITH_TENSORFLOW = """
     models/batch_normalization.py models/classifier.py
     models/efficientnet_lite.py models/ensemble.py models/grouped_convolution.py
     models/image_preparation.py models/own_backbone.py models/resnext.py models/seeding.py
-    models/unfreezing.py models/urnet.py serving/opened_version.py serving/predictor.py stages/network_size.py
+    models/text_tower.py models/unfreezing.py models/urnet.py serving/opened_version.py
+    serving/predictor.py stages/network_size.py
     text/sentence_encoder.py text/word_vectors.py training/fit.py training/losses.py training/machines.py
     training/optimization.py training/passes.py training/robust_losses.py training/saving.py
 """.split()
@@ -68,7 +69,7 @@ _SHARED = ("urnet_tf.stages.stage", "urnet_tf.stages.settings", "urnet_tf.stages
            "urnet_tf.stages.judgements", "urnet_tf.stages.image_evidence",
            "urnet_tf.stages.held_images", "urnet_tf.stages.other_scores",
            "urnet_tf.stages.crawl_files", "urnet_tf.stages.known_files",
-           "urnet_tf.stages.network_size")  # fmt: skip
+           "urnet_tf.stages.image_text", "urnet_tf.stages.network_size")  # fmt: skip
 JUNK_DRAWERS = {"utils", "helpers", "common", "misc", "manager", "util"}
 
 

@@ -39,11 +39,11 @@ STEPS = {"sound": tuple(OFF), "paper": tuple(step for step in OFF if step != "se
 # What makes `best`, and how each of it is off.
 BEST_OFF = {
     "second_round": "reweight.rounds=1",
-    # Scores of someone else are there only where a file is given.
+    # Scores of someone else and text towers are there only where a file or a preset is given.
     **{
         factor.step: off
         for factor, off in _FACTORS_OFF.items()
-        if not factor.in_sound and factor.name != "other_score"
+        if not factor.in_sound and factor.name not in ("other_score", "zero_shot", "page_fit")
     },
     "fitted_head": "train.head=trained",  # bags, mixup and logit adjustment in its place
 }

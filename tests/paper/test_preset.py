@@ -43,7 +43,8 @@ LITERAL = {
 STEPS = {
     "reweight.rounds": 1, "reweight.label_posterior.enabled": False,
     "reweight.page_text.enabled": False, "reweight.rank_prior.enabled": False,
-    "reweight.other_score.enabled": False,
+    "reweight.other_score.enabled": False, "reweight.zero_shot.enabled": False,
+    "reweight.page_fit.enabled": False,
     "reweight.soft_label.kind": "predicted", "reweight.soft_label.enabled": True,
     "reweight.class_weight.enabled": True, "reweight.cluster_weight.enabled": True,
     "reweight.confidence.enabled": True, "train.head": "trained",

@@ -117,6 +117,7 @@ def write_weights(root):
         "instance_id": np.arange(N), "label": TRAIN_LABELS, "class_weight": ones,
         "cluster": cluster, "cluster_weight": score, "confidence": ones,
         "self_confidence": given / given.mean(), "saliency": ones, "page_text": ones, "other_score": ones,
+        "zero_shot": ones, "page_fit": ones,
         "rank_prior": ones, "label_posterior": ones, "right_prob": given, "predicted_label": top,
         "sample_weight": given / given.mean(),
     }  # fmt: skip

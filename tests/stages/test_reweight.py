@@ -158,7 +158,7 @@ def test_arrays_give_what_the_stage_writes(workdir, preset):
         recipe=reweight.read_recipe(load_config(None, [*QUICK, *settings])),
     )  # fmt: skip
     shared = set(found.column_names) & set(columns)
-    assert len(shared) == 13
+    assert len(shared) == 15
     # The heads of a second round are fitted to a gradient of 1e-3; the order of the rows and the BLAS of the
     # processor decide where below that they stop.
     rtol, atol = (1e-4, 1e-5) if rounds == 1 else (5e-3, 1e-3)

@@ -41,6 +41,7 @@ def make_workdir(root, weights=True):
             "cluster": [1, 0, 0, 0], "cluster_weight": ones, "confidence": ones,
             "self_confidence": np.array([0.1, 1.9, 1.0, 1.0], np.float32), "saliency": ones,
             "page_text": ones, "other_score": ones, "rank_prior": ones, "label_posterior": ones,
+            "zero_shot": ones, "page_fit": ones,
             "right_prob": np.array([0.02, 0.9, 0.6, 0.6], np.float32),
             "predicted_label": [1, 0, 0, 1], "sample_weight": WEIGHTS,
         }  # fmt: skip

@@ -62,7 +62,7 @@ def describe_instances(
 ) -> tuple[np.ndarray, Instances, dict[str, Any]]:
     """Groups of look-alikes int32 [N], the images with what their factors rest on, and metadata."""
     metadata: dict[str, Any] = {}
-    scores: dict[str, np.ndarray] = {}
+    scores: dict[str, Any] = {}
     rows = len(known.labels)
     sources, source_names = _codes(known.sources, rows)
     ranks = np.ones(rows, np.int64) if known.ranks is None else known.ranks

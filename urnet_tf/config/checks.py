@@ -6,9 +6,11 @@ from urnet_tf.backbone_names import (
     ALL,
     APPLICATIONS,
     BACKBONES,
+    KERAS_HUB,
     LAST_STAGE,
     application_of,
     is_own,
+    preset_of,
     read_blocks,
 )
 from urnet_tf.config.fields import (
@@ -47,6 +49,7 @@ def check_together(config: Config) -> None:
     _check_backbone(config.model.backbone)
     _check_width(config.model)
     _check_features(config)
+    _check_checkpoint(config.reweight.zero_shot.checkpoint)
     _check_class_weight(config.reweight.class_weight)
     if config.runtime.jit_compile and config.runtime.strategy != "none":
         raise UsageError(
@@ -120,6 +123,14 @@ def _check_features(config: Config) -> None:
         raise UsageError(
             "Expected evaluate.crops=1 and evaluate.scales=[1.0] with model.features, which are of one view "
             f"of each image; received {crops} and {list(scales)}."
+        )
+
+
+def _check_checkpoint(name: str | None) -> None:
+    if name is not None and not preset_of(name):
+        raise UsageError(
+            f"Expected {KERAS_HUB}PRESET, of CLIP or SigLIP, for reweight.zero_shot.checkpoint; received "
+            f"{quote(name)}."
         )
 
 

@@ -245,6 +245,15 @@ class PageTextConfig:
 
 
 @dataclass(frozen=True)
+class ZeroShotConfig:
+    # evidence from the words of the classes, by a network of images and texts; nothing happens without one
+    enabled: bool = True
+    # keras_hub:PRESET of CLIP or SigLIP, whose image tower runs over the images; None = model.backbone, if it
+    # is one
+    checkpoint: str | None = _text(None, PATH, 4095)
+
+
+@dataclass(frozen=True)
 class OtherScoreConfig:
     enabled: bool = True  # evidence from a column of someone else; nothing happens without a file
     path: str | None = _path(None)  # .parquet or .csv, with a column content_hash or path
@@ -281,6 +290,7 @@ class ReweightConfig:
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     self_confidence: SelfConfidenceConfig = field(default_factory=SelfConfidenceConfig)
     page_text: PageTextConfig = field(default_factory=PageTextConfig)
+    zero_shot: ZeroShotConfig = field(default_factory=ZeroShotConfig)
     other_score: OtherScoreConfig = field(default_factory=OtherScoreConfig)
     soft_label: SoftLabelConfig = field(default_factory=SoftLabelConfig)
     combine: CombineConfig = field(default_factory=CombineConfig)

@@ -22,9 +22,11 @@ from urnet_tf.reweighting import (
     instance_weight,
     label_posterior,
     other_score,
+    page_fit,
     page_text,
     rank_prior,
     self_confidence,
+    zero_shot,
 )
 from urnet_tf.reweighting.evidence import update_right_prob
 from urnet_tf.reweighting.judged_labels import Anchors
@@ -86,6 +88,8 @@ class Instances:
     other_score: np.ndarray | None = (
         None  # float [N], of someone else, more = more probably right; NaN = none
     )
+    image_text: zero_shot.ImageText | None = None  # images and classes by a network of images and texts
+    page_fit: np.ndarray | None = None  # float [N], see `page_fit.beyond_class`; NaN without text
     pictures: np.ndarray | None = None  # int [N], equal for copies of one picture, -1 = there are none
     trusted: np.ndarray | None = None  # bool [N], labels that people found right or put right
 
@@ -99,22 +103,47 @@ class Instances:
         )  # fmt: skip
 
     @functools.cached_property
+    def by_texts(self) -> tuple[np.ndarray, tuple[float, float]]:
+        """P(right) of the pictures and the texts of the classes, float [N]; and the weights of both.
+
+        See `zero_shot.update_by_texts`. Trusted labels keep theirs, and nothing is learned from them.
+        """
+        prob, seen = np.array(self.posterior.prob, np.float64), self.prediction
+        rows = np.arange(len(prob)) if self.trusted is None else np.flatnonzero(~self.trusted)
+        if self.image_text is None or not len(rows):
+            return prob, (1.0, 0.0)
+        beside = self.image_text.compare(self.labels, seen.topk_ids)
+        pairs = label_posterior.score_pairs(
+            seen.given_prob[rows], seen.topk_ids[rows], seen.topk_probs[rows], self.labels[rows],
+            self.num_classes,
+        )  # fmt: skip
+        prob[rows], weights = zero_shot.update_by_texts(
+            prob[rows], pairs, beside.margin[rows], beside.planted[rows]
+        )
+        return prob, weights
+
+    @functools.cached_property
     def _known_right_probs(self) -> dict[tuple[str, ...], dict[str, np.ndarray]]:
         return {}
 
     def right_probs(self, recipe: Recipe) -> dict[str, np.ndarray]:
         """P(the label is right), float [N], after each kind of evidence of a recipe, the pictures first."""
-        used = tuple(n for n in ("rank_prior", "page_text", "other_score") if n in recipe.factors)
+        kinds = "zero_shot", "rank_prior", "page_text", "page_fit", "other_score"
+        used = tuple(name for name in kinds if name in recipe.factors)
         if used not in self._known_right_probs:  # each of its factors asks
             self._known_right_probs[used] = self._update_right_probs(used)
         return self._known_right_probs[used]
 
     def _update_right_probs(self, used: tuple[str, ...]) -> dict[str, np.ndarray]:
         found = {"label_posterior": self.posterior.prob}
+        if "zero_shot" in used and self.image_text is not None:
+            found["zero_shot"] = self.by_texts[0]
         if "rank_prior" in used:
             found["rank_prior"] = self._update(rank_prior.rank_column(self.ranks), found, compared=False)
         if "page_text" in used and self.page_score is not None:
             found["page_text"] = self._update(self.page_score, found, compared=True)
+        if "page_fit" in used and self.page_fit is not None:
+            found["page_fit"] = self._update(self.page_fit, found, compared=True)
         if "other_score" in used and self.other_score is not None:
             found["other_score"] = self._update(self.other_score, found, compared=True)
         return found
@@ -227,7 +256,17 @@ FACTORS: tuple[Factor, ...] = (
         ablation="posterior",
     ),
     Factor(
-        # Rank and page change the probability above, so they need no share of a mean.
+        # What follows changes the probability above, so it needs no share of a mean.
+        name="zero_shot",
+        role=FACTOR,
+        origin="not in the paper",
+        holds="What a text tower that knows the words of all classes says about the label.",
+        question="Does the picture fit the words of this class better than those of others?",
+        low="beside the words of other classes those of its own fit the picture badly",
+        high="beside the words of other classes those of its own fit the picture well",
+        compute=zero_shot.weigh,
+    ),
+    Factor(
         name="rank_prior",
         role=FACTOR,
         origin="not in the paper",
@@ -246,6 +285,16 @@ FACTORS: tuple[Factor, ...] = (
         low="the text of its page fits the class worse than is usual",
         high="the text of its page fits the class better than is usual",
         compute=page_text.weigh,
+    ),
+    Factor(
+        name="page_fit",
+        role=FACTOR,
+        origin="not in the paper",
+        holds="What the fit of the picture and the text of its own page says about the label.",
+        question="Does the picture fit the text of its page?",
+        low="the picture fits the text of its own page worse than is usual",
+        high="the picture fits the text of its own page better than is usual",
+        compute=page_fit.weigh,
     ),
     Factor(
         name="other_score",

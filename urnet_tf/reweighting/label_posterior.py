@@ -114,7 +114,7 @@ def compute_label_posterior(
         given = np.concatenate([given, anchors.given_prob])
         ids, probs = np.concatenate([ids, anchors.topk_ids]), np.concatenate([probs, anchors.topk_probs])
         seen = np.concatenate([seen, anchors.labels])
-    mixture = _fit_mixture(given, ids, probs, seen, num_classes)
+    mixture = fit_mixture(*score_pairs(given, ids, probs, seen, num_classes))
     found, share, calibration = mixture.prob(mixture.score), mixture.wrong_share, None
     model_error = _MODEL_ERROR[0] + _MODEL_ERROR[1] * share
     deviation = np.hypot(mixture.chance, model_error)
@@ -132,7 +132,7 @@ def compute_label_posterior(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Mixture:
+class Mixture:
     """P as a function of the score, and the share of wrong labels with its deviation by chance."""
 
     score: np.ndarray  # float64 [N], of the given labels
@@ -149,13 +149,14 @@ class _Mixture:
         return _shifted((steps + _PLAIN / (1 + np.exp(-score))) / (rows + _PLAIN), self.shift)
 
 
-def _fit_mixture(
-    given: np.ndarray, ids: np.ndarray, probs: np.ndarray, labels: np.ndarray, num_classes: int
-) -> _Mixture:
-    given, probs = np.asarray(given, np.float64), np.asarray(probs, np.float64)
-    if not (np.isfinite(given).all() and np.isfinite(probs).all()):
-        raise ValueError("Expected finite probabilities; received NaN or infinity.")
-    score, planted, share = _score_pairs(given, ids == labels[:, None], probs, num_classes)
+def fit_mixture(score: np.ndarray, planted: np.ndarray, share: np.ndarray) -> Mixture:
+    """P as a function of the score, from given and planted pairs.
+
+    Args:
+      score: float [N], of given pairs, more = more probably right.
+      planted: float [N, J], of labels planted on the same images.
+      share: float [N, J], how much each of them counts among those of its image.
+    """
     scores = np.concatenate([score, planted.ravel()])
     levels, level_of = np.unique(scores, return_inverse=True)
     own, others = level_of[: len(score)], level_of[len(score) :]
@@ -182,8 +183,8 @@ def _fit_mixture(
     # The middles of the steps are joined, so that a better score inside of a step is not a tie.
     values, step = np.unique(right, return_inverse=True)
     middles = np.bincount(step, weights=score) / np.bincount(step)
-    chance = np.sqrt(wrong_share * (1 - wrong_share) / max(given_low[best] * len(labels), 1))
-    found = _Mixture(score, middles, values, 0.0, float(wrong_share), float(chance))
+    chance = np.sqrt(wrong_share * (1 - wrong_share) / max(given_low[best] * len(score), 1))
+    found = Mixture(score, middles, values, 0.0, float(wrong_share), float(chance))
     return dataclasses.replace(found, shift=_find_shift(found.prob(score), wrong_share))
 
 
@@ -200,10 +201,21 @@ def estimate_wrong_share(right_prob: np.ndarray) -> tuple[float, float, float]:
     return share, max(share - error, 0.0), min(share + error, 1.0)
 
 
-def _score_pairs(
-    given: np.ndarray, is_given: np.ndarray, probs: np.ndarray, num_classes: int
+def score_pairs(
+    given: np.ndarray, ids: np.ndarray, probs: np.ndarray, labels: np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores of given pairs [N]; scores and shares [N, K + 1] of planted ones, the last for all others."""
+    """Scores of given pairs [N]; scores and shares [N, K + 1] of planted ones, the last for all others.
+
+    Args:
+      given, ids, probs, labels, num_classes: see `compute_label_posterior`.
+
+    Raises:
+      ValueError: probabilities that are not finite.
+    """
+    given, probs = np.asarray(given, np.float64), np.asarray(probs, np.float64)
+    if not (np.isfinite(given).all() and np.isfinite(probs).all()):
+        raise ValueError("Expected finite probabilities; received NaN or infinity.")
+    is_given = np.asarray(ids) == np.asarray(labels)[:, None]
     kept = probs.sum(axis=1) + np.where(is_given.any(axis=1), 0.0, given)
     rest = np.maximum(1.0 - kept, 0.0)[:, None]
     each = np.minimum(rest / max(num_classes - probs.shape[1], 1), probs[:, -1:])

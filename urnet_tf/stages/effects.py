@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from urnet_tf.backbone_names import brings_weights, is_own
+from urnet_tf.checkpoints.text_towers import has_text_tower
 from urnet_tf.config.fields import (
     Config,
     count_members,
@@ -87,6 +88,17 @@ def _has_backbone(config: Config) -> bool:
 
 def _is_repaired(config: Config) -> bool:
     return config.reweight.formulas != LITERAL
+
+
+def text_tower_of(config: Config) -> str:
+    """The preset that reads images and texts: `reweight.zero_shot.checkpoint`, or the backbone; "" = none."""
+    if config.reweight.zero_shot.checkpoint is not None:
+        return config.reweight.zero_shot.checkpoint
+    name = config.model.backbone
+    return name if _has_backbone(config) and has_text_tower(name) else ""
+
+
+_TOWER = "a preset of CLIP or SigLIP in model.backbone or reweight.zero_shot.checkpoint"
 
 
 RULES = (
@@ -178,6 +190,11 @@ RULES = (
         "reweight.confidence.network=two_sided",
     ),
     Rule("reweight.other_score.*", lambda c: c.reweight.other_score.path is not None, "a file"),
+    # By their full names, so that runs without a text tower do not depend on whether one would be used.
+    Rule("reweight.zero_shot.enabled", lambda c: bool(text_tower_of(c)), _TOWER),
+    Rule("reweight.zero_shot.checkpoint", lambda c: c.reweight.zero_shot.checkpoint is not None, "a preset"),
+    Rule("reweight.page_fit.enabled", lambda c: bool(text_tower_of(c)), _TOWER),
+    Rule("reweight.page_fit.enabled", _on("reweight.zero_shot"), "reweight.zero_shot.enabled=true"),
     Rule("reweight.confidence.floor", _is_repaired, "reweight.formulas=repaired"),
     Rule("reweight.combine.smallest", _is_repaired, "reweight.formulas=repaired"),
     Rule("reweight.combine.largest", _is_repaired, "reweight.formulas=repaired"),

@@ -36,7 +36,7 @@ def group_look_alikes(
             neighbors=settings.neighbors, confusion=settings.confusion, normalize=settings.normalize,
             pca_dim=settings.pca_dim, n_init=settings.n_init,
             seed=context.config.seed, workers=workers if len(labels) >= POOL_INSTANCES else 1,
-            open_units=_keeping(context),
+            open_units=keeping(context),
             report=lambda found, total: progress(found, "cluster", total=total, unit="classes"),
         )  # fmt: skip
 
@@ -95,12 +95,12 @@ def score_page_texts(context: StageContext, labels: np.ndarray) -> tuple[np.ndar
         store.read_json(context.path("pack", "classes.json")),
         labels,
         open_sentence_encoder(settings.page_text.encoder, dim=settings.confidence.text_dim),
-        open_units=_keeping(context),
+        open_units=keeping(context),
         report=lambda parts: progress(parts, "page text", unit="parts"),
     )
 
 
-def _keeping(context: StageContext) -> OpenUnits:
+def keeping(context: StageContext) -> OpenUnits:
     """The `open_units` of loops whose units survive when the stage is killed."""
 
     def open_units(

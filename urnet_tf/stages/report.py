@@ -127,10 +127,11 @@ def _read_opinions(context: StageContext, labels: np.ndarray, num_classes: int) 
     """What models and weights say of the training images; {} before the stage reweight."""
     if not {"features", "extract", "reweight"}.isdisjoint(context.missing):
         return {}
-    left_out = ("instance_id", *schema.WEIGHT_TEXTS)
-    columns = [name for name in schema.WEIGHT_COLUMNS if name not in left_out]
-    stage = "reweight" if "train" in context.missing else "train"
-    weights = store.read_table(context.path(stage, "weights.parquet"), columns)
+    path = context.path("reweight" if "train" in context.missing else "train", "weights.parquet")
+    # A factor that is newer than the run has no column.
+    there = set(store.read_column_names(path)) - {"instance_id", *schema.WEIGHT_TEXTS}
+    columns = [name for name in schema.WEIGHT_COLUMNS if name in there]
+    weights = store.read_table(path, columns)
     return {
         "weights": {name: store.column(weights, name) for name in columns},
         "read_members": open_members(context, labels, num_classes),

@@ -28,6 +28,7 @@ from urnet_tf.reweighting import (
 from urnet_tf.reweighting.cluster_weight import PCA_ROWS
 from urnet_tf.reweighting.judge import out_of_fold_predictions, predict_others
 from urnet_tf.reweighting.text_network import count_operations
+from urnet_tf.stages import image_text
 from urnet_tf.stages.effects import resolve, trains
 from urnet_tf.stages.fitted_heads import estimate_fitting
 from urnet_tf.stages.image_evidence import (
@@ -36,7 +37,6 @@ from urnet_tf.stages.image_evidence import (
     fit_words,
     group_look_alikes,
     numbers_of,
-    score_page_texts,
 )
 from urnet_tf.stages.judgements import JudgedImages, describe_judged, read_judged_images
 from urnet_tf.stages.literal_weights import describe_lacks, describe_scale
@@ -99,8 +99,8 @@ def run(context: StageContext) -> dict:
     if config.confidence.enabled:
         known["confidence"], text_metadata = fit_words(context, table, labels, num_classes)
         metadata.update(text_metadata)
-    if config.page_text.enabled:
-        known["page_score"], metadata["pages"] = score_page_texts(context, labels)
+    of_texts, text_metadata = image_text.read_texts(context, labels)
+    known, metadata = known | of_texts, metadata | text_metadata
     if config.other_score.enabled and config.other_score.path is not None:
         known["other_score"], metadata["other_score"] = read_scores(
             context, _read_rows(context, ("path", "content_hash"), len(labels))
@@ -130,6 +130,8 @@ def run(context: StageContext) -> dict:
     store.write_table(context.out / "weights.parquet", columns, schema.WEIGHT_COLUMNS, metadata_of_file)
 
     metadata |= _describe(context.config, weighed, labels) | judged.describe(weighed.posterior)
+    if "image_text" in known:
+        metadata["zero_shot"] |= image_text.describe_texts(weighed)
     if "other_score" in known:
         metadata["other_score"] |= describe_scores(known["other_score"], weighed)
     _log(metadata)
@@ -301,7 +303,8 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
         memory = max(
             memory, estimate_fitting(config, plan, heads=0, kind=config.baseline.head).memory_bytes or 0
         )
-    return Estimate(rows=rows, seconds=seconds, disk_bytes=rows * _DISK_BYTES, memory_bytes=memory)
+    found = Estimate(rows=rows, seconds=seconds, disk_bytes=rows * _DISK_BYTES, memory_bytes=memory)
+    return image_text.add_texts(found, config, plan)
 
 
 def _cluster_seconds(config: Config, plan: PlanContext, rows: int) -> float:
@@ -353,7 +356,7 @@ def inputs(config: Config) -> dict:
         from urnet_tf.text.sentence_encoder import encoder_files
 
         files += encoder_files(settings.page_text.encoder)
-    scores = fingerprint_scores(config)
+    scores = fingerprint_scores(config) | image_text.fingerprint_texts(config)
     metadata = []
     for name in files:
         try:

@@ -193,12 +193,12 @@ def count_backbone(config: Config) -> NetworkCost:
         files = tuple(fingerprint_weights(config).items())
         if not (files or application_of(model.backbone)):  # a preset that is downloaded when it is used
             return NetworkCost(os.path.basename(model.backbone), _GUESSED_WIDTH, 0, 0, 0, 0, 0, 0, 0)
-        return _count_by_keras(model.backbone, model.image_size_px, model.feature_layer, files)
+        return count_by_keras(model.backbone, model.image_size_px, model.feature_layer, files)
     return count_network(model.backbone, model.image_size_px, Variant(**_resnext_settings(model)))
 
 
 @functools.lru_cache(maxsize=4)
-def _count_by_keras(name: str, image_size_px: int, feature_layer: str | None, files: tuple) -> NetworkCost:
+def count_by_keras(name: str, image_size_px: int, feature_layer: str | None, files: tuple) -> NetworkCost:
     """Counts a network that Keras opens, once for each state of its `files`."""
     from urnet_tf.models.own_backbone import build_own_backbone
     from urnet_tf.stages.network_size import count_keras_network

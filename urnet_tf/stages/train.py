@@ -22,6 +22,7 @@ from urnet_tf.config import Config, count_members, starts_from
 from urnet_tf.costs.network import count_urnet
 from urnet_tf.costs.units import format_bytes, format_seconds
 from urnet_tf.reweighting import objective
+from urnet_tf.reweighting.factors import FACTORS
 from urnet_tf.stages.distillation import SOFT_CLASSES, distill, follow_distillation
 from urnet_tf.stages.effects import trains
 from urnet_tf.stages.fitted_heads import estimate_fitting, fit_weighted_heads, save_head
@@ -145,7 +146,9 @@ def _fit_head(context: StageContext, weights: "pa.Table") -> dict[str, Any]:
 
 def _write_weights(context: StageContext, weights: "pa.Table", saliency: np.ndarray) -> None:
     store.write_array(context.out / "saliency.npy", saliency)
-    columns = {name: weights.column(name) for name in schema.WEIGHT_COLUMNS}
+    # A factor that is newer than what `reweight` wrote was not used: ones.
+    columns = {factor.name: np.ones(len(weights), np.float32) for factor in FACTORS}
+    columns |= {name: weights.column(name) for name in schema.WEIGHT_COLUMNS if name in weights.column_names}
     store.write_table(
         context.out / "weights.parquet",
         columns | {"saliency": saliency},

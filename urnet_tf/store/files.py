@@ -192,6 +192,13 @@ def read_table(
     return with_large_texts(table)
 
 
+def read_column_names(path: str | os.PathLike) -> list[str]:
+    """The names of the columns of a Parquet file, in order."""
+    import pyarrow.parquet
+
+    return list(pyarrow.parquet.read_schema(path).names)
+
+
 def with_large_texts(table: "pa.Table") -> "pa.Table":
     """A table whose columns of strings are of large strings: 64-bit offsets into their characters."""
     import pyarrow as pa
