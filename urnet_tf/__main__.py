@@ -40,6 +40,15 @@ _SCORES = flags.DEFINE_string(
 )
 _SET = flags.DEFINE_multi_string("set", [], "section.key=value, may be repeated")
 _FROM = flags.DEFINE_string("from", None, "run this stage and what needs it again")
+_EXECUTOR = flags.DEFINE_enum(
+    "executor",
+    None,
+    ["local", "processes", "ray"],
+    "what runs units of offline work; short for --set runtime.executor=...",
+)
+_ADDRESS = flags.DEFINE_string(
+    "address", None, "of a Ray cluster: HOST:PORT or auto; short for --set runtime.address=..."
+)
 _ALLOW_DRIFT = flags.DEFINE_bool("allow_drift", False, "export: keep files that differ from Keras too much")
 _RESCAN = flags.DEFINE_bool("rescan", False, "run: look for changes in the contents of all images")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the plan and stop")
@@ -84,9 +93,15 @@ _ENGINE = flags.DEFINE_enum(
 _PIN = flags.DEFINE_bool("pin", False, "promote: serve this version until told otherwise")
 _LABEL = flags.DEFINE_string("label", None, "promote: a label for this version, like canary")
 _ALL_FLAGS = (
-    _WORKDIR, _CONFIG, _DATA, _FEATURES, _SCORES, _SET, _FROM, _RESCAN, _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES,
-    _CLASSES, _SIZE, _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT, _AS, _THRESHOLD,
+    _WORKDIR, _CONFIG, _DATA, _FEATURES, _SCORES, _SET, _FROM, _EXECUTOR, _ADDRESS, _RESCAN,
+    _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES, _CLASSES, _SIZE, _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT, _AS, _THRESHOLD,
     _DEDUPLICATE, _COPY, _AT, _EXPORT, _IMPORT, _HOST, _PORT, _ENGINE, _PIN, _LABEL,
+)  # fmt: skip
+
+
+_SHORT_FORMS = (
+    (_DATA, "ingest.path"), (_FEATURES, "model.features"), (_SCORES, "reweight.other_score.path"),
+    (_EXECUTOR, "runtime.executor"), (_ADDRESS, "runtime.address"),
 )  # fmt: skip
 
 
@@ -156,12 +171,9 @@ def _run(command: str) -> int:
     from urnet_tf.store import Workdir
 
     overrides = list(_SET.value)
-    if _DATA.value is not None:
-        overrides.append(f"ingest.path={json.dumps(_DATA.value, ensure_ascii=False)}")
-    if _FEATURES.value is not None:
-        overrides.append(f"model.features={json.dumps(_FEATURES.value, ensure_ascii=False)}")
-    if _SCORES.value is not None:
-        overrides.append(f"reweight.other_score.path={json.dumps(_SCORES.value, ensure_ascii=False)}")
+    for flag, key in _SHORT_FORMS:
+        if flag.value is not None:
+            overrides.append(f"{key}={json.dumps(flag.value, ensure_ascii=False)}")
     if _ALLOW_DRIFT.value:
         overrides.append("export.allow_drift=true")
     config = config_lib.load_config(_CONFIG.value, overrides)
@@ -315,7 +327,7 @@ def _ensemble(arguments: list[str]) -> int:
     from urnet_tf.flow import joined_runs
 
     out = _WORKDIR.value if _WORKDIR.present else "runs/ensemble"
-    for flag in (_CONFIG, _DATA, _FEATURES, _SCORES, _FROM):
+    for flag in (_CONFIG, _DATA, _FEATURES, _SCORES, _FROM, _EXECUTOR, _ADDRESS):
         if flag.value is not None:
             raise UsageError(
                 f"Did not expect --{flag.name} with `ensemble`; the runs keep what they were made with."

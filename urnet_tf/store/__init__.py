@@ -23,6 +23,7 @@ from urnet_tf.store.files import (
     write_table,
     write_text,
 )
+from urnet_tf.store.parts import check_part, describe_part, unit_lock
 from urnet_tf.store.workdir import AHEAD, MARKER, DamagedResult, UnitLog, Workdir
 
 __all__ = [
@@ -33,9 +34,11 @@ __all__ = [
     "Workdir",
     "arrow_type",
     "atomic_path",
+    "check_part",
     "codes_of",
     "column",
     "columns_of",
+    "describe_part",
     "encode_texts",
     "fingerprint",
     "hash_file",
@@ -48,6 +51,7 @@ __all__ = [
     "remove",
     "sync_file",
     "sync_tree",
+    "unit_lock",
     "write_array",
     "write_json",
     "write_table",

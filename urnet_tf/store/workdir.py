@@ -55,6 +55,10 @@ class DamagedResult(RunError):
             f"{root / stage} is damaged: {problem}. `urnet run` with the same settings makes it again."
         )
         self.stage, self.problem = stage, problem
+        self._root = root
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DamagedResult, (self._root, self.stage, self.problem)  # processes hand it on
 
 
 class UnitLog:
