@@ -94,8 +94,8 @@ _PIN = flags.DEFINE_bool("pin", False, "promote: serve this version until told o
 _LABEL = flags.DEFINE_string("label", None, "promote: a label for this version, like canary")
 _ALL_FLAGS = (
     _WORKDIR, _CONFIG, _DATA, _FEATURES, _SCORES, _SET, _FROM, _EXECUTOR, _ADDRESS, _RESCAN,
-    _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES, _CLASSES, _SIZE, _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT, _AS, _THRESHOLD,
-    _DEDUPLICATE, _COPY, _AT, _EXPORT, _IMPORT, _HOST, _PORT, _ENGINE, _PIN, _LABEL,
+    _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES, _CLASSES, _SIZE, _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT,
+    _AS, _THRESHOLD, _DEDUPLICATE, _COPY, _AT, _EXPORT, _IMPORT, _HOST, _PORT, _ENGINE, _PIN, _LABEL,
 )  # fmt: skip
 
 

@@ -85,7 +85,7 @@ class Ticket(NamedTuple):
 
 def write_ticket(name: str, job: Job) -> Ticket:
     """The ticket of a job, whose folder gets a note."""
-    shared = tuple(os.path.abspath(path) for path in job.shared)
+    shared = tuple(os.path.abspath(path) for path in job.shared if path)
     if shared:
         (pathlib.Path(shared[0]) / _NOTE).write_text(name)
     return Ticket(name, shared, versions())
