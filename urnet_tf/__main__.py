@@ -41,14 +41,9 @@ _SCORES = flags.DEFINE_string(
 _SET = flags.DEFINE_multi_string("set", [], "section.key=value, may be repeated")
 _FROM = flags.DEFINE_string("from", None, "run this stage and what needs it again")
 _EXECUTOR = flags.DEFINE_enum(
-    "executor",
-    None,
-    ["local", "processes", "ray"],
-    "what runs units of offline work; short for --set runtime.executor=...",
+    "executor", None, ["local", "processes", "ray"], "does offline work; short for --set runtime.executor=..."
 )
-_ADDRESS = flags.DEFINE_string(
-    "address", None, "of a Ray cluster: HOST:PORT or auto; short for --set runtime.address=..."
-)
+_ADDRESS = flags.DEFINE_string("address", None, "of a Ray cluster; short for --set runtime.address=...")
 _ALLOW_DRIFT = flags.DEFINE_bool("allow_drift", False, "export: keep files that differ from Keras too much")
 _RESCAN = flags.DEFINE_bool("rescan", False, "run: look for changes in the contents of all images")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the plan and stop")
@@ -63,18 +58,16 @@ _SEED = flags.DEFINE_integer("seed", 0, "draw: seed", lower_bound=0)
 _MODEL = flags.DEFINE_string("model", None, "predict, serve, rollback: the model")
 _TOP_K = flags.DEFINE_integer("top_k", None, "predict: classes an image (default 5)", lower_bound=1)
 _FORMAT = flags.DEFINE_enum(
-    "format",
-    None,
-    ["table", "csv", "jsonl", "text", "json"],
+    "format", None, ["table", "csv", "jsonl", "text", "json"],
     "of the answers; predict: table (on a terminal), csv or jsonl; why: text, json or jsonl",
-)
+)  # fmt: skip
 _AS = flags.DEFINE_enum(
     "as", "folder", ["folder", "list", "imagefolder", "webdataset", "cleanlab", "fiftyone"], "clean: as what"
 )
 _THRESHOLD = flags.DEFINE_float(
     "threshold",
     0.5,
-    "clean: drop what is right with a smaller probability; 0 = only what people judged",
+    "clean: drop what is right with less probability; 0 = only what people judged",
     0,
     1,
 )
@@ -171,9 +164,8 @@ def _run(command: str) -> int:
     from urnet_tf.store import Workdir
 
     overrides = list(_SET.value)
-    for flag, key in _SHORT_FORMS:
-        if flag.value is not None:
-            overrides.append(f"{key}={json.dumps(flag.value, ensure_ascii=False)}")
+    short = [(flag.value, key) for flag, key in _SHORT_FORMS if flag.value is not None]
+    overrides += [f"{key}={json.dumps(value, ensure_ascii=False)}" for value, key in short]
     if _ALLOW_DRIFT.value:
         overrides.append("export.allow_drift=true")
     config = config_lib.load_config(_CONFIG.value, overrides)
@@ -364,13 +356,9 @@ def _draw() -> int:
     if _OUT.value is None:
         raise UsageError("Expected --out DIR, the directory to make.")
     summary = draw_crawl(
-        _OUT.value,
-        images=_IMAGES.value,
-        num_classes=_CLASSES.value,
-        image_size_px=_SIZE.value,
-        seed=_SEED.value,
-        layout=_LAYOUT.value,
-    )
+        _OUT.value, images=_IMAGES.value, num_classes=_CLASSES.value, image_size_px=_SIZE.value,
+        seed=_SEED.value, layout=_LAYOUT.value,
+    )  # fmt: skip
     print(summary)
     return 0
 

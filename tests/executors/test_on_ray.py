@@ -65,9 +65,11 @@ def test_a_cluster_that_does_not_answer_is_one_sentence(monkeypatch):
             open_ray()
 
 
-def test_a_run_asks_for_the_cluster_before_it_begins(tmp_path, drawn_crawl, urnet_here):
+def test_a_run_asks_for_the_cluster_before_it_begins(tmp_path, urnet_here):
     need_ray()
-    flags = "--data", drawn_crawl, "--workdir", tmp_path / "run", "--executor", "ray"
+    (tmp_path / "crawl" / "lion").mkdir(parents=True)
+    (tmp_path / "crawl" / "lion" / "1.jpg").touch()
+    flags = "--data", tmp_path / "crawl", "--workdir", tmp_path / "run", "--executor", "ray"
     done = urnet_here("run", *flags, "--address", "127.0.0.1:1")
     assert done.returncode == 2 and done.stderr.startswith("urnet: Expected a Ray cluster at 127.0.0.1:1")
     assert not (tmp_path / "run").exists()

@@ -24,7 +24,8 @@ from urnet_tf.store.files import (
     write_text,
 )
 from urnet_tf.store.parts import check_part, describe_part, unit_lock
-from urnet_tf.store.workdir import AHEAD, MARKER, DamagedResult, UnitLog, Workdir
+from urnet_tf.store.unit_log import UnitLog
+from urnet_tf.store.workdir import AHEAD, MARKER, DamagedResult, Workdir
 
 __all__ = [
     "AHEAD",
