@@ -147,6 +147,35 @@ def test_a_unit_whose_process_dies_is_done_again(on_nodes, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_process_with_a_gpu_opens_the_work_once(nodes, on_nodes, tmp_path):
+    node = nodes.cluster.add_node(num_cpus=1, num_gpus=1)  # which Ray believes
+    try:
+        job = units.squares(tmp_path)._replace(gpus=1)
+        found = [facts for _, facts in open_ray(nodes.cluster.address).run(job, range(6))]
+        assert len({facts["opened"] for facts in found}) == 1
+    finally:
+        nodes.cluster.remove_node(node)
+
+
+@pytest.mark.slow
+def test_a_run_without_nodes_says_that_it_waits(nodes, on_nodes, tmp_path, monkeypatch):
+    from urnet_tf.executors import on_ray
+
+    monkeypatch.setattr(on_ray, "_SILENT_S", 0.5)
+    job = units.squares(tmp_path)._replace(gpus=1)
+    running = on_nodes.run(job, range(2))
+    added = []
+
+    def comes(*arguments):
+        if not added:
+            added.append(nodes.cluster.add_node(num_cpus=1, num_gpus=1))
+
+    monkeypatch.setattr(on_ray.logging, "warning", comes)
+    assert sorted(unit for unit, _ in running) == [0, 1] and added
+    nodes.cluster.remove_node(added[0])
+
+
+@pytest.mark.slow
 def test_a_unit_that_fails_for_good_is_one_sentence(on_nodes, tmp_path):
     job = Job(functools.partial(units.die, tmp_path, 99), "packs images")
     with pytest.raises(RunError, match="^A node or process that packs images died 6 times at the same unit"):

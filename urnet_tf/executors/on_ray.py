@@ -24,6 +24,7 @@ _AUTO = "auto"  # what Ray itself calls the cluster that this machine belongs to
 _RETRIES = 5  # of a unit: nodes that die, processes that run out of memory, storage that fails
 _FEWEST_WAITING, _WAITING_A_CORE = 64, 4  # units handed to Ray: enough that an autoscaler adds nodes
 _ANSWERS_AFTER_S = 10.0
+_SILENT_S = 60.0
 
 
 class RayCluster:
@@ -58,8 +59,9 @@ class RayCluster:
 
         ticket = worker.write_ticket(secrets.token_hex(8), job)
         do_unit = ray.remote(
-            num_cpus=1, num_gpus=job.gpus, max_retries=_RETRIES, retry_exceptions=[OSError, MemoryError]
-        )(worker.do_unit)
+            num_cpus=1, num_gpus=job.gpus, max_retries=_RETRIES, retry_exceptions=[OSError, MemoryError],
+            max_calls=0,  # of a process: without a limit, also where it has a GPU
+        )(worker.do_unit)  # fmt: skip
         opened = ray.put(job)
         left = iter(units)
         waiting: dict[ray.ObjectRef[Any], Unit] = {}
@@ -71,7 +73,10 @@ class RayCluster:
         try:
             submit(max(_FEWEST_WAITING, _WAITING_A_CORE * self._cores))
             while waiting:
-                for done in ray.wait(list(waiting), num_returns=1)[0]:
+                finished, _ = ray.wait(list(waiting), num_returns=1, timeout=_SILENT_S)
+                if not finished:
+                    _tell_if_nobody_works(job)
+                for done in finished:
                     facts = _facts_of(done, job)
                     unit = waiting.pop(done)
                     submit(1)
@@ -113,6 +118,16 @@ def _connect(address: str) -> None:
         "Ray: %d nodes with %d cores and %d GPUs.",
         len(nodes), resources.get("CPU", 0), resources.get("GPU", 0),
     )  # fmt: skip
+
+
+def _tell_if_nobody_works(job: Job) -> None:
+    """A line in the log where no node could do a unit."""
+    import ray
+
+    there = ray.cluster_resources()
+    if there.get("CPU", 0) < 1 or there.get("GPU", 0) < job.gpus:
+        what = "a GPU" if job.gpus else "a core"
+        logging.warning("Ray: no node with %s is there; the run waits until one comes.", what)
 
 
 def _handlers() -> dict[signal.Signals, Any]:

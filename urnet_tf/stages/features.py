@@ -162,10 +162,11 @@ def _extract_elsewhere(
     size, images = unit_rows(_BATCH), context.path("pack")
     pending = units.pending()
     some = ((unit, ids[unit * size : (unit + 1) * size]) for unit in pending)
-    job = Job(
-        functools.partial(_open_extraction, context, images, engine, features.dtype), "computes features",
-        gpus=1 if executor.gpus else 0, shared=(context.out, images),
-    )  # fmt: skip
+    open_work = functools.partial(
+        _open_extraction, context, images, engine, features.dtype, bool(executor.gpus)
+    )
+    gpus = 1 if executor.gpus else 0
+    job = Job(open_work, "computes features", gpus=gpus, shared=(context.out, images))
     with (
         settings_named(keys_of(context.config, "runtime")),
         progress(None, "features", total=min(len(pending) * size, len(ids)), unit="rows") as bar,
@@ -180,7 +181,7 @@ def _extract_elsewhere(
 
 
 def _open_extraction(
-    context: StageContext, images: pathlib.Path, engine: str, dtype: np.dtype, cores: int
+    context: StageContext, images: pathlib.Path, engine: str, dtype: np.dtype, on_gpus: bool, cores: int
 ) -> Callable[[tuple[int, np.ndarray]], dict[str, Any]]:
     """The work in a process of its own: (unit, ids) → a part, float16 [n, D], and what it is like."""
     from urnet_tf.evaluation import inference
@@ -190,7 +191,8 @@ def _open_extraction(
 
     config = context.config
     size, crop = config.model.image_size_px, config.model.crop_fraction
-    inference.limit_threads(cores)
+    if not on_gpus:  # whose images are decoded meanwhile, by all cores
+        inference.limit_threads(cores)
     with training.precision_policy(config.runtime.precision):
         function = inference.build_feature_function(open_backbone(config), _BATCH, engine, cores)
     stored = ImageStore(images)
