@@ -44,7 +44,7 @@ ranges: ## Run the fast tests with the lowest and the newest releases that pypro
 
 lock: setup ## Write requirements.txt anew from pyproject.toml; LOCK=--upgrade takes newer releases
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
-	  --annotation-style line --extra augment --extra heif --extra lite --extra onnx --extra review --extra serve --extra dev $(LOCK) \
+	  --annotation-style line --extra augment --extra heif --extra lite --extra onnx --extra ray --extra review --extra serve --extra dev $(LOCK) \
 	  --output-file requirements.txt pyproject.toml
 
 wheel: setup ## Build the wheel into dist/

@@ -17,6 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     ("errors", "onednn"),
     ("text_rules", "extras", "backbone_names"),
+    ("executors",),
     ("schema", "reweighting"),
     ("config", "store"),
     ("images", "checkpoints", "drawn"),
@@ -69,7 +70,8 @@ _SHARED = ("urnet_tf.stages.stage", "urnet_tf.stages.settings", "urnet_tf.stages
            "urnet_tf.stages.judgements", "urnet_tf.stages.image_evidence",
            "urnet_tf.stages.held_images", "urnet_tf.stages.other_scores",
            "urnet_tf.stages.crawl_files", "urnet_tf.stages.known_files",
-           "urnet_tf.stages.image_text", "urnet_tf.stages.network_size")  # fmt: skip
+           "urnet_tf.stages.image_text", "urnet_tf.stages.network_size",
+           "urnet_tf.stages.shard_maker")  # fmt: skip
 JUNK_DRAWERS = {"utils", "helpers", "common", "misc", "manager", "util"}
 
 

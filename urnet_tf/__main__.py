@@ -42,6 +42,10 @@ _SCORES = flags.DEFINE_string(
 )
 _SET = flags.DEFINE_multi_string("set", [], "section.key=value, may be repeated")
 _FROM = flags.DEFINE_string("from", None, "run this stage and what needs it again")
+_EXECUTOR = flags.DEFINE_enum(
+    "executor", None, ["local", "processes", "ray"], "does offline work; short for --set runtime.executor=..."
+)
+_ADDRESS = flags.DEFINE_string("address", None, "of a Ray cluster; short for --set runtime.address=...")
 _ALLOW_DRIFT = flags.DEFINE_bool("allow_drift", False, "export: keep files that differ from Keras too much")
 _RESCAN = flags.DEFINE_bool("rescan", False, "run: look for changes in the contents of all images")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the plan and stop")
@@ -56,18 +60,16 @@ _SEED = flags.DEFINE_integer("seed", 0, "draw: seed", lower_bound=0)
 _MODEL = flags.DEFINE_string("model", None, "predict, serve, rollback: the model")
 _TOP_K = flags.DEFINE_integer("top_k", None, "predict: classes an image (default 5)", lower_bound=1)
 _FORMAT = flags.DEFINE_enum(
-    "format",
-    None,
-    ["table", "csv", "jsonl", "text", "json"],
+    "format", None, ["table", "csv", "jsonl", "text", "json"],
     "of the answers; predict: table (on a terminal), csv or jsonl; why: text, json or jsonl",
-)
+)  # fmt: skip
 _AS = flags.DEFINE_enum(
     "as", "folder", ["folder", "list", "imagefolder", "webdataset", "cleanlab", "fiftyone"], "clean: as what"
 )
 _THRESHOLD = flags.DEFINE_float(
     "threshold",
     0.5,
-    "clean: drop what is right with a smaller probability; 0 = only what people judged",
+    "clean: drop what is right with less probability; 0 = only what people judged",
     0,
     1,
 )
@@ -86,9 +88,15 @@ _ENGINE = flags.DEFINE_enum(
 _PIN = flags.DEFINE_bool("pin", False, "promote: serve this version until told otherwise")
 _LABEL = flags.DEFINE_string("label", None, "promote: a label for this version, like canary")
 _ALL_FLAGS = (
-    _WORKDIR, _CONFIG, _DATA, _FEATURES, _SCORES, _SET, _FROM, _RESCAN, _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES,
-    _CLASSES, _SIZE, _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT, _AS, _THRESHOLD,
-    _DEDUPLICATE, _COPY, _AT, _EXPORT, _IMPORT, _HOST, _PORT, _ENGINE, _PIN, _LABEL,
+    _WORKDIR, _CONFIG, _DATA, _FEATURES, _SCORES, _SET, _FROM, _EXECUTOR, _ADDRESS, _RESCAN,
+    _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES, _CLASSES, _SIZE, _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT,
+    _AS, _THRESHOLD, _DEDUPLICATE, _COPY, _AT, _EXPORT, _IMPORT, _HOST, _PORT, _ENGINE, _PIN, _LABEL,
+)  # fmt: skip
+
+
+_SHORT_FORMS = (
+    (_DATA, "ingest.path"), (_FEATURES, "model.features"), (_SCORES, "reweight.other_score.path"),
+    (_EXECUTOR, "runtime.executor"), (_ADDRESS, "runtime.address"),
 )  # fmt: skip
 
 
@@ -187,9 +195,8 @@ def _run(command: str) -> int:
 
 def _overrides() -> list[str]:
     """Settings of the command line, those with flags of their own included."""
-    short = {"ingest.path": _DATA, "model.features": _FEATURES, "reweight.other_score.path": _SCORES}
-    given = {key: flag.value for key, flag in short.items() if flag.value is not None}
-    overrides = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items()]
+    short = [(flag.value, key) for flag, key in _SHORT_FORMS if flag.value is not None]
+    overrides = [f"{key}={json.dumps(value, ensure_ascii=False)}" for value, key in short]
     return [*_SET.value, *overrides, *(["export.allow_drift=true"] if _ALLOW_DRIFT.value else [])]
 
 
@@ -301,7 +308,7 @@ def _ensemble(arguments: list[str]) -> int:
     from urnet_tf.flow import joined_runs
 
     out = _WORKDIR.value if _WORKDIR.present else "runs/ensemble"
-    for flag in (_CONFIG, _DATA, _FEATURES, _SCORES, _FROM):
+    for flag in (_CONFIG, _DATA, _FEATURES, _SCORES, _FROM, _EXECUTOR, _ADDRESS):
         if flag.value is not None:
             raise UsageError(
                 f"Did not expect --{flag.name} with `ensemble`; the runs keep what they were made with."
@@ -338,13 +345,9 @@ def _draw() -> int:
     if _OUT.value is None:
         raise UsageError("Expected --out DIR, the directory to make.")
     summary = draw_crawl(
-        _OUT.value,
-        images=_IMAGES.value,
-        num_classes=_CLASSES.value,
-        image_size_px=_SIZE.value,
-        seed=_SEED.value,
-        layout=_LAYOUT.value,
-    )
+        _OUT.value, images=_IMAGES.value, num_classes=_CLASSES.value, image_size_px=_SIZE.value,
+        seed=_SEED.value, layout=_LAYOUT.value,
+    )  # fmt: skip
     print(summary)
     return 0
 

@@ -1,9 +1,10 @@
-"""The files that start TF Serving in production keep to the schemas of their tools, and to our commands."""
+"""The files that start TF Serving, and runs on clusters, keep to schemas and to our commands."""
 
 import copy
 import importlib.util
 import json
 import pathlib
+import shlex
 
 import pytest
 import yaml
@@ -17,6 +18,9 @@ COMPOSE = yaml.safe_load((DEPLOY / "docker-compose.yaml").read_text(encoding="ut
 MANIFESTS = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8")))
 KINDS = [manifest["kind"] for manifest in MANIFESTS]
 TRAINING = list(yaml.safe_load_all((DEPLOY / "training.yaml").read_text(encoding="utf-8")))
+RAY_JOB, CRAWL_CLAIM = yaml.safe_load_all((DEPLOY / "ray-job.yaml").read_text(encoding="utf-8"))
+CLUSTER = RAY_JOB["spec"]["rayClusterSpec"]
+RAY_GROUPS = [CLUSTER["headGroupSpec"], *CLUSTER["workerGroupSpecs"]]
 
 
 def need(module, package):
@@ -119,3 +123,46 @@ def test_the_training_job_runs_our_command():
     assert (program, command) == ("urnet", "run")
     settings = [value for flag, value in zip(flags[::2], flags[1::2], strict=True) if flag == "--set"]
     assert load_config(None, settings).runtime.strategy == "multi_worker"
+
+
+# ----------------------------------------------------------------------------------- a run on a cluster
+
+
+@pytest.mark.parametrize("group", RAY_GROUPS, ids=["head", "workers"])
+def test_the_pods_of_a_ray_job_keep_to_the_schema(group):
+    need("kubernetes_validate", "kubernetes-validate")
+    import kubernetes_validate
+
+    pod = {"apiVersion": "v1", "kind": "Pod", **copy.deepcopy(group["template"])}
+    kubernetes_validate.validate(pod, "1.34", strict=True)
+    kubernetes_validate.validate(CRAWL_CLAIM, "1.34", strict=True)
+    pod["spec"]["containers"][0]["resourses"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(pod, "1.34", strict=True)
+
+
+def test_a_ray_job_runs_our_command_where_all_pods_share_the_storage(monkeypatch, tmp_path, urnet_here):
+    assert (RAY_JOB["apiVersion"], RAY_JOB["kind"]) == ("ray.io/v1", "RayJob")
+    program, *arguments = shlex.split(RAY_JOB["spec"]["entrypoint"])
+    assert program == "urnet" and arguments[0] == "run"
+    for flag in ("--executor ray", "--address auto"):
+        assert flag in RAY_JOB["spec"]["entrypoint"]
+    # Another folder than there, and the command draws a plan.
+    (tmp_path / "crawl" / "lion").mkdir(parents=True)
+    (tmp_path / "crawl" / "lion" / "1.jpg").touch()
+    line = [argument.replace("/data", str(tmp_path)) for argument in arguments]
+    assert urnet_here(*line, "--dry_run").returncode == 0
+    for group in RAY_GROUPS:
+        spec = group["template"]["spec"]
+        (claim,) = (volume["persistentVolumeClaim"]["claimName"] for volume in spec["volumes"])
+        (mount,) = spec["containers"][0]["volumeMounts"]
+        assert claim == CRAWL_CLAIM["metadata"]["name"] and mount["mountPath"] == "/data"
+    assert CRAWL_CLAIM["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert len({group["template"]["spec"]["containers"][0]["image"] for group in RAY_GROUPS}) == 1
+
+
+def test_the_ray_of_a_ray_job_is_the_tested_one():
+    pins = (DEPLOY.parents[1] / "requirements.txt").read_text(encoding="utf-8")
+    assert f"\nray=={CLUSTER['rayVersion']} " in pins
+    page = (DEPLOY.parent / "clusters.md").read_text(encoding="utf-8")
+    assert f"FROM rayproject/ray:{CLUSTER['rayVersion']}-py311" in page

@@ -7,6 +7,7 @@ import pytest
 import sklearn.decomposition
 
 from urnet_tf.errors import RunError
+from urnet_tf.executors import Processes
 from urnet_tf.reweighting import cluster_weight as cw
 
 SETTINGS = {"clusters": 3, "pca_dim": 4, "n_init": 2}
@@ -146,8 +147,8 @@ def clustering(tmp_path):
 
 def test_workers_do_not_change_the_result(clustering):
     alone = dict(cw.cluster_classes(**clustering))
-    together = dict(cw.cluster_classes(**clustering, workers=2))
-    assert list(together) == list(alone)
+    together = dict(cw.cluster_classes(**clustering, executor=Processes(2)))
+    assert sorted(together) == list(alone)
     for label, groups in alone.items():
         np.testing.assert_array_equal(groups.group, together[label].group)
         np.testing.assert_array_equal(groups.spread, together[label].spread)
@@ -161,7 +162,7 @@ def test_a_class_does_not_depend_on_which_others_are_pending(clustering):
 
 def test_a_killed_worker_is_one_clear_error(clustering):
     many = {**clustering, "labels": clustering["labels"] * 50, "slices": clustering["slices"] * 50}
-    running = cw.cluster_classes(**many, workers=2)
+    running = cw.cluster_classes(**many, executor=Processes(2))
     next(running)
     for process in multiprocessing.active_children():
         process.kill()

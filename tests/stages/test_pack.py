@@ -18,7 +18,7 @@ from urnet_tf.errors import RunError, UsageError
 from urnet_tf.images import image_store, picture
 from urnet_tf.images.image_store import ImageStore
 from urnet_tf.images.probe import content_hash
-from urnet_tf.stages import ingest, pack
+from urnet_tf.stages import ingest, pack, shard_maker
 from urnet_tf.stages.settings import packed_with
 from urnet_tf.stages.stage import PlanContext, StageContext
 
@@ -207,7 +207,7 @@ def test_a_disk_that_fails_is_no_verdict_on_an_image(tmp_path, monkeypatch, code
     def fails(path, max_bytes):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(pack, "read_file", fails)
+    monkeypatch.setattr(shard_maker, "read_file", fails)
     with pytest.raises(RunError, match=rf"1 of the images .*{os.strerror(code)}"):
         pack.run(make_context(tmp_path))
 

@@ -275,7 +275,7 @@ def test_units_are_marked_after_their_columns_are_on_the_disk(tmp_path, monkeypa
     column = store.open_column(tmp_path / "c.npy", (4,), np.float32)
     log, events = store.UnitLog(tmp_path / "units", 2, column), []
     monkeypatch.setattr(np.memmap, "flush", lambda self: events.append("flushed"))
-    monkeypatch.setattr(store.workdir, "write_json", lambda path, value: events.append(path.name))
+    monkeypatch.setattr(store.unit_log, "write_json", lambda path, value: events.append(path.name))
     log.complete(1)
     assert events == ["flushed", "000001.json"]
 

@@ -6,6 +6,7 @@ urnet {version}: train image classifiers from noisy web images, and see why each
   urnet run    --data CRAWL --workdir DIR [--config FILE] [--set section.key=value ...]
   urnet run    ... --dry_run            what would run, how long, how much disk and memory
   urnet run    ... --from STAGE         run again from this stage on
+  urnet run    ... --executor ray [--address HOST:PORT]    on the nodes of a Ray cluster
   urnet noise  --data CRAWL --workdir DIR ...    only what is wrong: a report before anything is trained; the
                                         flags of run, which then goes on from there
   urnet run    ... --rescan             look at the contents of all images, too: did any change?

@@ -310,6 +310,7 @@ if _OTHERS and not TYPE_CHECKING:  # a checker cannot follow, and reads the clas
         bases=(ReweightConfig,),
         frozen=True,
     )
+    ReweightConfig.__module__ = __name__  # so that it can be pickled
 
 
 @dataclass(frozen=True)
@@ -421,6 +422,8 @@ class RuntimeConfig:
     jit_compile: bool = False  # XLA, for one GPU only: on CPUs it is many times slower
     verify_hashes: bool = True  # of results before they are read; false looks at sizes alone (huge runs)
     workers: int | None = _between(None, 1, _PROCESSES)  # processes of the offline stages; None = cores
+    executor: str = _choice("local", "processes", "ray")  # what runs units of offline work: docs/clusters.md
+    address: str = _text("auto", LINE, 255)  # of a Ray cluster, HOST:PORT; auto = that of this machine
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ often the loop was interrupted. Nothing of size N x C is held: the k best classe
 probability of the given label are kept.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -127,13 +128,12 @@ def extract_features(
     if engine == "auto":
         engine = choose_engine(backbone, len(ids))
     logging.info("features of %d images by %s", len(ids), engine)
-    build = build_tflite_function if engine == "tflite" else build_function
 
     def write(some: slice, values: np.ndarray) -> None:
         features[some if rows is None else rows[some]] = values
 
     run_units(
-        build(backbone, batch_size),
+        build_feature_function(backbone, batch_size, engine),
         lambda some: stream_images(image_store, ids[some], image_size_px, crop_fraction, batch_size),
         len(ids),
         units,
@@ -141,6 +141,27 @@ def extract_features(
         batch_size=batch_size,
         description="features",
     )
+
+
+def build_feature_function(
+    backbone: keras.Model, batch_size: int, engine: str, cores: int | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """A function batch [b <= batch_size, ...] → features [b, D].
+
+    Args:
+      engine: "keras" or "tflite".
+      cores: that TFLite keeps busy; None = all. For Keras see `limit_threads`.
+    """
+    if engine == "tflite":
+        return build_tflite_function(backbone, batch_size, cores)
+    return build_function(backbone, batch_size)
+
+
+def limit_threads(cores: int) -> None:
+    """Lets TensorFlow keep so many cores busy, if it has not computed anything yet in this process."""
+    with contextlib.suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(cores)
+        tf.config.threading.set_inter_op_parallelism_threads(cores)
 
 
 def choose_engine(backbone: keras.Model, images: int) -> str:

@@ -34,7 +34,7 @@ from urnet_tf.flow.plan import (
     why_not_complete,
 )
 from urnet_tf.flow.together import Company
-from urnet_tf.stages.stage import Estimate, Stage, StageContext
+from urnet_tf.stages.stage import Estimate, Stage, StageContext, executor_of
 from urnet_tf.store import DamagedResult, Workdir, fingerprint, machine, write_text
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn")
@@ -54,6 +54,7 @@ def run(config: Config, workdir: Workdir, steps: list[Step], company: Company | 
     """
     names, rescan = [step.stage.name for step in steps], any(step.rescan for step in steps)
     repairs: collections.Counter[str] = collections.Counter()
+    executor_of(config)  # a cluster that does not answer is told now, not after hours
     with lock(workdir):
         write_text(workdir.root / "config.yaml", yaml.safe_dump(config_lib.to_dict(config), sort_keys=False))
         while True:
@@ -181,6 +182,7 @@ def run_single(name: str, config: Config, workdir: Workdir, company: Company | N
                 f"Expected stage {needed} to be complete before {name} runs; it is not, since {reason}. "
                 "Run `urnet run` first."
             )
+    executor_of(config)
     with lock(workdir):
         workdir.recover(name)
         used = {other: identities[other] for other in stage.uses}

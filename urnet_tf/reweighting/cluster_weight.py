@@ -11,13 +11,14 @@ features [N, D] on disk. Out: a group and a weight an instance.
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from urnet_tf.errors import RunError
+from urnet_tf.executors import Executor, InProcess, Job
 from urnet_tf.reweighting import REPAIRED, is_literal
 from urnet_tf.reweighting.combine import scale_to_class_mean
 from urnet_tf.reweighting.instance_weight import normalized
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from urnet_tf.reweighting.factors import Instances, Recipe
 
 Slice = tuple[int, int]
+
+IN_PROCESS = InProcess()
 
 _FEW_ROWS = 64
 # Of more rows PCA sees as many, evenly spaced: of 16,000 x 1,280 it took 20 to 40 times as long as k-means.
@@ -228,51 +231,36 @@ def cluster_classes(
     features: np.ndarray | str | os.PathLike,
     seed: int,
     settings: Mapping,
-    workers: int = 1,
+    executor: Executor = IN_PROCESS,
+    shared: Sequence[str | os.PathLike] = (),
 ) -> Iterator[tuple[int, Groups]]:
-    """Runs `cluster_class` over classes and yields (label, groups) in order.
+    """Runs `cluster_class` over classes and yields (label, groups) as they become complete.
 
-    The results do not depend on the number of workers. `workers` > 1 starts processes, which costs
-    some seconds each; give them a path, as an array would be copied for every class.
+    The results do not depend on the executor. Give one that uses other processes a path, as an array would
+    be copied for every class.
+
+    Args:
+      shared: see `executors.Job`.
 
     Raises:
-      RunError: a worker process was killed.
+      RunError: a class could not be clustered, as a process was killed.
     """
     features = os.fspath(features) if isinstance(features, os.PathLike) else features
-    arguments: dict[str, Any] = {"features": features, "seed": seed, "settings": dict(settings)}
-    if workers <= 1:
-        for label, rows in zip(labels, slices, strict=True):
-            yield label, cluster_class(label, rows, **arguments)
-        return
-
-    import concurrent.futures
-    import multiprocessing
-
-    context = multiprocessing.get_context("spawn")  # a fork would copy TensorFlow's threads and locks
-    with concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_leave_interrupts_to_the_parent
-    ) as pool:
-        futures = [
-            pool.submit(cluster_class, label, rows, **arguments)
-            for label, rows in zip(labels, slices, strict=True)
-        ]
-        try:
-            for label, future in zip(labels, futures, strict=True):
-                yield label, future.result()
-        except concurrent.futures.process.BrokenProcessPool:
-            raise RunError(
-                "A process that clusters classes was killed, perhaps because memory ran out. Complete "
-                "classes are kept: run again, with fewer `workers`."
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    work = functools.partial(_open_clustering, features=features, seed=seed, settings=dict(settings))
+    job = Job(work, "clusters classes", shared=tuple(shared))
+    for (label, _), groups in executor.run(job, zip(labels, slices, strict=True)):
+        yield label, groups
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    """Ctrl-C reaches every process of a terminal's group; one of them answers."""
-    import signal
+def _open_clustering(
+    cores: int, *, features: np.ndarray | str, seed: int, settings: Mapping
+) -> Callable[[tuple[int, Sequence[Slice]]], Groups]:
+    """The work of `cluster_classes`: (label, slices) → groups, on one core."""
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    def work(unit: tuple[int, Sequence[Slice]]) -> Groups:
+        return cluster_class(*unit, features=features, seed=seed, settings=settings)
+
+    return work
 
 
 def compute_group_score(groups: Groups, *, kind: str, quality: np.ndarray | None = None) -> np.ndarray:
@@ -314,7 +302,8 @@ def score_clusters(
     seed: int,
     normalize: bool = True,
     confusion: str = "both",
-    workers: int = 1,
+    executor: Executor = IN_PROCESS,
+    shared: Sequence[str | os.PathLike] = (),
     open_units: OpenUnits = open_in_memory,
     report: Callable[[Iterable, int], Iterable] = lambda found, total: found,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -329,7 +318,7 @@ def score_clusters(
       kind: see `compute_group_score`.
       clusters, pca_dim, n_init, normalize: see `compute_groups`.
       neighbors, confusion: see `most_confused`.
-      workers: see `cluster_classes`.
+      executor, shared: see `cluster_classes`.
       open_units: keeps the groups of complete classes.
       report: wraps the loop over (class, groups), told how many there will be.
 
@@ -349,7 +338,8 @@ def score_clusters(
         features=features,
         seed=seed,
         settings={"clusters": clusters, "pca_dim": pca_dim, "n_init": n_init, "normalize": normalize},
-        workers=workers,
+        executor=executor,
+        shared=shared,
     )
     for label, groups in report(found, len(pending)):
         column[slice(*joined[label][0])] = groups.group

@@ -5,15 +5,18 @@ for its status, for its thumbnail, and for the record that the stage pack will w
 long as the disk has room for it twice. A killed run takes up behind the last finished unit.
 """
 
+import functools
 import os
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
+from urnet_tf.errors import settings_named
+from urnet_tf.executors import Job
 from urnet_tf.export.quiet import CapturedLibraryOutput
 from urnet_tf.images.inspection import Inspection, Inspector
 from urnet_tf.images.known_records import RecordsAhead
@@ -27,9 +30,22 @@ from urnet_tf.stages.known_files import (
     note_how,
     open_known_files,
 )
-from urnet_tf.stages.settings import open_packer, packed_with
+from urnet_tf.stages.settings import keys_of, open_packer, packed_with
 from urnet_tf.stages.stage import SPARE_BYTES, StageContext
-from urnet_tf.store import AHEAD, UnitLog, arrow_type, columns_of, open_column, read_table, write_table
+from urnet_tf.store import (
+    AHEAD,
+    UnitLog,
+    arrow_type,
+    check_part,
+    columns_of,
+    describe_part,
+    open_column,
+    read_table,
+    remove,
+    unit_lock,
+    write_array,
+    write_table,
+)
 from urnet_tf.store.lookup import keys_of_hex
 from urnet_tf.store.progress import progress
 
@@ -71,35 +87,105 @@ def inspect_files(context: StageContext, crawl: "Crawl") -> InspectedFiles:
         thumbnails = open_column(context.out / THUMBNAILS, (len(paths), THUMBNAIL_BYTES), "uint8")
         units = UnitLog(context.out / UNITS, total, thumbnails)
     note_how(context)
-    pending = units.pending()
-    with CapturedLibraryOutput() as printed, progress(None, "ingest", len(paths), "files") as bar:
+    executor, pending = context.open_executor(), units.pending()
+    with (
+        settings_named(keys_of(context.config, "runtime")),
+        CapturedLibraryOutput() as printed,
+        progress(None, "ingest", len(paths), "files") as bar,
+    ):
         bar.update((total - len(pending)) * FILES_PER_UNIT if pending else len(paths))
-        inspector = _UnitInspector(context, crawl, printed, bar.update)
-        for unit in pending:
-            found = inspector.inspect(unit)
+        firsts = ((unit, unit * FILES_PER_UNIT) for unit in pending)
+        wanted = (_Unit(unit, at, paths[at : at + FILES_PER_UNIT].to_pylist()) for unit, at in firsts)
+        open_inspector = functools.partial(_UnitInspector, context, crawl.root, len(paths))
+        open_work = (
+            functools.partial(_open_elsewhere, open_inspector)
+            if executor.elsewhere
+            else lambda cores: open_inspector(printed, cores, bar.update).inspect
+        )
+        job = Job(open_work, "looks into files", shared=(context.out, crawl.root))
+        for unit, found in executor.run(job, wanted):
+            if executor.elsewhere:
+                new, small = _check_parts(context, unit, found)
+                bar.update(len(unit.names))
+            else:
+                new, small = found.new, found.thumbnails
+                write_table(_part(context, unit.number), columns_of(found.table), _COLUMNS)
             if thumbnails is not None:
-                first = unit * FILES_PER_UNIT
-                thumbnails[first : first + len(found.table)] = found.thumbnails
-            write_table(_part(units, unit), columns_of(found.table), _COLUMNS)
-            units.complete(unit, {"new": found.new})
-    table = pa.concat_tables([read_table(_part(units, unit)) for unit in range(total)])
+                thumbnails[unit.first : unit.first + len(unit.names)] = small
+            units.complete(unit.number, {"new": new})
+            if executor.elsewhere:
+                remove(_thumbnails_part(context, unit.number), context.out)
+    table = pa.concat_tables([read_table(_part(context, unit)) for unit in range(total)])
     return InspectedFiles(table, thumbnails, sum(unit["new"] for unit in units.metadata()))
 
 
-def _part(units: UnitLog, unit: int) -> pathlib.Path:
-    return units.directory / f"part-{unit:06d}.parquet"
+class _Unit(NamedTuple):
+    """Files that are looked into together."""
+
+    number: int
+    first: int  # place in the listing
+    names: list[str]
+
+
+def _part(context: StageContext, unit: int) -> pathlib.Path:
+    return context.out / UNITS / f"part-{unit:06d}.parquet"
+
+
+def _thumbnails_part(context: StageContext, unit: int) -> pathlib.Path:
+    return context.part(f"thumbnails-{unit:06d}.npy")
+
+
+def _open_elsewhere(
+    open_inspector: Callable[..., "_UnitInspector"], cores: int
+) -> Callable[[_Unit], dict[str, Any]]:
+    """The work in a process of its own: unit → how many files are new, and what its parts are like."""
+    printed = CapturedLibraryOutput().__enter__()  # for good
+    inspector = open_inspector(printed, cores)
+    context = inspector.context
+
+    def inspect(unit: _Unit) -> dict[str, Any]:
+        table, thumbnails = _part(context, unit.number), _thumbnails_part(context, unit.number)
+        with unit_lock(context.part(f"files-{unit.number:06d}.lock")):
+            found = inspector.inspect(unit)
+            write_table(table, columns_of(found.table), _COLUMNS)
+            facts: dict[str, Any] = {"new": found.new, "table": describe_part(table)}
+            if found.thumbnails is not None:
+                write_array(thumbnails, found.thumbnails)
+                facts["thumbnails"] = describe_part(thumbnails)
+        return facts
+
+    return inspect
+
+
+def _check_parts(
+    context: StageContext, unit: _Unit, facts: Mapping[str, Any]
+) -> tuple[int, np.ndarray | None]:
+    """How many files of a unit are new, and its thumbnails."""
+    check_part(_part(context, unit.number), facts["table"])
+    if "thumbnails" not in facts:
+        return facts["new"], None
+    part = _thumbnails_part(context, unit.number)
+    check_part(part, facts["thumbnails"])
+    return facts["new"], np.load(part)
 
 
 class _UnitInspector:
-    """Looks into a unit of files at a time."""
+    """Looks into a unit of files at a time.
+
+    Args:
+      root: where the paths of the files start.
+      total: how many files there are in all.
+      printed: what libraries print.
+      cores: that may be busy.
+      report: is called when a file is done.
+    """
 
     def __init__(
-        self, context: StageContext, crawl: "Crawl", printed: CapturedLibraryOutput,
-        report: Callable[[], object],
+        self, context: StageContext, root: str, total: int, printed: CapturedLibraryOutput, cores: int,
+        report: Callable[[], object] = lambda: None,
     ) -> None:  # fmt: skip
         settings = context.config.ingest
-        self._context, self._crawl, self._report = context, crawl, report
-        cores = context.config.runtime.workers or os.cpu_count() or 1
+        self.context, self._root, self._total, self._report = context, root, total, report
         self._workers = cores * _THREADS_PER_CORE
         self._known, self._earlier_ahead = open_known_files(context)
         self._thumbnails = settings.copy_similarity is not None
@@ -110,20 +196,19 @@ class _UnitInspector:
         )  # fmt: skip
         self._ahead: RecordsAhead | None = RecordsAhead(context.out / AHEAD, packed_with(context.config))
 
-    def inspect(self, unit: int) -> InspectedFiles:
+    def inspect(self, unit: _Unit) -> InspectedFiles:
         """Looks into the files of a unit, and keeps their records.
 
         Raises:
           RunError: see `inspect_files`.
         """
-        first = unit * FILES_PER_UNIT
-        names = self._crawl.rows["path"][first : first + FILES_PER_UNIT].to_pylist()
-        paths = [os.path.join(self._crawl.root, name) for name in names]
+        names = unit.names
+        paths = [os.path.join(self._root, name) for name in names]
         try:
             # Before the files are read, so that one that changes meanwhile has another key next time.
             identities = list(map_in_threads(identify_file, paths, self._workers, at_once=64))
             keys = keys_of_files(names, identities)
-            known = np.full(len(paths), -1) if self._context.reread else self._known.find_files(keys)
+            known = np.full(len(paths), -1) if self.context.reread else self._known.find_files(keys)
             unknown = np.flatnonzero(known < 0)
             found = self._inspector.inspect([paths[row] for row in unknown], self._workers, self._report)
         except OSError as error:
@@ -132,7 +217,7 @@ class _UnitInspector:
             self._report()
         known[unknown] = [result.known for result in found]
         new = {int(row): result for row, result in zip(unknown, found, strict=True) if result.known < 0}
-        table = self._table(first, keys, known, new)
+        table = self._table(unit.first, keys, known, new)
         self._keep_records(unit, table["content_hash"].to_pylist(), new)
         return InspectedFiles(table, self._thumbnails_of(known, new), len(new))
 
@@ -167,7 +252,7 @@ class _UnitInspector:
                 found[row] = result.packed.thumbnail
         return found
 
-    def _keep_records(self, unit: int, contents: Sequence[str], new: Mapping[int, Inspection]) -> None:
+    def _keep_records(self, unit: _Unit, contents: Sequence[str], new: Mapping[int, Inspection]) -> None:
         """Keeps the records of new files, and those that an earlier run kept and pack has not taken yet."""
         if self._ahead is None:
             return
@@ -188,11 +273,10 @@ class _UnitInspector:
             self._ahead = None
             return
         record_keys = np.array([keys[content] for content in records], np.uint64).reshape(-1, 2)
-        self._ahead.write(unit, keys_of_hex(records), list(records.values()), record_keys)
+        self._ahead.write(unit.number, keys_of_hex(records), list(records.values()), record_keys)
 
-    def _has_room(self, unit: int, records: Sequence[bytes]) -> bool:
+    def _has_room(self, unit: _Unit, records: Sequence[bytes]) -> bool:
         """Whether the disk holds records of all files left, and then those of all files once more."""
-        files = len(self._crawl.rows)
         mean = sum(map(len, records)) / len(records)
-        needed = mean * (2 * files - unit * FILES_PER_UNIT)
-        return shutil.disk_usage(self._context.out).free > needed + SPARE_BYTES
+        needed = mean * (2 * self._total - unit.first)
+        return shutil.disk_usage(self.context.out).free > needed + SPARE_BYTES

@@ -27,6 +27,7 @@ from urnet_tf.reweighting.factors import weighing
 
 # How a run is carried out, never what comes out of it but for rounding.
 INDIFFERENT = ("runtime.workers", "runtime.strategy", "runtime.jit_compile", "runtime.verify_hashes",
+               "runtime.executor", "runtime.address",
                "*.checkpoint_s", "preset",
                "ingest.corrections")  # what the files say counts, see `judgements`  # fmt: skip
 
@@ -203,6 +204,7 @@ RULES = (
         "export.calibration_images", lambda c: "tflite_int8" in c.export.formats,
         "tflite_int8 in export.formats",
     ),
+    Rule("runtime.address", lambda c: c.runtime.executor == "ray", "runtime.executor=ray"),
     Rule("export.crops", lambda c: "saved_model" in c.export.formats, "saved_model in export.formats"),
     Rule("export.scales", lambda c: "saved_model" in c.export.formats, "saved_model in export.formats"),
 )  # fmt: skip

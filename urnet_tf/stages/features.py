@@ -9,8 +9,12 @@ network, its view of the images, the libraries and the engine are the same: what
 computing all of them would give, as that of an image does not depend on those beside it.
 """
 
+import functools
 import hashlib
 import importlib.metadata
+import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -18,7 +22,9 @@ from absl import logging
 from urnet_tf import store
 from urnet_tf.backbone_names import brings_weights
 from urnet_tf.config import Config, judges_features
+from urnet_tf.errors import settings_named
 from urnet_tf.evaluation import engines
+from urnet_tf.executors import Executor, Job
 from urnet_tf.images.known_records import RECORD_KEYS_FILE
 from urnet_tf.stages.own_features import (
     copy_features,
@@ -33,11 +39,13 @@ from urnet_tf.stages.settings import (
     fingerprint_weights,
     forward_seconds,
     inference_bytes,
+    keys_of,
     open_backbone,
 )
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store import machine
 from urnet_tf.store.lookup import RowsByKey
+from urnet_tf.store.progress import progress
 
 _BATCH = 64
 _COPIED_AT_ONCE = 1 << 16  # rows
@@ -57,7 +65,7 @@ def _compute(context: StageContext) -> dict:
     """Fills features.npy by the backbone."""
     out = context.out
     keys = np.asarray(store.read_array(context.path("pack", RECORD_KEYS_FILE)))
-    made_with = _made_with()
+    made_with = _made_with(context.open_executor())
     left, before = _take_known(context, keys, made_with)
     logging.info("features: %d images are known from before, %d are new.", len(keys) - len(left), len(left))
     if before is None or len(left):
@@ -117,11 +125,15 @@ def _extract(context: StageContext, ids: np.ndarray, images: int) -> tuple[int, 
     config = context.config
     with training.precision_policy(config.runtime.precision):
         backbone = open_backbone(config)
-    dim, engine = backbone.output_shape[-1], inference.choose_engine(backbone, images)
+    executor, dim = context.open_executor(), backbone.output_shape[-1]
+    engine = "keras" if executor.gpus else inference.choose_engine(backbone, images)
     features = store.open_column(context.out / "features.npy", (images, dim), np.float16)
     # Named after the images, since a run that is taken up may have others to compute.
     name = f"features_{hashlib.blake2b(ids.tobytes(), digest_size=8).hexdigest()}"
     units = context.units(name, inference.count_units(len(ids), _BATCH), features)
+    if _runs_elsewhere(executor):
+        _extract_elsewhere(context, executor, ids, features, units, engine)
+        return dim, engine
     inference.extract_features(
         backbone, ImageStore(context.path("pack")), ids, features, units,
         image_size_px=config.model.image_size_px, crop_fraction=config.model.crop_fraction,
@@ -130,10 +142,77 @@ def _extract(context: StageContext, ids: np.ndarray, images: int) -> tuple[int, 
     return dim, engine
 
 
-def _made_with() -> dict[str, str]:
+def _runs_elsewhere(executor: Executor) -> bool:
+    """Whether other processes run the network; they would only be in each other's way on one GPU."""
+    return executor.elsewhere and (executor.gpus is not None or not machine.count_gpus())
+
+
+def _extract_elsewhere(
+    context: StageContext, executor: Executor, ids: np.ndarray, features: np.ndarray, units: store.UnitLog,
+    engine: str,
+) -> None:  # fmt: skip
+    """Has other processes compute features, unit by unit, and merges their parts.
+
+    Args:
+      ids: int64 [n], the images, of which units have as many as those of `inference.extract_features`.
+      features: float16 [images, D], written in place.
+    """
+    from urnet_tf.evaluation.inference import unit_rows
+
+    size, images = unit_rows(_BATCH), context.path("pack")
+    pending = units.pending()
+    some = ((unit, ids[unit * size : (unit + 1) * size]) for unit in pending)
+    open_work = functools.partial(
+        _open_extraction, context, images, engine, features.dtype, bool(executor.gpus)
+    )
+    gpus = 1 if executor.gpus else 0
+    job = Job(open_work, "computes features", gpus=gpus, shared=(context.out, images))
+    with (
+        settings_named(keys_of(context.config, "runtime")),
+        progress(None, "features", total=min(len(pending) * size, len(ids)), unit="rows") as bar,
+    ):
+        for (unit, rows), facts in executor.run(job, some):
+            part = context.part(f"features-{unit:06d}.npy")
+            store.check_part(part, facts)
+            features[rows] = np.load(part)
+            units.complete(unit)
+            store.remove(part, context.out)
+            bar.update(len(rows))
+
+
+def _open_extraction(
+    context: StageContext, images: pathlib.Path, engine: str, dtype: np.dtype, on_gpus: bool, cores: int
+) -> Callable[[tuple[int, np.ndarray]], dict[str, Any]]:
+    """The work in a process of its own: (unit, ids) → a part, float16 [n, D], and what it is like."""
+    from urnet_tf.evaluation import inference
+    from urnet_tf.feed.batches import stream_images
+    from urnet_tf.images.image_store import ImageStore
+    from urnet_tf.training import fit as training
+
+    config = context.config
+    size, crop = config.model.image_size_px, config.model.crop_fraction
+    if not on_gpus:  # whose images are decoded meanwhile, by all cores
+        inference.limit_threads(cores)
+    with training.precision_policy(config.runtime.precision):
+        function = inference.build_feature_function(open_backbone(config), _BATCH, engine, cores)
+    stored = ImageStore(images)
+
+    def work(numbered: tuple[int, np.ndarray]) -> dict[str, Any]:
+        unit, ids = numbered
+        part = context.part(f"features-{unit:06d}.npy")
+        with store.unit_lock(part.with_suffix(".lock")):
+            batches = stream_images(stored, ids, size, crop, _BATCH)
+            store.write_array(part, np.concatenate([function(np.asarray(b)) for b in batches]).astype(dtype))
+        return store.describe_part(part)
+
+    return work
+
+
+def _made_with(executor: Executor) -> dict[str, str]:
     """What decides the features of a packed image besides settings, inputs and the engine."""
     packages = "tensorflow", "keras", "ai-edge-litert"
-    device = "GPU" if machine.count_gpus() else "CPU"
+    gpus = machine.count_gpus() if executor.gpus is None else executor.gpus
+    device = "GPU" if gpus else "CPU"
     return {"device": device} | {name: importlib.metadata.version(name) for name in packages}
 
 

@@ -9,6 +9,7 @@ from absl import logging
 
 from urnet_tf import store
 from urnet_tf.errors import settings_named
+from urnet_tf.executors import Processes
 from urnet_tf.reweighting import cluster_weight, factors, instance_weight
 from urnet_tf.reweighting.units import OpenUnits
 from urnet_tf.stages.effects import resolve
@@ -29,13 +30,16 @@ def group_look_alikes(
     """Groups int32 [N] and their scores float64 [N]."""
     settings = context.config.reweight.cluster_weight
     workers = context.config.runtime.workers or os.cpu_count() or 1
+    executor, features = context.open_executor(), features_path(context)
+    if not executor.elsewhere and len(labels) >= POOL_INSTANCES and workers > 1:
+        executor = Processes(workers)
     with settings_named(keys_of(context.config, "runtime")):
         return cluster_weight.score_clusters(
-            features_path(context), labels, prediction.label, prediction.given_prob, num_classes=num_classes,
+            features, labels, prediction.label, prediction.given_prob, num_classes=num_classes,
             kind=resolve(context.config, "reweight.cluster_weight.kind"), clusters=settings.clusters,
             neighbors=settings.neighbors, confusion=settings.confusion, normalize=settings.normalize,
             pca_dim=settings.pca_dim, n_init=settings.n_init,
-            seed=context.config.seed, workers=workers if len(labels) >= POOL_INSTANCES else 1,
+            seed=context.config.seed, executor=executor, shared=(context.out, features),
             open_units=keeping(context),
             report=lambda found, total: progress(found, "cluster", total=total, unit="classes"),
         )  # fmt: skip

@@ -10,29 +10,33 @@ that cannot be read now, or that hold other bytes now, tell of a disk or a share
 """
 
 import collections
-import contextlib
+import functools
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import logging
 
 from urnet_tf import schema, store
 from urnet_tf.config import Config
-from urnet_tf.errors import RunError, UsageError
+from urnet_tf.errors import RunError, UsageError, settings_named
+from urnet_tf.executors import Job
 from urnet_tf.export.quiet import CapturedLibraryOutput
 from urnet_tf.images import image_store
 from urnet_tf.images.containers import find_container
-from urnet_tf.images.headers import Refused
-from urnet_tf.images.known_records import RECORD_KEYS_FILE, KnownRecords, open_ahead, reader_of
-from urnet_tf.images.probe import content_hash, describe_refusal, map_in_threads, os_reason, read_file
-from urnet_tf.stages.settings import decoding_seconds, open_packer, packed_bytes, packed_with
+from urnet_tf.images.known_records import RECORD_KEYS_FILE
+from urnet_tf.images.probe import map_in_threads, os_reason
+from urnet_tf.stages.settings import (
+    decoding_seconds,
+    keys_of as keys_of_settings,
+    packed_bytes,
+    packed_with,
+)
+from urnet_tf.stages.shard_maker import Candidates, ShardMaker, open_elsewhere, open_known
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store import UnitLog
-from urnet_tf.store.lookup import keys_of, keys_of_hex
 from urnet_tf.store.progress import progress
 
 if TYPE_CHECKING:
@@ -45,28 +49,6 @@ _TABLE_BYTES, _TABLE_DISK_BYTES, _PROCESS_BYTES = 1100, 150, 250 * 10**6
 _SECONDS_PER_IMAGE, _SECONDS_PER_BYTE = 5e-5, 1e-8  # measured: to take a packed record over
 
 
-class _Candidates(NamedTuple):
-    """What ingest tells of the files, in final order."""
-
-    root: str
-    paths: "pa.ChunkedArray"
-    hashes: "pa.ChunkedArray"  # as `probe` makes them; "" = not known
-    contents: np.ndarray  # the same as keys, uint64 [N, 2]
-
-    def full_path(self, row: int) -> str:
-        return os.path.join(self.root, self.paths[row].as_py())
-
-
-class _Packed(NamedTuple):
-    """What became of one file: a record, or a status and a reason, or why it is not as ingest read it."""
-
-    record: bytes = b""
-    status: str = ""
-    reason: str = ""
-    problem: str = ""
-    suspect: bool = False  # decoded while a library printed warnings, of this image or another
-
-
 def run(context: StageContext) -> dict:
     """Packs all candidates; see the module.
 
@@ -77,8 +59,7 @@ def run(context: StageContext) -> dict:
     config = context.config
     table = store.read_table(context.path("ingest", "candidates.parquet"))
     root = context.marker("ingest")["metadata"]["root"]
-    paths, hashes = table.column("path"), table.column("content_hash")
-    candidates = _Candidates(root, paths, hashes, keys_of_hex(hashes))
+    candidates = Candidates.of(root, table)
     shards = -(-len(table) // config.pack.images_per_shard)
     log = context.units("pack", shards)
     keys = store.open_column(log.directory / RECORD_KEYS_FILE, (len(table), 2), np.uint64)
@@ -129,118 +110,41 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     return Estimate(plan.images, seconds, disk, memory, note)
 
 
-def _pack_shards(context: StageContext, candidates: _Candidates, log: "UnitLog", keys: np.ndarray) -> None:
-    """Fills the shards that are not complete, in order.
+def _pack_shards(context: StageContext, candidates: Candidates, log: "UnitLog", keys: np.ndarray) -> None:
+    """Fills the shards that are not complete.
 
     Args:
       log: of the shards.
       keys: uint64 [rows, 2], filled with the key of each record.
     """
-    config, out = context.config, context.out
-    size, pending = config.pack.images_per_shard, log.pending()
+    executor, pending, size = context.open_executor(), log.pending(), context.config.pack.images_per_shard
     rows_of = {s: range(s * size, min((s + 1) * size, len(candidates.paths))) for s in pending}
-    workers = config.runtime.workers or os.cpu_count() or 1
-    known = _open_known(context) if pending else []
     total = sum(map(len, rows_of.values()))
-    with CapturedLibraryOutput() as printed, progress(None, "pack", total=total, unit="images") as bar:
-        packer = _FilePacker(candidates, config, printed)
-        for shard in pending:
-            rows = rows_of[shard]
-            mine = slice(rows.start, rows.stop)
-            found = _taken_over(known, candidates.contents[mine], keys[mine])
-            bar.update(len(found))
-            left = [row for place, row in enumerate(rows) if place not in found]
-            packed = packer.pack_all(left, workers, bar.update)
-            if problems := {row: p.problem for row, p in packed.items() if p.problem}:
-                others = [row for other in pending if other >= shard for row in rows_of[other]]
-                raise _unreadable_now(candidates, others, problems)
-            failures = [[row, p.status, p.reason] for row, p in packed.items() if p.status]
-            new = {row: p.record for row, p in packed.items() if not p.status}
-            keys[list(new)] = keys_of(list(new.values()))
-            records = new | {rows.start + place: record for place, record in found.items()}
-            image_store.write_shard(out, shard, [records[row] for row in sorted(records)])
-            log.complete(shard, {
-                "count": len(records), "bytes": sum(map(len, records.values())), "failures": failures,
-                "decoded": len(packed),
-            })  # fmt: skip
+    with (
+        settings_named(keys_of_settings(context.config, "runtime")),
+        CapturedLibraryOutput() as printed,
+        progress(None, "pack", total=total, unit="images") as bar,
+    ):
+        if executor.elsewhere:
+            open_work = functools.partial(open_elsewhere, context, len(candidates.paths))
+            shared: tuple[str | os.PathLike, ...] = (context.out, candidates.root)
+        else:
+            known = open_known(context) if pending else []
+            maker = ShardMaker(context, known, printed, candidates.part, len(candidates.paths))
+            open_work, shared = functools.partial(maker.start, report=bar.update), ()
+        for shard, made in executor.run(Job(open_work, "packs images", shared=shared), pending):
+            if "problems" in made:
+                others = [row for rows in rows_of.values() for row in rows]
+                raise _unreadable_now(candidates, others, made["problems"])
+            if executor.elsewhere:
+                store.check_part(image_store.shard_path(context.out, shard), made["file"])
+                bar.update(len(rows_of[shard]))
+            rows = rows_of.pop(shard)
+            keys[rows.start : rows.stop] = made["keys"]
+            log.complete(shard, made["facts"])
 
 
-def _open_known(context: StageContext) -> list[KnownRecords]:
-    """Records that need not be made again: what ingest has packed ahead, and this stage before."""
-    made_with = packed_with(context.config)
-    ahead = open_ahead(context.workdir.path("ingest") / store.AHEAD, made_with)
-    known = [ahead] if ahead is not None else []
-    marker = context.earlier_marker()
-    if context.named or marker is None or marker["metadata"].get("packed_with") != made_with:
-        return known
-    try:
-        contents = store.read_table(context.earlier("instances.parquet"), ["content_hash"])["content_hash"]
-        keys = np.asarray(store.read_array(context.earlier(RECORD_KEYS_FILE)))
-        images = image_store.ImageStore(context.earlier(image_store.INDEX_FILE).parent)
-    except store.DamagedResult as damage:
-        logging.info("pack: what was packed before is not used, since %s.", damage.problem)
-        return known
-    return [*known, KnownRecords(reader_of(images), keys_of_hex(contents), keys)]
-
-
-def _taken_over(known: list[KnownRecords], contents: np.ndarray, keys: np.ndarray) -> dict[int, bytes]:
-    """Known records of files by their place among `contents`.
-
-    Args:
-      contents: uint64 [n, 2], keys of the files.
-      keys: uint64 [n, 2], filled with the keys of the records that are found.
-    """
-    found: dict[int, bytes] = {}
-    for records in known:
-        rows = records.find(contents)
-        places = [place for place in np.flatnonzero(rows >= 0).tolist() if place not in found]
-        keys[places] = records.keys[rows[places]]
-        some = zip(places, records.read(rows[places]), strict=True)
-        found |= {place: record for place, record in some if record is not None}
-    return found
-
-
-class _FilePacker:
-    """Packs files, in several threads at once."""
-
-    def __init__(self, candidates: _Candidates, config: Config, printed: CapturedLibraryOutput) -> None:
-        self._candidates, self._max_bytes = candidates, config.ingest.max_bytes
-        self._packer = open_packer(config, printed.size)
-
-    def pack_all(self, rows: Sequence[int], workers: int, report: Callable[[], object]) -> dict[int, _Packed]:
-        """Packs files; behind the first that cannot be read as ingest read it none is packed."""
-        found: dict[int, _Packed] = {}
-        with contextlib.closing(map_in_threads(self._pack, rows, workers)) as results:
-            for row, packed in zip(rows, results, strict=True):
-                found[row] = packed
-                if packed.problem:
-                    break
-                report()
-        # Here all threads are at rest, so that what is printed belongs to one image.
-        return {row: self._pack(row, alone=True) if p.suspect else p for row, p in found.items()}
-
-    def _pack(self, row: int, alone: bool = False) -> _Packed:
-        """Reads and packs a file."""
-        path = self._candidates.full_path(row)
-        try:
-            data = read_file(path, self._max_bytes)
-        except Refused as refused:
-            return _Packed(problem=refused.reason)
-        except OSError as error:
-            return _Packed(problem=os_reason(error))
-        known = self._candidates.hashes[row].as_py()
-        if known and known != content_hash(data):
-            return _Packed(problem="the file holds other bytes now")
-        try:
-            packed = self._packer.pack_alone(data) if alone else self._packer.pack(data)
-        except MemoryError as error:
-            raise RunError(f"pack: {path} cannot be packed: it does not fit into memory.") from error
-        if packed.refused is None:
-            return _Packed(packed.record, suspect=packed.suspect)
-        return _Packed(status=packed.refused.status, reason=describe_refusal(packed.refused))
-
-
-def _unreadable_now(candidates: _Candidates, rows: list[int], problems: dict[int, str]) -> RunError:
+def _unreadable_now(candidates: Candidates, rows: list[int], problems: dict[int, str]) -> RunError:
     """The end of the stage: counts the files of `rows` that cannot be opened, with those in `problems`."""
 
     def problem_of(row: int) -> str:

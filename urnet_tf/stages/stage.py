@@ -15,6 +15,8 @@ import numpy as np
 from urnet_tf import store
 from urnet_tf.config import Config
 from urnet_tf.costs.step import TrainingCost
+from urnet_tf.errors import settings_named
+from urnet_tf.executors import Executor, open_executor
 from urnet_tf.store import MARKER, UnitLog, Workdir, machine
 
 SPARE_BYTES = 2**30  # of the disk, that is left alone
@@ -139,9 +141,35 @@ class StageContext:
         """The log of a resumable loop of this stage, which fills `columns`."""
         return UnitLog(self.out / f"units_{name}", total, *columns)
 
+    def open_executor(self) -> Executor:
+        """What `runtime.executor` names.
+
+        Raises:
+          UsageError: it cannot be had.
+        """
+        return executor_of(self.config)
+
+    def part(self, name: str) -> pathlib.Path:
+        """A file of this stage that holds a part of a result until it is merged; its folder is there."""
+        folder = self.out / "units_parts"
+        folder.mkdir(exist_ok=True)
+        return folder / name
+
     def remove(self, name: str) -> None:
         """Removes a file or directory of this stage, if it is there."""
         store.remove(self.out / name, self.out)
+
+
+def executor_of(config: Config) -> Executor:
+    """What `runtime.executor` names.
+
+    Raises:
+      UsageError: it cannot be had.
+    """
+    runtime = config.runtime
+    with settings_named({"address": "runtime.address"}):
+        workers = runtime.workers or os.cpu_count() or 1
+        return open_executor(runtime.executor, workers=workers, address=runtime.address)
 
 
 @dataclasses.dataclass(frozen=True)

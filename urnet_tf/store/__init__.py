@@ -24,7 +24,9 @@ from urnet_tf.store.files import (
     write_table,
     write_text,
 )
-from urnet_tf.store.workdir import AHEAD, MARKER, DamagedResult, UnitLog, Workdir
+from urnet_tf.store.parts import check_part, describe_part, unit_lock
+from urnet_tf.store.unit_log import UnitLog
+from urnet_tf.store.workdir import AHEAD, MARKER, DamagedResult, Workdir
 
 __all__ = [
     "AHEAD",
@@ -34,9 +36,11 @@ __all__ = [
     "Workdir",
     "arrow_type",
     "atomic_path",
+    "check_part",
     "codes_of",
     "column",
     "columns_of",
+    "describe_part",
     "encode_texts",
     "fingerprint",
     "hash_file",
@@ -50,6 +54,7 @@ __all__ = [
     "remove",
     "sync_file",
     "sync_tree",
+    "unit_lock",
     "write_array",
     "write_json",
     "write_table",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _HASH_BLOCK = 1 << 20
+_MACHINE = os.urandom(4).hex()  # processes of two machines may have one number, and share a folder
 
 
 @contextlib.contextmanager
@@ -35,7 +36,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     which it flushes itself where that matters (`sync_tree`).
     """
     path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_MACHINE}.{os.getpid()}.tmp")
     try:
         yield temporary
         if not temporary.is_dir():
