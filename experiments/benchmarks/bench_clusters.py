@@ -14,6 +14,7 @@ import time
 import numpy as np
 from absl import app, flags
 
+from urnet_tf.executors import InProcess, Processes
 from urnet_tf.reweighting.cluster_weight import score_clusters
 
 _CLASSES = flags.DEFINE_integer("classes", 100, "classes that are clustered", lower_bound=2)
@@ -45,7 +46,8 @@ def main(_) -> None:
         started = time.perf_counter()
         score_clusters(
             path, labels, predicted, np.ones(len(labels)), num_classes=classes, kind="purity", clusters=5,
-            neighbors=4, pca_dim=32, n_init=3, seed=0, workers=_WORKERS.value,
+            neighbors=4, pca_dim=32, n_init=3, seed=0,
+            executor=Processes(_WORKERS.value) if _WORKERS.value > 1 else InProcess(),
         )  # fmt: skip
         seconds = time.perf_counter() - started
     print(

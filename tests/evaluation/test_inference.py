@@ -96,7 +96,7 @@ def test_auto_chooses_tflite_for_many_images_through_depthwise_networks(monkeypa
         monkeypatch.setattr(
             inference,
             name,
-            lambda model, size, name=name: chosen.append(name) or (lambda x: np.zeros((len(x), 4))),
+            lambda model, size, *cores, name=name: chosen.append(name) or (lambda x: np.zeros((len(x), 4))),
         )
     monkeypatch.setattr(engines, "TFLITE_FROM_IMAGES", 20)
     for i, count in enumerate((19, 20)):

@@ -121,8 +121,9 @@ def on_nodes(nodes):
 
 
 @pytest.mark.slow
-def test_nodes_write_the_bytes_of_one_process_although_one_dies(nodes, on_nodes, tmp_path):
-    alone, together = tmp_path / "alone", tmp_path / "together"
+def test_nodes_write_the_bytes_of_one_process_although_one_dies(nodes, on_nodes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # paths may be relative
+    alone, together = pathlib.Path("alone"), pathlib.Path("together")
     alone.mkdir()
     together.mkdir()
     expected = dict(InProcess().run(units.squares(alone), range(60)))

@@ -1,5 +1,6 @@
 """What a process does with the units that it is given."""
 
+import contextlib
 import functools
 import importlib.metadata
 import os
@@ -43,11 +44,13 @@ class Ticket(NamedTuple):
     name: of the job, unlike all others.
     shared: see `Job`; in the first, a folder, lies a note with the name.
     versions: that the process must have.
+    folder: in which the run was started, where relative paths begin.
     """
 
     name: str
     shared: tuple[str, ...]
     versions: Mapping[str, str]
+    folder: str
 
     def check(self, patience_s: float = _SHOWN_AFTER_S) -> None:
         """Looks whether the storage is the same and the versions are.
@@ -88,12 +91,14 @@ def write_ticket(name: str, job: Job) -> Ticket:
     shared = tuple(os.path.abspath(path) for path in job.shared if path)
     if shared:
         (pathlib.Path(shared[0]) / _NOTE).write_text(name)
-    return Ticket(name, shared, versions())
+    return Ticket(name, shared, versions(), os.getcwd())
 
 
 def do_unit(ticket: Ticket, job: Job, cores: int, unit: Any) -> Any:
     """The facts of a unit; what the job needs is opened by the first that a process does."""
     if ticket.name not in _opened:
+        with contextlib.suppress(OSError):  # a node that lacks it lacks what is shared below it, too
+            os.chdir(ticket.folder)
         ticket.check()
         _opened.clear()
         _opened[ticket.name] = job.open_work(cores)
