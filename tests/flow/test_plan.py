@@ -10,7 +10,7 @@ from urnet_tf.config import load_config
 from urnet_tf.crawl import readers
 from urnet_tf.flow import plan, plan_text
 from urnet_tf.stages import STAGES
-from urnet_tf.stages.stage import PlanContext
+from urnet_tf.stages.stage import Estimate, PlanContext, Stage
 from urnet_tf.store import Workdir
 
 MACHINE = {"num_classes": 5000, "cores": 2, "memory_bytes": 24 * 10**9}
@@ -112,3 +112,22 @@ def test_classes_of_many_images_cost_less_an_image_to_cluster():
     assert clustering(16_000_000) == pytest.approx((8e7 * 1.5e-5 + 5000 * 4096 * 4.5e-5) / 2)
     whole = "reweight.cluster_weight.pca_dim=null"
     assert clustering(16_000_000, whole) == pytest.approx(16 * clustering(1_000_000, whole))
+
+
+def test_tensorflow_starts_once_and_a_process_keeps_memory(monkeypatch, tmp_path):
+    costs = {"ingest": (5.0, 10**8), "pack": (1.0, 10**8), "features": (9.0, 10**9), "extract": (2.0, 10**7),
+             "export": (7.0, 10**10), "report": (3.0, 10**8)}  # fmt: skip
+
+    def stage(name, seconds, memory):
+        cost = Estimate(seconds=seconds, memory_bytes=memory)
+        real = next(other for other in STAGES if other.name == name)
+        return Stage(name, (), (), None, lambda config, plan: cost, starts_tensorflow=real.starts_tensorflow)
+
+    monkeypatch.setattr(plan, "STAGES", [stage(name, *cost) for name, cost in costs.items()])
+    monkeypatch.setattr(plan, "gather_plan_context", lambda *_, **__: PlanContext(**MACHINE))
+    monkeypatch.setattr(plan, "say_unknown", lambda config, name, cost: cost)
+    steps = plan.make_plan(load_config(None, []), Workdir(tmp_path / "run"))
+    seconds = {step.stage.name: step.estimate.seconds - costs[step.stage.name][0] for step in steps}
+    assert seconds == {name: (plan._START_SECONDS if name == "features" else 0) for name in costs}
+    memory = [step.estimate.memory_bytes for step in steps]
+    assert memory == [10**8, 10**8, 10**9, 8 * 10**8, 10**10, plan._MOST_KEPT_BYTES]

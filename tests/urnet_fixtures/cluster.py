@@ -27,6 +27,18 @@ class Ended:
     logs: list[str]
 
 
+def own_network() -> list[str]:
+    """The beginning of a command that runs in a network of loopback alone; skips where there can be none."""
+    import pytest
+
+    start = ["unshare", "--net", "--map-root-user", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    if shutil.which("unshare") is None or shutil.which("ip") is None:
+        pytest.skip("a network of loopback alone needs the commands unshare and ip")
+    if subprocess.run([*start, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets nobody make a network of loopback alone")
+    return start
+
+
 def run_together(
     directory: pathlib.Path, commands: Sequence[Sequence[str]], kill: tuple[int, pathlib.Path] | None = None
 ) -> Ended:
@@ -36,13 +48,7 @@ def run_together(
       directory: for logs.
       kill: a machine that is killed as soon as a file is there.
     """
-    import pytest
-
-    start = ["unshare", "--net", "--map-root-user", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
-    if shutil.which("unshare") is None or shutil.which("ip") is None:
-        pytest.skip("a network of loopback alone needs the commands unshare and ip")
-    if subprocess.run([*start, "true"], capture_output=True).returncode:
-        pytest.skip("this system lets nobody make a network of loopback alone")
+    start = own_network()
     logs = [directory / f"machine{rank}.log" for rank in range(len(commands))]
     specification = {
         "commands": [list(command) for command in commands],

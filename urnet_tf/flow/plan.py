@@ -22,6 +22,9 @@ SKIP, RUN, RESUME, RESTORE = "skip", "run", "resume", "restore"
 
 
 _SHOWN_CHANGES = 3
+# Measured by experiments/benchmarks/bench_plan.py.
+_START_SECONDS = 6.0  # to import TensorFlow and Keras
+_KEPT_SHARE, _MOST_KEPT_BYTES = 0.8, 25 * 10**8  # of a stage's memory, that its process still holds later
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +84,23 @@ def make_plan(
     if not {RUN, RESUME}.intersection(actions.values()):
         return steps
     metadata = gather_plan_context(config, workdir, lists=actions.get("ingest") in (RUN, RESUME))
-    return [_estimated(config, workdir, step, metadata) for step in steps]
+    return _in_one_process([_estimated(config, workdir, step, metadata) for step in steps])
+
+
+def _in_one_process(steps: list[Step]) -> list[Step]:
+    """The steps as they cost one after the other: TensorFlow starts once, memory is not given back."""
+    found, started, held = [], False, 0
+    for step in steps:
+        cost = step.estimate
+        if step.action in (RUN, RESUME) and cost.seconds is not None:
+            starts = step.stage.starts_tensorflow and not started and cost.seconds > 0
+            started = started or starts
+            cost = dataclasses.replace(cost, seconds=cost.seconds + _START_SECONDS * starts)
+        if step.action in (RUN, RESUME) and cost.memory_bytes is not None:
+            held = max(held, min(int(_KEPT_SHARE * cost.memory_bytes), _MOST_KEPT_BYTES))
+            cost = dataclasses.replace(cost, memory_bytes=max(held, cost.memory_bytes))
+        found.append(dataclasses.replace(step, estimate=cost))
+    return found
 
 
 def _decide(

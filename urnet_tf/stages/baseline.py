@@ -112,7 +112,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     if not trains(config, "baseline"):
         return estimate_fitting(config, plan, heads=folds + 1 if folds > 1 else 1, kind=config.baseline.head)
     seen = plan.train_images * (folds if folds > 1 else 1)  # the full set, and all but one fold each
-    seconds = 15.0 + training_seconds(config, config.baseline.fit, seen, plan, whole=not frozen)
+    seconds = 5.0 + training_seconds(config, config.baseline.fit, seen, plan, whole=not frozen)
     network = count_backbone(config)
     heads = count_classifier(network.feature_dim, plan.classes)
     training = count_training(config, config.baseline.fit, heads, plan, whole=not frozen)

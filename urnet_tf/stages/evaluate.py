@@ -118,7 +118,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     models += config.baseline.folds if config.baseline.folds > 1 else 0
     kept = rows * (8 * _KEPT + 12) * (models + 4)
     if uses_cached_features(config):
-        return Estimate(rows, 20 + rows * models / 20_000, kept, 2 * 10**9)
+        return Estimate(rows, 1.0 + rows * models / 20_000, kept, 95 * 10**7)
     views = num_views(config.evaluate.crops, config.evaluate.scales)
     passes = 1 if config.model.mode == "frozen" else models
     if config.model.mode != "frozen" and judges_features(config):

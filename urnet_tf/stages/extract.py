@@ -163,7 +163,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
         return Estimate()
     disk = rows * (16 * config.extract.top_k + 8)
     if judges_features(config):
-        return Estimate(rows, 15.0 + rows / 20_000, disk, 2 * 10**9)
+        return Estimate(rows, 1.0 + rows / 20_000, disk, 95 * 10**7)
     folds = config.baseline.folds
     again = folds if has_second_round(config) else 0
     passes = (2 if folds > 1 else 1) + again

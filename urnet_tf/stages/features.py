@@ -241,7 +241,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
         size = plan.images * own.values.shape[1] * own.dtype.itemsize
         return Estimate(plan.images, 5.0 + size / 10**8, size, 10**9, "read from model.features")
     new = plan.new if plan.reuses else plan.images
-    seconds = (15.0 if new else 1.0) + forward_seconds(config, new, plan)
+    seconds = (5.0 if new else 1.0) + forward_seconds(config, new, plan)
     disk = plan.images * count_backbone(config).feature_dim * 2  # mapped: takes only memory that is free
     note = f"{new:,} new" if new < plan.images else ""
     return Estimate(plan.images, seconds, disk, inference_bytes(config, plan, 1, _BATCH), note)

@@ -116,4 +116,4 @@ def estimate_fitting(config: Config, plan: PlanContext, heads: int, kind: str) -
         saved = (1 - _DISCRIMINANT_PASSES / _LOGISTIC_PASSES) * passes
         note += f"; discriminants alone (head=discriminant) would save {format_seconds(saved)}"
     disk = 4 * heads * (width + 1) * classes + 8 * rows
-    return Estimate(rows, 15.0 + operations / _FITTING_FLOPS + passes, disk, 10**9 + held, note)
+    return Estimate(rows, 1.5 + operations / _FITTING_FLOPS + passes, disk, 10**9 + held, note)

@@ -354,6 +354,7 @@ STAGE = Stage(
     depends_on=("ingest",),
     run=run,
     estimate=estimate,
+    starts_tensorflow=False,
     version=8,
     inputs=inputs,
     inputs_of_workdir=fingerprint_judgements,

@@ -215,6 +215,7 @@ STAGE = Stage(
     depends_on=("pack", "ingest.max_pixels"),
     run=run,
     estimate=estimate,
+    starts_tensorflow=False,
     version=5,
     uses_up=("ingest",),
 )

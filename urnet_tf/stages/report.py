@@ -293,6 +293,7 @@ STAGE = Stage(
     depends_on=("report",),
     run=run,
     estimate=estimate,
+    starts_tensorflow=False,
     uses=("features", "extract", "reweight", "train", "evaluate", "export"),
     version=3,
 )

@@ -61,7 +61,7 @@ _SEEN = (
 )  # fmt: skip
 
 # Measured with 1,280 features on one core of a small machine.
-_START_SECONDS = 15.0  # TensorFlow, for its text operations, and scikit-learn
+_START_SECONDS = 2.0  # TensorFlow's text operations, and scikit-learn
 _CLUSTER_SECONDS = 1.5e-5  # a row; a class is clustered with its neighbors
 _PCA_SECONDS = 4.5e-5  # a row that PCA sees
 _WHOLE_CLUSTER_SECONDS = 1.6e-4  # a row, without PCA
@@ -298,7 +298,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
         seconds += _refit_seconds(config, plan, rows)
     if settings.page_text.enabled:
         seconds += rows * _page_seconds(config, plan)
-    memory = 15 * 10**8 + rows * _ROW_BYTES
+    memory = 11 * 10**8 + rows * _ROW_BYTES
     if has_second_round(config) and not trains(config, "baseline"):
         memory = max(
             memory, estimate_fitting(config, plan, heads=0, kind=config.baseline.head).memory_bytes or 0

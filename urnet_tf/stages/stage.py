@@ -194,6 +194,7 @@ class Stage:
     uses_up: tuple[str, ...] = ()
     # Settings of a later stage by which it fills `store.AHEAD`, which is no part of its results.
     reads_ahead: tuple[str, ...] = ()
+    starts_tensorflow: bool = True  # which costs the first of these stages some seconds
     # What the other machines do while the first one runs the stage: see `flow.together`. They write nothing.
     follow: Callable[[StageContext], None] | None = None
     # Looks at the contents of what is read from outside: why the stage must run again, or None.

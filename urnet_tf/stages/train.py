@@ -200,7 +200,7 @@ def estimate(config: Config, plan: PlanContext, compare: bool = True) -> Estimat
         memory = max(memory, inference_bytes(config, plan, members if model.mode == "finetune" else 1, 64))
     if compare and whole:
         note += _alternatives(config, plan)
-    return Estimate(rows, 20.0 + seconds, disk, memory, note, training)
+    return Estimate(rows, 10.0 + seconds, disk, memory, note, training)
 
 
 def _alternatives(config: Config, plan: PlanContext) -> str:
