@@ -55,6 +55,12 @@ def has_text_tower(name: str) -> bool:
     return _read_config(preset).get("class_name") in TEXT_TOWERS
 
 
+def has_tokenizer(name: str) -> bool:
+    """Whether a preset brings the tokenizer of its text tower; one that is not at hand is thought to."""
+    folder = pathlib.Path(preset_of(name))
+    return not folder.is_dir() or (folder / _TOKENIZER).is_file()
+
+
 def check_text_tower(name: str) -> None:
     """Makes sure that a preset at hand reads images and texts.
 
@@ -65,8 +71,7 @@ def check_text_tower(name: str) -> None:
         raise UsageError(
             f"Expected keras_hub: and a preset of CLIP or SigLIP as `name`; received {quote(name)}."
         )
-    folder = pathlib.Path(preset_of(name))
-    if folder.is_dir() and not (folder / _TOKENIZER).is_file():
+    if not has_tokenizer(name):
         raise UsageError(
             f"Expected a tokenizer ({_TOKENIZER}) in the preset {quote(name)} (`name`), which has none: save "
             "it there with tokenizer.save_to_preset, or do without its text tower: `enabled=false`."

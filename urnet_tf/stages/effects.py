@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from urnet_tf.backbone_names import brings_weights, is_own
-from urnet_tf.checkpoints.text_towers import has_text_tower
+from urnet_tf.checkpoints.text_towers import has_text_tower, has_tokenizer
 from urnet_tf.config.fields import (
     Config,
     count_members,
@@ -92,11 +92,14 @@ def _is_repaired(config: Config) -> bool:
 
 
 def text_tower_of(config: Config) -> str:
-    """The preset that reads images and texts: `reweight.zero_shot.checkpoint`, or the backbone; "" = none."""
+    """The preset that reads images and texts: `reweight.zero_shot.checkpoint`, or the backbone; "" = none.
+
+    A backbone without a tokenizer is a network of images alone.
+    """
     if config.reweight.zero_shot.checkpoint is not None:
         return config.reweight.zero_shot.checkpoint
     name = config.model.backbone
-    return name if _has_backbone(config) and has_text_tower(name) else ""
+    return name if _has_backbone(config) and has_text_tower(name) and has_tokenizer(name) else ""
 
 
 _TOWER = "a preset of CLIP or SigLIP in model.backbone or reweight.zero_shot.checkpoint"

@@ -15,7 +15,12 @@ from absl import logging
 from urnet_tf import store
 from urnet_tf.backbone_names import preset_of
 from urnet_tf.checkpoints.own_networks import files_of
-from urnet_tf.checkpoints.text_towers import check_text_tower, image_size_of, measure_text_tower
+from urnet_tf.checkpoints.text_towers import (
+    check_text_tower,
+    has_text_tower,
+    image_size_of,
+    measure_text_tower,
+)
 from urnet_tf.config import Config, judges_features
 from urnet_tf.costs import step as step_cost
 from urnet_tf.costs.network import NetworkCost
@@ -65,10 +70,12 @@ def compare_with_texts(context: StageContext, labels: np.ndarray) -> tuple[dict[
     """
     config, name = context.config, text_tower_of(context.config)
     if not name:
-        logging.info(
-            "%s has no text tower of CLIP or SigLIP: no zero-shot evidence (%s takes such a preset).",
-            os.path.basename(config.model.features or config.model.backbone), _SETTING,
-        )  # fmt: skip
+        if has_text_tower(config.model.backbone):
+            logging.info(
+                "The words of the classes and the texts of pages are not compared with the images, as %s has "
+                "no tokenizer; tokenizer.save_to_preset puts one there.",
+                os.path.basename(config.model.backbone),
+            )  # fmt: skip
         return {}, {}
     from urnet_tf.models.text_tower import open_text_tower
 
