@@ -19,6 +19,7 @@ from urnet_tf.errors import RunError, UsageError
 from urnet_tf.executors import worker
 from urnet_tf.executors.contract import Job, Unit
 from urnet_tf.extras import require
+from urnet_tf.text_rules import first_line
 
 _AUTO = "auto"  # what Ray itself calls the cluster that this machine belongs to
 _RETRIES = 5  # of a unit: nodes that die, processes that run out of memory, storage that fails
@@ -107,7 +108,7 @@ def _connect(address: str) -> None:
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
         where = "" if named == _AUTO else f" at {named}"
         raise UsageError(
-            f"Expected a Ray cluster{where}; none answers ({_first_line(error)}). Start one with "
+            f"Expected a Ray cluster{where}; none answers ({first_line(error).rstrip('.')}). Start one with "
             "`ray start --head`, or say where it is with --address HOST:PORT."
         ) from None
     finally:
@@ -156,22 +157,16 @@ def _facts_of(reference: Any, job: Job) -> Any:
         if isinstance(cause, (OSError, MemoryError)):
             raise RunError(
                 f"A node that {job.does} failed {_RETRIES + 1} times at the same unit, at last with: "
-                f"{_first_line(cause)}. {advice}"
+                f"{first_line(cause).rstrip('.')}. {advice}"
             ) from error
         if isinstance(cause, ModuleNotFoundError):
             raise UsageError(
-                f"Expected urnet_tf and all that it needs on each node; {_first_line(cause)} on one of them. "
-                "Start all of them from one image."
+                f"Expected urnet_tf and all that it needs on each node; {first_line(cause).rstrip('.')} on "
+                "one of them. Start all of them from one image."
             ) from error
         raise
     except ray.exceptions.RayError as error:
         raise RunError(
             f"A node or process that {job.does} died {_RETRIES + 1} times at the same unit, at last with: "
-            f"{_first_line(error)}. It may need more memory than the node has. {advice}"
+            f"{first_line(error).rstrip('.')}. It may need more memory than the node has. {advice}"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    """What a library says, in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".")[:300] if lines else type(error).__name__
