@@ -13,8 +13,9 @@ from urnet_tf import __version__, config as config_lib
 from urnet_tf.config import Config
 from urnet_tf.errors import RunError, UsageError
 from urnet_tf.flow.plan import find_stage
+from urnet_tf.stages.effects import trains
 from urnet_tf.stages.stage import Stage, StageContext
-from urnet_tf.store import Workdir
+from urnet_tf.store import Workdir, machine
 
 if TYPE_CHECKING:
     from urnet_tf.training.machines import Machines
@@ -47,25 +48,54 @@ def open_machines(config: Config, workdir: Workdir) -> "Machines | None":
     """All machines of the run, once they are there; None where this one works alone.
 
     Raises:
-      UsageError: nothing says which machines there are, or they were started with different commands.
+      UsageError: nothing says which machines there are, they were started with different commands, or a
+        batch does not divide by their devices.
     """
     if config.runtime.strategy != "multi_worker":
+        if config.runtime.strategy == "mirrored":
+            check_batches(config, max(1, machine.count_gpus()))
         return None
+    machines, gpus = machine.count_machines(), max(1, machine.count_gpus())
+    check_batches(config, machines * gpus, machines)
     from urnet_tf.training.fit import build_strategy
     from urnet_tf.training.machines import Machines
 
     logging.info("Waiting until all machines of the training are there.")
-    machines = Machines(build_strategy(config.runtime.strategy))
+    found = Machines(build_strategy(config.runtime.strategy))
     wanted: dict[str, Any] = {**config_lib.to_dict(config), "version": __version__}
-    if not machines.all_alike(json.dumps(wanted, sort_keys=True)):
+    if not found.all_alike(json.dumps(wanted, sort_keys=True)):
         raise UsageError(
-            f"Expected the same command and the same urnet_tf on all {machines.count} machines; the settings "
+            f"Expected the same command and the same urnet_tf on all {found.count} machines; the settings "
             "of at least one differ."
         )
-    shared = machines.tell("workdir", str(workdir.root.absolute()))
-    if machines.count > 1:
-        logging.info("This is machine %d of %d; all work in %s.", machines.rank + 1, machines.count, shared)
-    return machines
+    shared = found.tell("workdir", str(workdir.root.absolute()))
+    if found.count > 1:
+        logging.info("This is machine %d of %d; all work in %s.", found.rank + 1, found.count, shared)
+    return found
+
+
+def check_batches(config: Config, devices: int, machines: int = 1) -> None:
+    """Refuses steps that the devices cannot divide, before the stages that come first.
+
+    Small crawls have smaller steps, which are looked at when training begins.
+
+    Raises:
+      UsageError: a step of images or bags does not divide by the devices.
+    """
+    bags = dict.fromkeys((config.train.bag.size, *(config.train.member_bag_sizes or ())))
+    steps = [("train", size) for size in bags] if trains(config, "train") else []
+    apart = machines > 1 and devices == machines and config.baseline.folds > 1  # a network each
+    steps += [("baseline", 1)] if trains(config, "baseline") and not apart else []
+    for name, size in steps:
+        images = getattr(config, name).fit.batch_images
+        rows = max(1, images // size)
+        if rows % devices:
+            what = f"bags of {size}" if size > 1 else "images"
+            fitting = max(devices, rows // devices * devices) * size
+            raise UsageError(
+                f"Expected {name}.fit.batch_images to give {what} that {devices} devices divide equally; "
+                f"received {images}, which are {rows}. {name}.fit.batch_images={fitting} does."
+            )
 
 
 def follow(config: Config, workdir: Workdir, machines: "Machines") -> None:
