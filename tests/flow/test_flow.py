@@ -149,7 +149,8 @@ def test_weights_have_a_row_for_each_training_image_and_mean_one(finished_run):
             values = store.column(table, name)
             assert np.isfinite(values).all() and (values >= 0).all(), name
             # `best` has no use for these.
-            off = ("class_weight", "cluster_weight", "confidence", "self_confidence", "other_score")
+            off = ("class_weight", "cluster_weight", "confidence", "self_confidence", "other_score",
+                   "zero_shot", "page_fit")  # fmt: skip
             assert (np.ptp(values) > 0) == (name not in off), f"{name} is the same for all"
 
 

@@ -21,6 +21,7 @@ from urnet_tf.stages.settings import keys_of
 from urnet_tf.training import fit as training
 from urnet_tf.training.fit import FitOptions
 from urnet_tf.training.losses import SparseSoftCrossEntropy
+from urnet_tf.training.machines import Machines
 from urnet_tf.training.optimization import Trainee
 from urnet_tf.training.passes import BestPass
 from urnet_tf.training.saving import save_model
@@ -166,7 +167,8 @@ def test_the_pass_that_agrees_best_is_kept(tmp_path):
 @pytest.mark.parametrize(("rows", "kept"), [(20, 1), (2000, 0)])  # standard errors of .089 and .0089
 def test_a_pass_that_is_better_by_chance_is_not_kept(tmp_path, rows, kept):
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
-    run = types.SimpleNamespace(model=model, history=[], step=0, description="x")
+    alone = Machines(tf.distribute.get_strategy())
+    run = types.SimpleNamespace(model=model, history=[], step=0, description="x", machines=alone)
     best = BestPass(run, "val_accuracy", rows, tmp_path / "best.npz")
     for run.step, agreement in ((1, 0.8), (2, 0.75)):
         model.set_weights([np.full((1, 1), run.step)])
