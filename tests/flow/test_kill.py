@@ -31,7 +31,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 KILLS_PER_STAGE = 3  # that one chain aims at each stage
 STARTING_SHARE = 0.1  # of the kills
 LONGEST_STOP_S = 60  # after SIGTERM or SIGINT: one call into TensorFlow may take seconds to come back
-SILENT_S = 0.5  # until then the interpreter is starting, and no handler of ours is there yet
+SILENT_S = 0.5  # of computing; until then the interpreter is starting, and no handler of ours is there yet
 # Often, but a checkpoint a step would cost more than the steps.
 CHECKPOINTS = ("--set=baseline.fit.checkpoint_s=0.2", "--set=train.fit.checkpoint_s=0.2")
 
@@ -41,7 +41,7 @@ class Kill:
     """What to hit, when and with what."""
 
     aim: str  # a stage, or START
-    wait_s: float  # after the stage says that it runs, or after the process was started
+    wait_s: float  # after the stage says that it runs, or of computing after the process was started
     signal: signal.Signals
 
 
@@ -72,16 +72,25 @@ def hear_interrupts():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def used_seconds(pid: int) -> float:
+    """What a process has computed, which other work on this machine does not change as it does its age."""
+    with contextlib.suppress(OSError, IndexError):
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
 def run_and_kill(command: dict, kill: Kill, log_path: pathlib.Path) -> Hit:
     """Runs a command until the moment of a kill, and kills its process group."""
-    start = time.monotonic()
     with open(log_path, "wb") as log:
         process = subprocess.Popen(
             **command, stdout=log, stderr=log, start_new_session=True, preexec_fn=hear_interrupts
         )
-    waits_until = start + kill.wait_s if kill.aim == START else None
+    waits_until = None
     try:
         while process.poll() is None:
+            if kill.aim == START and used_seconds(process.pid) >= kill.wait_s:
+                break
             if waits_until is None and kill.aim in announced(log_path.read_text("utf-8")):
                 waits_until = time.monotonic() + kill.wait_s
             if waits_until is not None and time.monotonic() >= waits_until:
