@@ -125,11 +125,14 @@ class Bucket:
         address = self.address
         if address.lower().startswith(("gs:", "gcs:")) and "retry_limit_seconds" not in address:
             address += f"{'&' if '?' in address else '?'}retry_limit_seconds={_GCS_PATIENCE_S}"
-        try:
-            system, prefix = fs.FileSystem.from_uri(address)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            sentence = _explain(self.shown, "opened", error)
-            raise UsageError(sentence or f"Cannot open {self.shown}: {first_line(error)}.") from None
+
+        def open_it() -> tuple[Any, str]:
+            try:
+                return fs.FileSystem.from_uri(address)
+            except pa.ArrowInvalid as error:  # of the address; the store may be asked for its region, too
+                raise UsageError(f"Cannot open {self.shown}: {first_line(error)}.") from None
+
+        system, prefix = self._attempt("opened", open_it)
         return system, prefix.rstrip("/")
 
     def _path(self, name: str) -> str:
@@ -148,7 +151,7 @@ class Bucket:
         selector = fs.FileSelector(self._path(below), recursive=True)
         try:
             found = self._attempt("listed", lambda: system.get_file_info(selector))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # the latter of file:// alone
             return {}
         files = (info for info in found if info.type == fs.FileType.File)
         return {info.path[len(prefix) + 1 :]: Object(info.size, info.mtime_ns or 0) for info in files}
@@ -277,7 +280,7 @@ class Bucket:
             sentence = _explain(self.shown, verb, failure)
             if sentence is not None:
                 raise UsageError(sentence) from None
-            if isinstance(failure, FileNotFoundError):
+            if isinstance(failure, (FileNotFoundError, NotADirectoryError)):
                 raise failure
             if attempt < _ATTEMPTS - 1:
                 wait = _FIRST_WAIT_S * 2**attempt * (1 + random.random())
@@ -314,7 +317,7 @@ def _explain(shown: str, verb: str, error: Exception) -> str | None:
     """A sentence for what trying again does not mend; None for the rest."""
     text = str(error).upper()
     bucket = quote(shown.partition("://")[2].partition("/")[0])
-    if any(word in text for word in _NO_BUCKET):
+    if any(word in text for word in _NO_BUCKET) or re.search("BUCKET '[^']*' NOT FOUND", text):
         return (
             f"Expected a bucket {bucket} for {shown}; the store knows none of that name. Make it, or mend "
             "the address."
