@@ -100,6 +100,13 @@ def test_objects_go_there_and_back(tmp_path):
         bucket.download("c", tmp_path / "z")
 
 
+def test_names_that_are_not_utf8_are_left_out(tmp_path, caplog):
+    bucket = Bucket(f"file://{tmp_path}/bucket")
+    bucket.write("a", b"1")
+    (tmp_path / "bucket" / os.fsdecode(b"caf\xe9")).write_bytes(b"2")
+    assert set(bucket.list()) == {"a"} and "1 files are left out, whose names are not UTF-8" in caplog.text
+
+
 def test_other_contents_replace_nothing(tmp_path):
     bucket = Bucket(f"file://{tmp_path}/bucket")
     bucket.write("a", b"12")

@@ -153,8 +153,16 @@ class Bucket:
             found = self._attempt("listed", lambda: system.get_file_info(selector))
         except (FileNotFoundError, NotADirectoryError):  # the latter of file:// alone
             return {}
-        files = (info for info in found if info.type == fs.FileType.File)
-        return {info.path[len(prefix) + 1 :]: Object(info.size, info.mtime_ns or 0) for info in files}
+        objects, odd = {}, 0
+        for info in found:
+            if info.type == fs.FileType.File:
+                try:
+                    objects[info.path[len(prefix) + 1 :]] = Object(info.size, info.mtime_ns or 0)
+                except UnicodeDecodeError:  # of file:// alone
+                    odd += 1
+        if odd:
+            logging.warning("%s: %d files are left out, whose names are not UTF-8.", self.shown, odd)
+        return objects
 
     def look_up(self, name: str) -> Object | None:
         """What the store knows of one object; None where there is none; raises as `list`."""
