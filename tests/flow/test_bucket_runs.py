@@ -215,6 +215,25 @@ def test_a_damaged_cache_is_mended_from_the_bucket(machine, tmp_path):
     assert read_json(cache / "pack" / "value.json") == 2
 
 
+def test_files_for_commands_come_together(machine, tmp_path, monkeypatch):
+    machine("one")
+    monkeypatch.setenv(buckets.CACHE_VARIABLE, str(tmp_path / "two"))
+    calls, fetch = [], mirror.Mirror.fetch
+    monkeypatch.setattr(
+        mirror.Mirror, "fetch", lambda s, stage, listed: (calls.append(stage), fetch(s, stage, listed))[1]
+    )
+    root = bucket_runs.local_folder(machine.address, files=("pack/shards/*", "train/*.json", "none/*"))
+    there = {name for name in files_of(root) if not name.endswith("done.json")}
+    assert there == {
+        "config.yaml",
+        "pack/shards/0.bin",
+        "pack/shards/1.bin",
+        "pack/shards/2.bin",
+        "train/value.json",
+    }
+    assert calls == ["pack", "train"]
+
+
 def test_verify_reads_the_bucket(machine, tmp_path):
     machine("one")
     workdir = store.Workdir(bucket_runs.local_folder(machine.address))
@@ -259,6 +278,15 @@ def test_a_lock_without_a_sign_of_life_is_taken_over(machine):
     machine("one")
     hold(machine, "another", age=bucket_lock.STALE_S + 5)
     assert machine("two", "train.bag.size=4") == ["train"]
+
+
+def test_a_wrong_clock_takes_nothing_over(machine, monkeypatch):
+    machine("one")
+    hold(machine, "another", age=10)
+    monkeypatch.setattr(bucket_lock.time, "time", lambda: 1e10)
+    with pytest.raises(UsageError, match="Expected to be the only run"):
+        machine("two", "train.bag.size=4")
+    assert [p.name for p in machine.bucket.glob(".urnet_lock*")] == [bucket_lock.LOCK]
 
 
 def test_the_lock_that_this_cache_left_is_its_own(machine, tmp_path):

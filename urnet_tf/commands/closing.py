@@ -15,6 +15,8 @@ def closing_lines(workdir: Workdir) -> str:
     export = workdir.completed("export")["metadata"]
     places = [workdir.path("report") / "index.html"]
     places.append(workdir.path("export") / export["path"] if export["path"] else workdir.path("train"))
+    if workdir.address is not None:
+        lines.append(f"All of it is in {workdir.address}, too.")
     lines.append("Results: " + "  ".join(map(str, places)))
     return "\n".join(lines)
 

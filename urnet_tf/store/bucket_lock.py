@@ -71,7 +71,7 @@ class BucketLock:
         found = self._read()
         if found and found.get("owner") != self._owner:
             there = self._bucket.look_up(LOCK)
-            age = time.time() - there.modified_ns / 1e9 if there else STALE_S
+            age = (self._store_time_ns() - there.modified_ns) / 1e9 if there else STALE_S
             if age < STALE_S:
                 raise UsageError(self._refusal(found, age))
             logging.warning(
@@ -83,6 +83,14 @@ class BucketLock:
         found = self._read()
         if found.get("owner") != self._owner:
             raise UsageError(self._refusal(found, 0.0))
+
+    def _store_time_ns(self) -> int:
+        """The time by the store's clock, which dates objects; that of this machine may be wrong."""
+        name = f"{LOCK}.{self._owner}"
+        self._bucket.write(name, b"")
+        probe = self._bucket.look_up(name)
+        self._bucket.delete(name)
+        return probe.modified_ns if probe else time.time_ns()
 
     def _refusal(self, found: dict[str, str], age: float) -> str:
         return (

@@ -3,6 +3,7 @@
 Files get the times of their objects, so that a second machine finds the same crawl: same names, sizes, times.
 """
 
+import fcntl
 import functools
 import os
 import pathlib
@@ -100,6 +101,12 @@ def _bring(bucket: Bucket, objects: dict[str, Object], folder: pathlib.Path) -> 
             f"Cannot write to {folder}, the cache of {bucket.shown}: {error.strerror}. Give another one "
             "(--cache DIR)."
         ) from None
+    with open(f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run on this machine may bring the same crawl
+        _update(bucket, objects, folder)
+
+
+def _update(bucket: Bucket, objects: dict[str, Object], folder: pathlib.Path) -> None:
     there = dict(_files_in(folder))
     news = [(n, one.bytes) for n, one in sorted(objects.items()) if there.get(n) != one]
     logging.info(

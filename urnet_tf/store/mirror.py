@@ -21,7 +21,7 @@ from typing import Any
 
 from absl import logging
 
-from urnet_tf.errors import UsageError
+from urnet_tf.errors import RunError, UsageError
 from urnet_tf.store.bucket_lock import BucketLock
 from urnet_tf.store.buckets import Bucket, Object, cache_of, is_plain
 from urnet_tf.store.files import hash_file, read_json, remove, write_json
@@ -169,8 +169,11 @@ class Mirror:
                 )
             try:
                 yield
-            finally:
-                self.push_files()
+            except BaseException:
+                with contextlib.suppress(UsageError, RunError):  # what ended the run is told
+                    self.push_files()
+                raise
+            self.push_files()
 
     def publish(self, stage: str) -> None:
         """Sends a complete stage, its marker last; what is there already is not sent again.

@@ -93,16 +93,19 @@ class Workdir:
         wanted = "/".join(parts)
         listed = self.completed(stage)["files"]
         names = [n for n in listed if not wanted or n == wanted or n.startswith(wanted + "/")]
-        entries = {name: listed[name] for name in names}
+        self._check(stage, {name: listed[name] for name in names})
+        return self.root.joinpath(stage, *parts)
+
+    def _check(self, stage: str, entries: Mapping[str, dict]) -> None:
+        """Raises DamagedResult where a file is not as it was written, nor in the bucket behind."""
         problem = next(self._problems(stage, entries, self.hashes), None)
         if problem is not None and self._mirror is not None:
             lacking = dict(self._problems(stage, entries, self.hashes))
-            reasons = self._mirror.fetch(stage, {name: listed[name] for name in lacking})
+            reasons = self._mirror.fetch(stage, {name: entries[name] for name in lacking})
             found = self._problems(stage, entries, self.hashes)
             problem = next(((n, f"{n} {reasons[n]}" if n in reasons else text) for n, text in found), None)
         if problem is not None:
             raise DamagedResult(self.root, stage, problem[1])
-        return self.root.joinpath(stage, *parts)
 
     def bring(self, *patterns: str) -> None:
         """Has files of complete stages here that lie in a bucket, for what reads them without `checked`.
@@ -116,9 +119,11 @@ class Workdir:
         if self._mirror is None:
             return
         for stage in sorted({pattern.partition("/")[0] for pattern in patterns}):
-            for name in (self.marker(stage) or {"files": {}})["files"]:
-                if any(fnmatch.fnmatchcase(f"{stage}/{name}", pattern) for pattern in patterns):
-                    self.checked(stage, name)
+            listed = (self.marker(stage) or {"files": {}})["files"].items()
+            wanted = [
+                (n, e) for n, e in listed if any(fnmatch.fnmatchcase(f"{stage}/{n}", p) for p in patterns)
+            ]
+            self._check(stage, dict(wanted))
 
     def publish(self, stage: str) -> None:
         """Sends a complete stage to the bucket that this directory is the cache of, if it is one."""
