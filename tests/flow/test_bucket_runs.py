@@ -32,25 +32,26 @@ def at_once(monkeypatch):
 
 @pytest.fixture
 def ran(monkeypatch):
-    """Three stages that note their runs; `pack` writes a file for each unit of `pack.images_per_shard`."""
+    """Three stages that note their runs; `pack` writes a file for each 100 of `pack.images_per_shard`."""
     log = []
 
     def make(name, needs, depends_on):
         def run(context):
             log.append(name)
+            quality = context.config.pack.jpeg_quality
             before = sum(read_json(context.path(n, "value.json")) for n in needs)
             write_json(context.out / "value.json", before + 1)
             if name == "pack":
                 (context.out / "shards").mkdir(exist_ok=True)
                 for shard in range(context.config.pack.images_per_shard // 100):
-                    (context.out / "shards" / f"{shard}.bin").write_bytes(bytes([shard]) * 1000)
+                    (context.out / "shards" / f"{shard}.bin").write_bytes(bytes([shard, quality]) * 500)
             return {"images": 3}
 
         return Stage(name, needs, depends_on, run, lambda config, plan: Estimate(rows=3))
 
     stages = (
         make("ingest", (), ("seed",)),
-        make("pack", ("ingest",), ("pack.images_per_shard",)),
+        make("pack", ("ingest",), ("pack.images_per_shard", "pack.jpeg_quality")),
         make("train", ("pack",), ("train",)),
     )
     monkeypatch.setattr(plan, "STAGES", stages)
@@ -173,13 +174,15 @@ def test_a_killed_upload_goes_on_where_it_was(machine, monkeypatch):
 
 
 def test_a_kill_while_a_stage_is_replaced(machine, monkeypatch):
-    machine("one", "pack.images_per_shard=300")
+    machine("one")
+    sent = []
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_uploads_after(patch, 1, [])
-        machine("one", "pack.images_per_shard=500", first="ingest")
-    # ingest was alike, so that only its marker was sent; of pack nothing was.
+        kill_uploads_after(patch, 2, sent)
+        machine("one", "pack.jpeg_quality=50")
+    assert sent == ["pack/shards/0.bin", "pack/shards/1.bin"], "of other contents than the third"
+    assert not (machine.bucket / "pack" / "done.json").exists()
     (machine.bucket / bucket_lock.LOCK).unlink(missing_ok=True)
-    assert machine("two", "pack.images_per_shard=500") == ["pack", "train"]
+    assert machine("two", "pack.jpeg_quality=50") == ["pack", "train"]
     assert store.Workdir(machine.bucket).find_damage("pack", full=True) == []
 
 
@@ -200,11 +203,23 @@ def test_a_damaged_object_is_noticed_and_its_stage_made_again(machine, harm):
     assert machine("three", "train.bag.size=4") == []
 
 
+def test_a_download_is_hashed_also_where_files_are_not(machine, tmp_path, monkeypatch):
+    machine("one")
+    (machine.bucket / "pack" / "shards" / "1.bin").write_bytes(b"x" * 1000)
+    monkeypatch.setenv(buckets.CACHE_VARIABLE, str(tmp_path / "two"))
+    workdir = store.Workdir(bucket_runs.local_folder(machine.address), hashes=False)
+    with pytest.raises(store.DamagedResult, match="shards/1.bin is not as it was written in the bucket"):
+        workdir.checked("pack")
+    assert not (workdir.path("pack") / "shards" / "1.bin").exists()
+
+
 def test_the_cache_that_is_whole_mends_the_bucket(machine):
     machine("one")
-    (machine.bucket / "pack" / "shards" / "1.bin").unlink()
+    path = machine.bucket / "pack" / "shards" / "1.bin"
+    data = path.read_bytes()
+    path.unlink()
     assert machine("one") == []
-    assert (machine.bucket / "pack" / "shards" / "1.bin").read_bytes() == b"\1" * 1000
+    assert path.read_bytes() == data
 
 
 def test_a_damaged_cache_is_mended_from_the_bucket(machine, tmp_path):
