@@ -176,6 +176,8 @@ def test_files_for_commands_come_together(machine, tmp_path, monkeypatch):
         "train/value.json",
     }
     assert calls == ["pack", "train"]
+    again = bucket_runs.local_folder(root, files=("pack/*",))  # the cache stands for the address
+    assert again == root and "pack/value.json" in files_of(root)
 
 
 def test_verify_reads_the_bucket(machine, tmp_path):

@@ -31,7 +31,7 @@ def local_folder(place: str | os.PathLike[str], *, exists: bool = True, files: t
     """The cache of a work directory in a bucket, brought up to date; any other place as it is.
 
     Args:
-      place: a folder, or an address.
+      place: a folder, which may be a cache itself, or an address.
       exists: whether there has to be a run; else there may be nothing yet.
       files: patterns of the files that have to be here, see `Workdir.bring`.
 
@@ -41,11 +41,10 @@ def local_folder(place: str | os.PathLike[str], *, exists: bool = True, files: t
       DamagedResult: a file in the bucket is not as it was written.
     """
     fetch_tree.cache_clear()  # a crawl in a bucket may have grown since the last run of this process
-    if not (isinstance(place, str) and is_address(place)):
-        return os.fspath(place)
-    root = open_cache(place)
+    root = open_cache(place) if isinstance(place, str) and is_address(place) else pathlib.Path(place)
     mirror = find_mirror(root)
-    assert mirror is not None  # it was made just now
+    if mirror is None:
+        return os.fspath(place)
     mirror.pull()
     if exists and not mirror.has_stages():
         raise UsageError(
