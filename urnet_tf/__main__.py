@@ -10,7 +10,6 @@ if __name__ == "__main__":  # before the imports below, so that signals are take
 
     start()
 
-import errno
 import functools
 import io
 import json
@@ -22,17 +21,24 @@ from typing import TYPE_CHECKING
 from absl import app, flags, logging
 
 from urnet_tf import __version__
+from urnet_tf.commands.failures import explain_environment
 from urnet_tf.commands.usage import USAGE
 from urnet_tf.console import output_was_closed, promise, set_up_logging, was_stopped
 from urnet_tf.errors import RunError, UsageError
+from urnet_tf.text_rules import refuse_address
 
 if TYPE_CHECKING:
     from urnet_tf.config import Config
     from urnet_tf.flow.plan import Step
     from urnet_tf.store import Workdir
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/urnet", "directory that holds all results of a run")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/urnet", "directory that holds all results of a run, or s3://..."
+)
 _CONFIG = flags.DEFINE_string("config", None, "YAML file, or the name of a packaged one, like quickstart")
+_CACHE = flags.DEFINE_string(
+    "cache", None, "holds what comes from buckets (default $URNET_CACHE, or ~/.cache/urnet_tf)"
+)
 _DATA = flags.DEFINE_string("data", None, "the crawl; short for --set ingest.path=...")
 _FEATURES = flags.DEFINE_string(
     "features", None, "FILE.npy: features of your own; short for --set model.features=..."
@@ -88,7 +94,7 @@ _ENGINE = flags.DEFINE_enum(
 _PIN = flags.DEFINE_bool("pin", False, "promote: serve this version until told otherwise")
 _LABEL = flags.DEFINE_string("label", None, "promote: a label for this version, like canary")
 _ALL_FLAGS = (
-    _WORKDIR, _CONFIG, _DATA, _FEATURES, _SCORES, _SET, _FROM, _EXECUTOR, _ADDRESS, _RESCAN,
+    _WORKDIR, _CACHE, _CONFIG, _DATA, _FEATURES, _SCORES, _SET, _FROM, _EXECUTOR, _ADDRESS, _RESCAN,
     _DRY_RUN, _ALLOW_DRIFT, _OUT, _IMAGES, _CLASSES, _SIZE, _LAYOUT, _SEED, _MODEL, _TOP_K, _FORMAT,
     _AS, _THRESHOLD, _DEDUPLICATE, _COPY, _AT, _EXPORT, _IMPORT, _HOST, _PORT, _ENGINE, _PIN, _LABEL,
 )  # fmt: skip
@@ -104,7 +110,10 @@ def main(argv: list[str]) -> int:
     """Runs one command and returns the exit status."""
     set_up_logging()
     command, arguments = (argv[1] if len(argv) > 1 else None), argv[2:]
+    if _CACHE.value is not None:
+        os.environ["URNET_CACHE"] = _CACHE.value  # the processes of the stages read it, too
     try:
+        _refuse_addresses(command)
         return _dispatch(command, arguments)
     except Exception as error:
         if was_stopped():  # its echo, from a library or a worker process
@@ -112,7 +121,7 @@ def main(argv: list[str]) -> int:
         if isinstance(error, BrokenPipeError) and output_was_closed():
             raise  # `| head` has seen enough
         ours = isinstance(error, (UsageError, RunError))
-        sentence = str(error) if ours else _explain_environment(error)
+        sentence = str(error) if ours else explain_environment(error, _WORKDIR.value)
         if sentence is None:
             raise
         logging.debug("%s", sentence, exc_info=True)
@@ -120,22 +129,11 @@ def main(argv: list[str]) -> int:
         return 2 if isinstance(error, UsageError) else 1
 
 
-def _explain_environment(error: BaseException) -> str | None:
-    """One sentence for an error that the machine is to blame for; None for any other."""
-    text = " ".join(str(error).split())
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
-        place = getattr(error, "filename", None) or f"in {_WORKDIR.value} or the directory of temporary files"
-        return f"The disk is full: {place}. Free some space, and the same command goes on from here."
-    if isinstance(error, MemoryError):
-        return (
-            "There is not enough memory. `urnet run --dry_run` says what each stage needs and what to lower."
-        )
-    if isinstance(error, OSError):
-        place = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
-        reason = error.strerror or text[:300] or type(error).__name__
-        where = f": {place}" if place else ""
-        return f"{reason}{where}. When that is mended, the same command goes on from here."
-    return None
+def _refuse_addresses(command: str | None) -> None:
+    """Buckets are for runs and crawls: no other address may become a local folder of that name."""
+    more = {"ensemble": [_WORKDIR], "rollback": [_MODEL]}.get(command or "", [])
+    for flag in (_OUT, _EXPORT, _CONFIG, _FEATURES, _SCORES, _CACHE, *more):
+        refuse_address(flag.value or "", f"--{flag.name}", "Give a path, and copy to or from the bucket.")
 
 
 def _dispatch(command: str | None, arguments: list[str]) -> int:
@@ -162,11 +160,12 @@ def _dispatch(command: str | None, arguments: list[str]) -> int:
 def _run(command: str) -> int:
     from urnet_tf import config as config_lib
     from urnet_tf.commands import closing, noise
-    from urnet_tf.flow import plan_text, runner, together
+    from urnet_tf.flow import bucket_runs, plan_text, runner, together
     from urnet_tf.store import Workdir
 
     config = config_lib.load_config(_CONFIG.value, _overrides())
-    workdir = Workdir(_WORKDIR.value, hashes=config.runtime.verify_hashes)
+    workdir = Workdir(_local(exists=False), hashes=config.runtime.verify_hashes)
+    bucket_runs.refuse_machines(config, workdir)
     for sentence in plan_text.format_ignored(config):
         logging.warning("%s", sentence)
     promise("the same command goes on from here")
@@ -193,6 +192,13 @@ def _run(command: str) -> int:
     return status
 
 
+def _local(*, exists: bool = True, files: tuple[str, ...] = (), place: str | None = None) -> str:
+    """The folder of --workdir, or of another place; the cache of one that lies in a bucket."""
+    from urnet_tf.flow import bucket_runs
+
+    return bucket_runs.local_folder(place or _WORKDIR.value, exists=exists, files=files)
+
+
 def _overrides() -> list[str]:
     """Settings of the command line, those with flags of their own included."""
     short = [(flag.value, key) for flag, key in _SHORT_FORMS if flag.value is not None]
@@ -212,7 +218,7 @@ def _verify() -> int:
     from urnet_tf.flow import runner
     from urnet_tf.store import Workdir
 
-    workdir = Workdir(_WORKDIR.value)
+    workdir = Workdir(_local())
     if not workdir.root.is_dir():
         raise UsageError(f"Expected a work directory at {workdir.root}; there is none.")
     lines, sound = runner.verify(workdir)
@@ -224,16 +230,18 @@ def _verify() -> int:
 
 def _why(arguments: list[str]) -> int:
     from urnet_tf.commands.why import explain_images
+    from urnet_tf.flow import bucket_runs
 
-    return explain_images(_WORKDIR.value, arguments, _FORMAT.value)
+    return explain_images(_local(files=bucket_runs.FOR_WHY), arguments, _FORMAT.value)
 
 
 def _complete(commands: list[str], arguments: list[str]) -> int:
     from urnet_tf.commands import completion
+    from urnet_tf.flow import bucket_runs
 
     what, *texts = arguments or [""]
     if what == "paths" and len(texts) <= 1:
-        print("\n".join(completion.find_paths(_WORKDIR.value, *texts or [""])))
+        print("\n".join(completion.find_paths(bucket_runs.cached_folder(_WORKDIR.value), *texts or [""])))
         return 0
     if texts:
         raise UsageError(f"Did not expect {texts[0]!r} after `completion {what}`.")
@@ -248,6 +256,7 @@ def _complete(commands: list[str], arguments: list[str]) -> int:
 
 
 def _predict(arguments: list[str]) -> int:
+    from urnet_tf.flow import bucket_runs
     from urnet_tf.serving.predict import predict
 
     if _MODEL.value is None:
@@ -260,26 +269,32 @@ def _predict(arguments: list[str]) -> int:
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
     if _FORMAT.value in ("text", "json"):
         raise UsageError(f"Expected --format table, csv or jsonl with `predict`; received {_FORMAT.value}.")
-    failed = predict(_MODEL.value, arguments, top_k=_TOP_K.value, answer_format=_FORMAT.value, out=_OUT.value)
+    model = _local(place=_MODEL.value, files=bucket_runs.FOR_MODELS)
+    failed = predict(model, arguments, top_k=_TOP_K.value, answer_format=_FORMAT.value, out=_OUT.value)
     return 1 if failed else 0
 
 
 def _serve(options: list[str]) -> int:
+    from urnet_tf.flow import bucket_runs
     from urnet_tf.serving.server import serve
 
     if _MODEL.value is None:
         raise UsageError("Expected --model MODEL, an export with a SavedModel.")
     where = {"host": _HOST.value, "port": _PORT.value, "engine": _ENGINE.value}
-    serve(_MODEL.value, **where, options=options, dry_run=_DRY_RUN.value)
+    model = _local(place=_MODEL.value, files=bucket_runs.FOR_MODELS)
+    serve(model, **where, options=options, dry_run=_DRY_RUN.value)
     return 0
 
 
 def _review() -> int:
+    from urnet_tf.flow import bucket_runs
     from urnet_tf.review import server
 
     if _EXPORT.value is not None or _IMPORT.value:
-        for sentence in server.exchange(_WORKDIR.value, _IMPORT.value, _EXPORT.value):
+        folder = _local()
+        for sentence in server.exchange(folder, _IMPORT.value, _EXPORT.value):
             print(sentence)
+        bucket_runs.send_files(folder)
         return 0
     if _HOST.present:
         raise UsageError(
@@ -287,7 +302,11 @@ def _review() -> int:
             "one forward its port: ssh -L 8502:127.0.0.1:8502 HOST."
         )
     promise("every judgement is on the disk, and `urnet run` with this --workdir obeys them")
-    server.serve(_WORKDIR.value, port=_PORT.value if _PORT.present else None, at=_AT.value)
+    folder = _local(files=bucket_runs.FOR_REVIEW)
+    try:
+        server.serve(folder, port=_PORT.value if _PORT.present else None, at=_AT.value)
+    finally:
+        bucket_runs.send_files(folder)
     return 0
 
 
@@ -298,14 +317,12 @@ def _promote(command: str) -> int:
         versions.roll_back(_MODEL.value, dry_run=_DRY_RUN.value)
     else:
         out = _OUT.value or "saved_models"
-        versions.promote(_WORKDIR.value, out, pin=_PIN.value, label=_LABEL.value, dry_run=_DRY_RUN.value)
+        versions.promote(_local(), out, pin=_PIN.value, label=_LABEL.value, dry_run=_DRY_RUN.value)
     return 0
 
 
 def _ensemble(arguments: list[str]) -> int:
-    from urnet_tf.commands import closing
-    from urnet_tf.evaluation import wording
-    from urnet_tf.flow import joined_runs
+    from urnet_tf.commands.joining import join_runs
 
     out = _WORKDIR.value if _WORKDIR.present else "runs/ensemble"
     for flag in (_CONFIG, _DATA, _FEATURES, _SCORES, _FROM, _EXECUTOR, _ADDRESS):
@@ -314,19 +331,8 @@ def _ensemble(arguments: list[str]) -> int:
                 f"Did not expect --{flag.name} with `ensemble`; the runs keep what they were made with."
             )
     overrides = [*_SET.value, *(["export.allow_drift=true"] if _ALLOW_DRIFT.value else [])]
-    if _DRY_RUN.value:
-        print(joined_runs.format_plan(*joined_runs.open_runs(arguments, out, overrides)))
-        return 0
     promise("the same command goes on from here")
-    done = joined_runs.join_runs(arguments, out, overrides)
-    print("\n".join(wording.format_models(done["metrics"])))
-    if "no_export" in done:
-        print(f"urnet: No model was exported, since {done['no_export']}.", file=sys.stderr)
-        print(f"Results: {os.path.join(out, 'evaluate')}")
-        return 0
-    status = closing.tell_refusals(done["export"]["formats"])
-    print(f"Results: {os.path.join(out, 'evaluate')}  {os.path.join(out, 'export', done['export']['path'])}")
-    return status
+    return join_runs([_local(place=run) for run in arguments], out, overrides, dry_run=_DRY_RUN.value)
 
 
 def _clean() -> int:
@@ -335,7 +341,7 @@ def _clean() -> int:
     if _OUT.value is None:
         raise UsageError("Expected --out NEW, the directory to make.")
     choices = {"threshold": _THRESHOLD.value, "deduplicate": _DEDUPLICATE.value, "copy": _COPY.value}
-    print("\n".join(clean(_WORKDIR.value, _OUT.value, layout=_AS.value, **choices)))
+    print("\n".join(clean(_local(), _OUT.value, layout=_AS.value, **choices)))
     return 0
 
 

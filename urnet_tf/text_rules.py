@@ -21,7 +21,7 @@ _OWN_PREFIX = "units_"
 
 
 # Two signs or more, as a single one may be a drive; a `pathlib.Path` has joined the slashes.
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:)//?(?!/)")
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:)/{1,3}(?!/)")
 
 
 def cut(text: str, limit: int = 80) -> str:

@@ -1,7 +1,6 @@
 """Reading a crawl and running the whole flow, from Python."""
 
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -85,7 +84,7 @@ def run(
 
     Args:
       config: as `load_config` gives it, or the path of a YAML file; None = the defaults.
-      workdir: the directory of the run; need not exist.
+      workdir: the directory of the run, or an address like "s3://bucket/run"; need not exist.
       first: this stage and what needs it run again even when they are complete.
       rescan: looks at the contents of the images, too, where names, sizes and times are as they were.
 
@@ -98,7 +97,7 @@ def run(
       UsageError: the configuration, the crawl or the directory cannot be used.
       RunError: a stage cannot go on, as the disk is full, the loss is not finite, or no export passed.
     """
-    from urnet_tf.flow import plan, plan_text, runner
+    from urnet_tf.flow import bucket_runs, plan, plan_text, runner
     from urnet_tf.store import Workdir
 
     if not isinstance(config, Config | str | os.PathLike | None):
@@ -108,7 +107,8 @@ def run(
         )
     if not isinstance(config, Config):
         config = load_config(None if config is None else os.fspath(config))
-    directory = Workdir(pathlib.Path(workdir), hashes=config.runtime.verify_hashes)
+    directory = Workdir(bucket_runs.local_folder(workdir, exists=False), hashes=config.runtime.verify_hashes)
+    bucket_runs.refuse_machines(config, directory)
     for sentence in plan_text.format_ignored(config):
         logging.warning("%s", sentence)
     steps = plan.make_plan(config, directory, first, rescan=rescan)

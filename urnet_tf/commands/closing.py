@@ -13,8 +13,11 @@ def closing_lines(workdir: Workdir) -> str:
         read_json(workdir.checked("evaluate", "metrics.json")), ("baseline", "urnet")
     )
     export = workdir.completed("export")["metadata"]
+    workdir.bring("report/*", "export/*")  # what is told below is to be opened
     places = [workdir.path("report") / "index.html"]
     places.append(workdir.path("export") / export["path"] if export["path"] else workdir.path("train"))
+    if workdir.address is not None:
+        lines.append(f"All of it is in {workdir.address}, too.")
     lines.append("Results: " + "  ".join(map(str, places)))
     return "\n".join(lines)
 

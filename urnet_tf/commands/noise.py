@@ -21,6 +21,7 @@ def stages_of_noise() -> Collection[str]:
 def closing_lines(workdir: Workdir) -> list[str]:
     """What was found, what to do next, and where the page is."""
     metadata = workdir.completed(_REPORT)["metadata"]
+    workdir.bring(f"{_REPORT}/*")
     lines = list(metadata["lines"])
     for one in metadata["suggestions"][:1]:
         command = fill_command(one["command"], str(workdir.root))

@@ -33,6 +33,7 @@ urnet {version}: train image classifiers from noisy web images, and see why each
   urnet draw   --out DIR                draw a small noisy crawl to try things on
   urnet completion bash|zsh             a script for the shell that completes commands, flags and images
 
+DIR and CRAWL may lie in a bucket: s3://bucket/run, gs://..., abfs://...; see --cache.
 CRAWL is a folder with one sub-folder a class, a CSV or Parquet list (path,label,...), or a
 WebVision tree. MODEL is an export (of any format), a directory with one, or a run's --workdir.
 A second run skips what is complete; a killed run goes on where it was.

@@ -12,6 +12,7 @@ from urnet_tf.explain.find_image import Origin
 from urnet_tf.explain.why import describe_image
 from urnet_tf.explain.why_text import format_image
 from urnet_tf.store import Workdir
+from urnet_tf.store.bucket_trees import place_of
 
 TEXT, JSON, JSON_LINES = "text", "json", "jsonl"
 
@@ -64,4 +65,4 @@ def read_origin(workdir: Workdir) -> Origin | None:
     options = ListOptions(
         encoding=settings.get("ingest.encoding"), columns=settings.get("ingest.columns") or {}
     )
-    return Origin(settings["ingest.path"], settings.get("ingest.kind", ""), options)
+    return Origin(place_of(settings["ingest.path"]), settings.get("ingest.kind", ""), options)

@@ -14,6 +14,7 @@ from typing import Any
 from urnet_tf import store
 from urnet_tf.crawl.list_tables import ListOptions
 from urnet_tf.errors import UsageError
+from urnet_tf.store.bucket_trees import place_of
 from urnet_tf.text_rules import one_line
 
 _COMPARED = 2000  # paths compared with a name that nothing has
@@ -81,7 +82,7 @@ def crawl_root(root: pathlib.Path) -> str | None:
     """Where the paths of a run start; None where that is not known."""
     marker = store.Workdir(root).marker("ingest") or {}
     place = (marker.get("metadata") or {}).get("root")
-    return place if isinstance(place, str) else None
+    return place_of(place) if isinstance(place, str) else None
 
 
 def _inside_crawl(root: pathlib.Path, image: str) -> str | None:

@@ -27,6 +27,7 @@ from urnet_tf.config import Config, load_config
 from urnet_tf.errors import UsageError
 from urnet_tf.stages.judgements import read_judgements
 from urnet_tf.store import Workdir
+from urnet_tf.store.bucket_trees import fetch_tree, place_of
 from urnet_tf.store.progress import progress
 from urnet_tf.text_rules import show_path, spreadsheet_cell
 
@@ -70,8 +71,8 @@ def clean(
     """
     workdir, target = Workdir(root), pathlib.Path(out)
     config = _read_config(workdir)
-    _check_places(workdir, target, config.ingest.path or "")
-    crawl_root = str(workdir.completed("ingest")["metadata"]["root"])
+    _check_places(workdir, target, fetch_tree(config.ingest.path or ""))
+    crawl_root = place_of(str(workdir.completed("ingest")["metadata"]["root"]))
     judgements = read_judgements(config, workdir.root)
     images = _read_images(workdir, needs_weights=threshold > 0)
     table = None if judgements is None else judgements.table

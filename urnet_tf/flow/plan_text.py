@@ -14,7 +14,10 @@ from urnet_tf.store import Workdir
 def format_plan(config: Config, steps: list[Step], workdir: Workdir) -> str:
     """The plan for a person: the network, the stages, what training holds, and warnings."""
     machine = PlanContext()
-    lines = [f"Plan for {workdir.root} (input {config.ingest.path})", _format_network(config)]
+    lines = [
+        f"Plan for {workdir.address or workdir.root} (input {config.ingest.path})",
+        _format_network(config),
+    ]
     lines.append(f"{'stage':<10}{'action':<8}{'rows':>12}{'time':>10}{'disk':>10}{'memory':>10}  note")
     for step in steps:
         e = step.estimate

@@ -98,6 +98,7 @@ def _run_steps(
                 rescan=step.rescan, estimate=step.estimate, company=company,
             )  # fmt: skip
             logging.info("%s: done in %s", title, format_seconds(seconds))
+        workdir.publish(step.stage.name)
         for name in step.stage.uses_up:
             workdir.drop_ahead(name)
         done.add(step.stage.name)
@@ -187,6 +188,7 @@ def run_single(name: str, config: Config, workdir: Workdir, company: Company | N
         workdir.recover(name)
         used = {other: identities[other] for other in stage.uses}
         run_stage(stage, config, workdir, identities[name], named=True, used=used, company=company)
+        workdir.publish(name)
         for other in stage.uses_up:
             workdir.drop_ahead(other)
 
@@ -234,4 +236,5 @@ def lock(workdir: Workdir) -> Iterator[None]:
             raise UsageError(
                 f"Another process is working in {workdir.root}; wait for it or choose another --workdir."
             ) from None
-        yield
+        with workdir.held():
+            yield

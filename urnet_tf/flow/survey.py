@@ -23,7 +23,7 @@ from urnet_tf.stages import ingest
 from urnet_tf.stages.known_files import FILES, file_keys_in, keys_of_files, was_alike
 from urnet_tf.stages.settings import keys_of, open_packer
 from urnet_tf.stages.stage import PlanContext
-from urnet_tf.store import Workdir, read_json, read_table
+from urnet_tf.store import DamagedResult, Workdir, read_json, read_table
 from urnet_tf.store.lookup import RowsByKey
 
 if TYPE_CHECKING:
@@ -121,6 +121,10 @@ def _some_paths(crawl: "Crawl", most: int) -> list[str]:
 def find_changes(config: Config, workdir: Workdir, crawl: "Crawl") -> Changes | None:
     """What differs from the last complete run of ingest; None where there was none."""
     place = workdir.path("ingest")
+    try:
+        workdir.bring("ingest/*.parquet", "ingest/*.json")
+    except DamagedResult:
+        return None
     if workdir.marker("ingest") is None or not (place / FILES).exists():
         return None
     before = read_table(place / FILES, ["path", "identity_key", "path_key"])

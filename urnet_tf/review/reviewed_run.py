@@ -21,6 +21,7 @@ from urnet_tf.images.image_store import ImageStore
 from urnet_tf.reweighting import LITERAL
 from urnet_tf.reweighting.factors import FACTORS
 from urnet_tf.store import Workdir
+from urnet_tf.store.bucket_trees import place_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -179,7 +180,7 @@ def open_run(root: str | os.PathLike) -> ReviewedRun:
         images=ImageStore(workdir.path("pack")),
         features=store.read_array(workdir.path(place[0]).joinpath(*place[1:])),
         reweighting=metadata,
-        image_root=str(done["ingest"]["metadata"].get("root", "")),
+        image_root=place_of(str(done["ingest"]["metadata"].get("root", ""))),
         results=_results(workdir),
     )
 

@@ -24,6 +24,7 @@ from urnet_tf.config.presets import from_dict
 from urnet_tf.config.tree import FREE_MAPPINGS, plain_value, select
 from urnet_tf.reweighting import LITERAL
 from urnet_tf.reweighting.factors import weighing
+from urnet_tf.store.bucket_trees import fetch_tree
 
 # How a run is carried out, never what comes out of it but for rounding.
 INDIFFERENT = ("runtime.workers", "runtime.strategy", "runtime.jit_compile", "runtime.verify_hashes",
@@ -285,7 +286,9 @@ def _kind(config: Config) -> str:
     from urnet_tf.crawl import readers
 
     settings = config.ingest
-    return settings.kind if settings.path is None else readers.resolve_kind(settings.path, settings.kind)
+    if settings.path is None:
+        return settings.kind
+    return readers.resolve_kind(fetch_tree(settings.path), settings.kind)
 
 
 def _matches(key: str, patterns: Iterable[str]) -> bool:

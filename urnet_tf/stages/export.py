@@ -63,6 +63,7 @@ def run(context: StageContext) -> dict:
     refused = context.config.export.none_of_these
     if refused is not None and context.config.export.model != "ensemble":  # whose logits have one energy
         none = _fit_none_of_these(context, model, refused)
+    context.workdir.bring("export/*/export.json")  # the new version comes behind those before
     return write_export(context, model, context.workdir.path("export"), none)
 
 

@@ -32,6 +32,7 @@ from urnet_tf.stages.presence import check_folders
 from urnet_tf.stages.settings import decoding_seconds, keys_of, packed_bytes
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store import Workdir, columns_of, hash_file, read_table, write_json, write_table
+from urnet_tf.store.bucket_trees import address_of, fetch_tree, place_of
 from urnet_tf.store.progress import progress
 from urnet_tf.text_rules import show_path
 
@@ -81,7 +82,8 @@ def run(context: StageContext) -> dict:
     write_table(out / "candidates.parquet", columns_of(tables.candidates), CANDIDATE_COLUMNS)
     write_table(out / "duplicates.parquet", columns_of(tables.duplicates), DUPLICATE_COLUMNS)
     write_json(out / "classes.json", crawl.classes)
-    metadata = _metadata(crawl, tables, quarantine, probes) | {"not_compared": not_compared} | judged
+    root = address_of(crawl.root, settings.path)
+    metadata = _metadata(crawl, tables, quarantine, probes, root) | {"not_compared": not_compared} | judged
     logging.info(
         "ingest: %d images of %d classes (%s), %d rows left out%s.",
         metadata["images"], metadata["num_classes"], schema.tell_splits(metadata),
@@ -216,7 +218,7 @@ def rescan(config: Config, workdir: Workdir) -> str | None:
     from urnet_tf.images.probe import environment_failure, hash_image
 
     table = read_table(workdir.checked("ingest", "candidates.parquet"), ["path", "content_hash"])
-    root, changed = workdir.completed("ingest")["metadata"]["root"], []
+    root, changed = place_of(workdir.completed("ingest")["metadata"]["root"]), []
     listed, max_bytes = table["path"].to_pylist(), config.ingest.max_bytes
     workers = (config.runtime.workers or os.cpu_count() or 1) * _THREADS_PER_CORE
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
@@ -245,12 +247,13 @@ def _find(settings: IngestConfig) -> tuple[str, str]:
 
     if settings.path is None:
         raise UsageError("Expected --data CRAWL (or ingest.path in the configuration): where the images are.")
-    found = readers.detect_kind(settings.path)
+    path = fetch_tree(settings.path)
+    found = readers.detect_kind(path)
     kind = found if settings.kind == "auto" else settings.kind
     rows = (readers.LIST, readers.DATASET)
-    if kind != found and (kind in rows or found in rows) and not _may_be(kind, settings.path):
+    if kind != found and (kind in rows or found in rows) and not _may_be(kind, path):
         raise UsageError(f"Expected a {kind} at ingest.path; {show_path(settings.path)} is a {found}.")
-    return settings.path, kind
+    return path, kind
 
 
 def _may_be(kind: str, path: str) -> bool:
@@ -318,7 +321,7 @@ def _check_missing(context: StageContext, crawl: "Crawl", probes: "pa.Table") ->
 
 
 def _metadata(
-    crawl: "Crawl", tables: "InstanceTable", quarantine: "pa.Table", probes: "pa.Table"
+    crawl: "Crawl", tables: "InstanceTable", quarantine: "pa.Table", probes: "pa.Table", root: str
 ) -> dict[str, Any]:
     import pyarrow.compute as pc
 
@@ -342,7 +345,7 @@ def _metadata(
         **judged,
         "num_classes": len(crawl.classes),
         "quarantined": dict(sorted(statuses.items(), key=lambda item: (-item[1], item[0]))),
-        "root": crawl.root,
+        "root": root,
         "duplicates": {kind: kinds.get(kind, 0) for kind in DUPLICATE_KINDS},
         "bytes": pc.sum(usable["num_bytes"]).as_py() or 0,
     }

@@ -20,6 +20,7 @@ from absl import logging
 from urnet_tf import store
 from urnet_tf.config import Config
 from urnet_tf.errors import UsageError
+from urnet_tf.store.bucket_trees import place_of
 from urnet_tf.text_rules import quote, reason_of, show_path
 
 _BLOCK_ROWS = 4096
@@ -184,7 +185,8 @@ def copy_features(own: OwnFeatures, rows: np.ndarray, paths: Sequence[str], out:
 def folders_of(config: Config) -> list[str]:
     """The folders that paths of the crawl start from."""
     settings = config.ingest
-    places = (settings.image_root, settings.path, settings.val_path, settings.test_path)
+    path = None if settings.path is None else place_of(settings.path)
+    places = (settings.image_root, path, settings.val_path, settings.test_path)
     return [place if os.path.isdir(place) else os.path.dirname(place) or "." for place in places if place]
 
 

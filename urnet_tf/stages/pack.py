@@ -37,6 +37,7 @@ from urnet_tf.stages.settings import (
 from urnet_tf.stages.shard_maker import Candidates, ShardMaker, open_elsewhere, open_known
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
 from urnet_tf.store import UnitLog
+from urnet_tf.store.bucket_trees import place_of
 from urnet_tf.store.progress import progress
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def run(context: StageContext) -> dict:
     """
     config = context.config
     table = store.read_table(context.path("ingest", "candidates.parquet"))
-    root = context.marker("ingest")["metadata"]["root"]
+    root = place_of(context.marker("ingest")["metadata"]["root"])
     candidates = Candidates.of(root, table)
     shards = -(-len(table) // config.pack.images_per_shard)
     log = context.units("pack", shards)

@@ -4,6 +4,7 @@ import os
 
 from urnet_tf.errors import RunError
 from urnet_tf.store import DamagedResult, Workdir, read_table
+from urnet_tf.store.bucket_trees import place_of
 
 
 def check_folders(workdir: Workdir, root: str) -> None:
@@ -14,7 +15,7 @@ def check_folders(workdir: Workdir, root: str) -> None:
     import pyarrow.compute as pc
 
     marker = workdir.marker("ingest")
-    if marker is None or marker["metadata"]["root"] != root:
+    if marker is None or place_of(marker["metadata"]["root"]) != root:
         return
     try:
         paths = read_table(workdir.checked("ingest", "candidates.parquet"), ["path"])["path"]

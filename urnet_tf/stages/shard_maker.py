@@ -22,6 +22,7 @@ from urnet_tf.images.known_records import RECORD_KEYS_FILE, KnownRecords, open_a
 from urnet_tf.images.probe import content_hash, describe_refusal, map_in_threads, os_reason, read_file
 from urnet_tf.stages.settings import open_packer, packed_with
 from urnet_tf.stages.stage import StageContext
+from urnet_tf.store.bucket_trees import place_of
 from urnet_tf.store.lookup import keys_of, keys_of_hex
 from urnet_tf.store.table_rows import TableRows
 
@@ -65,7 +66,7 @@ def open_elsewhere(context: StageContext, total: int, cores: int) -> Callable[[i
     """The work in a process of its own, which reads of the candidates what it needs."""
     printed = CapturedLibraryOutput().__enter__()  # for good
     rows = TableRows(context.path("ingest", "candidates.parquet"), ["path", "content_hash"])
-    root = context.marker("ingest")["metadata"]["root"]
+    root = place_of(context.marker("ingest")["metadata"]["root"])
 
     def read(start: int, stop: int) -> Candidates:
         table = rows.read(start, stop)

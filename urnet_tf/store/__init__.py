@@ -24,9 +24,10 @@ from urnet_tf.store.files import (
     write_table,
     write_text,
 )
+from urnet_tf.store.markers import MARKER, DamagedResult
 from urnet_tf.store.parts import check_part, describe_part, unit_lock
 from urnet_tf.store.unit_log import UnitLog
-from urnet_tf.store.workdir import AHEAD, MARKER, DamagedResult, Workdir
+from urnet_tf.store.workdir import AHEAD, Workdir
 
 __all__ = [
     "AHEAD",

@@ -12,26 +12,27 @@ its key (configuration and inputs) is the same.
 """
 
 import concurrent.futures
+import contextlib
+import fnmatch
 import os
 import pathlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from urnet_tf.errors import RunError
 from urnet_tf.store.files import (
     fingerprint,
     hash_file,
-    read_json,
     remove,
     sync_file,
     sync_tree,
     write_json,
     write_text,
 )
+from urnet_tf.store.markers import MARKER, DamagedResult, read_marker
+from urnet_tf.store.mirror import find_mirror
 from urnet_tf.text_rules import refuse_address
 
-MARKER = "done.json"
 KEPT_SECONDS = 120.0  # results that took longer are kept when others replace them
 _KEY_FILE = "key.txt"
 # What is no part of the results: logs, which hold dates, the units of loops, which go when all is done, and
@@ -40,27 +41,10 @@ AHEAD = "ahead"
 _UNLISTED = ("tensorboard/", "units_", f"{AHEAD}/")
 
 
-class DamagedResult(RunError):
-    """A file of a complete stage is not what its marker says.
-
-    Attributes:
-      stage: whose file it is.
-      problem: what is wrong, naming the file.
-    """
-
-    def __init__(self, root: pathlib.Path, stage: str, problem: str):
-        super().__init__(
-            f"{root / stage} is damaged: {problem}. `urnet run` with the same settings makes it again."
-        )
-        self.stage, self.problem = stage, problem
-        self._root = root
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return DamagedResult, (self._root, self.stage, self.problem)  # processes hand it on
-
-
 class Workdir:
     """A run's directory with one sub-directory a stage.
+
+    It may be the cache of a directory in a bucket, see `mirror`: then files come when they are asked for.
 
     Args:
       root: the directory; need not exist yet.
@@ -73,6 +57,7 @@ class Workdir:
     def __init__(self, root: str | os.PathLike, hashes: bool = True):
         refuse_address(root, "a work directory", "Give a folder, and copy it to the bucket afterwards.")
         self.root = pathlib.Path(root)
+        self._mirror = find_mirror(self.root)
         self.hashes = hashes
         # (stage, file) → what the file's status was when its contents were last looked at.
         self._verified: dict[tuple[str, str], object] = {}
@@ -83,7 +68,7 @@ class Workdir:
 
     def marker(self, stage: str) -> dict | None:
         """The completion marker of a stage; None where there is none or where it was changed."""
-        return _read_marker(self.root / stage)
+        return read_marker(self.root / stage)
 
     def completed(self, stage: str) -> dict:
         """The completion marker of a stage that is complete.
@@ -108,10 +93,51 @@ class Workdir:
         wanted = "/".join(parts)
         listed = self.completed(stage)["files"]
         names = [n for n in listed if not wanted or n == wanted or n.startswith(wanted + "/")]
-        problem = next(self._problems(stage, {name: listed[name] for name in names}, self.hashes), None)
-        if problem is not None:
-            raise DamagedResult(self.root, stage, problem)
+        self._check(stage, {name: listed[name] for name in names})
         return self.root.joinpath(stage, *parts)
+
+    def _check(self, stage: str, entries: Mapping[str, dict]) -> None:
+        """Raises DamagedResult where a file is not as it was written, nor in the bucket behind."""
+        problem = next(self._problems(stage, entries, self.hashes), None)
+        if problem is not None and self._mirror is not None:
+            lacking = dict(self._problems(stage, entries, self.hashes))
+            reasons = self._mirror.fetch(stage, {name: entries[name] for name in lacking})
+            found = self._problems(stage, entries, self.hashes)
+            problem = next(((n, f"{n} {reasons[n]}" if n in reasons else text) for n, text in found), None)
+        if problem is not None:
+            raise DamagedResult(self.root, stage, problem[1])
+
+    def bring(self, *patterns: str) -> None:
+        """Has files of complete stages here that lie in a bucket, for what reads them without `checked`.
+
+        Args:
+          patterns: of `fnmatch`, on "<stage>/<file>"; a directory that is no cache has them all.
+
+        Raises:
+          DamagedResult: as `checked`.
+        """
+        if self._mirror is None:
+            return
+        for stage in sorted({pattern.partition("/")[0] for pattern in patterns}):
+            listed = (self.marker(stage) or {"files": {}})["files"].items()
+            wanted = [
+                (n, e) for n, e in listed if any(fnmatch.fnmatchcase(f"{stage}/{n}", p) for p in patterns)
+            ]
+            self._check(stage, dict(wanted))
+
+    def publish(self, stage: str) -> None:
+        """Sends a complete stage to the bucket that this directory is the cache of, if it is one."""
+        if self._mirror is not None:
+            self._mirror.publish(stage)
+
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Keeps other machines from writing to the bucket behind this directory, if there is one."""
+        return contextlib.nullcontext() if self._mirror is None else self._mirror.held()
+
+    @property
+    def address(self) -> str | None:
+        """Of the bucket that this directory is the cache of; None where it is none."""
+        return None if self._mirror is None else self._mirror.bucket.shown
 
     def find_damage(self, stage: str, full: bool = False) -> list[str]:
         """What is wrong with the files of a complete stage, a clause each that names the file.
@@ -126,10 +152,16 @@ class Workdir:
                 n for n in listed if self.hashes and _mtime(self.root / stage / n) != listed[n]["mtime_ns"]
             }
             untouched = {name: entry for name, entry in listed.items() if name not in touched}
-            found = list(self._problems(stage, untouched, hashes=False))
-            return found + list(self._problems(stage, {n: listed[n] for n in touched}, hashes=True))
+            found = dict(self._problems(stage, untouched, hashes=False))
+            found |= self._problems(stage, {n: listed[n] for n in touched}, hashes=True)
+            if found and self._mirror is not None:  # what the bucket has comes when it is read
+                for name in self._mirror.holding(stage, {name: listed[name] for name in found}):
+                    del found[name]
+            return list(found.values())
+        if self._mirror is not None:
+            return list(self._mirror.verify(stage, listed))
         self._verified.clear()
-        return list(self._problems(stage, listed, hashes=True))
+        return [problem for _, problem in self._problems(stage, listed, hashes=True)]
 
     def require_sound(self, stages: Iterable[str]) -> None:
         """Checks those of the stages that are complete as `find_damage` does.
@@ -142,18 +174,18 @@ class Workdir:
                 for problem in self.find_damage(stage):
                     raise DamagedResult(self.root, stage, problem)
 
-    def _problems(self, stage: str, listed: Mapping[str, dict], hashes: bool) -> Iterator[str]:
-        """Sizes of all files first, which is fast; then their contents, by several threads."""
+    def _problems(self, stage: str, listed: Mapping[str, dict], hashes: bool) -> Iterator[tuple[str, str]]:
+        """Names and clauses. All sizes first, which is fast; then contents, by several threads."""
         sound = []
         for name, entry in sorted(listed.items()):
             try:
                 status = os.stat(self.root / stage / name)
             except OSError as error:
                 missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
-                yield f"{name} is missing" if missing else f"{name} cannot be read ({error.strerror})"
+                yield name, f"{name} is missing" if missing else f"{name} cannot be read ({error.strerror})"
                 continue
             if status.st_size != entry["bytes"]:
-                yield f"{name} has {status.st_size:,} bytes instead of {entry['bytes']:,}"
+                yield name, f"{name} has {status.st_size:,} bytes instead of {entry['bytes']:,}"
                 continue
             if self._verified.get((stage, name)) != _state(status):
                 sound.append((name, status))
@@ -164,7 +196,7 @@ class Workdir:
             for (name, status), found in zip(sound, pool.map(_hash_or_reason, paths), strict=True):
                 if found != listed[name]["hash"]:
                     reason = found if found.startswith("(") else "(its contents were changed)"
-                    yield f"{name} is not as it was written {reason}"
+                    yield name, f"{name} is not as it was written {reason}"
                 else:
                     self._verified[stage, name] = _state(status)
 
@@ -271,7 +303,7 @@ class Workdir:
 
     def previous_marker(self, stage: str) -> dict | None:
         """The marker of the results that were kept when others replaced them."""
-        return _read_marker(self._previous(stage))
+        return read_marker(self._previous(stage))
 
     def restore(self, stage: str) -> None:
         """Exchanges a stage's results with the previous ones."""
@@ -286,6 +318,8 @@ class Workdir:
 
     def invalidate(self, stage: str) -> None:
         """Takes the marker of a damaged stage away, so that it is made again, also after a kill."""
+        if self._mirror is not None:
+            self._mirror.forget(stage)
         remove(self.root / stage / MARKER, self.root)
 
     def drop_previous(self, stages: Iterable[str]) -> None:
@@ -298,8 +332,8 @@ class Workdir:
         partial, final = self.partial(stage), self.root / stage
         old, previous = self.root / f"{stage}.old", self._previous(stage)
         if final.exists():
-            before, now = _read_marker(final) or {}, _read_marker(partial)
-            took_long = before.get("seconds", 0) > KEPT_SECONDS
+            before, now = read_marker(final) or {}, read_marker(partial)
+            took_long = before.get("seconds", 0) > KEPT_SECONDS and self._is_whole(final, before)
             aside = previous if took_long and now and before.get("key") != now.get("key") else old
             remove(aside, self.root)
             os.replace(final, aside)
@@ -308,6 +342,10 @@ class Workdir:
         remove(old, self.root)
         for units in final.glob("units_*"):
             remove(units, final)
+
+    def _is_whole(self, final: pathlib.Path, marker: Mapping[str, Any]) -> bool:
+        """Whether all files are here, and not only in a bucket."""
+        return self._mirror is None or all((final / name).is_file() for name in marker["files"])
 
     def partial(self, stage: str) -> pathlib.Path:
         """The directory that a stage fills while it runs."""
@@ -318,15 +356,6 @@ class Workdir:
 
     def _previous(self, stage: str) -> pathlib.Path:
         return self.root / f"{stage}.previous"
-
-
-def _read_marker(directory: pathlib.Path) -> dict[str, Any] | None:
-    try:
-        marker = read_json(directory / MARKER)
-        digest = marker.pop("digest")
-    except (OSError, ValueError, KeyError, AttributeError, RecursionError):
-        return None
-    return marker if digest == fingerprint(marker) else None
 
 
 def _read_key(directory: pathlib.Path) -> str | None:
