@@ -8,8 +8,8 @@ Plain Python: which layout a file has, which of the five sizes it holds, what it
 Sources: Liu et al., "A ConvNet for the 2020s", 2022, https://github.com/facebookresearch/ConvNeXt
 (models/convnext.py); timm/models/convnext.py; torchvision/models/convnext.py; transformers/models/convnext.
 All see images less ImageNet's mean, by its deviation, as Keras' network does inside, and have layer
-normalization with epsilon 1e-6, but for the last one of Hugging Face (`layer_norm_eps`, 1e-12). All normalize the
-mean over places; Keras' network without its classifier normalizes at each place.
+normalization with epsilon 1e-6, but for the last one of Hugging Face (`layer_norm_eps`, 1e-12). All normalize
+the mean over places; Keras' network without its classifier normalizes at each place.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Networks of `keras.applications` without their classifiers, with weights from wherever they are.
 
-Weights are ImageNet's, which Keras downloads; a file of Keras weights (`.h5`), with the classifier or without;
+Weights are ImageNet's, which Keras downloads; a file of Keras weights (`.h5`), with the classifier or not;
 or, of ConvNeXt, a checkpoint as timm, torchvision, Hugging Face or its authors publish it (`.safetensors`,
 `.pth`), read without PyTorch. With such a checkpoint a network ends as its own does: in the mean over places,
 normalized. Keras' network without its classifier normalizes at each place, and the mean is taken of that.
@@ -69,7 +69,7 @@ def open_application(
         network = build(
             include_top=False, weights=IMAGENET if weights == IMAGENET else None, input_shape=shape
         )
-        if of_keras:
+        if path is not None and of_keras:
             network = _with_keras_weights(name, build, network, path)
         network = with_depthwise_convolutions(network)
     except UsageError:
@@ -145,7 +145,7 @@ def with_convnext_weights(network: keras.Model, path: pathlib.Path, name: str) -
     if found and name.endswith(found):
         hint = "Its size is that of the network: the checkpoint is incomplete, or of a related network."
     elif found:
-        hint = f"The checkpoint looks like {found}; to use it: `model.backbone=keras_applications:{found}`"
+        hint = f"The checkpoint looks like {found}; to use it: `name=keras_applications:{found}`"
     else:
         hint = "The checkpoint is a ConvNeXt of another size or kind than Keras has."
     match = copy_into(
