@@ -150,7 +150,8 @@ def test_files_that_do_not_fit(reference, tmp_path):
 def test_networks_that_read_no_such_file(reference, tmp_path):
     path = written(tmp_path, reference.drawn_checkpoint("timm", DEPTHS, WIDTHS))
     with pytest.raises(
-        UsageError, match=r"\(\.h5\) of .*VGG16.*checkpoint of PyTorch, which only ConvNeXtTiny"
+        UsageError,
+        match=r"\(\.h5\) of .*VGG16.* which only ConvNeXtTiny, .*EfficientNetV2L can take",
     ):
         build_backbone("keras_applications:VGG16", 32, path)
     (tmp_path / "x.pth").write_bytes(b"x")

@@ -9,6 +9,7 @@ import zipfile
 
 from urnet_tf import extras
 from urnet_tf.backbone_names import APPLICATIONS, KERAS_HUB, application_of, preset_of
+from urnet_tf.checkpoints import efficientnet_v2_names
 from urnet_tf.checkpoints.convnext_names import LIBRARIES, SIZES
 from urnet_tf.checkpoints.pretrained import IMAGENET
 from urnet_tf.checkpoints.reader import Format, file_format
@@ -55,15 +56,17 @@ def find_application(name: str, weights: str | os.PathLike | None) -> pathlib.Pa
     if weights is None or weights == IMAGENET:
         return None
     path, network = pathlib.Path(weights), application_of(name)
+    sources = dict.fromkeys(SIZES, LIBRARIES)
+    sources |= {known: f"timm's {file}" for known, file in efficientnet_v2_names.NETWORKS.items()}
     of_pytorch = _is_of_pytorch(path)
-    if path.is_file() and (path.suffix == ".h5" or (of_pytorch and network in SIZES)):
+    if path.is_file() and (path.suffix == ".h5" or (of_pytorch and network in sources)):
         return path
     received = "another file" if path.exists() else "not there"
     others = ""
-    if network in SIZES:
-        others = f", or a checkpoint of {LIBRARIES} (.safetensors, .pth),"
+    if network in sources:
+        others = f", or a checkpoint of {sources[network]} (.safetensors, .pth),"
     elif of_pytorch:
-        received = f"a checkpoint of PyTorch, which only {', '.join(SIZES)} can take"
+        received = f"a checkpoint of PyTorch, which only {', '.join(sources)} can take"
     raise UsageError(
         f"Expected {IMAGENET!r}, null or a file of Keras weights (.h5){others} of {name} as `weights`; "
         f"received {show_path(str(path))}, which is {received}."

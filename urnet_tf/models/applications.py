@@ -1,9 +1,10 @@
 """Networks of `keras.applications` without their classifiers, with weights from wherever they are.
 
 Weights are ImageNet's, which Keras downloads; a file of Keras weights (`.h5`), with the classifier or not;
-or, of ConvNeXt, a checkpoint as timm, torchvision, Hugging Face or its authors publish it (`.safetensors`,
-`.pth`), read without PyTorch. With such a checkpoint a network ends as its own does: in the mean over places,
-normalized. Keras' network without its classifier normalizes at each place, and the mean is taken of that.
+or, read without PyTorch, a checkpoint (`.safetensors`, `.pth`): of ConvNeXt as timm, torchvision, Hugging
+Face or its authors publish it, of EfficientNetV2 timm's. With such a checkpoint ConvNeXt ends as its own
+network does: in the mean over places, normalized. Keras' network without its classifier normalizes at each
+place, and the mean is taken of that.
 """
 
 import os
@@ -17,8 +18,10 @@ from absl import logging
 from keras import layers
 
 from urnet_tf.backbone_names import application_of
+from urnet_tf.checkpoints import efficientnet_v2_names
 from urnet_tf.checkpoints.convnext_names import (
     LIBRARIES,
+    SIZES,
     Layout,
     layout_of,
     plain_names,
@@ -27,7 +30,7 @@ from urnet_tf.checkpoints.convnext_names import (
 from urnet_tf.checkpoints.own_networks import find_application
 from urnet_tf.checkpoints.pretrained import IMAGENET
 from urnet_tf.checkpoints.reader import read_checkpoint
-from urnet_tf.checkpoints.weight_matching import copy_into
+from urnet_tf.checkpoints.weight_matching import copy_into, pytorch_slots
 from urnet_tf.errors import UsageError
 from urnet_tf.models.depthwise_convolution import with_depthwise_convolutions
 from urnet_tf.text_rules import quote, reason_of, show_path
@@ -87,7 +90,10 @@ def open_application(
         random.setstate(before)
     if path is None or of_keras:
         return network
-    return with_convnext_weights(network, path, name)
+    if application_of(name) in SIZES:
+        return with_convnext_weights(network, path, name)
+    load_efficientnet_v2_weights(network, path, name)
+    return network
 
 
 def _with_keras_weights(name: str, build: Any, network: keras.Model, path: pathlib.Path) -> keras.Model:
@@ -157,6 +163,30 @@ def with_convnext_weights(network: keras.Model, path: pathlib.Path, name: str) -
     )
     logging.info("%s: %s, from %s, by the names of %s", name, match.summary(), path.name, layout.library)
     return model
+
+
+def load_efficientnet_v2_weights(network: keras.Model, path: pathlib.Path, name: str) -> None:
+    """Copies a checkpoint of timm's `tf_efficientnetv2_*` into an EfficientNetV2 of Keras.
+
+    Args:
+      network: without its classifier.
+      path: a `.safetensors` or `.pth` file.
+      name: what errors and the log call the network.
+
+    Raises:
+      UsageError: the file is of another network or incomplete.
+    """
+    known = [layer.name for layer in network.layers]
+    slots = pytorch_slots(network, lambda layer: efficientnet_v2_names.checkpoint_name(layer, known))
+    expected = efficientnet_v2_names.NETWORKS.get(application_of(name), "tf_efficientnetv2_*")
+    match = copy_into(
+        slots,
+        read_checkpoint(path),
+        ignored_prefixes=(efficientnet_v2_names.CLASSIFIER,),
+        mismatch=f"{show_path(str(path))} does not fit {name}, by the names of timm",
+        hint=f"Expected a checkpoint of timm's {expected}; those of torchvision pad images in another way.",
+    )
+    logging.info("%s: %s, from %s, by the names of timm", name, match.summary(), path.name)
 
 
 def convnext_slots(model: keras.Model, layout: Layout) -> dict[str, tuple]:
