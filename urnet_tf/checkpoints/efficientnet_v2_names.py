@@ -8,8 +8,8 @@ normalizations depend on the kind of the block:
   with a depthwise one      conv_pw bn1, conv_dw bn2, se.conv_reduce, se.conv_expand, conv_pwl bn3
 
 Both pad as TensorFlow does and normalize with epsilon 1e-3. torchvision's networks and timm's
-`efficientnetv2_*` without `tf_` pad both sides of images alike; the latter have the same names, so that no file
-tells them apart.
+`efficientnetv2_*` without `tf_` pad both sides of images alike; the latter have the same names, so that no
+file tells them apart.
 Google trained S, M and L on images / 128 - 1, as Keras prepares them; timm writes images / 127.5 - 1.
 
 Sources: Tan and Le, "EfficientNetV2", 2021; timm/models/efficientnet.py and _efficientnet_blocks.py.
