@@ -17,6 +17,7 @@ from urnet_tf.models.backbone import build_backbone
 from urnet_tf.models.classifier import build_image_classifier
 from urnet_tf.models.depthwise_convolution import with_depthwise_convolutions
 from urnet_tf.models.unfreezing import list_blocks, unfreeze
+from urnet_tf.stages.network_size import count_keras_network
 from urnet_tf.training.saving import load_model, save_model
 
 KERAS = importlib.import_module(keras.applications.ConvNeXtTiny.__module__)  # of any size
@@ -41,11 +42,14 @@ def tiny():
     return open_application(TINY, 45, None, 0)
 
 
-def small(side=SIDE):
-    network = KERAS.ConvNeXt(
-        DEPTHS, WIDTHS, include_top=False, input_shape=(side, side, 3), name="convnext_of_the_test"
+def of_keras():
+    return KERAS.ConvNeXt(
+        DEPTHS, WIDTHS, include_top=False, input_shape=(SIDE, SIDE, 3), name="convnext_of_the_test"
     )
-    return with_depthwise_convolutions(network)
+
+
+def small():
+    return with_depthwise_convolutions(of_keras())
 
 
 def written(tmp_path, tensors):
@@ -163,6 +167,11 @@ def test_networks_that_read_no_such_file(reference, tmp_path):
 def test_sizes_are_those_of_keras(name):
     known = KERAS.MODEL_CONFIGS[name.removeprefix("ConvNeXt").lower()]
     assert SIZES[name] == (known["projection_dims"][0], known["depths"][2])
+
+
+def test_a_plan_counts_the_same():
+    given, made = (count_keras_network(network, "ours") for network in (of_keras(), small()))
+    assert given.multiply_adds > 0 and given == made
 
 
 @pytest.mark.slow
