@@ -55,7 +55,8 @@ WITH_TENSORFLOW = """
     export/tf_serving.py export/tflite.py
     feed/batches.py feed/mixup.py feed/targets.py images/augment.py images/decode.py
     images/image_formats.py images/orientation_graph.py models/backbone.py
-    models/batch_normalization.py models/classifier.py
+    models/applications.py models/batch_normalization.py models/classifier.py
+    models/depthwise_convolution.py
     models/efficientnet_lite.py models/ensemble.py models/grouped_convolution.py
     models/image_preparation.py models/own_backbone.py models/resnext.py models/seeding.py
     models/text_tower.py models/unfreezing.py models/urnet.py serving/opened_version.py

@@ -9,7 +9,10 @@ import zipfile
 
 from urnet_tf import extras
 from urnet_tf.backbone_names import APPLICATIONS, KERAS_HUB, application_of, preset_of
+from urnet_tf.checkpoints import efficientnet_v2_names
+from urnet_tf.checkpoints.convnext_names import LIBRARIES, SIZES
 from urnet_tf.checkpoints.pretrained import IMAGENET
+from urnet_tf.checkpoints.reader import Format, file_format
 from urnet_tf.errors import UsageError
 from urnet_tf.text_rules import show_path
 
@@ -52,13 +55,30 @@ def find_application(name: str, weights: str | os.PathLike | None) -> pathlib.Pa
         )
     if weights is None or weights == IMAGENET:
         return None
-    path = pathlib.Path(weights)
-    if path.suffix != ".h5" or not path.is_file():
-        raise UsageError(
-            f"Expected {IMAGENET!r}, null or a file of Keras weights (.h5) of {name} as `weights`; received "
-            f"{show_path(str(path))}, which is {'another file' if path.exists() else 'not there'}."
-        )
-    return path
+    path, network = pathlib.Path(weights), application_of(name)
+    sources = dict.fromkeys(SIZES, LIBRARIES)
+    sources |= {known: f"timm's {file}" for known, file in efficientnet_v2_names.NETWORKS.items()}
+    of_pytorch = _is_of_pytorch(path)
+    if path.is_file() and (path.suffix == ".h5" or (of_pytorch and network in sources)):
+        return path
+    received = "another file" if path.exists() else "not there"
+    others = ""
+    if network in sources:
+        others = f", or a checkpoint of {sources[network]} (.safetensors, .pth),"
+    elif of_pytorch:
+        received = f"a checkpoint of PyTorch, which only {', '.join(sources)} can take"
+    raise UsageError(
+        f"Expected {IMAGENET!r}, null or a file of Keras weights (.h5){others} of {name} as `weights`; "
+        f"received {show_path(str(path))}, which is {received}."
+    )
+
+
+def _is_of_pytorch(path: pathlib.Path) -> bool:
+    try:
+        kind = file_format(path) if path.is_file() else None
+    except OSError as error:
+        raise UsageError(f"Cannot read the weights {show_path(path)}: {error.strerror}.") from None
+    return kind is not None and kind is not Format.KERAS
 
 
 def files_of(name: str, weights: str | os.PathLike | None = None) -> list[pathlib.Path]:

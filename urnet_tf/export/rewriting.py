@@ -111,11 +111,16 @@ def _changed_copy(model: "keras.Model", class_name: str, change: Callable) -> "k
 
 
 def with_grouped_convolutions(model: "keras.Model", implementation: str) -> "keras.Model":
-    """A copy whose grouped convolutions compute so; the model itself when it has none."""
+    """A copy whose grouped convolutions compute so; the model itself when it has none.
+
+    Keras' own grouped convolutions of one channel a group become depthwise ones.
+    """
     import keras
 
+    from urnet_tf.models.depthwise_convolution import with_depthwise_convolutions
     from urnet_tf.models.grouped_convolution import GroupedConv2D, with_implementation
 
+    model = with_depthwise_convolutions(model)
     if not any(isinstance(layer, GroupedConv2D) for layer in layers_of(model)):
         return model
     return with_implementation(keras.Model(model.input, model.output), implementation)

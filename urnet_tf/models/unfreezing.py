@@ -41,7 +41,7 @@ def unfreeze(backbone: keras.Model, part: str, *, freeze_batch_norm: bool = Fals
       UsageError: more blocks than there are, or another part.
     """
     blocks = list_blocks(backbone)
-    count = count_learning(part, [_side(block[-1]) for block in blocks])
+    count = count_learning(part, _sides(blocks))
     if count is None:
         raise UsageError(f"Expected all, last_stage or blocks:n as the part that learns; received {part!r}.")
     if count > len(blocks):
@@ -75,6 +75,15 @@ def _flat_layers(model: keras.Model) -> list[keras.layers.Layer]:
     for layer in model.layers:
         layers += _flat_layers(layer) if isinstance(layer, keras.Model) else [layer]
     return layers
+
+
+def _sides(blocks: list[list[keras.layers.Layer]]) -> list[int | None]:
+    """Of the activations that leave each block; layer normalization of their mean belongs to their stage."""
+    sides: list[int | None] = []
+    for block in blocks:
+        of_mean = isinstance(block[-1], keras.layers.LayerNormalization) and len(block[-1].output.shape) == 2
+        sides.append(sides[-1] if of_mean and sides else _side(block[-1]))
+    return sides
 
 
 def _side(layer: keras.layers.Layer) -> int | None:

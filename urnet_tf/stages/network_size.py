@@ -58,7 +58,9 @@ def _leaves(model: Any) -> Iterator[tuple[Any, list[tuple[int, ...]]]]:
         if isinstance(layer, keras.Model) and layer.layers:
             yield from _leaves(layer)
         elif type(layer).__name__ not in _VIEWS:
-            tensors = [t for node in layer._inbound_nodes for t in keras.tree.flatten(node.output_tensors)]
+            nodes = layer._inbound_nodes  # a sequential model that was read back has two of its first layer
+            nodes = nodes[-1:] if isinstance(model, keras.Sequential) else nodes
+            tensors = [t for node in nodes for t in keras.tree.flatten(node.output_tensors)]
             yield layer, [tuple(side or 0 for side in (1, *tensor.shape[1:])) for tensor in tensors]
 
 
