@@ -57,6 +57,7 @@ def hash_of(directory):
     return [(str(p), hashlib.sha256(p.read_bytes()).hexdigest()) for p in files]
 
 
+@pytest.mark.slow
 def test_saved_model_cli_without_our_package_keras_and_onednn(
     tiny_version, images, expected, tiny_preparation, tmp_path
 ):
@@ -93,6 +94,7 @@ def check(outputs, expected):
             np.testing.assert_array_equal(outputs[name], values, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc) on the PATH")
 def test_a_c_program(tiny_version, images, expected, tmp_path):
     import tensorflow as tf

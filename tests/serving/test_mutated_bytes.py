@@ -197,7 +197,7 @@ def run(path, first, count, bad_in_batch=BATCH - GOOD):
     return lines, f"exit code {done.returncode}: " + "\n".join(told[-15:])
 
 
-@pytest.mark.parametrize("files", [160, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("files", [100, pytest.param(2000, marks=pytest.mark.slow)])
 def test_mutated_files_harm_nobody(files, tiny_version):
     lines, problem = run(tiny_version, 0, files)
     if problem:  # narrow it down to one seed

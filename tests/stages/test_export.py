@@ -100,6 +100,7 @@ def test_frozen_mode_puts_the_backbone_before_the_head(root, monkeypatch):
     assert labels == [f"class {c}" for c in range(C)]
 
 
+@pytest.mark.slow
 def test_classes_of_one_word_are_told_apart_in_every_file(root, monkeypatch, tmp_path_factory):
     import onnxruntime
 

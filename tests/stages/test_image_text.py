@@ -152,6 +152,7 @@ def test_the_column_is_that_of_the_network_itself(workdir, preset):
     np.testing.assert_allclose(np.load(out / "zero_shot.npy"), expected, atol=2e-3)
 
 
+@needs_hub
 def test_networks_without_a_text_tower_change_nothing(workdir):
     metadata, columns, _ = run(workdir, "none")
     assert (columns["zero_shot"] == 1).all() and "zero_shot" not in metadata

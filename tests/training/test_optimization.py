@@ -86,7 +86,10 @@ def deep_model(seed=3):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"optimizer": "sgd", "learning_rate": 0.1, "clip_norm": 0.05, "ema": 0.5, "weight_decay": 0.1},
+        pytest.param(
+            {"optimizer": "sgd", "learning_rate": 0.1, "clip_norm": 0.05, "ema": 0.5, "weight_decay": 0.1},
+            marks=pytest.mark.slow,
+        ),
         {"optimizer": "adamw", "learning_rate": 0.01, "clip_norm": 0.05, "ema": 0.5, "weight_decay": 0.1},
         {"optimizer": "sgd", "learning_rate": 0.1, "jit_compile": True},
     ],
