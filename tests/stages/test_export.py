@@ -82,6 +82,7 @@ def context_of(root, *overrides):
     return StageContext(config_lib.load_config(None, settings), workdir, workdir.open_partial("export", "k"))
 
 
+@pytest.mark.slow
 def test_frozen_mode_puts_the_backbone_before_the_head(root, monkeypatch):
     monkeypatch.setattr(export, "open_backbone", backbone)
     context = context_of(root, "export.name=birds", "export.formats=[saved_model,tflite_int8]")

@@ -333,6 +333,7 @@ MIRRORED = """
 """
 
 
+@pytest.mark.slow
 def test_mirrored_equals_one_device_and_resumes(tmp_path):
     script = textwrap.dedent(MIRRORED).format(directory=os.path.dirname(__file__), checkpoint=str(tmp_path))
     result = subprocess.run(
