@@ -187,7 +187,7 @@ def estimate(config: Config, plan: PlanContext) -> Estimate:
     shares = {"float32": 1.0, "float16": 0.5, "int8": 0.3}
     disk = sum(shares[PRECISIONS[kind]] * weights for kind in settings.formats)
     views = Preparation(config.model.image_size_px, crops=settings.crops, scales=settings.scales).views
-    seconds = 20.0 + 0.5 * backbones * network.layers * len(settings.formats)
+    seconds = 20.0 + 0.3 * backbones * network.layers * len(settings.formats)
     passes = backbones * (2 * len(settings.formats) + 2 * views)
     if config.model.mode != "frozen":
         seconds += forward_seconds(config, min(held or 0, _HELD_IMAGES), plan)
