@@ -1,7 +1,6 @@
 """ConvNeXt with checkpoints of PyTorch's libraries, against numpy and, where it is installed, PyTorch."""
 
 import importlib
-import importlib.util
 import pathlib
 
 import keras
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from urnet_fixtures.checkpoints import interpreter
+from urnet_fixtures.modules import load_module
 
 from urnet_tf.checkpoints.convnext_names import SIZES, layout_of, plain_names, recognize_size
 from urnet_tf.errors import UsageError
@@ -29,11 +29,7 @@ SIDE = 75  # odd at every stage: 18, 9, 4, 2 places a side
 @pytest.fixture(scope="session")
 def reference():
     """The module convnext_reference.py."""
-    path = pathlib.Path(__file__).with_name("convnext_reference.py")
-    spec = importlib.util.spec_from_file_location("convnext_reference", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(pathlib.Path(__file__).with_name("convnext_reference.py"))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """EfficientNetV2 with timm's checkpoints, against plain operations and, where it is installed, timm."""
 
 import importlib
-import importlib.util
 import pathlib
 
 import keras
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from urnet_fixtures.checkpoints import interpreter
+from urnet_fixtures.modules import load_module
 
 from urnet_tf.checkpoints.efficientnet_v2_names import NETWORKS
 from urnet_tf.errors import UsageError
@@ -22,11 +22,7 @@ STRIDES = (1, 2, 2, 2, 1)
 @pytest.fixture(scope="session")
 def reference():
     """The module efficientnet_v2_reference.py."""
-    path = pathlib.Path(__file__).with_name("efficientnet_v2_reference.py")
-    spec = importlib.util.spec_from_file_location("efficientnet_v2_reference", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(pathlib.Path(__file__).with_name("efficientnet_v2_reference.py"))
 
 
 def small(name, side):

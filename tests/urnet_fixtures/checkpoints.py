@@ -6,7 +6,6 @@ installed beside them.
 """
 
 import collections
-import importlib.util
 import io
 import os
 import pathlib
@@ -18,6 +17,8 @@ import types
 import zipfile
 
 import pytest
+
+from urnet_fixtures.modules import load_module
 
 
 class Global:
@@ -94,11 +95,7 @@ def torch_writer():
 @pytest.fixture(scope="session")
 def torch_reference():
     """The module torch_reference.py."""
-    path = pathlib.Path(__file__).parents[1] / "models" / "torch_reference.py"
-    spec = importlib.util.spec_from_file_location("torch_reference", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(pathlib.Path(__file__).parents[1] / "models" / "torch_reference.py")
 
 
 def interpreter(variable, *modules):

@@ -32,7 +32,7 @@ from urnet_tf.checkpoints.pretrained import IMAGENET
 from urnet_tf.checkpoints.reader import read_checkpoint
 from urnet_tf.checkpoints.weight_matching import copy_into, pytorch_slots
 from urnet_tf.errors import UsageError
-from urnet_tf.models.depthwise_convolution import with_depthwise_convolutions
+from urnet_tf.models.depthwise_convolution import leaves, with_depthwise_convolutions
 from urnet_tf.text_rules import quote, reason_of, show_path
 
 _DENSE, _CONVOLUTION, _DEPTHWISE, _VECTOR = (1, 0), (2, 3, 1, 0), (2, 3, 0, 1), (0,)  # from PyTorch's axes
@@ -192,7 +192,7 @@ def load_efficientnet_v2_weights(network: keras.Model, path: pathlib.Path, name:
 def convnext_slots(model: keras.Model, layout: Layout) -> dict[str, tuple]:
     """Where the tensors of a ConvNeXt go: name → (variable, axes that give Keras' layout of PyTorch's)."""
     slots: dict[str, tuple] = {}
-    for layer in _leaves(model):
+    for layer in leaves(model):
         if not layer.weights:
             continue
         key = layout.name_of(*_piece_of(layer.name.removeprefix(f"{model.name}_")))
@@ -219,10 +219,3 @@ def _piece_of(name: str) -> tuple[str, int, int]:
         return {"layernorm": "down_norm", "conv": "down_conv"}[what], int(number) + 1, 0
     stage, _, block, what = rest.split("_", 3)  # of stage_0_block_1_layernorm
     return _PIECES[what], int(stage), int(block)
-
-
-def _leaves(model: keras.Model) -> list[keras.layers.Layer]:
-    found: list[keras.layers.Layer] = []
-    for layer in model.layers:
-        found += _leaves(layer) if isinstance(layer, keras.Model) else [layer]
-    return found

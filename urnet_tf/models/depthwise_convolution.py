@@ -28,7 +28,7 @@ def with_depthwise_convolutions(model: keras.Model) -> keras.Model:
     Args:
       model: a functional or sequential model, built, that Keras can read back from its description.
     """
-    if not any(_is_depthwise(layer) for layer in _leaves(model)):
+    if not any(_is_depthwise(layer) for layer in leaves(model)):
         return model
     copy = keras.saving.deserialize_keras_object(_changed(keras.saving.serialize_keras_object(model)))
     for ours, theirs in zip(copy.weights, model.weights, strict=True):
@@ -47,10 +47,11 @@ def _can_be_depthwise(groups: int, channels_per_group: int, strides: Any, data_f
     return groups > 1 and channels_per_group == 1 and one_stride and data_format == "channels_last"
 
 
-def _leaves(model: keras.Model) -> Iterator[keras.layers.Layer]:
+def leaves(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """The layers of a model and of those inside of it, in order."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            yield from _leaves(layer)
+            yield from leaves(layer)
         else:
             yield layer
 
