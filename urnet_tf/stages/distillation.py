@@ -18,7 +18,7 @@ from urnet_tf import store
 from urnet_tf.config import Config, LossConfig
 from urnet_tf.stages.members import DISTILLED
 from urnet_tf.stages.stage import StageContext
-from urnet_tf.stages.urnet_fit import fit_once
+from urnet_tf.stages.urnet_fit import fit_urnet
 
 if TYPE_CHECKING:
     import keras
@@ -51,7 +51,7 @@ def distill(
     targets = _write_targets(student, members, len(labels))
     _tell_written(student)
     log_dir = context.out / "tensorboard" / DISTILLED
-    path = fit_once(student, labels, sample_weight, log_dir, DISTILLED, targets)
+    path = fit_urnet(student, labels, sample_weight, log_dir, DISTILLED, targets)
     for name in ("checkpoint", "units_targets"):
         student.remove(name)
     save_model(urnet.instance_branch(load_model(path)), out / "instance.keras")
@@ -64,7 +64,9 @@ def follow_distillation(context: StageContext, labels: np.ndarray, sample_weight
     student = _open_student(context)
     _tell_written(student)
     ids, probs = (np.asarray(store.read_array(student.out / name)) for name in (_IDS, _PROBS))
-    fit_once(student, labels, sample_weight, context.out / "tensorboard" / DISTILLED, DISTILLED, (ids, probs))
+    fit_urnet(
+        student, labels, sample_weight, context.out / "tensorboard" / DISTILLED, DISTILLED, (ids, probs)
+    )
 
 
 def _open_student(context: StageContext) -> StageContext:

@@ -35,7 +35,7 @@ from urnet_tf.stages.settings import (
     training_seconds,
 )
 from urnet_tf.stages.stage import Estimate, PlanContext, Stage, StageContext
-from urnet_tf.stages.urnet_fit import compute_class_mass, fit_once, measure_saliency
+from urnet_tf.stages.urnet_fit import compute_class_mass, fit_urnet, measure_saliency
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -107,7 +107,7 @@ def _fit_member(
     member = dataclasses.replace(context, config=config, out=context.out / place)
     several = count_members(config) > 1
     name = f"urnet {number + 1} of {count_members(config)}" if several else "urnet"
-    return member, fit_once(member, labels, sample_weight, context.out / "tensorboard" / place, name)
+    return member, fit_urnet(member, labels, sample_weight, context.out / "tensorboard" / place, name)
 
 
 def follow(context: StageContext) -> None:

@@ -42,10 +42,11 @@ def fit_urnet(
     log_dir: pathlib.Path,
     description: str = "urnet",
     targets: tuple[np.ndarray, np.ndarray] | None = None,
-) -> None:
-    """Trains the URNet that the configuration describes; goes on with what a killed fit left.
+) -> pathlib.Path:
+    """Sees to it that the URNet of the configuration is trained; goes on with what a killed fit left.
 
-    Writes urnet.keras and history.json into `context.out`.
+    Writes urnet.keras, which it returns the path of, and history.json into `context.out`. Whether they are
+    there already, the first of several machines decides for all.
 
     Args:
       labels: int [N], given ones.
@@ -60,6 +61,10 @@ def fit_urnet(
     from urnet_tf.training.saving import save_together
 
     config, settings = context.config, context.config.train
+    strategy, path = training.build_strategy(config.runtime.strategy), context.out / "urnet.keras"
+    machines = Machines(strategy)
+    if machines.tell(description, path.exists()):
+        return path
     num_classes = len(store.read_json(context.path("pack", "classes.json")))
     bag_size, width = settings.bag.size, count_backbone(config).feature_dim
     fit = settle_parts(
@@ -67,7 +72,6 @@ def fit_urnet(
         len(labels), num_classes, whole=config.model.mode == "finetune", part=settings.unfreeze,
         bag_size=bag_size,
     )  # fmt: skip
-    strategy = training.build_strategy(config.runtime.strategy)
     with training.precision_policy(config.runtime.precision), strategy.scope():
         model = build_model(context, num_classes, synchronized=strategy.num_replicas_in_sync > 1)
     data = bag_batches(context, labels, sample_weight, augmented=True, targets=targets)
@@ -86,28 +90,9 @@ def fit_urnet(
             rates=_rates_of(config, model),
             **_keep_best(context),
         )
-    machines = Machines(strategy)
     if machines.is_chief:
         store.write_json(context.out / "history.json", history)
-    save_together(model, context.out / "urnet.keras", machines)
-
-
-def fit_once(
-    context: StageContext,
-    labels: np.ndarray,
-    sample_weight: np.ndarray,
-    log_dir: pathlib.Path,
-    description: str = "urnet",
-    targets: tuple[np.ndarray, np.ndarray] | None = None,
-) -> pathlib.Path:
-    """`fit_urnet` unless its urnet.keras is there, of which the first of several machines decides."""
-    from urnet_tf.training.fit import build_strategy
-    from urnet_tf.training.machines import Machines
-
-    path = context.out / "urnet.keras"
-    machines = Machines(build_strategy(context.config.runtime.strategy))
-    if not machines.tell(description, path.exists()):
-        fit_urnet(context, labels, sample_weight, log_dir, description, targets)
+    save_together(model, path, machines)
     return path
 
 
